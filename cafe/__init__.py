@@ -1,0 +1,1 @@
+"""cafe: adapt CLIP to a new visual task in seconds, on cached features."""

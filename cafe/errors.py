@@ -1,0 +1,89 @@
+"""What can go wrong, as a tree; knows nothing else of cafe.
+
+CafeError
+├── InputError            (ValueError)         an argument that cannot be meant
+│   └── UnknownNameError  (LookupError)        a name that is not in a list; suggests the nearest
+├── DatasetError          (ValueError)         files on disk that are not a usable dataset
+│   └── MissingFilesError (FileNotFoundError)  a split names images that are not there
+├── CacheError            (OSError)            the feature cache
+│   ├── CacheNotFoundError (FileNotFoundError)
+│   ├── CacheFormatError  (ValueError)         not a cafe file, truncated, or a newer format
+│   └── CacheMismatchError (ValueError)        a cache made under another key
+├── WeightsError          (OSError)            an encoder's weights cannot be had
+└── DeviceError           (RuntimeError)       an accelerator that is asked for and absent
+
+Every error is a `CafeError` and also the builtin that it resembles. A message is one line: what was
+asked, what was found, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CafeError(Exception):
+    """Anything that cafe reports about its input, its files or its machine."""
+
+
+class InputError(CafeError, ValueError):
+    """An argument that cannot be meant (a ratio of 2, no seeds, ...)."""
+
+
+class UnknownNameError(InputError, LookupError):
+    """A name that is not in a list.
+
+    Parameters
+    ----------
+    kind : str
+        What was named: "dataset", "method", ...
+    name : str
+        The name as given.
+    known : iterable of str
+        Every name that would do; the nearest are suggested.
+    hint : str
+        What to do next, appended to the message.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        if near:
+            advice = f"did you mean {' or '.join(near)}?"
+        elif len(names) <= 20:
+            advice = f"known: {', '.join(names)}."
+        else:
+            advice = f"none of {len(names)} known names is like it."
+        super().__init__(" ".join(filter(None, [f"unknown {kind} '{name}';", advice, hint])))
+
+
+class DatasetError(CafeError, ValueError):
+    """Files on disk that are not a usable dataset."""
+
+
+class MissingFilesError(DatasetError, FileNotFoundError):
+    """A split names images that are not there."""
+
+
+class CacheError(CafeError, OSError):
+    """The feature cache cannot be read or written."""
+
+
+class CacheNotFoundError(CacheError, FileNotFoundError):
+    """No such cache."""
+
+
+class CacheFormatError(CacheError, ValueError):
+    """Not a cafe file, a truncated one, or one of a newer format."""
+
+
+class CacheMismatchError(CacheError, ValueError):
+    """A cache that was made under another key than the one asked for."""
+
+
+class WeightsError(CafeError, OSError):
+    """The weights of an encoder cannot be had."""
+
+
+class DeviceError(CafeError, RuntimeError):
+    """An accelerator that was asked for and is absent."""

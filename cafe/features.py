@@ -1,0 +1,127 @@
+"""Cached features as tensors in memory: what methods are fitted on; knows no file and no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of one split, or of a part of it.
+
+    Attributes
+    ----------
+    x : Tensor
+        Raw (not normalised) image features, float32. (N, D)
+    y : Tensor
+        Class indices, int64. (N,)
+    views : Tensor or None
+        Raw features of augmented views, view 0 being the plain one. (N, V, D)
+    """
+
+    x: Tensor
+    y: Tensor
+    views: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise InputError(
+                f"features must be (N, D) with labels (N,); got {tuple(self.x.shape)} and "
+                f"{tuple(self.y.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Features:
+        views = None if self.views is None else self.views[rows]
+        return Features(self.x[rows], self.y[rows], views)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """L2-normalised features. (N, D)"""
+        return normalize(self.x, dim=-1)
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same features on another device."""
+        views = None if self.views is None else self.views.to(device)
+        return Features(self.x.to(device), self.y.to(device), views)
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """What the text tower says of each class.
+
+    Attributes
+    ----------
+    features : Tensor
+        Raw text features of every prompt, float32; rows of zeros where a class has fewer
+        prompts than others. (C, P, D)
+    names : tuple of str
+        Class names. (C,)
+    logit_scale : float
+        Factor on cosines before the softmax (CLIP's `exp(logit_scale)`, 100 for OpenAI's).
+    logit_bias : float
+        Constant added to the logits (SigLIP); 0 where the encoder has none.
+    """
+
+    features: Tensor
+    names: tuple[str, ...]
+    logit_scale: float
+    logit_bias: float = 0.0
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Zero-shot class weights `norm(mean_p norm(t))`. (C, D)
+
+        The prompt ensemble of Radford et al. 2021, section 3.1.4.
+        """
+        return normalize(normalize(self.features, dim=-1).mean(dim=1), dim=-1)
+
+    def to(self, device: torch.device | str) -> ClassText:
+        """The same text on another device."""
+        return ClassText(self.features.to(device), self.names, self.logit_scale, self.logit_bias)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What every method is fitted on: labelled image features and the classes' text."""
+
+    features: Features
+    text: ClassText
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cache in memory: the classes' text and the features of every split.
+
+    Attributes
+    ----------
+    name : str
+        Dataset name.
+    model, pretrained : str
+        The encoder.
+    text : ClassText
+        Class-text features and the logit scale.
+    splits : mapping of str to Features
+        Keys are among "train", "val" and "test".
+    """
+
+    name: str
+    model: str
+    pretrained: str
+    text: ClassText
+    splits: Mapping[str, Features]
+
+    @property
+    def width(self) -> int:
+        """Feature width D."""
+        return self.text.features.shape[-1]

@@ -1,0 +1,166 @@
+"""The contract of all methods: fit on a training set, give a head that turns features into logits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cafe.features import Features, TrainingSet
+
+Protocol = Literal["none", "few-shot", "full", "cv"]
+"""How hyper-parameters are chosen: not at all, on min(K, 4) validation images per class, on the
+whole validation split, or by cross-validation inside the K training shots."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a method may look at to choose its hyper-parameters.
+
+    Attributes
+    ----------
+    protocol : {"none", "few-shot", "full", "cv"}
+        The name of the protocol.
+    features : Features or None
+        Held-out images for "few-shot" and "full"; None for "none" and "cv".
+    """
+
+    protocol: Protocol = "none"
+    features: Features | None = None
+
+
+NO_VALIDATION = Validation()
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how a method computes; the same for every fit of a study.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where training and prediction run.
+    precision : {"auto", "fp32", "bf16"}
+        Precision of the engine's matrix products; master weights are float32 always.
+    memory_budget : int or None
+        Bytes that the engine may use for runs side by side; None takes half of what is free.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_budget: int | None = None
+
+
+class Head(ABC):
+    """A fitted classifier over features.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method that fitted it.
+    params : mapping
+        The hyper-parameters in force, chosen ones included; JSON values only.
+    """
+
+    method: str
+    params: Mapping[str, Any]
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores.
+
+        Parameters
+        ----------
+        x : Tensor
+            Raw image features. (N, D)
+
+        Returns
+        -------
+        Tensor
+            Logits; softmax over the last axis gives probabilities. (N, C)
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that `from_tensors` needs to build the head again, beside `params`."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+        """Build a head from what `tensors` and `params` held."""
+
+
+class Method(ABC):
+    """A way to turn labelled features into a head.
+
+    A subclass implements `fit`, or, where many fits train side by side, `fit_many` (and gets `fit`
+    from `BatchedMethod`).
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[type[Head]]
+
+    def __init__(self, context: Context | None = None) -> None:
+        self.context = context or Context()
+
+    @abstractmethod
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> Head:
+        """Fit one head.
+
+        Parameters
+        ----------
+        train : TrainingSet
+            Labelled features and the classes' text, on the context's device.
+        validation : Validation
+            What may be looked at to choose hyper-parameters.
+        seed : int
+            Seed of initial weights and of batch order.
+
+        Returns
+        -------
+        Head
+            The fitted head.
+        """
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set; methods that train do it side by side."""
+        jobs = zip(trains, validations, seeds, strict=True)
+        return [self.fit(train, validation=val, seed=seed) for train, val, seed in jobs]
+
+
+class BatchedMethod(Method):
+    """A method whose fits train side by side: it implements `fit_many` and gets `fit` for free."""
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> Head:
+        """Fit one head; see `Method.fit`."""
+        return self.fit_many([train], validations=[validation], seeds=[seed])[0]
+
+    @abstractmethod
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set, all side by side."""
+
+
+@torch.inference_mode()
+def predict_in_blocks(head: Head, x: Tensor, rows: int = 65536) -> Tensor:
+    """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
+    return torch.cat([head.logits(block) for block in x.split(rows)])

@@ -1,0 +1,125 @@
+"""Few-shot draws: a function of (labels, shots, seed) and of nothing else.
+
+The generator is private to each (seed, class), so a draw depends neither on what ran before nor on
+the other classes, and draws nest: the 4-shot set of a seed holds its 2-shot set.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cafe.errors import InputError
+
+Shots = int | Literal["all"]
+
+VALIDATION_SHOTS = 4
+"""Images per class of the few-shot validation set, at most (CoOp, arXiv 2109.01134, appendix)."""
+
+_VALIDATION_STREAM = 1  # so that validation draws differ from training draws of the same seed
+
+
+def _class_order(count: int, seed: int, label: int, stream: int) -> NDArray[np.int64]:
+    sequence = np.random.SeedSequence([seed, label, stream])
+    # RandomState's streams are frozen by NumPy's policy (NEP 19); those of Generator are not.
+    generator = np.random.RandomState(np.random.MT19937(sequence))
+    return np.asarray(generator.permutation(count), dtype=np.int64)
+
+
+def draw_shots(labels: Tensor, shots: Shots, seed: int, *, stream: int = 0) -> Tensor:
+    """Draw K images per class without replacement.
+
+    Parameters
+    ----------
+    labels : Tensor
+        Class indices of the split that is drawn from. (N,)
+    shots : int or "all"
+        K, images per class; a class with fewer gives all that it has. "all" takes every row.
+    seed : int
+        Seed of the draw, at least 0.
+    stream : int
+        Independent draws of the same seed have different streams.
+
+    Returns
+    -------
+    Tensor
+        Rows of the drawn images, class by class. (M,) int64
+
+    Raises
+    ------
+    InputError
+        If `shots` is below 1 or `seed` is negative.
+    """
+    if shots == "all":
+        return torch.arange(len(labels))
+    if shots < 1:
+        raise InputError(f"shots must be at least 1 or 'all'; got {shots}.")
+    if seed < 0:
+        raise InputError(f"seeds must be at least 0; got {seed}.")
+    y = labels.cpu().numpy()
+    drawn = []
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        drawn.append(rows[_class_order(len(rows), seed, int(label), stream)[:shots]])
+    return torch.from_numpy(np.concatenate(drawn).astype(np.int64))
+
+
+def draw_validation(labels: Tensor, shots: Shots, seed: int) -> Tensor:
+    """Draw min(K, 4) validation images per class, as CoOp does.
+
+    Parameters
+    ----------
+    labels : Tensor
+        Class indices of the validation split. (N,)
+    shots : int or "all"
+        K of the training draw; "all" takes every row.
+    seed : int
+        Seed of the training draw.
+
+    Returns
+    -------
+    Tensor
+        Rows of the drawn images. (M,) int64
+    """
+    count: Shots = "all" if shots == "all" else min(shots, VALIDATION_SHOTS)
+    return draw_shots(labels, count, seed, stream=_VALIDATION_STREAM)
+
+
+def draw_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Split rows into stratified folds for cross-validation.
+
+    Parameters
+    ----------
+    labels : Tensor
+        Class indices. (N,)
+    folds : int
+        Number of folds, at least 2. Each class is dealt round over the folds.
+    seed : int
+        Seed of the deal.
+
+    Returns
+    -------
+    list of (Tensor, Tensor)
+        For each fold its training rows and its held-out rows, both int64.
+
+    Raises
+    ------
+    InputError
+        If `folds` is below 2 or no class has that many images.
+    """
+    y = labels.cpu().numpy()
+    largest = int(np.bincount(y).max())
+    if not 2 <= folds <= largest:
+        raise InputError(f"folds must be from 2 to {largest}, the largest class; got {folds}.")
+    fold_of = np.empty(len(y), dtype=np.int64)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        order = _class_order(len(rows), seed, int(label), stream=2)
+        fold_of[rows[order]] = np.arange(len(rows)) % folds
+    everything = torch.arange(len(y))
+    held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
+    return [(everything[~mask], everything[mask]) for mask in held_out]

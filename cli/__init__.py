@@ -1,0 +1,1 @@
+"""The `cafe` command: words on the command line, translated into library calls."""
