@@ -1,0 +1,83 @@
+"""Importing torchvision and open_clip where they do not fit the installed torch; knows no model.
+
+A torchvision built for CUDA, beside a CPU-only torch, cannot load its compiled operators, and then
+`import torchvision` stops at "operator torchvision::nms does not exist". Neither the transforms nor
+the dataset classes use those operators, so here their names are declared (without implementations)
+and the import is tried again. Where the import works, nothing is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from cafe.errors import WeightsError
+
+# Every operator for which torchvision registers a fake without asking whether it has been loaded.
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_kept: list[Any] = []  # a torch Library takes its declarations with it when it is collected
+
+
+def _declare_operators() -> None:
+    torch_library: Any = importlib.import_module("torch.library")
+    library = torch_library.Library("torchvision", "DEF")
+    for schema in _OPERATORS:
+        library.define(schema)
+    _kept.append(library)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error) or _kept:
+            raise
+    _declare_operators()
+    return importlib.import_module(name)
+
+
+def _import_or_say(name: str, package: str) -> ModuleType:
+    try:
+        return _import(name)
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"cannot import {name} ({reason}); install {package} in a version that fits the "
+            "installed torch."
+        ) from error
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, also beside a torch that its compiled operators do not fit.
+
+    Returns
+    -------
+    module
+        `torchvision`, with its `datasets` and `transforms`.
+
+    Raises
+    ------
+    WeightsError
+        If it is not installed or cannot be imported.
+    """
+    return _import_or_say("torchvision", "torchvision")
+
+
+def import_open_clip() -> ModuleType:
+    """Import open_clip, also beside a torchvision that does not fit the installed torch.
+
+    Returns
+    -------
+    module
+        `open_clip`.
+
+    Raises
+    ------
+    WeightsError
+        If it is not installed or cannot be imported.
+    """
+    return _import_or_say("open_clip", "open_clip_torch")
