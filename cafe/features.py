@@ -1,4 +1,4 @@
-"""Cached features as tensors in memory: what methods are fitted on; knows no file and no encoder."""
+"""Cached features as tensors in memory: what methods are fitted on; knows no encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of all methods: fit on a training set, give a head that turns features into logits."""
+"""The contract of all methods: fit on a training set, give a head that turns features to logits."""
 
 from __future__ import annotations
 
@@ -163,4 +163,4 @@ class BatchedMethod(Method):
 @torch.inference_mode()
 def predict_in_blocks(head: Head, x: Tensor, rows: int = 65536) -> Tensor:
     """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
-    return torch.cat([head.logits(block) for block in x.split(rows)])
+    return torch.cat([head.logits(block) for block in torch.split(x, rows)])

@@ -1,0 +1,103 @@
+"""The machine: which device computes, and in which precision it is fastest."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from cafe.errors import DeviceError, InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+BF16_GAIN = 1.5
+"""bf16 is taken on a CPU whose matrix products are at least this much faster in it: a CPU without
+AVX512-BF16 or AMX emulates bf16 and is slower, one with them is 3 to 7 times faster."""
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn a device name into a device that is there.
+
+    Parameters
+    ----------
+    name : str
+        "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        If CUDA is asked for and absent.
+    InputError
+        If the name is no device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N.")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise DeviceError(
+            f"device '{name}' was asked for, but PyTorch {torch.__version__} sees {found} CUDA "
+            "devices; use --device cpu, or install a CUDA build of PyTorch."
+        )
+    return device
+
+
+def _seconds_per_product(dtype: torch.dtype, device: torch.device) -> float:
+    a = torch.ones(512, 512, dtype=dtype, device=device)
+    a @ a  # the first product pays for set-up
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@lru_cache(maxsize=1)
+def bf16_is_faster_on_cpu() -> bool:
+    """Whether this CPU multiplies matrices at least `BF16_GAIN` times faster in bf16, by trial."""
+    cpu = torch.device("cpu")
+    fp32 = _seconds_per_product(torch.float32, cpu)
+    return fp32 > BF16_GAIN * _seconds_per_product(torch.bfloat16, cpu)
+
+
+def encoder_precision(precision: str, device: torch.device) -> Precision:
+    """Precision of an encoder's weights.
+
+    Parameters
+    ----------
+    precision : str
+        "auto", "fp32", "bf16" or "fp16". "auto" is fp16 on CUDA, bf16 on a CPU that is faster in
+        it, else fp32.
+    device : torch.device
+        Where the encoder runs.
+
+    Raises
+    ------
+    InputError
+        If the precision is none of these, or fp16 on a CPU.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if bf16_is_faster_on_cpu() else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 needs CUDA; use auto, bf16 or fp32 on a CPU.")
+    if precision == "fp32":
+        return "fp32"
+    if precision == "bf16":
+        return "bf16"
+    if precision == "fp16":
+        return "fp16"
+    raise InputError(f"unknown precision '{precision}'; use auto, fp32, bf16 or fp16.")

@@ -1,0 +1,74 @@
+"""Nearest class mean by cosine, searched with faiss: the baseline that every run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.features import TrainingSet
+from cafe.methods.base import NO_VALIDATION, Head, Method, Validation
+
+if TYPE_CHECKING:
+    import faiss
+
+
+@dataclass(frozen=True)
+class NearestClassHead(Head):
+    """`s * norm(x) norm(mean_k norm(x_c))^T` from a faiss flat inner-product index.
+
+    A class without a training image has the zero vector, so its cosine is 0 for every image.
+    """
+
+    means: Tensor  # (C, D), unit rows
+    logit_scale: float
+    method: str = "nearest-class"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _index(self) -> faiss.IndexFlatIP:
+        import faiss
+
+        index = faiss.IndexFlatIP(self.means.shape[1])
+        index.add(self.means.cpu().contiguous().numpy())
+        return index
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Scaled cosines to the class means. (N, C)"""
+        queries = normalize(x, dim=-1).cpu().contiguous().numpy()
+        cosines, classes = self._index.search(queries, len(self.means))  # sorted by cosine
+        scattered = torch.empty(cosines.shape).scatter_(
+            1, torch.from_numpy(classes), torch.from_numpy(cosines)
+        )
+        return self.logit_scale * scattered.to(x.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The class means and the logit scale."""
+        return {"means": self.means, "logit_scale": self.means.new_tensor([self.logit_scale])}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]
+    ) -> NearestClassHead:
+        """Build the head again."""
+        return cls(tensors["means"], tensors["logit_scale"].item(), params=params)
+
+
+class NearestClass(Method):
+    """Nearest class mean (Mensink et al. 2013, arXiv 1212.1669), on unit features."""
+
+    name = "nearest-class"
+    head = NearestClassHead
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> NearestClassHead:
+        """Average the unit features of each class; validation and seed play no part."""
+        features, text = train.features, train.text
+        sums = torch.zeros_like(text.weights).index_add_(0, features.y, features.unit)  # (C, D)
+        return NearestClassHead(normalize(sums, dim=-1), text.logit_scale)
