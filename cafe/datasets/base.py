@@ -68,7 +68,7 @@ class Dataset:
         if len(self.class_names) < 2:
             raise DatasetError(
                 f"dataset '{self.name}' has {len(self.class_names)} class; a classifier needs at "
-                "least 2: put each class into a folder of its own."
+                "least 2."
             )
         if not any(self.splits.values()):
             raise DatasetError(f"dataset '{self.name}' has no images in {self.root}.")

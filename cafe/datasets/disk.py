@@ -1,0 +1,110 @@
+"""From a listing to a dataset: which of the named images are there, and how large they are."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cafe.datasets.base import Dataset, Item
+from cafe.datasets.listing import Listing
+from cafe.datasets.text import some
+from cafe.errors import MissingFilesError
+
+_SAMPLE = 64  # images that are looked for to tell roots apart
+
+
+def file_size(path: Path) -> int | None:
+    """Bytes of a file, links followed; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def best_root(roots: Sequence[Path], listing: Listing) -> Path:
+    """Choose the folder below which most of a sample of the named images lie.
+
+    Parameters
+    ----------
+    roots : sequence of Path
+        At least one; the first wins a tie.
+    listing : Listing
+        Names the images.
+    """
+    paths = [path for rows in listing.rows.values() for path, _ in rows]
+    sample = paths[:: max(len(paths) // _SAMPLE, 1)]
+    return max(roots, key=lambda root: sum(file_size(root / path) is not None for path in sample))
+
+
+def to_dataset(
+    listing: Listing,
+    *,
+    name: str,
+    root: Path,
+    templates: tuple[str, ...],
+    source: str,
+    allow_missing: bool,
+) -> Dataset:
+    """Look the images up on the disk.
+
+    Parameters
+    ----------
+    listing : Listing
+        Which images, classes and splits.
+    name, templates, source
+        As in `Dataset`.
+    root : Path
+        Folder that the paths are relative to.
+    allow_missing : bool
+        Go on without the images that are not there, and without the classes of which none is. They
+        are recorded in `missing`, and in words in `source`.
+
+    Raises
+    ------
+    MissingFilesError
+        If images are missing, and that is not allowed; or if none is there.
+    """
+    splits: dict[str, tuple[Item, ...]] = {}
+    missing: list[str] = []
+    for split, rows in listing.rows.items():
+        items = []
+        for path, label in rows:
+            size = file_size(root / path)
+            if size is None:
+                missing.append(path)
+            else:
+                items.append(Item(path, label, size))
+        splits[split] = tuple(items)
+    if missing and not (allow_missing and any(splits.values())):
+        total = sum(map(len, listing.rows.values()))
+        raise MissingFilesError(_complaint(name, root, missing, total))
+    dataset = Dataset(name, listing.class_names, splits, templates, root, source, tuple(missing))
+    return _without_empty_classes(dataset) if missing else dataset
+
+
+def _complaint(name: str, root: Path, missing: Sequence[str], total: int) -> str:
+    advice = "complete the folder or pass another root"
+    if len(missing) < total:
+        advice += ", or allow missing images (--allow-missing)"
+    return (
+        f"{name}: {len(missing):,} of the {total:,} images that its split names are not in {root} "
+        f"({some(missing)}); {advice}."
+    )
+
+
+def _without_empty_classes(dataset: Dataset) -> Dataset:
+    used = sorted({item.label for items in dataset.splits.values() for item in items})
+    label_of = {old: new for new, old in enumerate(used)}
+    splits = {
+        split: tuple(item._replace(label=label_of[item.label]) for item in items)
+        for split, items in dataset.splits.items()
+        if items
+    }
+    source = f"{dataset.source}; {len(dataset.missing):,} missing images left out"
+    if len(used) < len(dataset.class_names):
+        source += f", {len(used)} of {len(dataset.class_names)} classes remain"
+    names = tuple(dataset.class_names[label] for label in used)
+    return replace(dataset, class_names=names, splits=splits, source=source)

@@ -1,0 +1,85 @@
+"""Fetching a known dataset through torchvision; all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from cafe.datasets.known import Known
+from cafe.datasets.text import show
+from cafe.errors import DatasetError
+from cafe.vision import import_torchvision
+
+_ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
+_FAILURES = (
+    OSError,  # urllib's errors and a full disk among them
+    RuntimeError,  # a wrong checksum
+    ValueError,
+    EOFError,
+    ImportError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def by_hand(row: Known, data_root: Path) -> str:
+    """Say where to get a dataset and where to put it."""
+    note = f"; {row.note}" if row.note else ""
+    images = data_root / row.folders[0] / row.images[0]
+    return f"get it from {row.url} and put the images into {images}{note}"
+
+
+def fetch(row: Known, data_root: Path) -> None:
+    """Download and unpack a dataset below the data root.
+
+    Everything is fetched into a folder beside the target and moved at the end, so an interrupted
+    download leaves nothing behind. Files that are there already stay as they are.
+
+    Parameters
+    ----------
+    row : Known
+        The dataset.
+    data_root : Path
+        Made where it does not exist.
+
+    Raises
+    ------
+    DatasetError
+        If torchvision does not offer it, or the download fails.
+    """
+    if row.torchvision is None:
+        raise DatasetError(f"{row.name} cannot be downloaded by cafe; {by_hand(row, data_root)}.")
+    datasets = import_torchvision().datasets
+    try:
+        data_root.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix=".download-", dir=data_root) as folder,
+            contextlib.redirect_stdout(sys.stderr),  # stdout is for results
+        ):
+            getattr(datasets, row.torchvision)(folder, download=True)
+            _merge(Path(folder), data_root)
+    except _FAILURES as error:
+        reason = show(str(error) or type(error).__name__)
+        raise DatasetError(
+            f"downloading {row.name} failed ({reason}); {by_hand(row, data_root)}."
+        ) from error
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move what is not there yet; the archives that were unpacked go with the source."""
+    for child in sorted(source.iterdir()):
+        place = target / child.name
+        if child.is_file() and child.suffix in _ARCHIVES:
+            continue
+        if not place.exists():
+            child.replace(place)
+        elif child.is_dir() and place.is_dir():
+            _merge(child, place)

@@ -1,0 +1,141 @@
+"""Manifests: a CSV or JSONL file that gives each image a path, a label and perhaps a split.
+
+Columns (or JSON keys): `path` and `label`; optionally `split` and `class_name`. A label is a class
+name, or a number from 0 where `class_name` or the caller names the classes. Paths are relative to
+the manifest's folder, or to the root that the caller gives.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cafe.datasets.deal import DEALT, deal
+from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
+from cafe.datasets.text import clean_path, read_text, show, some
+from cafe.errors import DatasetError
+
+SUFFIXES = (".csv", ".jsonl")
+
+
+class _Line(NamedTuple):
+    where: str
+    fields: dict[str, Any]
+
+
+def _csv_lines(path: Path) -> Iterator[_Line]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in fields or None in fields.values():
+                raise DatasetError(f"{where}: as many fields as the header has are expected.")
+            yield _Line(where, {str(name).strip(): field for name, field in fields.items()})
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {reader.line_num}: not CSV ({error}).") from None
+
+
+def _jsonl_lines(path: Path) -> Iterator[_Line]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{where}: not JSON ({error}).") from None
+        if not isinstance(fields, dict):
+            raise DatasetError(f'{where}: expected {{"path": ..., "label": ...}}.')
+        yield _Line(where, fields)
+
+
+def _key(label: Any, where: str) -> int | str:
+    if isinstance(label, int) and not isinstance(label, bool):
+        return label
+    if not isinstance(label, str):
+        raise DatasetError(f"{where}: label {show(label)} is neither a name nor a number.")
+    if not label.strip():
+        raise DatasetError(f"{where}: the label is empty.")
+    return label.strip()
+
+
+def _split(value: Any, where: str) -> str:
+    text = "" if value is None else str(value).strip().lower()
+    if text and text not in SPLIT_NAMES:
+        raise DatasetError(f"{where}: split {show(value)} is none of train, val and test.")
+    return SPLIT_NAMES[text] if text else ""
+
+
+def _entry(line: _Line, root: Path) -> Entry:
+    lacking = [name for name in ("path", "label") if name not in line.fields]
+    if lacking:
+        raise DatasetError(
+            f"{line.where}: no {' and no '.join(map(repr, lacking))}, only "
+            f"{some(line.fields, 6)}; a manifest has 'path', 'label' and perhaps 'split'."
+        )
+    path = line.fields["path"]
+    if isinstance(path, str) and Path(path).is_absolute():
+        path = _below(path, root)
+    name = line.fields.get("class_name")
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise DatasetError(f"{line.where}: class name {show(name)} is not a name.")
+    key, split = _key(line.fields["label"], line.where), line.fields.get("split")
+    return Entry(_split(split, line.where), clean_path(path, line.where), key, name)
+
+
+def _below(path: str, root: Path) -> str:
+    """Make an absolute path relative where it lies below the root, else leave it."""
+    try:
+        return Path(path).relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return path
+
+
+def _one_kind_of_key(entries: Sequence[Entry]) -> list[Entry]:
+    """Take labels for numbers where all of them are, else for names."""
+    kind: type[int | str] = str
+    if all(re.fullmatch(r"-?[0-9]{1,18}", str(entry.key)) for entry in entries):
+        kind = int
+    return [entry._replace(key=kind(entry.key)) for entry in entries]
+
+
+def read_manifest(path: Path, root: Path, class_names: Names = None) -> tuple[Listing, str]:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    path : Path
+        A `.csv` file with a header, or a `.jsonl` file with an object per line.
+    root : Path
+        Folder that the paths are relative to. An absolute path is taken only where it lies below.
+    class_names : sequence of str, mapping of str to str, or None
+        Names to use instead; None takes the manifest's.
+
+    Returns
+    -------
+    (Listing, str)
+        Its images in the order of the file, and in words which split they have.
+
+    Raises
+    ------
+    DatasetError
+        If a line cannot be meant: the message gives its number.
+    """
+    lines = _csv_lines(path) if path.suffix.lower() == ".csv" else _jsonl_lines(path)
+    entries = _one_kind_of_key([_entry(line, root) for line in lines])
+    if not entries:
+        raise DatasetError(f"{path} names no images; a manifest has 'path' and 'label'.")
+    unsplit = sum(not entry.split for entry in entries)
+    source = f"manifest {path.name}"
+    if unsplit == len(entries):
+        entries, source = deal(entries), f"{source}, which has no splits; {DEALT}"
+    elif unsplit:
+        raise DatasetError(
+            f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."
+        )
+    return make_listing(entries, str(path), class_names), source

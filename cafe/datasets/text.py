@@ -1,0 +1,112 @@
+"""Reading other people's text files, and showing what was in them on one line of a message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cafe.errors import DatasetError
+
+
+def show(value: object) -> str:
+    """Show a value on one short line of a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def some(values: Iterable[object], limit: int = 3) -> str:
+    """Show the first few of many."""
+    listed = list(values)
+    return ", ".join(map(show, listed[:limit])) + (", ..." if len(listed) > limit else "")
+
+
+def clean_name(name: str) -> str:
+    """Make a class name fit for prompts: underscores become spaces, runs of spaces one space."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def clean_path(path: Any, what: str) -> str:
+    """Check that a path of a list stays below its root.
+
+    Parameters
+    ----------
+    path : object
+        The path as read; anything but a string is refused.
+    what : str
+        The list and the place in it, for the message.
+
+    Returns
+    -------
+    str
+        The path with forward slashes.
+
+    Raises
+    ------
+    DatasetError
+        If it is empty, absolute, leads upwards, or cannot be a file's name.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise DatasetError(f"{what}: {show(path)} is not the path of an image.")
+    if "\0" in path or not is_utf8(path):
+        raise DatasetError(f"{what}: {show(path)} cannot be a file's name; rename the file.")
+    parts = path.replace("\\", "/").split("/")
+    if parts[0] == "" or re.match(r"[A-Za-z]:$", parts[0]):
+        raise DatasetError(f"{what}: {show(path)} is absolute; name images relative to the root.")
+    if ".." in parts:
+        raise DatasetError(f"{what}: {show(path)} leads out of its root; take the '..' out.")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text holds no undecodable bytes (which Python keeps as lone surrogates)."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file, with or without a byte order mark; a failure is a `DatasetError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"cannot read {path}: {reason}.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a failure is a `DatasetError` of one line."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise DatasetError(f"{path} is not usable JSON: {error}.") from None
+
+
+def read_class_names(path: Path) -> tuple[str, ...] | dict[str, str]:
+    """Read class names to use instead of a dataset's own.
+
+    Parameters
+    ----------
+    path : Path
+        Text with one name per line in the order of the labels; or JSON (`.json`): a list of names,
+        or an object that maps old names to new ones.
+
+    Returns
+    -------
+    tuple of str or dict of str to str
+        What `load_dataset` takes as `class_names`.
+    """
+    if path.suffix.lower() != ".json":
+        return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    content = read_json(path)
+    names = content.values() if isinstance(content, dict) else content
+    if not isinstance(content, dict | list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(f"{path}: expected a list of names, or an object of old to new names.")
+    return content if isinstance(content, dict) else tuple(content)
