@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.errors import InputError
+from cafe.store import FeatureCache, SplitArrays
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,33 @@ class Task:
     def width(self) -> int:
         """Feature width D."""
         return self.text.features.shape[-1]
+
+
+def load_task(cache: FeatureCache) -> Task:
+    """Read a cache into memory as float32 tensors.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Raises
+    ------
+    CacheFormatError
+        If a split is damaged.
+    """
+    header = cache.header
+    text = ClassText(
+        torch.from_numpy(header.text_features),
+        header.class_names,
+        header.logit_scale,
+        header.logit_bias or 0.0,
+    )
+    splits = {name: _tensors(cache.read(name)) for name in cache.counts}
+    return Task(header.dataset, header.model, header.pretrained, text, splits)
+
+
+def _tensors(arrays: SplitArrays) -> Features:
+    views = None if arrays.views is None else torch.from_numpy(arrays.views).float()
+    return Features(
+        torch.from_numpy(arrays.features).float(), torch.from_numpy(arrays.labels), views
+    )

@@ -1,0 +1,1 @@
+"""`nano`, the small CLIP that ships with cafe: configuration, weights and model card."""

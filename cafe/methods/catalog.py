@@ -1,0 +1,101 @@
+"""The list of methods: name, one line, source, and where the class is; imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cafe.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from cafe.methods.base import Context, Method
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line.
+    summary : str
+        One line.
+    source : str
+        Paper.
+    module, attribute : str
+        Where the class is.
+    settings : tuple of str
+        Keyword arguments that its constructor takes beside `context`.
+    """
+
+    name: str
+    summary: str
+    source: str
+    module: str
+    attribute: str
+    settings: tuple[str, ...] = ()
+
+
+CATALOG: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "zero-shot",
+            "the classes' text features as classifier; no training image",
+            "Radford et al. 2021, arXiv 2103.00020",
+            "cafe.methods.zero_shot",
+            "ZeroShot",
+        ),
+        Entry(
+            "nearest-class",
+            "cosine to the mean of each class's training features, by faiss",
+            "Mensink et al. 2013, IEEE TPAMI 35(11)",
+            "cafe.methods.nearest_class",
+            "NearestClass",
+        ),
+        Entry(
+            "clip-adapter",
+            "residual bottleneck adapter on the image features",
+            "Gao et al. 2021, arXiv 2110.04544",
+            "cafe.methods.clip_adapter",
+            "ClipAdapter",
+            ("ratio", "bottleneck", "recipe"),
+        ),
+    )
+}
+
+BASELINES = ("zero-shot", "nearest-class")
+"""Methods that stand beside every result."""
+
+
+def find_method(name: str) -> Entry:
+    """The entry of a method.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name; the nearest are suggested.
+    """
+    if name not in CATALOG:
+        raise UnknownNameError("method", name, CATALOG, "'cafe methods' lists them.")
+    return CATALOG[name]
+
+
+def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Method:
+    """Build a method.
+
+    Parameters
+    ----------
+    name : str
+        A name of the catalog.
+    context : Context
+        Where it computes.
+    settings : mapping
+        Hyper-parameters for all methods of a study; each takes those that it knows.
+    """
+    entry = find_method(name)
+    kind = getattr(importlib.import_module(entry.module), entry.attribute)
+    known = {key: value for key, value in settings.items() if key in entry.settings}
+    method: Method = kind(context=context, **known)
+    return method

@@ -1,0 +1,5 @@
+"""`python -m cafe_cli`."""
+
+from .main import main
+
+main()

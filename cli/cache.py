@@ -1,0 +1,157 @@
+"""`cafe cache`: what is in the cache folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cafe.errors import CafeError, InputError
+
+from .options import CacheHome, CacheName, Json, open_cache, say
+
+if TYPE_CHECKING:
+    from cafe.store import FeatureCache
+
+app = typer.Typer(
+    help="List, show and import feature caches.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command("ls")
+def list_(cache: CacheHome = None, as_json: Json = False) -> None:
+    """List the caches of the cache folder, newest first.
+
+    Example: cafe cache ls
+    """
+    from cafe.home import cache_home, cache_name, list_caches
+    from cafe.store import FeatureCache
+
+    home = cache_home(cache)
+    rows: list[dict[str, Any]] = []
+    for path in list_caches(home):
+        try:
+            rows.append({"name": cache_name(path), **_summary(FeatureCache.open(path))})
+        except CafeError as error:
+            say(f"cafe: {error}")
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not rows:
+        typer.echo(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+        return
+    from .tables import print_table
+
+    print_table(
+        ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"],
+        [
+            [
+                row["name"],
+                str(row["classes"]),
+                " / ".join(f"{row['images'].get(s, 0):,}" for s in ("train", "val", "test")),
+                str(row["width"]),
+                str(row["prompts"]),
+                str(row["views"]),
+                f"{row['bytes'] / 1e6:.1f}",
+                row["created"],
+            ]
+            for row in rows
+        ],
+        numbers=(1, 2, 3, 4, 5, 6),
+    )
+
+
+def _summary(cache: FeatureCache) -> dict[str, Any]:
+    header = cache.header
+    return {
+        "path": str(cache.path),
+        "dataset": header.dataset,
+        "encoder": {"model": header.model, "pretrained": header.pretrained},
+        "classes": len(header.class_names),
+        "images": dict(cache.counts),
+        "width": cache.width,
+        "dtype": cache.dtype,
+        "prompts": len(header.sentences[0]),
+        "views": cache.views,
+        "skipped": len(header.skipped),
+        "missing": len(header.missing),
+        "bytes": cache.path.stat().st_size,
+        "created": header.created,
+    }
+
+
+@app.command("show")
+def show(cache_argument: CacheName = None, cache: CacheHome = None, as_json: Json = False) -> None:
+    """Show what a cache holds and how it was made.
+
+    Example: cafe cache show digits/nano.glyphs
+    """
+    opened = open_cache(cache_argument, cache, None, None)
+    header = opened.header
+    details = {
+        **_summary(opened),
+        "source": header.source,
+        "logit_scale": header.logit_scale,
+        "logit_bias": header.logit_bias,
+        "class_names": list(header.class_names),
+        "sentences": [list(row) for row in header.sentences],
+        "key": dict(header.key),
+        "versions": dict(header.versions),
+        "skipped": [list(row) for row in header.skipped],
+        "missing": list(header.missing),
+    }
+    if as_json:
+        typer.echo(json.dumps(details))
+        return
+    for name, value in details.items():
+        if name in ("class_names", "sentences", "skipped", "missing"):
+            _show_list(name, value)
+        elif isinstance(value, dict):
+            inner = [f"  {key}: {json.dumps(part)}" for key, part in value.items()]
+            typer.echo("\n".join([f"{name}:", *inner]))
+        else:
+            typer.echo(f"{name}: {value}")
+
+
+_SHOWN = 20
+
+
+def _show_list(name: str, values: list[Any]) -> None:
+    typer.echo(f"{name}: {len(values)}")
+    for value in values[:_SHOWN]:
+        typer.echo(f"  {value if isinstance(value, str) else ' | '.join(value)}")
+    if len(values) > _SHOWN:
+        typer.echo(f"  ... and {len(values) - _SHOWN} more; --json lists all")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features as arrays.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="dataset/model.pretrained of the new cache.")
+    ],
+    cache: CacheHome = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a cache of that name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a cache from features that were computed elsewhere.
+
+    Example: cafe cache import whu.npz whu-rs19/ViT-B-32.openai
+    """
+    from cafe.home import cache_home, named_path
+    from cafe.importing import import_npz
+
+    path = named_path(cache_home(cache), name)
+    if path.exists() and not replace:
+        raise InputError(f"'{path}' is there already; choose another name, or use --replace.")
+    made = import_npz(source, path)
+    if as_json:
+        typer.echo(json.dumps(_summary(made)))
+        return
+    images = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
+    typer.echo(f"{path}: {images} images, {len(made.header.class_names)} classes.")
+    typer.echo(f"Next: cafe fit {name}")

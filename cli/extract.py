@@ -1,0 +1,145 @@
+"""`cafe extract`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import CacheHome, Device, Json, say
+from .progress import interruptible, progress_bar
+
+if TYPE_CHECKING:
+    from cafe.extract import Extraction
+
+
+class OnError(str, Enum):
+    """What to do with an image that cannot be read."""
+
+    skip = "skip"
+    fail = "fail"
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Option(help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.")
+    ],
+    split_file: Annotated[
+        Path | None, typer.Option(help="A split in CoOp's JSON format, or a manifest.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where datasets lie [default: $CAFE_DATA, else ./data].")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
+            "[default: ViT-B-32; nano for digits].",
+            show_default=False,
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="A tag of open_clip, a checkpoint file, or none [default: openai]."),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prompt with {} for the class name; may be given several times "
+            "[default: the dataset's]."
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON file: class name -> list of sentences.")
+    ] = None,
+    views: Annotated[
+        int, typer.Option(help="Views per training image, the plain one counted.")
+    ] = 1,
+    view_seed: Annotated[int, typer.Option(help="Seed of the augmented views.")] = 0,
+    cache: CacheHome = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="Skip and record an image that cannot be read, or stop.")
+    ] = OnError.skip,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on without files that the split names.")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the dataset where torchvision can.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Replace a cache that was made differently.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Encode a dataset once with a frozen CLIP and store the features.
+
+    Example: cafe extract --dataset eurosat --data-root ~/data --model ViT-B-32
+    """
+    from cafe.datasets import load_dataset
+    from cafe.encoders import encoder_names, load_encoder
+    from cafe.extract import Options
+    from cafe.extract import extract as run
+    from cafe.home import cache_home, cache_path
+    from cafe.images import Augmentation
+    from cafe.prompts import fill, read_prompts
+
+    augmentation = Augmentation(views=views, seed=view_seed)
+    data = load_dataset(
+        dataset,
+        data_root=data_root,
+        split_file=split_file,
+        download=download,
+        allow_missing=allow_missing,
+        templates=tuple(template) if template else None,
+    )
+    sentences = (
+        read_prompts(prompts, data.class_names)
+        if prompts
+        else fill(data.class_names, data.templates)
+    )
+    chosen = model or ("nano" if data.name == "digits" else "ViT-B-32")
+    path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, pretrained))
+    with interruptible("finished work is kept: run the same command again to go on."):
+        encoder = load_encoder(chosen, pretrained, device=device, precision=precision)
+        with progress_bar("images", quiet=as_json) as progress:
+            options = Options(
+                augmentation=augmentation,
+                on_error="fail" if on_error is OnError.fail else "skip",
+                batch_size=batch_size,
+                workers=workers,
+                progress=progress,
+            )
+            done = run(data, encoder, path, sentences=sentences, options=options, rebuild=rebuild)
+    _report(done, as_json=as_json)
+
+
+def _report(done: Extraction, *, as_json: bool) -> None:
+    from cafe.home import cache_name
+
+    if as_json:
+        import json
+
+        values = {**vars(done), "path": str(done.path)}
+        typer.echo(json.dumps(values))
+        return
+    if done.was_there:
+        typer.echo(f"{done.path} is there already, made from the same data in the same way.")
+        return
+    rate = done.images / done.seconds
+    size = done.path.stat().st_size / 1e6
+    typer.echo(
+        f"{done.path}: {done.images:,} images in {done.seconds:.1f} s ({rate:,.0f} images/s), "
+        f"{size:.1f} MB."
+    )
+    if done.skipped:
+        say(
+            f"{done.skipped} images could not be read; 'cafe cache show {cache_name(done.path)}' "
+            "lists them with the reason."
+        )
+    typer.echo(f"Next: cafe fit {cache_name(done.path)}")

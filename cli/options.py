@@ -1,0 +1,85 @@
+"""Options that several commands share, and how their words are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    from cafe.splits import Shots
+    from cafe.store import FeatureCache
+
+CacheHome = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of feature caches [default: $CAFE_CACHE, else ./cache]."),
+]
+RunsHome = Annotated[Path, typer.Option("--runs", help="Folder that runs are saved in.")]
+CacheName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CACHE]",
+        help="A cache file or a name such as digits/nano.glyphs [default: the newest].",
+        show_default=False,
+    ),
+]
+DatasetFilter = Annotated[
+    str | None, typer.Option("--dataset", help="Take the newest cache of this dataset.")
+]
+ModelFilter = Annotated[
+    str | None, typer.Option("--model", help="Take the newest cache of this encoder.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+
+
+def say(text: str) -> None:
+    """Tell something beside the result: on stderr."""
+    typer.echo(text, err=True)
+
+
+def parse_shots(text: str) -> list[Shots]:
+    """Read "16", "1,2,4" or "all"."""
+    shots: list[Shots] = []
+    for word in text.split(","):
+        if word.strip() == "all":
+            shots.append("all")
+        else:
+            shots.append(_whole(word, f"--shots {text}", "whole numbers, or 'all'"))
+    return shots
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read a count ("3" is the seeds 0, 1, 2) or a list ("0,5,7")."""
+    form = "a count such as 3, or a list such as 0,5,7"
+    seeds = [_whole(word, f"--seeds {text}", form) for word in text.split(",")]
+    if len(seeds) == 1:
+        if seeds[0] < 1:
+            raise InputError(f"--seeds {text}: at least one seed is needed.")
+        return list(range(seeds[0]))
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text} names a seed twice.")
+    return seeds
+
+
+def _whole(word: str, what: str, form: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise InputError(f"{what}: '{word}' is not understood; give {form}.") from None
+
+
+def open_cache(
+    cache: str | None, home: Path | None, dataset: str | None, model: str | None
+) -> FeatureCache:
+    """Open the cache that the words mean; say which, where there was a choice."""
+    from cafe.home import cache_home, cache_name, find_caches
+    from cafe.store import FeatureCache
+
+    found = find_caches(cache_home(home), cache, dataset=dataset, model=model)
+    if len(found) > 1:
+        say(f"taking {cache_name(found[0])}, the newest of {len(found)} caches")
+    return FeatureCache.open(found[0])

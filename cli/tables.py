@@ -1,0 +1,79 @@
+"""Tables for people, on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cafe.metrics import Summary
+    from cafe.study import Result
+
+_PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
+
+
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()
+) -> None:
+    """Print a table.
+
+    Parameters
+    ----------
+    headers : sequence of str
+    rows : sequence of sequence of str
+    numbers : sequence of int
+        Columns that are set flush right.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number in numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+
+
+def interval(summary: Summary) -> str:
+    """`83.1 ± 0.9`, or the mean alone where there is one seed."""
+    if summary.ci95 is None:
+        return f"{summary.mean:.2f}"
+    return f"{summary.mean:.2f} ± {summary.ci95:.2f}"
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """One row per method, with its hyper-parameters and time."""
+    rows = [
+        [
+            result.method,
+            interval(result.accuracy),
+            f"{result.accuracy.std:.2f}",
+            f"{result.seconds:.2f}",
+            _brief_params(result),
+        ]
+        for result in results
+    ]
+    headers = ["method", "accuracy % (95 %)", "std", "seconds", "with"]
+    print_table(headers, rows, numbers=(1, 2, 3))
+
+
+def _brief_params(result: Result) -> str:
+    params = result.heads[0].params
+    return ", ".join(f"{name} {value}" for name, value in params.items() if name in _SHOWN)
+
+
+_SHOWN = ("ratio", "text_ratio", "bottleneck", "epochs", "alpha", "beta")
+
+
+def print_shots(results: Sequence[Result]) -> None:
+    """One row per method, one column per shot count."""
+    shots = list(dict.fromkeys(result.shots for result in results))
+    cells = {(result.method, result.shots): interval(result.accuracy) for result in results}
+    names = list(dict.fromkeys(result.method for result in results))
+    rows = [[name, *(cells[name, count] for count in shots)] for name in names]
+    headers = ["accuracy % (95 %)", *(f"{s} shot{'s' if s != 1 else ''}" for s in shots)]
+    print_table(headers, rows, numbers=range(1, len(headers)))
