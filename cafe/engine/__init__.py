@@ -1,0 +1,32 @@
+"""Training heads side by side: runs in, trained tensors out."""
+
+from cafe.engine.contract import (
+    Batch,
+    Family,
+    Recipe,
+    Run,
+    Trained,
+    Workspace,
+    mean_cross_entropy,
+    shared_product,
+)
+from cafe.engine.draws import BatchOrder, linear_weights
+from cafe.engine.evaluate import Score, evaluate, logit_blocks
+from cafe.engine.trainer import train
+
+__all__ = [
+    "Batch",
+    "BatchOrder",
+    "Family",
+    "Recipe",
+    "Run",
+    "Score",
+    "Trained",
+    "Workspace",
+    "evaluate",
+    "linear_weights",
+    "logit_blocks",
+    "mean_cross_entropy",
+    "shared_product",
+    "train",
+]

@@ -1,0 +1,277 @@
+"""The contract between the trainer and what it trains: a family of heads; knows no head by name.
+
+Runs are laid out as S streams of M runs, R = S * M. A *stream* is one training set in one batch
+order, so the runs of a stream see the same images at every step, and a product with them is one
+matrix product. Every tensor of runs therefore starts with (S, M, ...), every tensor of images with
+(S, B, ...), and a run's scalar is (S, M, 1, 1), ready to broadcast against (S, M, B, D).
+
+To add a head, write a frozen dataclass that subclasses `Family`. Its fields are what must be equal
+for two runs to train side by side (a width, a switch); what may differ from run to run goes into
+`Run.scalars`. Give it `initial`, `rows` and `logits`, and it trains: the loss is mean cross-entropy
+and the gradients come from autograd, under autocast where products are bfloat16::
+
+    @dataclass(frozen=True)
+    class TaskResidual(Family):
+        def initial(self, run, train):
+            return {"r": torch.zeros_like(train.text.weights)}                     # (C, D)
+
+        def rows(self, x, text):
+            return {"x": normalize(x, dim=-1)}                                     # (N, D)
+
+        def logits(self, params, batch):
+            w = batch.weights + batch.scalars["alpha"] * params["r"]               # (S, M, C, D)
+            return batch.scale * shared_product(batch.rows["x"], normalize(w, dim=-1))
+
+A head that is worth it overrides `gradients` with a backward pass written by hand.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cafe.features import ClassText, Features, TrainingSet
+
+Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is optimised: AdamW with a cosine decay to 0, one decay step a batch.
+
+    Attributes
+    ----------
+    lr : float
+        Learning rate of the first step.
+    weight_decay : float
+        Decoupled weight decay per unit of learning rate. At 1e-2 (torch's default) or 1e-4 the
+        decay over a few hundred steps is lost in the noise; 1e-2 keeps a plain `AdamW(lr=lr)` the
+        reference.
+    epochs : int
+        Passes over the training set.
+    batch_size : int
+        B; the last batch of an epoch is smaller where B does not divide N, and is not dropped.
+    views : bool
+        Take, for each image in each epoch, one of its augmented views at random; False takes the
+        plain features, as does a training set without views.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    epochs: int = 50
+    batch_size: int = 256
+    views: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One head to train.
+
+    Attributes
+    ----------
+    family : Family
+        What kind of head; runs of equal families can share their products.
+    data : int
+        Index of the training set.
+    seed : int
+        Seed of the initial weights and of the batch order, and of nothing else.
+    recipe : Recipe
+        The optimiser's settings.
+    scalars : mapping of str to float
+        What the family lets differ from run to run ("ratio", ...).
+    """
+
+    family: Family
+    data: int = 0
+    seed: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is done.
+
+    Attributes
+    ----------
+    run : Run
+        What was asked for.
+    tensors : dict of str to Tensor
+        The float32 master weights, shaped as the family's `initial` gives them.
+    loss : float
+        Mean training loss over the last epoch, each batch before its update.
+    precision : str
+        Precision of the matrix products, "fp32" or "bf16".
+    """
+
+    run: Run
+    tensors: dict[str, Tensor]
+    loss: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What S streams of M runs see in one step, or when they are evaluated.
+
+    Attributes
+    ----------
+    rows : mapping of str to Tensor
+        What `Family.rows` gave for these images. (S, B, ...)
+    y : Tensor
+        Class indices. (S, B)
+    scalars : mapping of str to Tensor
+        The runs' scalars. (S, M, 1, 1)
+    constants : mapping of str to Tensor
+        What `Family.constants` gave for the training sets. (S, 1, ...)
+    weights : Tensor
+        Zero-shot class weights `w`. (C, D)
+    scale, bias : float
+        The encoder's logit scale and logit bias.
+    """
+
+    rows: Tensors
+    y: Tensor
+    scalars: Tensors
+    constants: Tensors
+    weights: Tensor
+    scale: float
+    bias: float
+
+
+class Workspace:
+    """Buffers that live as long as a chunk, so that no step allocates what the last one freed."""
+
+    def __init__(self, device: torch.device, product: torch.dtype) -> None:
+        self.device = device
+        self.product = product
+        self._flat: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """An uninitialised tensor of this shape; it aliases earlier ones of the same name."""
+        count = 1
+        for length in shape:
+            count *= length
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < count or flat.dtype != dtype:
+            flat = self._flat[name] = torch.empty(count, dtype=dtype, device=self.device)
+        return flat[:count].view(shape)
+
+
+class Family(ABC):
+    """A family of heads that train side by side. A subclass is a frozen dataclass.
+
+    Attributes
+    ----------
+    undecayed : frozenset of str
+        Names of parameters that weight decay leaves alone.
+    """
+
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
+        """Initial parameters of one run, float32, a function of its seed, scalars and data."""
+
+    @abstractmethod
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
+        """What a step needs of raw image features `x` (N, D), computed once. Each (N, ...)."""
+
+    @abstractmethod
+    def logits(self, params: Tensors, batch: Batch) -> Tensor:
+        """Class scores of a batch under every run. (S, M, B, C)"""
+
+    def examples(self, train: TrainingSet) -> Features:
+        """The labelled images to train on; a family may add some (class texts, for one)."""
+        return train.features
+
+    def constants(self, train: TrainingSet) -> dict[str, Tensor]:  # noqa: ARG002 (an override's)
+        """What else the head needs of its training set, of one shape for all sets."""
+        return {}
+
+    def penalty(self, params: Tensors, batch: Batch) -> Tensor | None:  # noqa: ARG002 (same)
+        """A term added to each run's loss (S, M), or None."""
+        return None
+
+    def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:  # noqa: ARG002 (same)
+        """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""
+        return 4 * parameters + 6 * rows * classes
+
+    def gradients(
+        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
+    ) -> Callable[[], Tensor]:
+        """Write the gradient of each run's loss into `grads`; this default asks autograd.
+
+        Parameters
+        ----------
+        params, grads : mapping of str to Tensor
+            Master weights, and where their gradients go; float32. (S, M, ...)
+        batch : Batch
+            The images and constants of this step.
+        work : Workspace
+            Reusable buffers; `work.product` is the type of matrix products.
+
+        Returns
+        -------
+        callable
+            Gives the runs' losses (S, M), if called before the next step.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        low = work.product != torch.float32
+        with torch.enable_grad():
+            with torch.autocast(work.device.type, dtype=torch.bfloat16, enabled=low):
+                logits = self.logits(leaves, batch)
+            losses = mean_cross_entropy(logits.float(), batch.y)
+            penalty = self.penalty(leaves, batch)
+            losses = losses if penalty is None else losses + penalty
+            # A run's loss depends on its own parameters only, so the sum's gradient is each run's.
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        for name, grad in zip(leaves, found, strict=True):
+            grads[name].copy_(grad)
+        return losses.detach
+
+
+def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each run, mean over its batch.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Class scores. (S, M, B, C)
+    y : Tensor
+        Class indices. (S, B)
+
+    Returns
+    -------
+    Tensor
+        Losses. (S, M)
+    """
+    labels = y[:, None].expand(logits.shape[:-1])  # (S, M, B)
+    return cross_entropy(logits.permute(0, 3, 1, 2), labels, reduction="none").mean(-1)
+
+
+def shared_product(x: Tensor, weights: Tensor) -> Tensor:
+    """`x w^T` for the runs of each stream, one matrix product a stream.
+
+    Parameters
+    ----------
+    x : Tensor
+        Features that the runs of a stream share. (S, B, D)
+    weights : Tensor
+        Each run's matrix. (S, M, K, D)
+
+    Returns
+    -------
+    Tensor
+        Products. (S, M, B, K)
+    """
+    streams, runs, rows, _ = weights.shape
+    product = torch.bmm(x, weights.flatten(1, 2).mT)  # (S, B, M * K)
+    return product.view(streams, -1, runs, rows).transpose(1, 2)

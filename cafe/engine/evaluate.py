@@ -1,0 +1,134 @@
+"""Accuracy and likelihood of many trained runs side by side; knows no head by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cafe.engine.contract import Trained
+from cafe.engine.memory import budget_bytes
+from cafe.engine.stack import make_batch, stack_constants, stack_scalars, stack_tensors
+from cafe.features import Features, TrainingSet
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a run does on held-out images.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of images whose highest logit is their class's, from 0 to 1.
+    nll : float
+        Mean negative log-likelihood, in nats.
+    """
+
+    accuracy: float
+    nll: float
+
+
+def evaluate(
+    trained: Sequence[Trained],
+    training_sets: Sequence[TrainingSet],
+    held_out: Sequence[Features],
+    which: Sequence[int] | None = None,
+    *,
+    memory_budget: int | None = None,
+) -> list[Score]:
+    """Score runs on held-out images, in blocks that fit a budget; products are float32.
+
+    Parameters
+    ----------
+    trained : sequence of Trained
+        Runs that are done.
+    training_sets : sequence of TrainingSet
+        What their `Run.data` points into.
+    held_out : sequence of Features
+        Images to score on.
+    which : sequence of int or None
+        For each run, the index into `held_out`; None scores every run on the first.
+    memory_budget : int or None
+        Bytes that a block may take; None takes half of what is free.
+
+    Returns
+    -------
+    list of Score
+        One per run, in their order.
+    """
+    which = [0] * len(trained) if which is None else which
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, (one, held) in enumerate(zip(trained, which, strict=True)):
+        groups[one.run.family, one.run.data, tuple(sorted(one.run.scalars)), held].append(index)
+    scores: dict[int, Score] = {}
+    for members in groups.values():
+        group, features = [trained[i] for i in members], held_out[which[members[0]]]
+        found = _score(group, training_sets[group[0].run.data], features, memory_budget)
+        scores.update(zip(members, found, strict=True))
+    return [scores[index] for index in range(len(trained))]
+
+
+def _score(
+    group: Sequence[Trained], train: TrainingSet, features: Features, memory_budget: int | None
+) -> list[Score]:
+    right = torch.zeros(len(group), dtype=torch.float64, device=features.x.device)
+    nats = torch.zeros_like(right)
+    start = 0
+    for logits in logit_blocks(group, train, features.x, memory_budget=memory_budget):
+        y = features.y[start : (start := start + logits.shape[1])]  # (n,)
+        right += (logits.argmax(-1) == y).sum(-1)
+        labels = y.expand(len(group), -1)  # (M, n)
+        nats += cross_entropy(logits.mT, labels, reduction="none").sum(-1, dtype=torch.float64)
+    count = len(features)
+    return [Score(r / count, n / count) for r, n in zip(right.tolist(), nats.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def logit_blocks(
+    group: Sequence[Trained],
+    train: TrainingSet,
+    x: Tensor,
+    *,
+    memory_budget: int | None = None,
+) -> Iterator[Tensor]:
+    """Logits of runs of one family and one training set, a block of images at a time.
+
+    Parameters
+    ----------
+    group : sequence of Trained
+        M runs.
+    train : TrainingSet
+        What they were trained on.
+    x : Tensor
+        Raw image features. (N, D)
+    memory_budget : int or None
+        Bytes that a block may take; None takes half of what is free.
+
+    Yields
+    ------
+    Tensor
+        Logits of the next n images. (M, n, C)
+    """
+    device, runs = x.device, [one.run for one in group]
+    family = runs[0].family
+    params = stack_tensors([one.tensors for one in group], 1, device)
+    scalars = stack_scalars(runs, 1, device)
+    constants = stack_constants(family, [train], device)
+    text = train.text.to(device)
+    for block in torch.split(x, _rows_in(budget_bytes(device, memory_budget), group, train)):
+        rows = {name: value[None] for name, value in family.rows(block, text).items()}
+        nobody = torch.zeros(1, len(block), dtype=torch.int64, device=device)
+        yield family.logits(params, make_batch({**rows, "y": nobody}, scalars, constants, text))[0]
+
+
+def _rows_in(budget: int, group: Sequence[Trained], train: TrainingSet) -> int:
+    """Images in a block: what one more image costs is what activations grow by."""
+    classes, _, width = train.text.features.shape
+    parameters = sum(value.numel() for value in group[0].tensors.values())
+    family = group[0].run.family
+    one, two = (family.activations(parameters, rows, classes, width) for rows in (1, 2))
+    return max(1, int(budget // (4 * len(group) * max(two - one, 1))))

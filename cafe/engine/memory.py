@@ -1,0 +1,52 @@
+"""How many bytes the engine may take; knows nothing of what it holds."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+FREE_SHARE = 0.5
+"""Share of the free memory that is taken where no budget is given."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes free on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        CPU or CUDA; any other kind is counted as 4 GiB.
+
+    Returns
+    -------
+    int
+        Free bytes now.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 4 << 30
+
+
+def budget_bytes(device: torch.device, budget: int | None) -> int:
+    """The budget as given, or half of what is free."""
+    return int(free_bytes(device) * FREE_SHARE) if budget is None else budget
+
+
+def in_words(count: int) -> str:
+    """Bytes as people write them.
+
+    Examples
+    --------
+    >>> in_words(3 << 20)
+    '3.0 MiB'
+    """
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,270 @@
+"""CLIP-Adapter (Gao et al., arXiv 2110.04544): a bottleneck blended with the features it adapts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.engine import Recipe, Run, Trained
+from cafe.errors import InputError
+from cafe.features import TrainingSet
+from cafe.methods.adapter import (
+    AdapterFamily,
+    BothAdapter,
+    TextAdapter,
+    VisualAdapter,
+    adapt,
+    ratios_in_force,
+)
+from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.selection import train_selected
+
+DEFAULT_RATIO = 0.2
+"""The paper's ratio for generic images (Caltech101, ImageNet); where a learned one starts."""
+
+WIDEST = 4
+"""Bottlenecks wider than this many times D are refused as a slip of the pen."""
+
+
+class AdapterHead(Head):
+    """`s norm(a A(x) + (1 - a) x) norm(b A'(w) + (1 - b) w)^T`; an absent branch has ratio 0.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method that fitted it.
+    tensors : mapping of str to Tensor
+        "weights" (C, D), the zero-shot `w`, and for each branch the adapter's "down" and "up"
+        (H, D), or "text_down" and "text_up".
+    params : mapping
+        The hyper-parameters in force.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
+        self.method = params["method"]
+        self.params = params
+        self._tensors = dict(tensors)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores; see `Head.logits`. (N, C)"""
+        x = normalize(x, dim=-1) if self.params["normalize_input"] else x
+        images = normalize(self._blend(x, ""), dim=-1)  # (N, D)
+        classes = normalize(self._blend(self._tensors["weights"], "text_"), dim=-1)  # (C, D)
+        scale: float = self.params["logit_scale"]
+        bias: float = self.params["logit_bias"]
+        return scale * (images @ classes.mT) + bias
+
+    def _blend(self, v: Tensor, prefix: str) -> Tensor:
+        """`a A(v) + (1 - a) v`, or `v` where the branch is absent."""
+        if f"{prefix}down" not in self._tensors:
+            return v
+        down, up = self._tensors[f"{prefix}down"], self._tensors[f"{prefix}up"]
+        ratio: float = self.params[f"{prefix}ratio"]
+        adapted = adapt(v, down, up, final_relu=self.params["final_relu"])
+        return ratio * adapted + (1 - ratio) * v
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beside `params`; see `Head.tensors`."""
+        return dict(self._tensors)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> AdapterHead:
+        """Build the head again; see `Head.from_tensors`."""
+        return cls(tensors, params)
+
+
+class ClipAdapter(BatchedMethod):
+    """The visual branch, the paper's default.
+
+    Parameters
+    ----------
+    ratio : float or "learn"
+        Weight of the adapted features in the blend, from 0 (zero-shot) to 1; 0.2 is the paper's
+        for generic images. "learn" trains one per run, from 0.2.
+    bottleneck : str or int
+        H, as a number or as a part of D ("D/4", the paper's best).
+    text_ratio : float or None
+        The ratio of the class weights where both branches are on; None takes `ratio`.
+    ratios : sequence of float
+        Candidates for `ratio`, chosen among by validation: highest accuracy, then lowest
+        likelihood loss. Fewer than two keep `ratio` whatever the protocol.
+    recipe : Recipe or None
+        How to optimise; None is `Recipe()`.
+    final_relu : bool
+        ReLU after the second layer: True is the authors' module, False the paper's formula.
+    normalize_input : bool
+        Feed the adapter normalised image features. The authors' module takes raw ones and
+        normalises after the blend; but the raw norm differs from encoder to encoder (about 10 for
+        ViT-B/32), and with it the balance of adapter and residual at one ratio and the fit of one
+        learning rate. Normalised, a ratio means the same for every encoder.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If a ratio is outside [0, 1] or the bottleneck cannot be meant.
+    """
+
+    name: ClassVar[str] = "clip-adapter"
+    head: ClassVar[type[Head]] = AdapterHead
+    family: ClassVar[type[AdapterFamily]] = VisualAdapter
+
+    def __init__(
+        self,
+        ratio: float | Literal["learn"] = 0.2,
+        bottleneck: str | int = "D/4",
+        *,
+        text_ratio: float | None = None,
+        ratios: Sequence[float] = (),
+        recipe: Recipe | None = None,
+        final_relu: bool = True,
+        normalize_input: bool = True,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.learn_ratio = ratio == "learn"
+        self.ratio = DEFAULT_RATIO if self.learn_ratio else check_ratio(ratio)
+        self.text_ratio = None if text_ratio is None else check_ratio(text_ratio)
+        self.ratios = tuple(check_ratio(candidate) for candidate in ratios)
+        self.bottleneck = bottleneck
+        self.recipe = recipe or Recipe()
+        self.final_relu, self.normalize_input = final_relu, normalize_input
+        parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set, all candidates of all jobs side by side."""
+        candidates = [
+            [self._run(trains[job], job, seed, ratio) for ratio in self._ratios(validations[job])]
+            for job, seed in enumerate(seeds)
+        ]
+        trained = train_selected(candidates, trains, validations, self.context)
+        return [self._head(one, train) for one, train in zip(trained, trains, strict=True)]
+
+    def _ratios(self, validation: Validation) -> tuple[float, ...]:
+        fixed = validation.protocol == "none" or self.learn_ratio or len(self.ratios) < 2
+        return (self.ratio,) if fixed else self.ratios
+
+    def _run(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
+        width = train.text.features.shape[-1]
+        family = self.family(
+            bottleneck=parse_bottleneck(self.bottleneck, width),
+            final_relu=self.final_relu,
+            normalize_input=self.normalize_input,
+            learn_ratio=self.learn_ratio,
+        )
+        last = (
+            ratio if self.text_ratio is None or len(self.family.branches) < 2 else self.text_ratio
+        )
+        values = {"ratio": ratio, "text_ratio": last}
+        scalars = {f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.family.branches}
+        return Run(family, job, seed, self.recipe, scalars)
+
+    def _head(self, trained: Trained, train: TrainingSet) -> AdapterHead:
+        width = train.text.features.shape[-1]
+        params = {
+            "method": self.name,
+            **ratios_in_force(trained),
+            "bottleneck": parse_bottleneck(self.bottleneck, width),
+            "final_relu": self.final_relu,
+            "normalize_input": self.normalize_input,
+            "learn_ratio": self.learn_ratio,
+            **asdict(trained.run.recipe),
+            "seed": trained.run.seed,
+            "precision": trained.precision,
+            "logit_scale": train.text.logit_scale,
+            "logit_bias": train.text.logit_bias,
+        }
+        kept = {n: v for n, v in trained.tensors.items() if not n.endswith("ratio_u")}
+        return AdapterHead({**kept, "weights": train.text.weights}, params)
+
+
+class ClipAdapterText(ClipAdapter):
+    """The text branch alone: `ratio` weights the adapted class weights."""
+
+    name: ClassVar[str] = "clip-adapter-text"
+    family: ClassVar[type[AdapterFamily]] = TextAdapter
+
+
+class ClipAdapterBoth(ClipAdapter):
+    """Both branches: `ratio` for the images, `text_ratio` for the class weights."""
+
+    name: ClassVar[str] = "clip-adapter-both"
+    family: ClassVar[type[AdapterFamily]] = BothAdapter
+
+
+def check_ratio(ratio: float | str) -> float:
+    """A ratio, or a refusal.
+
+    Parameters
+    ----------
+    ratio : float or str
+        As given.
+
+    Returns
+    -------
+    float
+        The ratio.
+
+    Raises
+    ------
+    InputError
+        If it is no number from 0 to 1.
+    """
+    try:
+        value = float(ratio)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"ratio must be from 0 (zero-shot) to 1, or 'learn'; got {ratio}.")
+    return value
+
+
+def parse_bottleneck(bottleneck: str | int, width: int) -> int:
+    """H of a bottleneck as people write it.
+
+    Parameters
+    ----------
+    bottleneck : str or int
+        "D/4", "D", or a whole number.
+    width : int
+        D.
+
+    Returns
+    -------
+    int
+        H, at least 1 and at most 4 D.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number, or out of these bounds.
+
+    Examples
+    --------
+    >>> parse_bottleneck("D/4", 512)
+    128
+    """
+    word = str(bottleneck).strip().upper()
+    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
+    if match is None or isinstance(bottleneck, bool):
+        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
+    hidden = int(word) if match[2] else width // int(match[1] or 1)
+    if not 1 <= hidden <= WIDEST * width:
+        raise InputError(
+            f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
+            f"'{bottleneck}' gives {hidden}."
+        )
+    return hidden
