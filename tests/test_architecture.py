@@ -1,0 +1,157 @@
+"""The layout is the architecture: who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+
+# left of the store: may import open_clip and Pillow, never faiss
+LEFT = {
+    "cafe.datasets",
+    "cafe.prompts",
+    "cafe.vision",
+    "cafe.images",
+    "cafe.decoding",
+    "cafe.hub",
+    "cafe.encoders",
+    "cafe.partial",
+    "cafe.extract",
+}
+# right of the store: may import faiss, never open_clip, torchvision or Pillow
+RIGHT = {
+    "cafe.features",
+    "cafe.splits",
+    "cafe.methods",
+    "cafe.engine",
+    "cafe.metrics",
+    "cafe.study",
+    "cafe.results",
+}
+# the store itself and what both sides stand on
+MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing"}
+# modules that join both sides
+JOINERS: set[str] = set()
+ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
+# within the right side, imports run against the arrows: engine <- methods <- study <- results
+RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return name.replace("cli", "cafe_cli", 1) if name.startswith("cli") else name
+
+
+def imports(path: Path) -> Iterator[str]:
+    module = module_name(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package.split(".")[: 1 - node.level or None], base]).strip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def noun(module: str) -> str:
+    """The part of the picture that a module belongs to: `cafe.methods.gda` -> `cafe.methods`."""
+    return ".".join(module.split(".")[:2])
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def violations(module: str, imported: set[str]) -> list[str]:
+    here, nouns = noun(module), {noun(name) for name in imported}
+    top = {name.split(".")[0] for name in imported}
+    found = []
+    if module.startswith("cafe.") and "cafe_cli" in top:
+        found.append("the library imports the command line")
+    if "h5py" in top and here != "cafe.store":
+        found.append("only the store imports h5py")
+    if "rich" in top and not module.startswith("cafe_cli"):
+        found.append("only the command line knows rich")
+    if here in LEFT and ("faiss" in top or nouns & RIGHT):
+        found.append(f"left of the store, it imports {nouns & RIGHT or 'faiss'}")
+    if here in RIGHT and (ENCODER_PACKAGES & top or nouns & LEFT):
+        found.append(f"right of the store, it imports {nouns & LEFT or ENCODER_PACKAGES & top}")
+    if here in MIDDLE and (nouns & (LEFT | RIGHT) or ENCODER_PACKAGES & top):
+        found.append(f"under both sides, it imports {nouns & (LEFT | RIGHT)}")
+    if here in RIGHT_ORDER:
+        later = set(RIGHT_ORDER[RIGHT_ORDER.index(here) + 1 :])
+        found += [f"it imports {name}, which stands on it" for name in nouns & later]
+    return found
+
+
+@pytest.mark.parametrize("path", sources("cafe") + sources("cli"), ids=module_name)
+def test_imports_keep_the_wall(path: Path) -> None:
+    assert violations(module_name(path), set(imports(path))) == []
+
+
+def test_every_module_has_its_place() -> None:
+    placed = LEFT | MIDDLE | RIGHT | JOINERS
+    nouns = {noun(module_name(path)) for path in sources("cafe")} - {"cafe", "cafe.assets"}
+    assert nouns == placed
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("cafe.study", {"open_clip"}),
+        ("cafe.methods.gda", {"cafe.encoders"}),
+        ("cafe.extract", {"faiss"}),
+        ("cafe.engine.trainer", {"cafe.methods.base"}),
+        ("cafe.key", {"cafe.features"}),
+        ("cafe.results", {"h5py"}),
+        ("cafe.metrics", {"rich.table"}),
+        ("cafe.errors", {"cafe_cli.main"}),
+    ],
+)
+def test_the_check_can_fail(module: str, imported: set[str]) -> None:
+    assert violations(module, imported)
+
+
+def test_no_import_cycle() -> None:
+    graph = {
+        module_name(path): {name for name in imports(path) if name.startswith("cafe")}
+        for path in sources("cafe")
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail, module])
+        if module in done:
+            return
+        for name in graph.get(module, ()):
+            if name in graph and name != module:
+                visit(name, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_packages_are_the_folders() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        module_name(path)
+        for top in ("cafe", "cli")
+        for path in sources(top)
+        if path.name == "__init__.py"
+    }
+    assert sorted(listed) == sorted(folders)

@@ -1,0 +1,85 @@
+"""Few-shot draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cafe.errors import InputError
+from cafe.splits import draw_folds, draw_shots, draw_validation
+
+labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(torch.tensor)
+seeds = st.integers(0, 2**31)
+
+
+@given(labels_of, st.integers(1, 20), seeds)
+def test_takes_k_of_each_class_or_all(labels: torch.Tensor, shots: int, seed: int) -> None:
+    rows = draw_shots(labels, shots, seed)
+    assert len(set(rows.tolist())) == len(rows)
+    there, drawn = labels.bincount(), labels[rows].bincount(minlength=int(labels.max()) + 1)
+    assert torch.equal(drawn, there.clamp(max=shots))
+
+
+@given(labels_of, st.integers(1, 8), seeds)
+def test_draws_nest(labels: torch.Tensor, shots: int, seed: int) -> None:
+    small, large = draw_shots(labels, shots, seed), draw_shots(labels, shots + 1, seed)
+    assert set(small.tolist()) <= set(large.tolist())
+
+
+@given(labels_of, seeds)
+def test_depends_on_nothing_else(labels: torch.Tensor, seed: int) -> None:
+    before = draw_shots(labels, 3, seed)
+    torch.manual_seed(1)
+    torch.rand(7)
+    assert torch.equal(before, draw_shots(labels, 3, seed))
+
+
+def test_the_draw_is_fixed_for_ever() -> None:
+    labels = torch.arange(3).repeat_interleave(10)
+    assert draw_shots(labels, 3, 0).tolist() == [6, 1, 0, 17, 13, 15, 23, 24, 28]
+
+
+def test_seeds_differ() -> None:
+    labels = torch.arange(5).repeat_interleave(50)
+    assert not torch.equal(draw_shots(labels, 8, 0), draw_shots(labels, 8, 1))
+
+
+def test_a_class_does_not_depend_on_the_others() -> None:
+    alone = torch.zeros(20, dtype=torch.long)
+    beside = torch.cat([alone, torch.ones(13, dtype=torch.long)])
+    assert torch.equal(draw_shots(alone, 4, 7), draw_shots(beside, 4, 7)[:4])
+
+
+def test_all_takes_every_row() -> None:
+    assert draw_shots(torch.tensor([1, 0, 1]), "all", 0).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("shots", "taken"), [(1, 1), (2, 2), (4, 4), (16, 4)])
+def test_validation_takes_at_most_four(shots: int, taken: int) -> None:
+    labels = torch.arange(3).repeat_interleave(20)
+    rows = draw_validation(labels, shots, 0)
+    assert labels[rows].bincount().tolist() == [taken] * 3
+
+
+@given(labels_of, st.integers(2, 4), seeds)
+def test_folds_part_the_rows(labels: torch.Tensor, folds: int, seed: int) -> None:
+    if int(labels.bincount().max()) < folds:
+        with pytest.raises(InputError, match="folds must be"):
+            draw_folds(labels, folds, seed)
+        return
+    held_out = []
+    for train, test in draw_folds(labels, folds, seed):
+        assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(labels)))
+        held_out += test.tolist()
+        counts = labels[test].bincount(minlength=7)
+        share = labels.bincount(minlength=7) / folds
+        assert bool(((counts >= share.floor()) & (counts <= share.ceil())).all())
+    assert sorted(held_out) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize(("shots", "seed"), [(0, 0), (-1, 0), (1, -1)])
+def test_refuses(shots: int, seed: int) -> None:
+    with pytest.raises(InputError, match="must be at least"):
+        draw_shots(torch.tensor([0, 1]), shots, seed)
