@@ -1,1 +1,57 @@
-"""cafe: adapt CLIP to a new visual task in seconds, on cached features."""
+"""cafe: adapt CLIP to a new visual task in seconds, on cached features.
+
+The names below are the library. Each is imported from its module when it is first used, so that
+`import cafe` loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cafe.datasets import load_dataset
+    from cafe.encoders import load_encoder
+    from cafe.errors import CafeError
+    from cafe.extract import extract
+    from cafe.features import load_task
+    from cafe.importing import import_npz
+    from cafe.results import load_head
+    from cafe.store import FeatureCache
+    from cafe.study import Plan, run
+
+_HOMES = {
+    "CafeError": "cafe.errors",
+    "FeatureCache": "cafe.store",
+    "Plan": "cafe.study",
+    "extract": "cafe.extract",
+    "import_npz": "cafe.importing",
+    "load_dataset": "cafe.datasets",
+    "load_encoder": "cafe.encoders",
+    "load_head": "cafe.results",
+    "load_task": "cafe.features",
+    "run": "cafe.study",
+}
+
+__all__ = [
+    "CafeError",
+    "FeatureCache",
+    "Plan",
+    "extract",
+    "import_npz",
+    "load_dataset",
+    "load_encoder",
+    "load_head",
+    "load_task",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cafe' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
