@@ -65,6 +65,7 @@ def fetch(row: Known, data_root: Path) -> None:
             contextlib.redirect_stdout(sys.stderr),  # stdout is for results
         ):
             getattr(datasets, row.torchvision)(folder, download=True)
+            _drop_archives(Path(folder))
             _merge(Path(folder), data_root)
     except _FAILURES as error:
         reason = show(str(error) or type(error).__name__)
@@ -73,12 +74,18 @@ def fetch(row: Known, data_root: Path) -> None:
         ) from error
 
 
+def _drop_archives(folder: Path) -> None:
+    """Delete what torchvision has unpacked and left beside it."""
+    for pattern in ("*", "*/*"):
+        for path in folder.glob(pattern):
+            if path.suffix in _ARCHIVES and path.is_file():
+                path.unlink()
+
+
 def _merge(source: Path, target: Path) -> None:
-    """Move what is not there yet; the archives that were unpacked go with the source."""
+    """Move what is not there yet."""
     for child in sorted(source.iterdir()):
         place = target / child.name
-        if child.is_file() and child.suffix in _ARCHIVES:
-            continue
         if not place.exists():
             child.replace(place)
         elif child.is_dir() and place.is_dir():

@@ -190,12 +190,12 @@ def _short_name(path: Path) -> str:
 
 def _existing(given: str) -> Path:
     path = _at_home(given)
-    if _exists(path):
+    if given and _exists(path):
         return path
     if "/" in given or given.startswith((".", "~")) or path.suffix.lower() in (*SUFFIXES, ".json"):
         raise DatasetError(f"no such folder or manifest: {show(given)}; check the path.")
     hint = "Or give a folder of images or a manifest (.csv, .jsonl)."
-    raise UnknownNameError("dataset", given, DATASET_NAMES, hint)
+    raise UnknownNameError("dataset", show(given)[1:-1], DATASET_NAMES, hint)
 
 
 def _read_path(
