@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cafe.datasets.catalog import BY_NAME, KNOWN
 from cafe.datasets.known import Known
 from cafe.errors import DatasetError, InputError, MissingFilesError
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 PAPER = "dtd eurosat caltech101 oxford_flowers oxford_pets food101 fgvc_aircraft stanford_cars"
 PAPER += " sun397 ucf101 imagenet"
 
@@ -103,6 +106,28 @@ def test_missing_files_of_a_split(tmp_path: Path, shrink: Shrink) -> None:
     assert "'a/1.jpg', 'a/2.jpg', 'a/3.jpg', ..." in str(caught.value)
     dataset = load_dataset("dtd", data_root=tmp_path, allow_missing=True)
     assert len(dataset.missing) == 1998
+
+
+def test_part_of_dtd(tmp_path: Path) -> None:
+    archive, split = (
+        SHARED / "images" / "dtd-10.zip",
+        SHARED / "splits" / str(BY_NAME["dtd"].split_file),
+    )
+    if not (archive.is_file() and split.is_file()):
+        pytest.skip(f"{archive.name} or {split.name} is not there")
+    with zipfile.ZipFile(archive) as images:
+        images.extractall(tmp_path)
+    shutil.copy(split, tmp_path)
+    with pytest.raises(MissingFilesError, match=r"5,480 of the 5,640 images"):
+        load_dataset("dtd", data_root=tmp_path)
+    dataset = load_dataset("dtd", data_root=tmp_path, allow_missing=True)
+    assert {s: len(items) for s, items in dataset.splits.items()} == {
+        "train": 80,
+        "val": 30,
+        "test": 50,
+    }
+    with dataset.open_image(dataset.splits["test"][0]) as image:
+        assert image.convert("RGB").size > (100, 100)
 
 
 def test_images_without_any_split(tmp_path: Path) -> None:

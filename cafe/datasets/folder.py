@@ -37,11 +37,12 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 def _walk(
     folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[str]:
+    listed = _listed(folder)
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that it lies in
         return
-    for entry in _listed(folder):
+    for entry in listed:
         path = f"{prefix}{entry.name}"
         if entry.is_dir():
             yield from _walk(folder / entry.name, f"{path}/", above | {here})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,18 @@ from cafe.datasets.base import Dataset
 from cafe.datasets.catalog import BY_NAME
 from cafe.datasets.disk import best_root, to_dataset
 from cafe.datasets.download import by_hand, fetch
-from cafe.datasets.folder import read_folder, subfolders
 from cafe.datasets.known import Known
 from cafe.datasets.listing import Listing, Names, choose_names
-from cafe.datasets.manifest import SUFFIXES, read_manifest
+from cafe.datasets.paths import (
+    at_home,
+    exists,
+    looks_like_path,
+    read_path,
+    read_split,
+    short_name,
+)
 from cafe.datasets.resolve import default_data_root, image_roots, known_listing
-from cafe.datasets.splitfile import read_split_file
-from cafe.datasets.text import show, some
+from cafe.datasets.text import show
 from cafe.errors import DatasetError, InputError, UnknownNameError
 
 DATASET_NAMES = ("digits", *BY_NAME)
@@ -56,47 +60,56 @@ def load_dataset(
     class_names : sequence of str, mapping of str to str, or None
         All class names in the order of the labels, or old name -> new name; None keeps them.
 
-    Returns
-    -------
-    Dataset
-        With `source` saying in words which split it is.
-
     Raises
     ------
-    UnknownNameError
-        If it is neither a known name nor a path.
-    DatasetError
-        If the files are no usable dataset; `MissingFilesError` where images are missing.
-    InputError
-        If the arguments do not fit together.
+    CafeError
+        `UnknownNameError` for neither a known name nor a path; `MissingFilesError` for images that
+        are not there; else `DatasetError` or `InputError`.
     """
     given = str(name_or_path)
-    if templates is not None:
-        templates = prompts.check_templates(templates)
+    chosen = None if templates is None else prompts.check_templates(templates)
     name = _known_name(given)
     if name == "digits":
-        return _load_digits(split_file, templates, class_names)
-    if name is not None:
+        return _load_digits(split_file, chosen, class_names)
+    if name is None:
+        path = _existing(given, download)
+        found = read_path(path, data_root, split_file, class_names)
+    else:
         root = data_root if data_root is not None else default_data_root()
-        chosen = templates or prompts.templates_for(name)
-        return _load_known(
-            BY_NAME[name], root, split_file, download, allow_missing, chosen, class_names
-        )
-    if download:
+        _be_present(BY_NAME[name], root, download)
+        found = _read_known(BY_NAME[name], root, split_file, class_names, allow_missing)
+    listing, source, image_root = found
+    return to_dataset(
+        listing,
+        name=name or short_name(path),
+        root=image_root,
+        templates=chosen or prompts.templates_for(name or "default"),
+        source=source,
+        allow_missing=allow_missing,
+    )
+
+
+def _known_name(given: str) -> str | None:
+    """Return the dataset of that name; `EuroSAT` is `eurosat` where no folder is called so."""
+    if given in DATASET_NAMES:
+        return given
+    plain = given.lower().replace("-", "_")
+    return plain if plain in DATASET_NAMES and not exists(Path(given)) else None
+
+
+def _existing(given: str, download: bool) -> Path:
+    path = at_home(given)
+    if given and exists(path):
+        if not download:
+            return path
         raise InputError(
             f"'{given}' cannot be downloaded; only these can: "
             f"{', '.join(row.name for row in BY_NAME.values() if row.torchvision)}."
         )
-    path = _existing(given)
-    root, listing, source = _read_path(path, data_root, split_file, class_names)
-    return to_dataset(
-        listing,
-        name=_short_name(path),
-        root=root,
-        templates=templates or prompts.templates_for("default"),
-        source=source,
-        allow_missing=allow_missing,
-    )
+    if looks_like_path(given):
+        raise DatasetError(f"no such folder or manifest: {show(given)}; check the path.")
+    hint = "Or give a folder of images or a manifest (.csv, .jsonl)."
+    raise UnknownNameError("dataset", show(given)[1:-1], DATASET_NAMES, hint)
 
 
 def _load_digits(
@@ -111,41 +124,29 @@ def _load_digits(
     return replace(digits, class_names=names)
 
 
-def _load_known(
-    row: Known,
-    data_root: Path,
-    split_file: Path | None,
-    download: bool,
-    allow_missing: bool,
-    templates: tuple[str, ...],
-    class_names: Names,
-) -> Dataset:
+def _be_present(row: Known, data_root: Path, download: bool) -> None:
+    """Download the images if that is asked for and needed; raise if there are none."""
     if download and not any(any(root.iterdir()) for root in image_roots(row, data_root)):
         fetch(row, data_root)
-    roots = image_roots(row, data_root)
-    if not roots:
-        raise DatasetError(_absent(row, data_root))
-    if split_file is not None:
-        listing, source = _read_split(split_file, roots[0], class_names)
-    else:
-        listing, source = known_listing(row, data_root, class_names)
-        source += _check_class_count(row, listing, allow_missing)
-    return to_dataset(
-        listing,
-        name=row.name,
-        root=best_root(roots, listing),
-        templates=templates,
-        source=source,
-        allow_missing=allow_missing,
-    )
-
-
-def _absent(row: Known, data_root: Path) -> str:
+    if image_roots(row, data_root):
+        return
     looked = [data_root / folder / row.images[0] for folder in row.folders]
     advice = by_hand(row, data_root)
     if row.torchvision:
         advice = f"pass --download, or {advice}"
-    return f"{row.name} is not in {' or '.join(map(str, looked))}; {advice}."
+    raise DatasetError(f"{row.name} is not in {' or '.join(map(str, looked))}; {advice}.")
+
+
+def _read_known(
+    row: Known, data_root: Path, split_file: Path | None, class_names: Names, allow_missing: bool
+) -> tuple[Listing, str, Path]:
+    roots = image_roots(row, data_root)
+    if split_file is not None:
+        listing, source = read_split(split_file, roots[0], class_names)
+    else:
+        listing, source = known_listing(row, data_root, class_names)
+        source += _check_class_count(row, listing, allow_missing)
+    return listing, source, best_root(roots, listing)
 
 
 def _check_class_count(row: Known, listing: Listing, allow_missing: bool) -> str:
@@ -158,80 +159,3 @@ def _check_class_count(row: Known, listing: Listing, allow_missing: bool) -> str
             "split file (--split-file), or allow missing images (--allow-missing)."
         )
     return f"; {count} of {row.classes} classes found"
-
-
-def _at_home(given: str) -> Path:
-    try:
-        return Path(given).expanduser()
-    except RuntimeError:  # "~nobody"
-        return Path(given)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL
-        return False
-
-
-def _known_name(given: str) -> str | None:
-    """Return the dataset of that name; `EuroSAT` is `eurosat` where no folder is called so."""
-    if given in DATASET_NAMES:
-        return given
-    plain = given.lower().replace("-", "_")
-    return plain if plain in DATASET_NAMES and not _exists(Path(given)) else None
-
-
-def _short_name(path: Path) -> str:
-    if path.name in ("", ".."):
-        path = path.resolve()
-    return (path.name if path.is_dir() else path.stem) or "root"
-
-
-def _existing(given: str) -> Path:
-    path = _at_home(given)
-    if given and _exists(path):
-        return path
-    if "/" in given or given.startswith((".", "~")) or path.suffix.lower() in (*SUFFIXES, ".json"):
-        raise DatasetError(f"no such folder or manifest: {show(given)}; check the path.")
-    hint = "Or give a folder of images or a manifest (.csv, .jsonl)."
-    raise UnknownNameError("dataset", show(given)[1:-1], DATASET_NAMES, hint)
-
-
-def _read_path(
-    path: Path, data_root: Path | None, split_file: Path | None, class_names: Names
-) -> tuple[Path, Listing, str]:
-    """Root, listing and source of a folder or a manifest."""
-    if path.is_dir():
-        split_file = split_file or _split_file_in(path)
-        if split_file is None:
-            return path, *read_folder(path, class_names)
-        listing, source = _read_split(split_file, path, class_names)
-        roots = [path, *(path / name for name in subfolders(path))]
-        return best_root(roots, listing), listing, source
-    if path.suffix.lower() == ".json":
-        raise InputError(f"{path} is a file; name the folder of its images, and --split-file.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} is neither a folder nor a manifest ({' or '.join(SUFFIXES)}).")
-    if split_file is not None:
-        raise InputError(f"{path} and {split_file} both give a split; name one of them.")
-    root = data_root if data_root is not None else path.parent
-    return root, *read_manifest(path, root, class_names)
-
-
-def _read_split(path: Path, root: Path, class_names: Names) -> tuple[Listing, str]:
-    if path.suffix.lower() in SUFFIXES:
-        return read_manifest(path, root, class_names)
-    return read_split_file(path, class_names), f"split file {path.name}"
-
-
-def _split_file_in(folder: Path) -> Path | None:
-    """The split file that lies in a folder of images, if there is just one."""
-    found: Iterable[Path] = sorted(folder.glob("split_*.json"))
-    listed = [path for path in found if path.is_file()]
-    if len(listed) > 1:
-        raise InputError(
-            f"{folder} has {len(listed)} split files ({some(path.name for path in listed)}); "
-            "choose one with --split-file."
-        )
-    return listed[0] if listed else None
