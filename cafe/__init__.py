@@ -13,37 +13,32 @@ if TYPE_CHECKING:
     from cafe.datasets import load_dataset
     from cafe.encoders import load_encoder
     from cafe.errors import CafeError
-    from cafe.extract import extract
     from cafe.features import load_task
+    from cafe.fitting import fit
     from cafe.importing import import_npz
     from cafe.results import load_head
     from cafe.store import FeatureCache
-    from cafe.study import Plan, run
 
 _HOMES = {
     "CafeError": "cafe.errors",
     "FeatureCache": "cafe.store",
-    "Plan": "cafe.study",
-    "extract": "cafe.extract",
+    "fit": "cafe.fitting",
     "import_npz": "cafe.importing",
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders",
     "load_head": "cafe.results",
     "load_task": "cafe.features",
-    "run": "cafe.study",
 }
 
 __all__ = [
     "CafeError",
     "FeatureCache",
-    "Plan",
-    "extract",
+    "fit",
     "import_npz",
     "load_dataset",
     "load_encoder",
     "load_head",
     "load_task",
-    "run",
 ]
 
 

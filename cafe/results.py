@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import datetime
-import importlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from cafe.errors import CafeError, InputError
 from cafe.methods.base import Head
-from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.catalog import CATALOG, method_class
 from cafe.store import FeatureCache
 from cafe.study import Plan, Result
 
@@ -37,11 +36,14 @@ class Record:
     results : sequence of Result
         The results with their heads.
     class_names : tuple of str
+    folder : Path or None
+        Where it is saved.
     """
 
     json: Mapping[str, Any]
     results: Sequence[Result]
     class_names: tuple[str, ...]
+    folder: Path | None = None
 
 
 def make_record(
@@ -92,21 +94,20 @@ def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:
     return merged
 
 
-def save_run(record: Record, home: Path, name: str) -> Path:
-    """Save a record, its table and its heads under `<home>/<time>-<name>/`, in one step.
+def save_run(record: Record, home: Path) -> Record:
+    """Save a record, its table and its heads in a folder of its own, in one step.
 
     Parameters
     ----------
     record : Record
     home : Path
         The folder of runs, made if need be.
-    name : str
-        What the run is of, for its folder's name.
 
     Returns
     -------
-    Path
-        The new folder: `record.json`, `runs.csv` and one safetensors file per head.
+    Record
+        The record with its new folder `<home>/<time>-<dataset>-<model>/`, which holds `record.json`, `runs.csv` and one safetensors
+        file per head.
 
     Raises
     ------
@@ -114,12 +115,12 @@ def save_run(record: Record, home: Path, name: str) -> Path:
         If the folder cannot be written; nothing is left behind.
     """
     stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    base = f"{stamp}-{name.replace('/', '-')}"
+    base = f"{stamp}-{record.json['dataset']}-{record.json['encoder']['model']}".replace("/", "-")
     temporary = home / f".{base}.{os.getpid()}.writing"
     try:
         temporary.mkdir(parents=True)
         (temporary / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
-        _write_table(temporary / TABLE, record.results)
+        _write_table(temporary / TABLE, record)
         for result in record.results:
             for seed, head in zip(record.json["protocol"]["seeds"], result.heads, strict=True):
                 file = f"{result.method}.{result.shots}shot.seed{seed}.safetensors"
@@ -131,7 +132,7 @@ def save_run(record: Record, home: Path, name: str) -> Path:
         raise CafeError(
             f"cannot write the run to '{home}' ({error.strerror}); choose another with --runs."
         ) from error
-    return folder
+    return replace(record, folder=folder)
 
 
 def _free_name(home: Path, base: str) -> Path:
@@ -141,17 +142,17 @@ def _free_name(home: Path, base: str) -> Path:
     return folder
 
 
-def _write_table(path: Path, results: Sequence[Result]) -> None:
+def _write_table(path: Path, record: Record) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["method", "shots", "seed_number", "accuracy", "seconds", "params"])
-        for result in results:
+        writer.writerow(["method", "shots", "seed", "accuracy", "seconds", "params"])
+        for result in record.results:
             share = result.seconds / len(result.heads)
-            for number, (head, score) in enumerate(
-                zip(result.heads, result.accuracy.per_seed, strict=True)
-            ):
+            scores = result.accuracy.per_seed
+            seeds = record.json["protocol"]["seeds"]
+            for seed, head, score in zip(seeds, result.heads, scores, strict=True):
                 params = json.dumps(dict(head.params), sort_keys=True)
-                writer.writerow([result.method, result.shots, number, score, share, params])
+                writer.writerow([result.method, result.shots, seed, score, share, params])
 
 
 def save_head(path: Path, head: Head, record: Record) -> None:
@@ -196,8 +197,7 @@ def load_head(path: Path) -> SavedHead:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["cafe"])
-        entry = find_method(about["method"])
-        kind = getattr(importlib.import_module(entry.module), entry.attribute).head
+        kind = method_class(about["method"]).head
         head = kind.from_tensors(load_file(path), about["params"])
     except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(

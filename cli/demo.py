@@ -21,13 +21,9 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
     from cafe.datasets import load_dataset
     from cafe.encoders import NANO, encoder_names, load_encoder
     from cafe.extract import Options, extract
-    from cafe.features import load_task
+    from cafe.fitting import fit
     from cafe.home import cache_home, cache_path
-    from cafe.methods.catalog import BASELINES
     from cafe.prompts import fill
-    from cafe.results import make_record, save_run
-    from cafe.store import FeatureCache
-    from cafe.study import Plan, protocol_in_words, run
 
     from .tables import print_shots
 
@@ -45,17 +41,14 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
         else:
             say(f"   {done.images:,} images in {done.seconds:.1f} s -> {path}")
         say("2. Heads are fitted on the cached features ...")
-        source = FeatureCache.open(path)
-        task = load_task(source)
-        plan = Plan(methods=[*BASELINES, "clip-adapter"], shots=SHOTS, seeds=SEEDS)
         with progress_bar("fits") as progress:
-            results = run(task, plan, progress=progress)
-    seconds = sum(result.seconds for result in results)
-    say(f"   {len(results) * len(SEEDS)} fits in {seconds:.1f} s\n")
-    record = make_record(source, plan, protocol_in_words(task, plan), results, "cafe demo")
-    folder = save_run(record, runs, "demo")
-    print_shots(results)
-    typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {folder}\n")
+            record = fit(
+                path, shots=SHOTS, seeds=SEEDS, runs=runs, command="cafe demo", progress=progress
+            )
+    seconds = sum(result.seconds for result in record.results)
+    say(f"   {len(record.results) * len(SEEDS)} fits in {seconds:.1f} s\n")
+    print_shots(record.results)
+    typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {record.folder}\n")
     typer.echo("Next, on your own images (one folder per class):")
     typer.echo("  cafe extract --dataset ./photos --model nano")
     typer.echo("  cafe fit --ratio 0.2 --shots 4")

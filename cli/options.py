@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,6 +63,20 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {text} names a seed twice.")
     return seeds
+
+
+def parse_ratio(text: str | None) -> dict[str, Any]:
+    """Read "0.2", "learn", or candidates "0.1,0.2,0.4", as settings of the adapter."""
+    if text is None or "," not in text:
+        return {"ratio": _number_or_word(text)}
+    return {"ratios": [_number_or_word(word) for word in text.split(",")]}
+
+
+def _number_or_word(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text.strip() if text else text
 
 
 def _whole(word: str, what: str, form: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,10 +61,13 @@ CATALOG: Mapping[str, Entry] = {
             "Gao et al. 2021, arXiv 2110.04544",
             "cafe.methods.clip_adapter",
             "ClipAdapter",
-            ("ratio", "bottleneck", "recipe"),
+            ("ratio", "ratios", "bottleneck", "recipe", "final_relu", "normalize_input"),
         ),
     )
 }
+
+RECIPE_SETTINGS = ("lr", "weight_decay", "epochs", "batch_size", "views")
+"""Parts of the recipe of a method that trains, which may be set one by one."""
 
 BASELINES = ("zero-shot", "nearest-class")
 """Methods that stand beside every result."""
@@ -95,7 +99,24 @@ def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Met
         Hyper-parameters for all methods of a study; each takes those that it knows.
     """
     entry = find_method(name)
-    kind = getattr(importlib.import_module(entry.module), entry.attribute)
+    kind = method_class(name)
     known = {key: value for key, value in settings.items() if key in entry.settings}
-    method: Method = kind(context=context, **known)
-    return method
+    method = kind(context=context, **known)
+    recipe = {key: settings[key] for key in RECIPE_SETTINGS if key in settings}
+    if recipe and "recipe" in entry.settings:  # the rest of the recipe stays the method's own
+        known["recipe"] = dataclasses.replace(method.recipe, **recipe)
+        method = kind(context=context, **known)
+    made: Method = method
+    return made
+
+
+def method_class(name: str) -> Any:
+    """The class of a method, imported now."""
+    entry = find_method(name)
+    return getattr(importlib.import_module(entry.module), entry.attribute)
+
+
+def known_settings(name: str) -> tuple[str, ...]:
+    """Every hyper-parameter that a method takes, those of its recipe one by one."""
+    settings = find_method(name).settings
+    return (*settings, *RECIPE_SETTINGS) if "recipe" in settings else settings

@@ -1,0 +1,108 @@
+"""`cafe.fit`: a study on one cache, from the file to the saved run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cafe.devices import resolve_device
+from cafe.errors import InputError
+from cafe.features import load_task
+from cafe.home import cache_home, find_caches
+from cafe.methods.base import Context, Protocol
+from cafe.methods.catalog import BASELINES, known_settings
+from cafe.results import Record, make_record, save_run
+from cafe.splits import Shots
+from cafe.store import FeatureCache
+from cafe.study import Plan, Progress, check_plan, protocol_in_words, run
+
+
+def fit(
+    cache: FeatureCache | Path | str | None = None,
+    *,
+    method: str | Sequence[str] = "clip-adapter",
+    shots: Shots | Sequence[Shots] = 16,
+    seeds: int | Sequence[int] = 3,
+    validation: Protocol = "none",
+    device: str = "auto",
+    runs: Path | str | None = "runs",
+    command: str = "",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Record:
+    """Fit heads on a cache and compare them with zero-shot CLIP and the nearest class mean.
+
+    Parameters
+    ----------
+    cache : FeatureCache, Path or str, optional
+        The cache, its file, or its name (`digits/nano.glyphs`); None takes the newest.
+    method : str or sequence of str
+        Names of the catalog; the two baselines are always beside them.
+    shots : int, "all", or a sequence of these
+        Training images per class.
+    seeds : int or sequence of int
+        How many seeds (0, 1, ...), or which.
+    validation : {"none", "few-shot", "full", "cv"}
+        What hyper-parameters are chosen on.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+    runs : Path or str, optional
+        Folder that the run is saved in; None saves nothing.
+    command : str
+        The command that asked for it, for the record.
+    progress : callable, optional
+        See `cafe.study.Progress`.
+    **settings
+        Hyper-parameters (`ratio`, `bottleneck`, `recipe`, ...); each method takes those it knows.
+
+    Returns
+    -------
+    Record
+        With `folder` saying where it was saved.
+
+    Raises
+    ------
+    InputError
+        If the arguments do not fit the cache; nothing is fitted or saved.
+    CacheError
+        If there is no such cache, or it cannot be read.
+
+    Examples
+    --------
+    >>> record = cafe.fit("digits/nano.glyphs", shots=4, ratio=0.2)  # doctest: +SKIP
+    >>> record.json["results"][-1]["accuracy"]["mean"]  # doctest: +SKIP
+    """
+    source = _open(cache)
+    asked = [method] if isinstance(method, str) else list(method)
+    plan = Plan(
+        methods=list(dict.fromkeys([*BASELINES, *asked])),
+        shots=[shots] if isinstance(shots, int | str) else list(shots),
+        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        validation=validation,
+        settings=_settings(asked, settings),
+    )
+    context = Context(device=resolve_device(device))
+    task = load_task(source)
+    check_plan(task, plan)
+    results = run(task, plan, context=context, progress=progress)
+    record = make_record(source, plan, protocol_in_words(task, plan), results, command)
+    return save_run(record, Path(runs)) if runs is not None else record
+
+
+def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
+    if isinstance(cache, FeatureCache):
+        return cache
+    return FeatureCache.open(find_caches(cache_home(), None if cache is None else str(cache))[0])
+
+
+def _settings(methods: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse a hyper-parameter that none of the methods knows: it would change nothing."""
+    known = {name for method in methods for name in known_settings(method)}
+    for name in settings:
+        if name not in known:
+            raise InputError(
+                f"{', '.join(methods)} has no setting '{name}'; it has "
+                f"{', '.join(sorted(known)) or 'none'}."
+            )
+    return settings

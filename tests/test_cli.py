@@ -1,0 +1,370 @@
+"""The command line as a user meets it: results on stdout, errors in one line, help with examples."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cafe_cli.main import app, main
+
+COMMANDS = [
+    ["demo"],
+    ["extract"],
+    ["fit"],
+    ["datasets"],
+    ["methods"],
+    ["cache", "ls"],
+    ["cache", "show"],
+    ["cache", "import"],
+]
+
+
+class Answer(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """Runs `cafe` in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAFE_CACHE", raising=False)
+    monkeypatch.delenv("CAFE_DATA", raising=False)
+
+    def call(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """Features that a classifier can learn: 4 classes, width 16, class names as text."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(4, 16)).astype(np.float32)
+    arrays: dict[str, np.ndarray] = {
+        "text_prompts": centres[:, None] + generator.normal(size=(4, 3, 16)).astype(np.float32),
+        "class_names": np.array(["ash", "birch", "cedar", "Ölweide"]),
+        "logit_scale": np.float32(50),
+    }
+    for split, count in (("train", 8), ("val", 4), ("test", 10)):
+        labels = np.arange(4).repeat(count)
+        noise = generator.normal(size=(len(labels), 16)).astype(np.float32)
+        arrays[f"{split}_features"] = centres[labels] + noise
+        arrays[f"{split}_labels"] = labels
+    path = tmp_path / "trees.npz"
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+@pytest.fixture
+def trees(run: Run, npz: Path, tmp_path: Path) -> Path:
+    """The same features as a cache in ./cache."""
+    assert run("cache", "import", npz, "trees/toy.test").code == 0
+    return tmp_path / "cache/trees/toy.test.h5"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of images in folders."""
+    for number, name in enumerate(("red", "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(6):
+            colour = (200, index, 0) if number == 0 else (0, index, 200)
+            Image.new("RGB", (40, 30), colour).save(tmp_path / f"photos/{name}/{index}.png")
+    return tmp_path / "photos"
+
+
+def test_fit_compares_on_the_same_shots_and_seeds(run: Run, trees: Path) -> None:
+    answer = run("fit", "--shots", "4", "--seeds", "2", "--epochs", "5", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert Path(found["cache"]) == Path("cache/trees/toy.test.h5")
+    assert found["dataset"] == "trees"
+    assert found["encoder"]["model"] == "toy"
+    assert found["encoder"]["pretrained"] == "test"
+    protocol = found["protocol"]
+    assert (protocol["shots"], protocol["seeds"], protocol["validation"]) == (4, [0, 1], "none")
+    methods = [result["method"] for result in found["results"]]
+    assert methods == ["zero-shot", "nearest-class", "clip-adapter"]
+    for result in found["results"]:
+        accuracy = result["accuracy"]
+        assert len(accuracy["per_seed"]) == 2
+        assert 25 < accuracy["mean"] <= 100
+        assert accuracy["std"] >= 0
+        assert accuracy["ci95"] >= 0
+        assert result["seconds"] >= 0
+    assert found["results"][-1]["params"]["ratio"] == 0.2
+    assert found["results"][-1]["params"]["bottleneck"] == 4
+    assert found["results"][-1]["params"]["epochs"] == 5
+
+
+def test_fit_saves_what_is_needed_to_load_it_again(run: Run, trees: Path, tmp_path: Path) -> None:
+    from cafe.features import load_task
+    from cafe.metrics import accuracy
+    from cafe.results import load_head
+    from cafe.store import FeatureCache
+
+    found = json.loads(run("fit", "--shots", "4", "--seeds", "2", "--json").out)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "record.json").read_text()) == found
+    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 3 * 2
+    test = load_task(FeatureCache.open(trees)).splits["test"]
+    for result in found["results"]:
+        for seed, score in enumerate(result["accuracy"]["per_seed"]):
+            saved = load_head(folder / f"{result['method']}.4shot.seed{seed}.safetensors")
+            assert saved.about["class_names"] == ["ash", "birch", "cedar", "Ölweide"]
+            assert accuracy(saved.head.logits(test.x), test.y) == pytest.approx(score)
+
+
+def test_fit_prints_a_table_and_the_protocol(run: Run, trees: Path) -> None:
+    answer = run("fit", "trees/toy.test", "--shots", "all", "--seeds", "2", "--epochs", "2")
+    assert answer.code == 0, answer.err
+    for word in ("zero-shot", "nearest-class", "clip-adapter", "±", "Saved to", "40 test images"):
+        assert word in answer.out
+
+
+def test_fit_takes_the_newest_and_says_so(run: Run, trees: Path, npz: Path) -> None:
+    run("cache", "import", npz, "trees/other.test")
+    answer = run("fit", "--shots", "1", "--seeds", "1", "--epochs", "1")
+    assert "taking trees/other.test, the newest of 2 caches" in answer.err
+    picked = run("fit", "--model", "toy", "--shots", "1", "--seeds", "1", "--epochs", "1", "--json")
+    assert "toy.test" in json.loads(picked.out)["cache"]
+
+
+def test_validation_chooses_among_ratios(run: Run, trees: Path) -> None:
+    words = ["--shots", "2", "--seeds", "2", "--epochs", "2", "--ratio", "0.1,0.6", "--json"]
+    found = json.loads(run("fit", "--validation", "few-shot", *words).out)
+    chosen = found["results"][-1]["params"]["ratio"]
+    assert set(chosen if isinstance(chosen, list) else [chosen]) <= {0.1, 0.6}
+
+
+def test_cache_ls_and_show(run: Run, trees: Path) -> None:
+    assert "trees/toy.test" in run("cache", "ls").out
+    (row,) = json.loads(run("cache", "ls", "--json").out)
+    assert row["images"] == {"train": 32, "val": 16, "test": 40}
+    shown = run("cache", "show", "trees/toy.test")
+    assert "Ölweide" in shown.out
+    details = json.loads(run("cache", "show", "--json").out)
+    assert details["width"] == 16
+    assert details["logit_scale"] == 50
+
+
+def test_lists(run: Run) -> None:
+    methods = {row["name"] for row in json.loads(run("methods", "--json").out)}
+    assert {"zero-shot", "nearest-class", "clip-adapter"} <= methods
+    datasets = {row["name"]: row for row in json.loads(run("datasets", "--json").out)}
+    assert len(datasets) == 12
+    assert datasets["digits"]["present"]
+    assert not datasets["dtd"]["present"]
+    assert "clip-adapter" in run("methods").out
+    assert "eurosat" in run("datasets").out
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_one_sentence_and_an_example(run: Run, words: list[str]) -> None:
+    answer = run(*words, "--help")
+    assert answer.code == 0
+    assert f"Example: cafe {' '.join(words)}" in answer.out
+
+
+def test_every_command_is_tested_for_help() -> None:
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    named = [[command.name] for command in app.registered_commands]
+    for name, group in groups.items():
+        assert group is not None
+        named += [[name, command.name] for command in group.registered_commands]
+    assert sorted(map(str, named)) == sorted(map(str, COMMANDS))
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.startswith("cafe 0.")
+
+
+def write_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def write_newer(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.attrs["cafe_format"] = 99
+
+
+def write_text(path: Path) -> None:
+    path.write_text("not a cache")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (write_truncated, "extract it again with --rebuild"),
+        (write_text, "not a readable cafe cache"),
+        (write_newer, "update cafe"),
+    ],
+)
+def test_damaged_caches(run: Run, trees: Path, damage: Callable[[Path], None], text: str) -> None:
+    damage(trees)
+    check(run("fit", trees), 1, text)
+
+
+def check(answer: Answer, code: int, *texts: str) -> None:
+    """One line on stderr with all the texts, nothing on stdout."""
+    assert answer.code == code, answer
+    assert answer.out == ""
+    lines = [line for line in answer.err.splitlines() if line.startswith("cafe: ")]
+    assert len(lines) == 1, answer.err
+    assert answer.err.splitlines()[-1] == lines[0]
+    for text in texts:
+        assert text in lines[0]
+
+
+BAD_FITS = [
+    (["--method", "clip-adaptor"], "did you mean clip-adapter"),
+    (["--shots", "0"], "shots must be from 1 to 8"),
+    (["--shots", "9"], "shots must be from 1 to 8"),
+    (["--shots", "many"], "'many' is not understood"),
+    (["--seeds", "0"], "at least one seed"),
+    (["--seeds", "1,1"], "names a seed twice"),
+    (["--ratio", "1.5"], "ratio must be from 0"),
+    (["--ratio", "-0.1"], "ratio must be from 0"),
+    (["--ratio", "much"], "ratio must be from 0"),
+    (["--bottleneck", "0"], "bottleneck must be from 1"),
+    (["--bottleneck", "D/x"], "bottleneck"),
+    (["--device", "gpu"], "unknown device 'gpu'"),
+    (["--method", "zero-shot", "--ratio", "0.2"], "has no setting 'ratio'"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), BAD_FITS, ids=lambda value: str(value)[:40])
+def test_bad_fits(run: Run, trees: Path, tmp_path: Path, words: list[str], text: str) -> None:
+    check(run("fit", *words), 2, text)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_asked_for_and_absent(run: Run, trees: Path) -> None:
+    check(run("fit", "--device", "cuda"), 1, "'cuda' was asked for", "--device cpu")
+
+
+def test_no_cache_at_all(run: Run) -> None:
+    check(run("fit"), 1, "no cache in 'cache'", "cafe extract")
+
+
+def test_no_such_cache(run: Run, trees: Path) -> None:
+    check(run("fit", "trees/toy.tset"), 2, "did you mean trees/toy.test")
+    check(run("fit", "elsewhere.h5"), 1, "no cache 'elsewhere.h5'")
+
+
+def test_no_validation_split(run: Run, npz: Path) -> None:
+    with np.load(npz) as file:
+        np.savez(npz, **{name: file[name] for name in file.files if not name.startswith("val")})
+    run("cache", "import", npz, "trees/toy.test")
+    check(run("fit", "--validation", "full"), 2, "needs a validation split", "use cv")
+
+
+def test_import_refuses_labels_without_class_names(run: Run, npz: Path, tmp_path: Path) -> None:
+    with np.load(npz) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(npz, **{**arrays, "train_labels": arrays["train_labels"] + 1})
+    check(run("cache", "import", npz, "trees/toy.test"), 1, "train_labels", "4 class_names")
+    del arrays["class_names"]
+    np.savez(npz, **arrays)
+    check(run("cache", "import", npz, "trees/toy.test"), 1, "no class_names")
+    check(run("cache", "import", npz, "trees"), 2, "dataset/model.pretrained")
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_import_does_not_replace_unasked(run: Run, trees: Path, npz: Path) -> None:
+    check(run("cache", "import", npz, "trees/toy.test"), 2, "there already", "--replace")
+    assert run("cache", "import", npz, "trees/toy.test", "--replace").code == 0
+
+
+def test_runs_folder_that_cannot_be_written(run: Run, trees: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = ["--runs", "file/runs", "--shots", "1", "--seeds", "1", "--epochs", "1"]
+    check(run("fit", *words), 1, "cannot write the run")
+
+
+BAD_EXTRACTS = [
+    (["--dataset", "dtdd"], 2, "did you mean dtd"),
+    (["--dataset", "photos", "--model", "ViT-B-23"], 2, "did you mean ViT-B-32"),
+    (
+        ["--dataset", "photos", "--model", "ViT-B-32", "--pretrained", "openay"],
+        2,
+        "did you mean openai",
+    ),
+    (["--dataset", "photos", "--model", "nano", "--pretrained", "no.pt"], 1, "no weights at"),
+    (["--dataset", "empty"], 1, "empty"),
+    (["--dataset", "single"], 1, "single"),
+    (["--dataset", "photos", "--split-file", "notes.txt"], 1, "notes.txt"),
+    (["--dataset", "photos", "--split-file", "climbs.json"], 1, "../"),
+    (["--dataset", "photos", "--split-file", "lacks.json"], 1, "gone.png"),
+    (["--dataset", "photos", "--template", "a photo"], 2, "{}"),
+    (["--dataset", "photos", "--views", "0"], 2, "views must be at least 1"),
+    (["--dataset", "photos", "--precision", "fp8"], 2, "unknown precision 'fp8'"),
+    (["--dataset", "photos", "--precision", "fp16", "--device", "cpu"], 2, "needs CUDA"),
+    (["--dataset", "photos", "--cache", "notes.txt/c"], 1, "--cache"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), BAD_EXTRACTS, ids=lambda v: str(v)[:60])
+def test_bad_extracts(
+    run: Run, photos: Path, tmp_path: Path, words: list[str], code: int, text: str
+) -> None:
+    (tmp_path / "empty/class").mkdir(parents=True)
+    (tmp_path / "single").mkdir()
+    (photos / "red").rename(tmp_path / "single/red") if "single" in words else None
+    (tmp_path / "notes.txt").write_text("no JSON")
+    row = ["red/0.png", 0, "red"]
+    for name, path in (("climbs", "../secret.png"), ("lacks", "blue/gone.png")):
+        split = {"train": [row], "val": [], "test": [[path, 1, "blue"]]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(split))
+    extra = [] if "--model" in words else ["--model", "nano"]
+    check(run("extract", *words, *extra), code, text)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_folder_of_photos_from_end_to_end(run: Run, photos: Path, tmp_path: Path) -> None:
+    extracted = run("extract", "--dataset", "photos", "--model", "nano")
+    assert extracted.code == 0, extracted.err
+    assert "12 images" in extracted.out
+    again = run("extract", "--dataset", "photos", "--model", "nano")
+    assert "is there already" in again.out
+    differently = run("extract", "--dataset", "photos", "--model", "nano", "--template", "my {}")
+    check(differently, 1, "templates is", "--rebuild")
+    fitted = run("fit", "--shots", "1", "--seeds", "2", "--json")
+    assert fitted.code == 0, fitted.err
+    assert json.loads(fitted.out)["encoder"]["model"] == "nano"
+
+
+def test_demo_ends_with_the_table_and_what_to_type_next(run: Run) -> None:
+    answer = run("demo")
+    assert answer.code == 0, answer.err
+    for word in ("1 shot", "4 shots", "16 shots", "zero-shot", "nearest-class", "clip-adapter"):
+        assert word in answer.out
+    assert sum(line.strip().startswith("cafe ") for line in answer.out.splitlines()) == 3
