@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -147,12 +148,10 @@ def load_task(cache: FeatureCache) -> Task:
         header.logit_scale,
         header.logit_bias or 0.0,
     )
-    splits = {name: _tensors(cache.read(name)) for name in cache.counts}
+    splits = {name: _tensors(cache.read(name, dtype=np.float32)) for name in cache.counts}
     return Task(header.dataset, header.model, header.pretrained, text, splits)
 
 
 def _tensors(arrays: SplitArrays) -> Features:
-    views = None if arrays.views is None else torch.from_numpy(arrays.views).float()
-    return Features(
-        torch.from_numpy(arrays.features).float(), torch.from_numpy(arrays.labels), views
-    )
+    views = None if arrays.views is None else torch.from_numpy(arrays.views)
+    return Features(torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels), views)

@@ -1,0 +1,104 @@
+"""What a cache holds, as values in memory; knows no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.key import Key
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a cache says beside its image features.
+
+    Attributes
+    ----------
+    key : mapping
+        Everything that determines the features; see `cafe.key`.
+    dataset, model, pretrained : str
+        Names of the dataset and of the encoder.
+    class_names : tuple of str
+        (C,)
+    sentences : tuple of tuple of str
+        Prompts of every class; "" pads classes with fewer. (C, P)
+    text_features : ndarray
+        Raw text features, zeros where the sentence is "". (C, P, D) float32
+    logit_scale : float
+        Factor on cosines (CLIP's `exp(logit_scale)`).
+    logit_bias : float or None
+        Constant added to the logits (SigLIP).
+    source : str
+        In words: where images, labels and split come from.
+    missing : tuple of str
+        Files that the split names and that were not there.
+    skipped : tuple of (split, id, reason)
+        Images that could not be read.
+    versions : mapping
+        Versions of the software that made the file.
+    created : str
+        ISO 8601 time.
+    """
+
+    key: Key
+    dataset: str
+    model: str
+    pretrained: str
+    class_names: tuple[str, ...]
+    sentences: tuple[tuple[str, ...], ...]
+    text_features: NDArray[np.float32]
+    logit_scale: float
+    logit_bias: float | None = None
+    source: str = ""
+    missing: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str, str], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive images of one split.
+
+    Attributes
+    ----------
+    ids : sequence of str
+        (n,)
+    labels : ndarray
+        (n,) int32
+    features : ndarray
+        Raw image features, float32 or float16. (n, D)
+    views : ndarray or None
+        Features of augmented views, view 0 the plain one. (n, V, D)
+    """
+
+    ids: Sequence[str]
+    labels: NDArray[np.int32]
+    features: NDArray[Any]
+    views: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """Rows of one split in memory.
+
+    Attributes
+    ----------
+    labels : ndarray
+        (n,) int64
+    features : ndarray
+        Raw image features. (n, D)
+    views : ndarray or None
+        Features of augmented views, view 0 the plain one. (n, V, D)
+    """
+
+    labels: NDArray[np.int64]
+    features: NDArray[Any]
+    views: NDArray[Any] | None

@@ -1,0 +1,118 @@
+"""The names, types and checksums of a cache file, for its writer and its readers alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.key import digest
+from cafe.store.contents import SPLITS
+
+
+class Array(NamedTuple):
+    """Form of an array: its dimensions, and the types that it may have."""
+
+    ndim: int
+    types: tuple[str, ...]  # NumPy's; "S" is UTF-8 text of fixed length, padded with zeros
+
+
+TEXT = ("S",)
+HEADER: Mapping[str, Array] = {
+    "class_names": Array(1, TEXT),
+    "missing": Array(1, TEXT),
+    "skipped": Array(2, TEXT),
+    "text/features": Array(3, ("<f4",)),
+    "text/sentences": Array(2, TEXT),
+}
+COLUMNS: Mapping[str, Array] = {
+    "features": Array(2, ("<f4", "<f2")),
+    "ids": Array(1, TEXT),
+    "labels": Array(1, ("<i4",)),
+    "views": Array(3, ("<f4", "<f2")),
+}
+OPTIONAL = ("views",)
+GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
+
+NAMES = ("dataset", "model", "pretrained", "source")
+"""Text attributes of the root whose values count for the content."""
+
+TEXT_ATTRIBUTES = ("content_sha256", "created", "key", "key_sha256", "versions", *NAMES)
+NUMBER_ATTRIBUTES = ("cafe_format", "logit_scale", "logit_bias")
+
+SLAB_BYTES = 4 << 20
+"""Bytes that are read or checked at once: what bounds the memory of any pass over a file."""
+
+
+def pack_text(values: Any) -> NDArray[np.bytes_]:
+    """Strings as UTF-8 of one length: bounded in size, and under the checksum of their chunk."""
+    array = np.array(values, dtype=object)
+    for text in array.flat:
+        if "\0" in text:
+            raise InputError(f"{text!r} holds a NUL character; take it out of the name.")
+    # file names that are not UTF-8 keep their bytes
+    encoded = [text.encode("utf-8", "surrogateescape") for text in array.flat]
+    packed = np.array(encoded or [b""], dtype="S")
+    width = max(1, packed.dtype.itemsize)
+    return packed.astype(f"S{width}")[: array.size].reshape(array.shape)
+
+
+def unpack_text(array: NDArray[np.bytes_]) -> Any:
+    """A string, or nested lists of strings, of packed text."""
+    return np.char.decode(array, "utf-8", "surrogateescape").tolist()
+
+
+def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every dataset of a checked file with its path, in one fixed order."""
+    for name in HEADER:
+        yield name, file[name]
+    for split in SPLITS:
+        if split in file["splits"]:
+            group = file["splits"][split]
+            for name in COLUMNS:
+                if name in group:
+                    yield f"splits/{split}/{name}", group[name]
+
+
+def slabs(rows: int, row_bytes: int) -> Iterator[slice]:
+    """Ranges of rows that hold `SLAB_BYTES` each, or one row."""
+    step = max(1, SLAB_BYTES // max(1, row_bytes))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def row_bytes(dataset: h5py.Dataset) -> int:
+    """Bytes of one row (an element of the first axis)."""
+    return int(dataset.dtype.itemsize * np.prod(dataset.shape[1:], dtype=np.int64))
+
+
+def raw(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array, in C order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def finite(array: NDArray[Any]) -> bool:
+    """Whether no float of an array is NaN or infinite, which have all ones for an exponent."""
+    exponent = 0x7C00 if array.itemsize == 2 else 0x7F800000
+    return not array.size or bool((array.view(f"<u{array.itemsize}") & exponent).max() < exponent)
+
+
+def content_digest(file: h5py.File) -> str:
+    """One digest for all that counts in a file: equal for equal features, whenever they were made.
+
+    It goes over the checksums that the datasets carry, so it costs nothing to compute; `created`
+    and `versions` do not count.
+    """
+    arrays = {
+        name: [dataset.dtype.str, list(dataset.shape), str(dataset.attrs["sha256"])]
+        for name, dataset in datasets(file)
+    }
+    attributes: dict[str, Any] = {name: str(file.attrs[name]) for name in (*NAMES, "key")}
+    for name in NUMBER_ATTRIBUTES:
+        if name in file.attrs:
+            attributes[name] = file.attrs[name].item()
+    return digest({"arrays": arrays, "attributes": attributes})

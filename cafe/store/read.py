@@ -1,0 +1,182 @@
+"""Reading a cache file: its header at once, its features when asked for, nothing unchecked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from cafe.errors import InputError
+from cafe.store.check import Refused
+from cafe.store.contents import SPLITS, Header, SplitArrays
+from cafe.store.layout import row_bytes, slabs, unpack_text
+from cafe.store.opened import checked, read_header, reading
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """A cache file: its header in memory, its features read when asked for.
+
+    Attributes
+    ----------
+    path : Path
+    header : Header
+    counts : mapping of str to int
+        Images per split.
+    width : int
+        Feature width D.
+    dtype : str
+        Type of the stored image features.
+    views : int
+        Augmented views per training image, 1 where there are none.
+    content_sha256 : str
+        Digest of all that counts in the file: equal for equal features, whenever they were made.
+    """
+
+    path: Path
+    header: Header
+    counts: Mapping[str, int]
+    width: int
+    dtype: str
+    views: int
+    content_sha256: str
+
+    @classmethod
+    def open(cls, path: Path | str) -> FeatureCache:
+        """Open a cache, check its form and its header; no features are read.
+
+        Parameters
+        ----------
+        path : Path or str
+            The HDF5 file.
+
+        Raises
+        ------
+        CacheNotFoundError
+            If there is no such file.
+        CacheFormatError
+            If it is no cafe file, is truncated or damaged, or has a newer format.
+        """
+        path = Path(path)
+        with reading(path) as file:
+            header = read_header(file)
+            splits = {name: file["splits"][name] for name in SPLITS if name in file["splits"]}
+            one = next(iter(splits.values()))["features"]
+            return cls(
+                path=path,
+                header=header,
+                counts={name: len(group["labels"]) for name, group in splits.items()},
+                width=int(one.shape[1]),
+                dtype=str(one.dtype),
+                views=max(
+                    (g["views"].shape[1] for g in splits.values() if "views" in g), default=1
+                ),
+                content_sha256=str(file.attrs["content_sha256"]),
+            )
+
+    def read(
+        self,
+        split: str,
+        rows: ArrayLike | None = None,
+        *,
+        views: bool = True,
+        dtype: DTypeLike | None = None,
+    ) -> SplitArrays:
+        """Read one split, or some rows of it, into memory.
+
+        Beside what is returned, a few megabytes are held at a time.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"}
+        rows : array of int, optional
+            Rows to read, in the order in which they are returned; None reads all.
+        views : bool
+            Whether to read the augmented views too.
+        dtype : dtype, optional
+            Type of the features that are returned; None keeps the stored one.
+
+        Raises
+        ------
+        InputError
+            If there is no such split or row.
+        CacheFormatError
+            If the split is damaged or disagrees with the header.
+        """
+        chosen = self._rows(split, rows)
+        with self._group(split) as group:
+            labels = _read_rows(group["labels"], chosen, np.int64)
+            features = _read_rows(group["features"], chosen, dtype)
+            wanted = views and "views" in group
+            augmented = _read_rows(group["views"], chosen, dtype) if wanted else None
+            self._check_labels(split, labels)
+        return SplitArrays(labels, features, augmented)
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Class indices of one split. (N,)"""
+        with self._group(split) as group:
+            labels = _read_rows(group["labels"], None, np.int64)
+            self._check_labels(split, labels)
+        return labels
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Names of the images of one split. (N,)"""
+        with self._group(split) as group:
+            return tuple(unpack_text(group["ids"][:]))
+
+    def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
+        if split not in self.counts:
+            raise InputError(
+                f"cache '{self.path}' has no split '{split}'; it has {', '.join(self.counts)}."
+            )
+        if rows is None:
+            return None
+        chosen = np.asarray(rows, np.int64)
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < self.counts[split]:
+            raise InputError(
+                f"split '{split}' of '{self.path}' has the rows 0 to {self.counts[split] - 1}; "
+                f"asked for {chosen.min()} to {chosen.max()}."
+            )
+        return chosen
+
+    @contextlib.contextmanager
+    def _group(self, split: str) -> Iterator[h5py.Group]:
+        self._rows(split, None)
+        with reading(self.path) as file:
+            if file.attrs["content_sha256"] != self.content_sha256:
+                raise Refused("it was replaced by another while in use", "start again")
+            yield file["splits"][split]
+
+    def _check_labels(self, split: str, labels: NDArray[np.int64]) -> None:
+        classes = len(self.header.class_names)
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise Refused(
+                f"split '{split}' has labels from {labels.min()} to {labels.max()} for {classes} "
+                "class names"
+            )
+
+
+def _read_rows(
+    dataset: h5py.Dataset, rows: NDArray[np.int64] | None, dtype: DTypeLike | None
+) -> NDArray[Any]:
+    """Rows of a dataset, slab by slab, converted and checked on the way."""
+    count = len(dataset) if rows is None else len(rows)
+    out = np.empty((count, *dataset.shape[1:]), dataset.dtype if dtype is None else dtype)
+    order = None if rows is None else np.argsort(rows, kind="stable")
+    for slab in slabs(len(dataset), row_bytes(dataset)):
+        if rows is None or order is None:
+            out[slab] = checked(dataset, dataset[slab])
+            continue
+        first, last = np.searchsorted(rows, (slab.start, slab.stop), sorter=order)
+        if first < last:
+            here = order[first:last]  # places in `out` whose rows lie in this slab
+            low, high = int(rows[here[0]]), int(rows[here[-1]]) + 1
+            part = checked(dataset, dataset[low:high])
+            out[here] = part[rows[here] - low]
+    return out

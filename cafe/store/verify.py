@@ -1,0 +1,118 @@
+"""Recomputing everything that a cache file claims of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import CacheFormatError
+from cafe.store.layout import datasets, finite, raw, row_bytes, slabs
+from cafe.store.opened import reading
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of a whole cache found.
+
+    Attributes
+    ----------
+    path : Path
+    problems : tuple of str
+        One sentence each; empty where all is well.
+    bytes : int
+        Bytes that were checked.
+    seconds : float
+    """
+
+    path: Path
+    problems: tuple[str, ...]
+    bytes: int
+    seconds: float
+
+
+def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
+    """Check a whole cache: form, checksums, labels, finite features, unique names of images.
+
+    Parameters
+    ----------
+    path : Path
+    progress : callable, optional
+        Called with the array's name, the bytes checked and the bytes in all.
+
+    Returns
+    -------
+    Verification
+        A few megabytes are held at a time, whatever the size of the file.
+
+    Raises
+    ------
+    CacheNotFoundError
+        If there is no such file.
+    """
+    start = time.perf_counter()
+    problems: list[str] = []
+    done, total = 0, path.stat().st_size if path.is_file() else 0
+    try:
+        with reading(path) as file:
+            classes = len(file["class_names"])
+            for name, dataset in datasets(file):
+                check = _Check(name, classes)
+                for part in _parts(dataset):
+                    check.take(part)
+                    done += part.nbytes
+                    if progress is not None:
+                        progress(name, done, total)
+                problems += check.problems(str(dataset.attrs["sha256"]))
+    except CacheFormatError as error:
+        problems.append(str(error))
+    return Verification(path, tuple(problems), done, time.perf_counter() - start)
+
+
+def _parts(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
+    for slab in slabs(len(dataset), row_bytes(dataset)):
+        yield dataset[slab]
+
+
+class _Check:
+    """Checks one array, part by part."""
+
+    def __init__(self, name: str, classes: int) -> None:
+        self._name = name
+        self._classes = classes
+        self._digest = hashlib.sha256()
+        self._bad = 0
+        self._ids: list[NDArray[Any]] = []
+
+    def take(self, part: NDArray[Any]) -> None:
+        self._digest.update(raw(part))
+        if part.dtype.kind == "f" and not finite(part):
+            self._bad += int(np.count_nonzero(~np.isfinite(part)))
+        elif part.dtype.kind == "i":
+            self._bad += int(np.count_nonzero((part < 0) | (part >= self._classes)))
+        elif self._name.endswith("/ids"):
+            self._ids.append(part)
+
+    def problems(self, sha256: str) -> Iterator[str]:
+        if self._digest.hexdigest() != sha256:
+            yield f"'{self._name}' does not have its checksum."
+        if self._bad:
+            what = (
+                "labels without a class" if self._name.endswith("labels") else "values not finite"
+            )
+            yield f"'{self._name}' holds {self._bad:,} {what}."
+        if self._ids:
+            ids, counts = np.unique(np.concatenate(self._ids), return_counts=True)
+            if (counts > 1).any():
+                twice = ids[counts > 1]
+                name = twice[0].decode("utf-8", "replace")
+                yield f"'{self._name}' has {len(twice):,} names more than once, such as '{name}'."

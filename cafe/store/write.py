@@ -1,0 +1,154 @@
+"""Writing a cache file, once, from front to back; it appears complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import CacheError
+from cafe.key import canonical, digest
+from cafe.store.contents import FORMAT, Block, Header
+from cafe.store.layout import content_digest, pack_text, raw
+
+CHUNK_BYTES = 256 << 10
+"""Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
+
+
+def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
+    """Write a cache file in one step.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; its folder is made. A file that is there is replaced once the new one is whole.
+    header : Header
+    splits : mapping of str to iterable of Block
+        Blocks of each split, in order; only one block is held in memory. A split without images
+        is left out.
+
+    Raises
+    ------
+    CacheError
+        If the folder cannot be written or the disk is full; nothing is left under either name.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            _write_header(file, header)
+            file.create_group("splits")
+            for name, blocks in splits.items():
+                _write_split(file, f"splits/{name}", blocks)
+            file.attrs["content_sha256"] = content_digest(file)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:  # closing a file on a full disk is a RuntimeError
+        if isinstance(error, CacheError):
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise CacheError(
+            f"cannot write the cache '{path}' ({reason}); choose another folder with --cache, or "
+            "free some space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows has no such thing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_header(file: h5py.File, header: Header) -> None:
+    file.attrs["cafe_format"] = FORMAT
+    file.attrs["key"] = canonical(header.key)
+    file.attrs["key_sha256"] = digest(header.key)
+    for name in ("dataset", "model", "pretrained", "source", "created"):
+        file.attrs[name] = getattr(header, name)
+    file.attrs["versions"] = json.dumps(dict(header.versions), sort_keys=True)
+    file.attrs["logit_scale"] = float(header.logit_scale)
+    if header.logit_bias is not None:
+        file.attrs["logit_bias"] = float(header.logit_bias)
+    _write_whole(file, "class_names", pack_text(header.class_names))
+    _write_whole(file, "missing", pack_text(header.missing))
+    _write_whole(file, "skipped", pack_text(np.reshape(np.array(header.skipped, object), (-1, 3))))
+    _write_whole(file, "text/features", np.asarray(header.text_features, "<f4"))
+    _write_whole(file, "text/sentences", pack_text(header.sentences))
+
+
+def _write_whole(file: h5py.File, name: str, array: NDArray[Any]) -> None:
+    column = _Column(file, name, array)
+    column.append(array)
+    column.finish()
+
+
+class _Column:
+    """A dataset that grows block by block and carries a checksum."""
+
+    def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
+        row = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
+        rows = max(1, min(len(like), CHUNK_BYTES // max(1, row)))
+        is_text = like.dtype.kind == "S"
+        self._type = h5py.string_dtype("utf-8", like.dtype.itemsize) if is_text else like.dtype
+        self._dataset = file.create_dataset(
+            name,
+            shape=(0, *like.shape[1:]),
+            maxshape=(None, *like.shape[1:]),
+            dtype=self._type,
+            chunks=(rows, *(max(1, length) for length in like.shape[1:])),
+            fletcher32=True,
+        )
+        self._digest = hashlib.sha256()
+
+    def append(self, rows: NDArray[Any]) -> None:
+        rows = np.ascontiguousarray(rows).view(self._type)  # says that text is UTF-8
+        start = len(self._dataset)
+        self._dataset.resize(start + len(rows), axis=0)
+        if rows.size:
+            self._dataset[start:] = rows
+            self._digest.update(raw(rows))
+
+    def finish(self) -> None:
+        self._dataset.attrs["sha256"] = self._digest.hexdigest()
+
+
+def _write_split(file: h5py.File, path: str, blocks: Iterable[Block]) -> None:
+    columns: dict[str, _Column] = {}
+    ids: list[NDArray[np.bytes_]] = []  # packed: a million of them fit in memory
+    for block in blocks:
+        for name, rows in _parts(block).items():
+            if name not in columns:
+                columns[name] = _Column(file, f"{path}/{name}", rows)
+            columns[name].append(rows)
+        ids.append(pack_text(block.ids))
+    for column in columns.values():
+        column.finish()
+    if ids:
+        _write_whole(file, f"{path}/ids", np.concatenate(ids))
+
+
+def _parts(block: Block) -> dict[str, NDArray[Any]]:
+    parts = {"features": _little(block.features), "labels": block.labels.astype("<i4")}
+    if block.views is not None:
+        parts["views"] = _little(block.views)
+    return parts
+
+
+def _little(features: NDArray[Any]) -> NDArray[Any]:
+    return features.astype(features.dtype.newbyteorder("<"), copy=False)
