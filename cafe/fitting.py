@@ -8,21 +8,31 @@ from typing import Any
 
 from cafe.devices import resolve_device
 from cafe.errors import InputError
-from cafe.features import load_task
+from cafe.features import Task, load_task
 from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import BASELINES, known_settings
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
-from cafe.study import Plan, Progress, check_plan, protocol_in_words, run
+from cafe.study import (
+    Plan,
+    Progress,
+    check_plan,
+    class_counts,
+    protocol_in_words,
+    run,
+)
+
+
+DEFAULT_SHOTS = 16
 
 
 def fit(
     cache: FeatureCache | Path | str | None = None,
     *,
     method: str | Sequence[str] = "clip-adapter",
-    shots: Shots | Sequence[Shots] = 16,
+    shots: Shots | Sequence[Shots] | None = None,
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
     device: str = "auto",
@@ -39,8 +49,8 @@ def fit(
         The cache, its file, or its name (`digits/nano.glyphs`); None takes the newest.
     method : str or sequence of str
         Names of the catalog; the two baselines are always beside them.
-    shots : int, "all", or a sequence of these
-        Training images per class.
+    shots : int, "all", or a sequence of these, optional
+        Training images per class; None takes 16, or the largest class where it is smaller.
     seeds : int or sequence of int
         How many seeds (0, 1, ...), or which.
     validation : {"none", "few-shot", "full", "cv"}
@@ -75,15 +85,15 @@ def fit(
     """
     source = _open(cache)
     asked = [method] if isinstance(method, str) else list(method)
+    task = load_task(source)
     plan = Plan(
         methods=list(dict.fromkeys([*BASELINES, *asked])),
-        shots=[shots] if isinstance(shots, int | str) else list(shots),
+        shots=_shots(shots, task),
         seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
         validation=validation,
         settings=_settings(asked, settings),
     )
     context = Context(device=resolve_device(device))
-    task = load_task(source)
     check_plan(task, plan)
     results = run(task, plan, context=context, progress=progress)
     record = make_record(source, plan, protocol_in_words(task, plan), results, command)
@@ -94,6 +104,12 @@ def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
     if isinstance(cache, FeatureCache):
         return cache
     return FeatureCache.open(find_caches(cache_home(), None if cache is None else str(cache))[0])
+
+
+def _shots(shots: Shots | Sequence[Shots] | None, task: Task) -> list[Shots]:
+    if shots is None:
+        return [min(DEFAULT_SHOTS, int(class_counts(task).max()))]
+    return [shots] if isinstance(shots, int | str) else list(shots)
 
 
 def _settings(methods: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ def extract(
         if prompts
         else fill(data.class_names, data.templates)
     )
-    chosen = model or ("nano" if data.name == "digits" else "ViT-B-32")
+    chosen = model or ("nano" if data.root is None else "ViT-B-32")
     path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, pretrained))
     with interruptible("finished work is kept: run the same command again to go on."):
         encoder = load_encoder(chosen, pretrained, device=device, precision=precision)

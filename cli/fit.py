@@ -55,7 +55,12 @@ def fit(
         str | None,
         typer.Option(help="Hidden width: a number, or a part of the feature width [default: D/4]."),
     ] = None,
-    shots: Annotated[str, typer.Option(help="Training images per class, or 'all'.")] = "16",
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            help="Training images per class, several counts, or all [default: 16, or what there is]."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list such as 0,5,7.")] = "3",
     validation: Annotated[
         ValidationProtocol, typer.Option(help="What hyper-parameters are chosen on.")
@@ -101,7 +106,7 @@ def fit(
         record = run(
             source,
             method=method or ["clip-adapter"],
-            shots=parse_shots(shots),
+            shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
             validation=validation.value,
             device=device,

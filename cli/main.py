@@ -23,15 +23,22 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _common(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
-    ] = False,
-) -> None:
-    if show_version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"cafe {version('cafe-clip')}")
         raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and stop.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    """Options of `cafe` itself."""
 
 
 app.command("demo")(demo.demo)

@@ -222,7 +222,7 @@ def write_text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (write_truncated, "extract it again with --rebuild"),
+        (write_truncated, "truncated or damaged: extract or import it again"),
         (write_text, "not a readable cafe cache"),
         (write_newer, "update cafe"),
     ],
@@ -342,7 +342,8 @@ def test_bad_extracts(
     (tmp_path / "notes.txt").write_text("no JSON")
     row = ["red/0.png", 0, "red"]
     for name, path in (("climbs", "../secret.png"), ("lacks", "blue/gone.png")):
-        split = {"train": [row], "val": [], "test": [[path, 1, "blue"]]}
+        train = [row, ["blue/0.png", 1, "blue"]]
+        split = {"train": train, "val": [], "test": [[path, 1, "blue"]]}
         (tmp_path / f"{name}.json").write_text(json.dumps(split))
     extra = [] if "--model" in words else ["--model", "nano"]
     check(run("extract", *words, *extra), code, text)
