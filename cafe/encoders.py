@@ -1,48 +1,54 @@
-"""The frozen encoder: image -> feature, sentence -> feature; knows no dataset and no cache.
-
-Every encoder comes through open_clip and one code path: a built-in architecture with a published
-tag, with a local checkpoint or untrained; a folder or a JSON file with a local architecture; and
-`nano`, the small CLIP that ships with cafe, which is such a folder.
-"""
+"""The frozen encoder: image -> feature, sentence -> feature; knows no dataset and no cache."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cafe import hub
+from cafe.checkpoints import (
+    DEFAULT_MODEL,
+    DEFAULT_TAG,
+    NANO,
+    NANO_TAG,
+    UNTRAINED,
+    Source,
+    architecture,
+    default_pretrained,
+    encoder_names,
+    file_digest,
+    locate,
+)
 from cafe.devices import Precision, encoder_precision, resolve_device
-from cafe.errors import UnknownNameError, WeightsError
+from cafe.errors import WeightsError
 from cafe.images import Preprocess
 from cafe.vision import import_open_clip
 
-DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
-NANO, NANO_TAG = "nano", "glyphs"
-UNTRAINED = "none"
-CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_TAG",
+    "NANO",
+    "NANO_TAG",
+    "UNTRAINED",
+    "Encoder",
+    "default_pretrained",
+    "encoder_names",
+    "import_open_clip",
+    "load_encoder",
+]
+
 _SENTENCES_PER_BATCH = 256
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class _Source(NamedTuple):
-    """Where an encoder's parts come from, before anything is loaded."""
-
-    model: str  # names for people and for the key
-    pretrained: str
-    identifier: str  # what open_clip calls the architecture
-    described: Mapping[str, Any]  # what is known of the weights: QuickGELU, preprocess
-    weights: Path | None  # None: untrained
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,13 @@ class Encoder:
         Tensor
             Raw features in float32 on the CPU. (n, D)
         """
-        parts = []
-        for start in range(0, len(sentences), _SENTENCES_PER_BATCH):
-            tokens = self._tokenizer(list(sentences[start : start + _SENTENCES_PER_BATCH]))
-            parts.append(self._network.encode_text(tokens.to(self.device)).float().cpu())
-        return torch.cat(parts)
+        batches = torch.split(self.tokens(sentences).to(self.device), _SENTENCES_PER_BATCH)
+        return torch.cat([self._network.encode_text(tokens).float().cpu() for tokens in batches])
+
+    def tokens(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids of sentences, as the text tower takes them. (n, context)"""
+        tokens: Tensor = self._tokenizer(list(sentences))
+        return tokens
 
 
 def load_encoder(
@@ -163,24 +171,22 @@ def load_encoder(
     open_clip = import_open_clip()
     target = resolve_device(device)
     chosen = encoder_precision(precision, target)
-    source = _locate(model, pretrained)
+    source = locate(model, pretrained)
     network = hub.fetch(lambda: _build(source, chosen), f"a part of '{model}'")
     tokenizer = hub.fetch(
         lambda: open_clip.get_tokenizer(source.identifier), f"the tokenizer of '{model}'"
     )
-    architecture = _architecture(source.identifier)
+    config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=_state_digest(network)
-        if source.weights is None
-        else _digest(source.weights),
-        architecture_sha256=hashlib.sha256(json.dumps(architecture).encode()).hexdigest(),
+        weights_sha256=file_digest(source.weights) if source.weights else _state_digest(network),
+        architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,
         preprocess=Preprocess(network.visual.preprocess_cfg),
-        width=int(architecture["embed_dim"]),
+        width=int(config["embed_dim"]),
         logit_scale=float(network.logit_scale.detach().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
         _network=network.to(target).eval().requires_grad_(False),
@@ -188,93 +194,7 @@ def load_encoder(
     )
 
 
-def default_pretrained(model: str) -> str:
-    """The weights that a model gets when none are named."""
-    if model == NANO:
-        return NANO_TAG
-    return "local" if _is_local(model) else DEFAULT_TAG
-
-
-def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
-    """Names of an encoder as they appear in a cache's file name, without loading anything."""
-    name = Path(model).stem if _is_local(model) and model != NANO else model
-    tag = pretrained or default_pretrained(model)
-    return name.replace("/", "-"), Path(tag).stem if Path(tag).is_file() else tag
-
-
-def _nano_folder() -> Path:
-    spec = importlib.util.find_spec("cafe.assets.nano")
-    if spec is None or spec.origin is None:
-        raise WeightsError("cafe's own encoder 'nano' is not installed; reinstall cafe.")
-    return Path(spec.origin).parent
-
-
-def _is_local(model: str) -> bool:
-    return model == NANO or Path(model).is_dir() or model.endswith(".json")
-
-
-def _locate(model: str, pretrained: str | None) -> _Source:
-    if _is_local(model):
-        return _locate_local(model, pretrained)
-    open_clip = import_open_clip()
-    if model not in open_clip.list_models():
-        known = [*open_clip.list_models(), NANO]
-        raise UnknownNameError("model", model, known, "Or give a folder or a JSON file.")
-    tag = pretrained or DEFAULT_TAG
-    if tag == UNTRAINED:
-        return _Source(model, UNTRAINED, model, {}, None)
-    if Path(tag).is_file():
-        return _Source(model, Path(tag).stem, model, _openai_file(model, Path(tag)), Path(tag))
-    described = open_clip.get_pretrained_cfg(model, tag)
-    if not described:
-        known = [*open_clip.list_pretrained_tags_by_model(model), UNTRAINED]
-        raise UnknownNameError(f"weights of {model}", tag, known, "Or give a checkpoint file.")
-    return _Source(model, tag, model, described, hub.weights(described, f"{model} '{tag}'"))
-
-
-def _locate_local(model: str, pretrained: str | None) -> _Source:
-    if model.endswith(".json"):
-        folder = Path(model).parent
-        import_open_clip().add_model_config(Path(model))
-        identifier = Path(model).stem
-    else:
-        folder = _nano_folder() if model == NANO else Path(model)
-        identifier = f"local-dir:{folder}"
-    _architecture(identifier)  # refuses a configuration that describes no model
-    name, tag = encoder_names(model, pretrained)
-    if pretrained == UNTRAINED:
-        return _Source(name, tag, identifier, {}, None)
-    own = pretrained is None or (model == NANO and pretrained == NANO_TAG)
-    weights = folder / WEIGHTS_FILE if own else Path(str(pretrained))
-    if not weights.is_file():
-        raise WeightsError(f"no weights at '{weights}' for model '{name}'; give --pretrained FILE.")
-    return _Source(name, tag, identifier, {}, weights)
-
-
-def _architecture(identifier: str) -> dict[str, Any]:
-    """open_clip's configuration of an architecture, checked."""
-    try:
-        architecture = import_open_clip().get_model_config(identifier)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"the configuration of '{identifier}' cannot be read: {error}"
-        ) from error
-    parts = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(architecture, dict) or not all(part in architecture for part in parts):
-        raise WeightsError(
-            f"'{identifier}' describes no model of open_clip; its {CONFIG_FILE} needs a "
-            f"'model_cfg' with {', '.join(parts)}."
-        )
-    return architecture
-
-
-def _openai_file(model: str, file: Path) -> Mapping[str, Any]:
-    """OpenAI's own files are known by their SHA-256, so that a local copy gets QuickGELU too."""
-    described: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
-    return described if described and _digest(file) in described.get("url", "") else {}
-
-
-def _build(source: _Source, precision: Precision) -> Any:
+def _build(source: Source, precision: Precision) -> Any:
     open_clip = import_open_clip()
     known = {part: source.described[part] for part in _PREPROCESS if part in source.described}
     try:
@@ -289,10 +209,13 @@ def _build(source: _Source, precision: Precision) -> Any:
                 pretrained_image=False,
                 pretrained_text=False,
             )
-    except (TypeError, KeyError, AttributeError, AssertionError) as error:
-        raise WeightsError(f"open_clip cannot build model '{source.model}': {error}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(
+            f"open_clip cannot build model '{source.model}' ({reason}); correct its configuration."
+        ) from error
     if source.weights is not None:
-        _load(network, source.model, source.weights)
+        _load(network, source)
     return network
 
 
@@ -307,23 +230,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _load(network: Any, model: str, weights: Path) -> None:
+def _load(network: Any, source: Source) -> None:
     try:
-        import_open_clip().load_checkpoint(network, str(weights), weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that OpenAI's file is a TorchScript archive
+            # such an archive may hold code: it is opened only where it is known to be OpenAI's
+            weights_only = not source.is_openai_file
+            import_open_clip().load_checkpoint(
+                network, str(source.weights), weights_only=weights_only
+            )
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
-            f"'{weights}' is no checkpoint of {model} ({reason}); give a safetensors file, or a "
-            "PyTorch file of tensors, made for this architecture."
+            f"'{source.weights}' is no checkpoint of {source.model} ({reason}); give a safetensors "
+            "file, or a PyTorch file of tensors, made for this architecture."
         ) from error
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _state_digest(network: Any) -> str:

@@ -5,37 +5,25 @@ from __future__ import annotations
 import collections
 import datetime
 import importlib.metadata
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from cafe.datasets.base import SPLITS, Dataset, Item
-from cafe.decoding import Decoded, Decoder, ahead
+from cafe.datasets.base import Dataset
 from cafe.encoders import Encoder
-from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError, InputError
+from cafe.encoding import Options, Unit, encode_units, plan_units
+from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
 from cafe.images import Augmentation
-from cafe.key import Key, differences, digest_of_names
-from cafe.partial import Failure, Partial
-from cafe.store import Block, FeatureCache, Header, write_cache
+from cafe.key import Key, differences, digest_of_array, digest_of_names
+from cafe.partial import Partial, sweep
+from cafe.store import FeatureCache, Header, write_cache
 
-Progress = Callable[[str, int, int], None]
-"""Called with the split's name, the images done and the images in all, over all splits."""
+__all__ = ["Extraction", "Options", "cache_key", "extract"]
 
-BLOCK_IMAGES = 2048
-"""Images per finished block: the most that an interrupted run has to encode again."""
-
-_BATCH_PIXELS = 64 * 224 * 224  # a CPU is no faster with larger batches
-_CUDA_FACTOR = 4
-_LARGEST_BATCH = 512
 _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
 
 
@@ -64,46 +52,6 @@ class Extraction:
     was_there: bool = False
 
 
-@dataclass(frozen=True)
-class Options:
-    """How an extraction runs.
-
-    Attributes
-    ----------
-    augmentation : Augmentation
-        Augmented views of the training images.
-    on_error : {"skip", "fail"}
-        What to do with an image that cannot be read: skip and record it, or stop.
-    batch_size : int or None
-        Images per forward pass; None fits it to the input size and the device.
-    workers : int or None
-        Threads that decode; None takes one per core, 16 at most.
-    progress : callable or None
-        Called after every batch.
-    """
-
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    on_error: Literal["skip", "fail"] = "skip"
-    batch_size: int | None = None
-    workers: int | None = None
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1; got {value}.")
-        if self.augmentation.views < 1:
-            raise InputError(f"views must be at least 1; got {self.augmentation.views}.")
-
-
-class _Unit(NamedTuple):
-    """A block's worth of items."""
-
-    split: str
-    number: int
-    items: tuple[Item, ...]
-
-
 def cache_key(
     dataset: Dataset,
     encoder: Encoder,
@@ -111,6 +59,7 @@ def cache_key(
     augmentation: Augmentation,
 ) -> Key:
     """Everything that determines the features of an extraction."""
+    flat = [sentence for row in sentences for sentence in row]
     return {
         "augmentation": augmentation.key(),
         "architecture_sha256": encoder.architecture_sha256,
@@ -124,6 +73,7 @@ def cache_key(
         "pretrained": encoder.pretrained,
         "sentences_sha256": digest_of_names([s for row in sentences for s in [*row, "\0"]]),
         "templates": list(dataset.templates),
+        "tokens_sha256": digest_of_array(encoder.tokens(flat).numpy()),
         "weights_sha256": encoder.weights_sha256,
     }
 
@@ -168,16 +118,17 @@ def extract(
     DatasetError
         If an image vanishes, cannot be read with `on_error="fail"`, or none of a split can.
     CacheError
-        If the cache folder cannot be written.
+        If the cache folder cannot be written, or another process extracts the same cache.
     """
     options = options or Options()
     key = cache_key(dataset, encoder, sentences, options.augmentation)
     if path.is_file() and _is_same(path, key, rebuild):
+        sweep(path)
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
-    units = _plan(dataset)
-    with Partial(path, key) as partial:
-        images = _encode(dataset, encoder, partial, units, options)
+    units = plan_units(dataset, encoder, options)
+    with Partial(path, key, units[0].batch) as partial:
+        images = encode_units(dataset, encoder, partial, units, options)
         seconds = time.perf_counter() - start
         skipped = _skipped(partial, units)
         _refuse_empty(dataset, skipped)
@@ -204,94 +155,7 @@ def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
     return not different
 
 
-def _plan(dataset: Dataset) -> list[_Unit]:
-    units = []
-    for split in SPLITS:
-        items = dataset.splits.get(split, ())
-        for number, start in enumerate(range(0, len(items), BLOCK_IMAGES)):
-            units.append(_Unit(split, number, tuple(items[start : start + BLOCK_IMAGES])))
-    return units
-
-
-def _encode(
-    dataset: Dataset,
-    encoder: Encoder,
-    partial: Partial,
-    units: Sequence[_Unit],
-    options: Options,
-) -> int:
-    """Encode the blocks that are not finished yet; returns the number of images encoded."""
-    total = sum(len(unit.items) for unit in units)
-    todo = [unit for unit in units if not partial.has(unit.split, unit.number)]
-    done = total - sum(len(unit.items) for unit in todo)
-    encoded = 0
-    batches = _decoded_batches(dataset, encoder, todo, options)
-    for unit, group in groupby(batches, key=itemgetter(0)):
-        features, read, failures = [], [], []
-        for _, batch in group:
-            features.append(_encode_batch(encoder, batch))
-            read += [image.item for image in batch if image.views is not None]
-            failures += [Failure(i.item.id, i.reason) for i in batch if i.views is None]
-            done += len(batch)
-            if options.progress is not None:
-                options.progress(unit.split, done, total)
-        partial.save(unit.split, unit.number, _block(features, read), failures)
-        encoded += len(read)
-    return encoded
-
-
-def _decoded_batches(
-    dataset: Dataset, encoder: Encoder, units: Sequence[_Unit], options: Options
-) -> Iterator[tuple[_Unit, list[Decoded]]]:
-    """Batches of all blocks, decoded ahead; no batch spans two blocks."""
-    decoder = Decoder(dataset, encoder.preprocess, strict=options.on_error == "fail")
-    size = options.batch_size or _batch_size(encoder)
-    jobs = (
-        (unit, unit.items[start : start + size], _augmentation(unit, options))
-        for unit in units
-        for start in range(0, len(unit.items), size)
-    )
-    threads = options.workers or min(os.cpu_count() or 1, 16)
-    for (unit, _, _), batch in ahead(lambda job: decoder.decode(job[1], job[2]), jobs, threads):
-        yield unit, batch
-
-
-def _augmentation(unit: _Unit, options: Options) -> Augmentation:
-    return options.augmentation if unit.split == "train" else Augmentation()
-
-
-def _batch_size(encoder: Encoder) -> int:
-    height, width = encoder.preprocess.size
-    pixels = _BATCH_PIXELS * (_CUDA_FACTOR if encoder.device.type == "cuda" else 1)
-    return max(1, min(pixels // (height * width), _LARGEST_BATCH))
-
-
-def _encode_batch(encoder: Encoder, batch: Sequence[Decoded]) -> NDArray[Any]:
-    """Features of the images of a batch that could be read. (n, V, D)"""
-    pixels = [image.views for image in batch if image.views is not None]
-    if not pixels:
-        return np.empty((0, 1, encoder.width), _storage_type(encoder))
-    stacked = np.stack(pixels)  # (n, V, S, S, 3)
-    features = encoder.encode_pixels(torch.from_numpy(stacked).flatten(0, 1))
-    return features.numpy().reshape(*stacked.shape[:2], -1).astype(_storage_type(encoder))
-
-
-def _storage_type(encoder: Encoder) -> type[np.floating[Any]]:
-    """float16 holds what a half-precision encoder gives: bf16 has fewer digits, fp16 as many."""
-    return np.float32 if encoder.precision == "fp32" else np.float16
-
-
-def _block(features: Sequence[NDArray[Any]], read: Sequence[Item]) -> Block:
-    views = np.concatenate([part for part in features if len(part)] or features[:1])  # (n, V, D)
-    return Block(
-        ids=[item.id for item in read],
-        labels=np.array([item.label for item in read], np.int32),
-        features=views[:, 0],
-        views=views if views.shape[1] > 1 else None,
-    )
-
-
-def _skipped(partial: Partial, units: Sequence[_Unit]) -> tuple[tuple[str, str, str], ...]:
+def _skipped(partial: Partial, units: Sequence[Unit]) -> tuple[tuple[str, str, str], ...]:
     return tuple(
         (unit.split, failure.id, failure.reason)
         for unit in units

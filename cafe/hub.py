@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import threading
 import urllib.error
@@ -48,7 +49,7 @@ def reachable(address: str, seconds: float = PROBE_SECONDS) -> bool:
             urllib.request.urlopen(request, timeout=seconds).close()  # noqa: S310
         except urllib.error.HTTPError:
             answered.set()  # a refusal is an answer too
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             return
         answered.set()
 
@@ -92,8 +93,10 @@ def fetch(get: Callable[[], T], what: str) -> T:
             return get()
     except CafeError:
         raise
-    except Exception as error:  # the client's errors share no base; any means "not on disk"
+    except OSError as error:  # what the client raises for what is not on disk
         missing = error
+    except Exception as error:
+        raise WeightsError(f"{what} cannot be set up ({_brief(error)}).") from error
     if not reachable(hub_address()):
         raise WeightsError(
             f"{what} is not on this machine and {hub_address()} does not answer; {ADVICE}."
@@ -103,8 +106,11 @@ def fetch(get: Callable[[], T], what: str) -> T:
     except CafeError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{what} could not be fetched ({reason}); {ADVICE}.") from error
+        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {ADVICE}.") from error
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def weights(described: Mapping[str, Any], what: str) -> Path:
@@ -126,4 +132,7 @@ def weights(described: Mapping[str, Any], what: str) -> Path:
         raise WeightsError(
             f"{what} is not on this machine and {address} does not answer; {ADVICE}."
         )
-    return Path(open_clip.download_pretrained(dict(described)))
+    try:
+        return Path(open_clip.download_pretrained(dict(described)))
+    except Exception as error:  # a stopped download, a wrong checksum
+        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {ADVICE}.") from error

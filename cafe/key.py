@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Key = Mapping[str, Any]
 """A flat mapping from a part's name ("weights_sha256") to a JSON value."""
@@ -24,6 +27,12 @@ def digest(key: Key) -> str:
 def digest_of_names(names: Iterable[str]) -> str:
     """SHA-256 of a list of strings, in order."""
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
+def digest_of_array(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's form and numbers."""
+    form = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(form + array.tobytes()).hexdigest()
 
 
 def differences(found: Key, asked: Key) -> list[str]:

@@ -7,8 +7,10 @@ their own, each appearing complete under its name; a run that is interrupted res
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,6 +19,7 @@ import numpy as np
 
 from cafe.errors import CacheError
 from cafe.key import Key, canonical
+from cafe.locking import lock_file
 from cafe.store import Block
 
 
@@ -27,6 +30,19 @@ class Failure(NamedTuple):
     reason: str
 
 
+def sweep(cache: Path) -> None:
+    """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
+    folder = _folder(cache)
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and (lock := lock_file(folder / "lock")):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
+
+
+def _folder(cache: Path) -> Path:
+    return cache.with_name(f".{cache.name}.partial")
+
+
 class Partial:
     """Finished blocks of an extraction that is under way; use as a context manager.
 
@@ -35,7 +51,9 @@ class Partial:
     cache : Path
         Final name of the cache file; the folder stands beside it.
     key : Key
-        Key of the extraction. Blocks of another key are thrown away.
+        Key of the extraction.
+    batch : int
+        Images per batch. Blocks of another key or batch are thrown away.
 
     Raises
     ------
@@ -43,46 +61,54 @@ class Partial:
         On entering, if the folder cannot be written or another process extracts the same cache.
     """
 
-    def __init__(self, cache: Path, key: Key) -> None:
-        self.folder = cache.with_name(f".{cache.name}.partial")
+    def __init__(self, cache: Path, key: Key, batch: int) -> None:
+        self.folder = _folder(cache)
         self._cache = cache
-        self._key = canonical(key)
+        self._identity = canonical({"batch": batch, "key": dict(key)})
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Partial:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
+            self._lock = lock_file(self.folder / "lock")
+            if self._lock is not None:
+                self._drop_others()
         except OSError as error:
             raise CacheError(
                 f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
                 "choose another with --cache."
             ) from error
-        if not _try_lock(self._lock):
-            self._lock.close()
+        if self._lock is None:
             raise CacheError(
                 f"another process is extracting '{self._cache}'; wait for it, or stop it first."
             )
-        self._drop_other_key()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
 
-    def _drop_other_key(self) -> None:
-        key_file = self.folder / "key.json"
-        if not key_file.is_file() or key_file.read_text() != self._key:
-            for file in self.folder.glob("*.npz"):
+    def _drop_others(self) -> None:
+        """Remove blocks of another extraction, and what a killed run was writing."""
+        identity = self.folder / "extraction.json"
+        same = identity.is_file() and identity.read_text() == self._identity
+        for file in self.folder.iterdir():
+            if file.suffix == ".tmp" or (file.suffix == ".npz" and not same):
                 file.unlink()
-            key_file.write_text(self._key)
+        if not same:
+            identity.write_text(self._identity)
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
 
-    def has(self, split: str, number: int) -> bool:
-        """Whether a block is finished."""
-        return self._path(split, number).is_file()
+    def has(self, split: str, number: int, images: int) -> bool:
+        """Whether a block of so many images is finished, and whole."""
+        if not self._path(split, number).is_file():
+            return False
+        with contextlib.suppress(CacheError):
+            block, failures = self.load(split, number)
+            return len(block.ids) + len(failures) == images
+        return False
 
     def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
         """Keep a finished block; it is on disk when this returns."""
@@ -91,33 +117,40 @@ class Partial:
         arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
         if block.views is not None:
             arrays["views"] = block.views
+        names = json.dumps({"ids": list(block.ids), "failures": failures})
         try:
             with temporary.open("wb") as stream:
-                np.savez(
-                    stream,
-                    ids=np.array(block.ids, dtype=np.str_),
-                    failures=np.array(failures, dtype=np.str_).reshape(-1, 2),
-                    **arrays,
-                )
+                np.savez(stream, names=np.frombuffer(names.encode(), np.uint8), **arrays)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise CacheError(
-                f"cannot keep finished work in '{self.folder}' ({error.strerror}); free some space "
-                "and run the same command again: it goes on where it stopped."
+                f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
+                "some space and run the same command again: it goes on where it stopped."
             ) from error
 
     def load(self, split: str, number: int) -> tuple[Block, list[Failure]]:
-        """Read a finished block."""
-        with np.load(self._path(split, number), allow_pickle=False) as file:
-            block = Block(
-                ids=file["ids"].tolist(),
-                labels=file["labels"],
-                features=file["features"],
-                views=file.get("views"),
-            )
-            return block, [Failure(*pair) for pair in file["failures"].tolist()]
+        """Read a finished block; its bytes are checked on the way.
+
+        Raises
+        ------
+        CacheError
+            If it is damaged.
+        """
+        path = self._path(split, number)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = json.loads(file["names"].tobytes())
+                block = Block(names["ids"], file["labels"], file["features"], file.get("views"))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CacheError(
+                f"finished work in '{path}' is damaged ({error}); run the same command again: it "
+                "is encoded anew."
+            ) from error
+        return block, [Failure(*pair) for pair in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:
         """Every block of a split, in order, one in memory at a time."""
@@ -129,20 +162,3 @@ class Partial:
     def discard(self) -> None:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _try_lock(stream: IO[str]) -> bool:
-    """Lock a file for this process; the system drops it with the process, so none is stale."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        with contextlib.suppress(OSError):
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-            return True
-        return False
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False

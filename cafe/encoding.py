@@ -1,0 +1,180 @@
+"""Encoding the images of a dataset block by block, decoded ahead; writes no cache file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cafe.datasets.base import SPLITS, Dataset, Item
+from cafe.decoding import Decoded, Decoder, ahead
+from cafe.encoders import Encoder
+from cafe.errors import CafeError, InputError
+from cafe.images import Augmentation
+from cafe.partial import Failure, Partial
+from cafe.store import Block
+
+Progress = Callable[[str, int, int], None]
+"""Called with the split's name, the images done and the images in all, over all splits."""
+
+BLOCK_BATCHES = 8
+"""Batches per finished block, which is the most that an interrupted run has to encode again."""
+
+_BATCH_PIXELS = 64 * 224 * 224  # a CPU is no faster with larger batches
+_CUDA_FACTOR = 4
+_LARGEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an extraction runs.
+
+    Attributes
+    ----------
+    augmentation : Augmentation
+        Augmented views of the training images.
+    on_error : {"skip", "fail"}
+        What to do with an image that cannot be read: skip and record it, or stop.
+    batch_size : int or None
+        Images per forward pass; None fits it to the input size and the device.
+    workers : int or None
+        Threads that decode; None takes one per core, 16 at most.
+    progress : callable or None
+        Called after every batch.
+    """
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    on_error: Literal["skip", "fail"] = "skip"
+    batch_size: int | None = None
+    workers: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1; got {value}.")
+        if self.augmentation.views < 1:
+            raise InputError(f"views must be at least 1; got {self.augmentation.views}.")
+
+
+class Unit(NamedTuple):
+    """A block's worth of items.
+
+    A unit is always cut into the same batches: a feature's last bits depend on the batch that it is
+    computed in, and an interrupted run shall end with the same bits.
+    """
+
+    split: str
+    number: int
+    items: tuple[Item, ...]
+    batch: int
+
+
+def plan_units(dataset: Dataset, encoder: Encoder, options: Options) -> list[Unit]:
+    """Cut a dataset into units."""
+    units = []
+    for split in SPLITS:
+        items = dataset.splits.get(split, ())
+        batch = options.batch_size or _batch_size(encoder, _augmentation(split, options).views)
+        block = batch * BLOCK_BATCHES
+        for number, start in enumerate(range(0, len(items), block)):
+            units.append(Unit(split, number, tuple(items[start : start + block]), batch))
+    return units
+
+
+def _augmentation(split: str, options: Options) -> Augmentation:
+    return options.augmentation if split == "train" else Augmentation()
+
+
+def _batch_size(encoder: Encoder, views: int) -> int:
+    height, width = encoder.preprocess.size
+    pixels = _BATCH_PIXELS * (_CUDA_FACTOR if encoder.device.type == "cuda" else 1)
+    return max(1, min(pixels // (height * width), _LARGEST_BATCH) // views)
+
+
+def encode_units(
+    dataset: Dataset,
+    encoder: Encoder,
+    partial: Partial,
+    units: Sequence[Unit],
+    options: Options,
+) -> int:
+    """Encode the units that are not finished yet; returns the number of images encoded."""
+    total = sum(len(unit.items) for unit in units)
+    todo = [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
+    done = total - sum(len(unit.items) for unit in todo)
+    encoded = 0
+    batches = _decoded_batches(dataset, encoder, todo, options)
+    for unit, group in groupby(batches, key=itemgetter(0)):
+        features, read, failures = [], [], []
+        for _, batch in group:
+            features.append(_encode_batch(encoder, batch))
+            read += [image.item for image in batch if image.views is not None]
+            failures += [Failure(i.item.id, i.reason) for i in batch if i.views is None]
+            done += len(batch)
+            if options.progress is not None:
+                options.progress(unit.split, done, total)
+        partial.save(unit.split, unit.number, _block(features, read), failures)
+        encoded += len(read)
+    return encoded
+
+
+def _decoded_batches(
+    dataset: Dataset, encoder: Encoder, units: Sequence[Unit], options: Options
+) -> Iterator[tuple[Unit, list[Decoded]]]:
+    """Batches of all units, decoded ahead; no batch spans two units."""
+    decoder = Decoder(dataset, encoder.preprocess, strict=options.on_error == "fail")
+    jobs = (
+        (unit, unit.items[start : start + unit.batch])
+        for unit in units
+        for start in range(0, len(unit.items), unit.batch)
+    )
+
+    def decode(job: tuple[Unit, tuple[Item, ...]]) -> list[Decoded]:
+        unit, items = job
+        return decoder.decode(items, _augmentation(unit.split, options))
+
+    threads = options.workers or min(os.cpu_count() or 1, 16)
+    for (unit, _), batch in ahead(decode, jobs, threads):
+        yield unit, batch
+
+
+def _encode_batch(encoder: Encoder, batch: Sequence[Decoded]) -> NDArray[Any]:
+    """Features of the images of a batch that could be read. (n, V, D)"""
+    images = [(image.item.id, image.views) for image in batch if image.views is not None]
+    if not images:
+        return np.empty((0, 1, encoder.width), _storage_type(encoder))
+    stacked = np.stack([views for _, views in images])  # (n, V, S, S, 3)
+    encoded = encoder.encode_pixels(torch.from_numpy(stacked).flatten(0, 1))
+    with np.errstate(over="ignore"):  # it is refused below
+        features = encoded.numpy().astype(_storage_type(encoder))
+    features = features.reshape(*stacked.shape[:2], -1)
+    if not np.isfinite(features).all():
+        bad = ~np.isfinite(features).all(axis=(1, 2))
+        raise CafeError(
+            f"the feature of image '{images[int(bad.argmax())][0]}' is not finite in "
+            f"{encoder.precision}; use --precision fp32."
+        )
+    return features
+
+
+def _storage_type(encoder: Encoder) -> type[np.floating[Any]]:
+    """float16 holds what a half-precision encoder gives: bf16 has fewer digits, fp16 as many."""
+    return np.float32 if encoder.precision == "fp32" else np.float16
+
+
+def _block(features: Sequence[NDArray[Any]], read: Sequence[Item]) -> Block:
+    views = np.concatenate([part for part in features if len(part)] or features[:1])  # (n, V, D)
+    return Block(
+        ids=[item.id for item in read],
+        labels=np.array([item.label for item in read], np.int32),
+        features=views[:, 0],
+        views=views if views.shape[1] > 1 else None,
+    )
