@@ -58,7 +58,7 @@ def fit(
     shots: Annotated[
         str | None,
         typer.Option(
-            help="Training images per class, several counts, or all [default: 16, or what there is]."
+            help="Training images per class, several counts, or all [default: 16 or fewer]."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list such as 0,5,7.")] = "3",

@@ -65,6 +65,23 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def parse_bytes(text: str | None) -> int | None:
+    """Read "2GB", "500MB" or a plain number of bytes."""
+    if text is None:
+        return None
+    number, factor = text.strip().upper(), 1
+    for suffix, size in (("KB", 10**3), ("MB", 10**6), ("GB", 10**9), ("TB", 10**12)):
+        if number.endswith(suffix):
+            number, factor = number.removesuffix(suffix), size
+    try:
+        count = int(float(number) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise InputError(f"--memory {text} is not understood; give a size such as 500MB or 2GB.")
+    return count
+
+
 def parse_ratio(text: str | None) -> dict[str, Any]:
     """Read "0.2", "learn", or candidates "0.1,0.2,0.4", as settings of the adapter."""
     if text is None or "," not in text:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cafe.metrics import Summary
@@ -67,6 +67,18 @@ def _brief_params(result: Result) -> str:
 
 
 _SHOWN = ("ratio", "text_ratio", "bottleneck", "epochs", "alpha", "beta")
+
+
+def print_chosen(best: Sequence[Mapping[str, Any]], validation: str) -> None:
+    """One row per shot count: the configuration that validation chose, and its one test."""
+    rows = []
+    for row in best:
+        ci95 = row["test"]["ci95"]
+        test = f"{row['test']['mean']:.2f}" + ("" if ci95 is None else f" ± {ci95:.2f}")
+        config = [f"{row['ratio']:g}", str(row["bottleneck"]), f"{row['lr']:g}"]
+        rows.append([str(row["shots"]), *config, f"{row['val']:.2f}", test])
+    headers = ["shots", "ratio", "bottleneck", "lr", f"chosen on {validation} %", "then tested %"]
+    print_table(headers, rows, numbers=range(len(headers)))
 
 
 def print_shots(results: Sequence[Result]) -> None:

@@ -147,7 +147,7 @@ class ClipAdapter(BatchedMethod):
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
         candidates = [
-            [self._run(trains[job], job, seed, ratio) for ratio in self._ratios(validations[job])]
+            [self.run_for(trains[job], job, seed, ratio) for ratio in self._ratios(validations[job])]
             for job, seed in enumerate(seeds)
         ]
         trained = train_selected(candidates, trains, validations, self.context)
@@ -157,7 +157,8 @@ class ClipAdapter(BatchedMethod):
         fixed = validation.protocol == "none" or self.learn_ratio or len(self.ratios) < 2
         return (self.ratio,) if fixed else self.ratios
 
-    def _run(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
+    def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
+        """The engine's run for one training set (number `job` of a call), seed and ratio."""
         width = train.text.features.shape[-1]
         family = self.family(
             bottleneck=parse_bottleneck(self.bottleneck, width),

@@ -118,7 +118,7 @@ def _narrow_by_folds(
     for job, options in enumerate(candidates):
         if validations[job].protocol != "cv" or len(options) < 2:
             continue
-        folds = _folds(trains[job], options[0].seed)
+        folds = folds_of(trains[job], options[0].seed)
         spans[job] = [len(sets) + i for i in range(len(folds))]
         for kept, out in folds:
             runs += [replace(option, data=len(sets)) for option in options]
@@ -129,12 +129,12 @@ def _narrow_by_folds(
     for job, span in spans.items():
         table = [[next(scores) for _ in candidates[job]] for _ in span]  # folds x candidates
         sizes = [len(held_out[number]) for number in span]
-        pooled = [_pool(column, sizes) for column in zip(*table, strict=True)]
+        pooled = [pool(column, sizes) for column in zip(*table, strict=True)]
         narrowed[job] = [candidates[job][_best(pooled)]]
     return narrowed
 
 
-def _folds(train_set: TrainingSet, seed: int) -> list[tuple[Features, Features]]:
+def folds_of(train_set: TrainingSet, seed: int) -> list[tuple[Features, Features]]:
     """Stratified folds of a training set: min(K, 4) for K images in its largest class."""
     features = train_set.features
     largest = int(features.y.bincount().max())
@@ -147,7 +147,7 @@ def _folds(train_set: TrainingSet, seed: int) -> list[tuple[Features, Features]]
     return [(features[kept], features[out]) for kept, out in folds]
 
 
-def _pool(scores: Sequence[Score], sizes: Sequence[int]) -> Score:
+def pool(scores: Sequence[Score], sizes: Sequence[int]) -> Score:
     """Scores on the folds as one score on all of their images."""
     total = sum(sizes)
     return Score(
