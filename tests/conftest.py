@@ -1,0 +1,58 @@
+"""What many tests need: a tiny untrained encoder, a small dataset, a cache of noise."""
+
+import json
+from pathlib import Path
+
+import pytest
+from making import TINY, make_block, make_dataset, make_header
+
+from cafe.datasets.base import Dataset
+from cafe.encoders import Encoder, load_encoder
+from cafe.store import write_cache
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local architecture with weights, in the layout that open_clip writes."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps(TINY))
+    network = load_encoder(str(folder), "none", device="cpu", precision="fp32")._network
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Encoder:
+    """The tiny encoder in fp32 on the CPU."""
+    return load_encoder(str(tiny_folder), device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Twenty training images, four of each other split."""
+    return make_dataset(tmp_path / "images", {"train": 20, "val": 4, "test": 4})
+
+
+@pytest.fixture
+def noise_cache(tmp_path: Path) -> Path:
+    """A small cache file with every split and augmented views."""
+    path = tmp_path / "cache" / "noise" / "tiny.none.h5"
+    splits = {
+        "train": [make_block(30, views=2), make_block(10, start=30, views=2)],
+        "val": [make_block(6, start=40)],
+        "test": [make_block(9, start=50)],
+    }
+    skipped = (("train", "broken.png", "OSError: truncated"),)
+    header = make_header(skipped=skipped, missing=("gone.png",), source="noise")
+    write_cache(path, header, splits)
+    return path
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model hub that nothing answers for."""
+    monkeypatch.setattr("cafe.hub.reachable", lambda *_: False)
