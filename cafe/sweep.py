@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -107,6 +108,8 @@ def span(text: str) -> list[float]:
             ends = [float(word) for word in part.split(":")]
         except ValueError:
             ends = []
+        if not all(map(math.isfinite, ends)):
+            ends = []
         if len(ends) == 1:
             numbers += ends
         elif len(ends) == 3 and ends[2] > 0 and ends[1] >= ends[0]:
@@ -117,7 +120,7 @@ def span(text: str) -> list[float]:
             numbers += [number for number in steps if number <= ends[1] + 1e-9]
         else:
             raise InputError(
-                f"'{part}' is not understood; give a number, a list 0.1,0.4 or a range 0.1:0.9:0.1."
+                f"{part!r} is not understood; give a number, a list 0.1,0.4 or a range 0.1:0.9:0.1."
             )
     return numbers
 

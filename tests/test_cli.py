@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results on stdout, errors in one line, help with examples."""
+"""The command line as a user meets it: results on stdout, errors in one line, help, examples."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS = [
     ["demo"],
     ["extract"],
     ["fit"],
+    ["grid"],
     ["datasets"],
     ["methods"],
     ["cache", "ls"],
@@ -40,9 +41,7 @@ Run = Callable[..., Answer]
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs `cafe` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAFE_CACHE", raising=False)
@@ -369,3 +368,39 @@ def test_demo_ends_with_the_table_and_what_to_type_next(run: Run) -> None:
     for word in ("1 shot", "4 shots", "16 shots", "zero-shot", "nearest-class", "clip-adapter"):
         assert word in answer.out
     assert sum(line.strip().startswith("cafe ") for line in answer.out.splitlines()) == 3
+
+
+def test_grid_prints_the_map_and_what_was_chosen(run: Run, trees: Path) -> None:
+    words = ["--ratio", "0.2,0.6", "--bottleneck", "D/4,8", "--shots", "2,4", "--epochs", "2"]
+    answer = run("grid", *words, "--seeds", "2")
+    assert answer.code == 0, answer.err
+    for word in ("2 shots: mean cv validation", "*", "chosen on cv", "then tested", "16 runs in"):
+        assert word in answer.out
+    found = json.loads(run("grid", *words, "--seeds", "2", "--json").out)
+    assert len(found["runs"]) == 16
+    assert {"ratio", "bottleneck", "shots", "seed", "val", "test"} <= found["runs"][0].keys()
+    assert found["best"]["shots"] == 4
+    assert found["runs_per_second"] > 0
+    assert found["protocol"]["validation"] == "cv"
+
+
+BAD_GRIDS = [
+    (["--ratio", ""], "empty grid"),
+    (["--ratio", "0.1:2:0.1"], "ratio must be from 0"),
+    (["--bottleneck", "D/2,x"], "bottleneck"),
+    (["--bottleneck", "100"], "bottleneck must be from 1"),
+    (["--shots", "9"], "shots must be from 1 to 8"),
+    (["--memory", "2 kilos"], "--memory 2 kilos is not understood"),
+    (["--memory", "10"], "memory"),
+    (["--ratio", "0:1:0.0002", "--bottleneck", "1,2,3,4"], "use --yes"),
+    (["--precision", "fp8"], "precision must be"),
+    (["--epochs", "0"], "epochs"),
+    (["--batch-size", "0"], "batch"),
+    (["--lr", "-1"], "learning rate"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), BAD_GRIDS, ids=lambda value: str(value)[:40])
+def test_bad_grids(run: Run, trees: Path, tmp_path: Path, words: list[str], text: str) -> None:
+    shots = [] if "--shots" in words else ["--shots", "4"]
+    check(run("grid", *words, *shots), 2, text)

@@ -1,0 +1,211 @@
+"""The grid: what it is over, what it keeps, what it chooses, and what it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cafe.engine import Recipe
+from cafe.errors import CafeError, InputError
+from cafe.gridding import FIELDS, Journal, choose, grid
+from cafe.importing import import_npz
+from cafe.store import FeatureCache
+from cafe.sweep import Cell, Point, Sweep, span
+
+SWEEP = Sweep(
+    ratios=(0.1, 0.5),
+    bottlenecks=("D/4", "8"),
+    shots=(2, 4),
+    seeds=(0, 1),
+    validation="few-shot",
+    recipe=Recipe(epochs=3),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    folder = tmp_path_factory.mktemp("grid")
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(3, 16)).astype(np.float32)
+    arrays: dict[str, Any] = {
+        "text_prompts": centres[:, None] + generator.normal(size=(3, 1, 16)),
+        "class_names": np.array(["a", "b", "c"]),
+    }
+    for split, count in (("train", 6), ("val", 5), ("test", 20)):
+        labels = np.arange(3).repeat(count)
+        arrays[f"{split}_labels"] = labels
+        noise = generator.normal(size=(len(labels), 16))
+        arrays[f"{split}_features"] = (centres[labels] + 1.5 * noise).astype(np.float32)
+    np.savez(folder / "toy.npz", **arrays)
+    return import_npz(folder / "toy.npz", folder / "toy" / "model.tag.h5")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("0.2", [0.2]),
+        ("0.1,0.4", [0.1, 0.4]),
+        ("0.1:0.9:0.1", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
+        ("0:1:0.25,2", [0, 0.25, 0.5, 0.75, 1, 2]),
+        ("", []),
+    ],
+)
+def test_span(text: str, numbers: list[float]) -> None:
+    assert span(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["x", "1:0:0.1", "0:1:0", "0:1:-1", "0:1", "1:2:3:4", "0:1:1e-9"])
+def test_span_refuses(text: str) -> None:
+    with pytest.raises(InputError):
+        span(text)
+
+
+@given(st.text(max_size=20))
+def test_span_gives_numbers_or_an_input_error(text: str) -> None:
+    try:
+        numbers = span(text)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = ""
+        assert np.isfinite(numbers).all()
+    assert len(message.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("validation", ["few-shot", "full", "cv"])
+def test_tests_only_what_validation_chose(
+    cache: FeatureCache, tmp_path: Path, validation: Any
+) -> None:
+    found = grid(cache, replace(SWEEP, validation=validation), runs=tmp_path)
+    assert len(found.rows) == found.trained == 2 * 2 * 2 * 2
+    for best in found.best:
+        chosen = {name: best[name] for name in ("shots", "ratio", "bottleneck", "lr")}
+        tested = [row for row in found.rows if row["test"] is not None and is_of(row, chosen)]
+        assert [row["test"] for row in tested] == list(best["test"]["per_seed"])
+        means = [mean_val(found.rows, {**chosen, **point}) for point in points()]
+        assert best["val"] == pytest.approx(max(means))
+    assert sum(row["test"] is not None for row in found.rows) == 2 * 2
+
+
+def points() -> list[dict[str, Any]]:
+    return [
+        {"ratio": ratio, "bottleneck": bottleneck}
+        for ratio in SWEEP.ratios
+        for bottleneck in SWEEP.bottlenecks
+    ]
+
+
+def is_of(row: dict[str, Any], chosen: dict[str, Any]) -> bool:
+    return all(row[name] == value for name, value in chosen.items())
+
+
+def mean_val(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> float:
+    values = [row["val"] for row in rows if is_of(row, chosen)]
+    return sum(values) / len(values)
+
+
+def test_leaves_every_run_as_rows(cache: FeatureCache, tmp_path: Path) -> None:
+    found = grid(cache, SWEEP, runs=tmp_path)
+    folder = found.record.folder
+    assert folder is not None
+    assert rows_of(folder / "grid.jsonl") == found.rows
+    table = (folder / "grid.csv").read_text().splitlines()
+    assert table[0] == ",".join(FIELDS)
+    assert len(table) == 1 + len(found.rows)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["best_per_shots"] == json.loads(json.dumps(found.best))
+    assert (folder / "clip-adapter.4shot.seed0.safetensors").is_file()
+    assert [path for path in tmp_path.iterdir() if path != folder] == []
+
+
+class Interrupt:
+    """Stops a grid like Ctrl-C, once a share of its work is done."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done > self.share * total:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_grid_goes_on(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = grid(cache, SWEEP, runs=tmp_path / "whole")
+    monkeypatch.setattr("cafe.gridding._LOT", 1)
+    with pytest.raises(KeyboardInterrupt):
+        grid(cache, SWEEP, runs=tmp_path / "cut", progress=Interrupt(0.9))
+    (waiting,) = (tmp_path / "cut").iterdir()
+    kept = rows_of(waiting / "rows.jsonl")
+    assert 0 < len(kept) < len(whole.rows)
+    resumed = grid(cache, SWEEP, runs=tmp_path / "cut")
+    assert resumed.trained == len(whole.rows) - len(kept)
+    for row, expected in zip(resumed.rows, whole.rows, strict=True):
+        assert {**row, "val_nll": 0} == {**expected, "val_nll": 0}
+        assert row["val_nll"] == pytest.approx(expected["val_nll"], rel=1e-4)
+
+
+def test_another_grid_does_not_take_its_rows(cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        grid(cache, SWEEP, runs=tmp_path, progress=Interrupt(0.1))
+    other = replace(SWEEP, recipe=Recipe(epochs=2))
+    assert grid(cache, other, runs=tmp_path).trained == len(other.cells)
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    row = dict(zip(FIELDS, (2, 0, 0.1, "D/4", 0.001, 50.0, 1.0, None), strict=True))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row)[:30])
+    journal = Journal(tmp_path / "rows.jsonl")
+    assert list(journal.rows) == [Cell(2, 0, Point(0.1, "D/4", 0.001))]
+
+
+def test_ties_go_to_the_likelier_then_the_smaller_ratio() -> None:
+    def row(ratio: float, val: float, nll: float) -> tuple[Cell, dict[str, Any]]:
+        cell = Cell(1, 0, Point(ratio, "D/4", 0.001))
+        return cell, {"val": val, "val_nll": nll}
+
+    assert choose(dict([row(0.1, 80, 1.0), row(0.2, 81, 2.0)]), 1).ratio == 0.2
+    assert choose(dict([row(0.4, 80, 0.9), row(0.2, 80, 1.0)]), 1).ratio == 0.4
+    assert choose(dict([row(0.4, 80, 1.0), row(0.2, 80, 1.0)]), 1).ratio == 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"ratios": ()}, "empty grid"),
+        ({"validation": "none"}, "never on the test set"),
+        ({"branch": "audio"}, "unknown branch"),
+    ],
+)
+def test_sweeps_that_cannot_be_meant(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        replace(SWEEP, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"ratios": (0.1, 1.5)}, "ratio must be from 0"),
+        ({"bottlenecks": ("D/4", "1000")}, "bottleneck must be from 1"),
+        ({"bottlenecks": ("wide",)}, "bottleneck"),
+        ({"shots": (2, 7)}, "shots must be from 1 to 6"),
+    ],
+)
+def test_sweeps_that_do_not_fit_the_cache(
+    cache: FeatureCache, tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(CafeError, match=text):
+        grid(cache, replace(SWEEP, **change), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
