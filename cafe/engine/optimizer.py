@@ -22,7 +22,7 @@ def cosine(step: int, steps: int) -> float:
 
 
 class StackedAdamW:
-    """AdamW (Loshchilov and Hutter 2019) on tensors whose leading axis is runs.
+    """AdamW (Loshchilov and Hutter 2019) on tensors whose leading axes are runs.
 
     Runs that are neighbours and have one learning rate and one decay are updated by one call on
     one slice, so that the common case, a grid of one recipe, is one pass over memory.
@@ -30,9 +30,9 @@ class StackedAdamW:
     Parameters
     ----------
     params, grads : mapping of str to Tensor
-        Stacked weights and their gradients. (R, ...)
+        Stacked weights and their gradients. (S, M, ...)
     recipes : sequence of Recipe
-        One per run. (R,)
+        One per run. (S * M,)
     undecayed : frozenset of str
         Names that weight decay leaves alone.
     """
@@ -48,8 +48,8 @@ class StackedAdamW:
         self._rates = []
         for (lr, decay), a, b in _neighbours(recipes):
             for name, stacked in params.items():
-                piece = stacked[a:b]
-                piece.grad = grads[name][a:b]
+                piece = stacked.flatten(0, 1)[a:b]
+                piece.grad = grads[name].flatten(0, 1)[a:b]
                 kept = 0.0 if name in undecayed else decay
                 groups.append({"params": [piece], "lr": lr, "weight_decay": kept})
                 self._rates.append(lr)

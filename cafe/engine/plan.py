@@ -40,9 +40,22 @@ class Chunk:
         return [index for stream in self.streams for index in stream]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Chunks, dearest first so that no worker is left with a long one, and how many at a time."""
+
+    chunks: tuple[Chunk, ...]
+    workers: int
+
+
 def plan(
-    runs: Sequence[Run], training_sets: Sequence[TrainingSet], budget: int, block: int
-) -> list[Chunk]:
+    runs: Sequence[Run],
+    training_sets: Sequence[TrainingSet],
+    *,
+    budget: int,
+    block: int,
+    workers: int,
+) -> Plan:
     """Cut runs into chunks.
 
     Parameters
@@ -52,14 +65,16 @@ def plan(
     training_sets : sequence of TrainingSet
         What `Run.data` points into.
     budget : int
-        Bytes that a chunk may take.
+        Bytes that the chunks in flight may take together.
     block : int
-        Bytes that a chunk had better not exceed, to stay in a processor's cache.
+        Bytes that a chunk had better not exceed.
+    workers : int
+        Chunks to train at a time, at most; fewer where the budget asks for it.
 
     Returns
     -------
-    list of Chunk
-        Every run once, in the order of first appearance.
+    Plan
+        Every run once.
 
     Raises
     ------
@@ -70,11 +85,22 @@ def plan(
     cohorts: dict[Hashable, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
         cohorts[_cohort(run, training_sets[run.data], texts[run.data])].append(index)
-    return [
-        chunk
-        for members in cohorts.values()
-        for chunk in _chunks(runs, members, training_sets[runs[members[0]].data], budget, block)
+    costs = {key: cost(runs[c[0]], training_sets[runs[c[0]].data]) for key, c in cohorts.items()}
+    dearest = max(map(sum, costs.values()))
+    if dearest > budget:
+        raise InputError(
+            f"one run needs {in_words(dearest)} and the memory budget is {in_words(budget)}; "
+            "raise the budget, or make the batch or the head smaller."
+        )
+    workers = max(1, min(workers, budget // dearest, len(runs)))
+    room, most = min(block, budget // workers), -(-len(runs) // workers)
+    chunks = [
+        (costs[key][0] * len(chunk.streams) + costs[key][1] * len(chunk.members), chunk)
+        for key, members in cohorts.items()
+        for chunk in _chunks(_streams(runs, members), costs[key], room, most)
     ]
+    chunks.sort(key=lambda pair: -pair[0])
+    return Plan(tuple(chunk for _, chunk in chunks), workers)
 
 
 def _cohort(run: Run, train: TrainingSet, text: int) -> Hashable:
@@ -106,23 +132,17 @@ def _same_text(a: ClassText, b: ClassText) -> bool:
 
 
 def _chunks(
-    runs: Sequence[Run], members: list[int], train: TrainingSet, budget: int, block: int
+    streams: list[tuple[int, ...]], costs: tuple[int, int], room: int, most: int
 ) -> list[Chunk]:
     """Cut one cohort: streams of equal length lie side by side, and long ones are split."""
-    per_stream, per_run = cost(runs[members[0]], train)
-    if per_stream + per_run > budget:
-        raise InputError(
-            f"one run needs {in_words(per_stream + per_run)} and the memory budget is "
-            f"{in_words(budget)}; raise the budget, or make the batch or the head smaller."
-        )
-    room = max(per_stream + per_run, min(budget, block))
+    per_stream, per_run = costs
     pieces: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for stream in _streams(runs, members):
-        for piece in _split(stream, max(1, (room - per_stream) // per_run)):
+    for stream in streams:
+        for piece in _split(stream, min(most, (room - per_stream) // per_run)):
             pieces[len(piece)].append(piece)
     chunks = []
     for length, alike in pieces.items():
-        side_by_side = max(1, room // (per_stream + length * per_run))
+        side_by_side = min(most // length, room // (per_stream + length * per_run))
         chunks += [Chunk(tuple(part)) for part in _split(tuple(alike), side_by_side)]
     return chunks
 
@@ -140,7 +160,8 @@ def _streams(runs: Sequence[Run], members: list[int]) -> list[tuple[int, ...]]:
 
 
 def _split(items: tuple[_T, ...], most: int) -> list[tuple[_T, ...]]:
-    """Cut into the fewest parts of at most `most`, as even as can be."""
+    """Cut into the fewest parts of at most `most` (or 1), as even as can be."""
+    most = max(1, most)
     count = -(-len(items) // most)
     cuts = [round(i * len(items) / count) for i in range(count + 1)]
     return [items[a:b] for a, b in pairwise(cuts)]

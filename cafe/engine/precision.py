@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Literal
 
@@ -85,18 +83,3 @@ def product_rate(
             torch.cuda.synchronize(device)
         best = min(best, (time.perf_counter() - start) / 4)
     return 2 * size**3 / best
-
-
-@contextmanager
-def float32_products(precision: Literal["fp32", "bf16"]) -> Iterator[None]:
-    """Let products of float32 tensors round their operands to bfloat16, or not.
-
-    oneDNN does so inside its kernels, so that results stay float32; it is process-wide state of
-    torch, and put back on leaving.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if precision == "bf16" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

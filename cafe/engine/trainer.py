@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cafe.engine.contract import Run, Trained, Workspace
 from cafe.engine.memory import budget_bytes
 from cafe.engine.optimizer import StackedAdamW, cosine
 from cafe.engine.plan import Chunk, plan
-from cafe.engine.precision import Precision, choose, float32_products
+from cafe.engine.precision import Precision, choose
 from cafe.engine.stack import Streams, stack_scalars, stack_tensors
+from cafe.engine.workers import work_off
 from cafe.features import TrainingSet
 
-CACHE_BYTES = 64 << 20
-"""Bytes of a chunk on a CPU: beyond it the passes over activations wait for memory."""
+BLOCK_BYTES = 64 << 20
+"""Bytes of a chunk on a CPU. Measured: larger chunks are no faster, as passes over activations
+leave the cache anyway; smaller ones pay for calls; several chunks keep all workers busy."""
 
 Progress = Callable[[int, int], None]
 """Takes the run-epochs that are done and those there are."""
@@ -70,29 +72,35 @@ def train(
         return []
     device = device or training_sets[runs[0].data].features.x.device
     in_force = choose(precision, device)
-    block = CACHE_BYTES if device.type == "cpu" else budget_bytes(device, memory_budget)
-    chunks = plan(runs, training_sets, budget_bytes(device, memory_budget), block)
-    tell = _Counter(sum(run.recipe.epochs for run in runs), progress)
+    budget = budget_bytes(device, memory_budget)
+    on_cpu = device.type == "cpu"
+    made = plan(
+        runs,
+        training_sets,
+        budget=budget,
+        block=BLOCK_BYTES if on_cpu else budget,
+        workers=torch.get_num_threads() if on_cpu else 1,
+    )
+    jobs = [
+        partial(_train_chunk, chunk, runs, training_sets, device, in_force) for chunk in made.chunks
+    ]
+    total, done = sum(run.recipe.epochs for run in runs), 0
     results: dict[int, Trained] = {}
-    for chunk in chunks:
-        done = _train_chunk(chunk, runs, training_sets, device, in_force, tell)
-        for index, result in zip(chunk.members, done, strict=True):
-            results[index] = result
-            if on_finished is not None:
+
+    def on_progress(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    def on_result(found: dict[int, Trained]) -> None:
+        results.update(found)
+        if on_finished is not None:
+            for index, result in found.items():
                 on_finished(index, result)
+
+    work_off(jobs, made.workers, on_progress=on_progress, on_result=on_result)
     return [results[index] for index in range(len(runs))]
-
-
-class _Counter:
-    """Adds up run-epochs and passes them on."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self._progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self._progress is not None:
-            self._progress(self.done, self.total)
 
 
 @torch.no_grad()
@@ -102,9 +110,9 @@ def _train_chunk(
     training_sets: Sequence[TrainingSet],
     device: torch.device,
     precision: Literal["fp32", "bf16"],
-    tell: _Counter,
-) -> list[Trained]:
-    """Train one chunk from its initial weights to its results, run by run as in the chunk."""
+    tell: Callable[[int], None],
+) -> dict[int, Trained]:
+    """Train one chunk from its initial weights; tells of run-epochs as they are done."""
     members = [runs[index] for index in chunk.members]
     family, epochs = members[0].family, members[0].recipe.epochs
     count = len(chunk.streams)
@@ -113,35 +121,22 @@ def _train_chunk(
     grads = {name: torch.zeros_like(value) for name, value in params.items()}
     leaders = [runs[stream[0]] for stream in chunk.streams]
     streams = Streams(leaders, training_sets, stack_scalars(members, count, device), device)
-    optimizer = StackedAdamW(
-        {name: value.flatten(0, 1) for name, value in params.items()},
-        {name: value.flatten(0, 1) for name, value in grads.items()},
-        [run.recipe for run in members],
-        family.undecayed,
-    )
+    optimizer = StackedAdamW(params, grads, [run.recipe for run in members], family.undecayed)
     work = Workspace(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     losses = torch.zeros(count, len(members) // count, device=device)  # (S, M)
     step, steps = 0, epochs * streams.steps
-    with float32_products(precision):
-        for epoch in range(epochs):
-            for batch in streams.epoch():
-                loss = family.gradients(params, batch, grads, work)
-                if epoch == epochs - 1:
-                    losses += loss() * batch.y.shape[1] / streams.images
-                optimizer.step(cosine(step, steps))
-                step += 1
-            tell.add(len(members))
-    return _results(members, params, losses, precision)
-
-
-def _results(
-    members: Sequence[Run],
-    params: dict[str, Tensor],
-    losses: Tensor,
-    precision: Literal["fp32", "bf16"],
-) -> list[Trained]:
+    for epoch in range(epochs):
+        for batch in streams.epoch():
+            loss = family.gradients(params, batch, grads, work)
+            if epoch == epochs - 1:
+                losses += loss() * batch.y.shape[1] / streams.images
+            optimizer.step(cosine(step, steps))
+            step += 1
+        tell(len(members))
     flat = {name: value.flatten(0, 1) for name, value in params.items()}
-    return [
-        Trained(run, {name: v[i].clone() for name, v in flat.items()}, loss, precision)
-        for i, (run, loss) in enumerate(zip(members, losses.flatten().tolist(), strict=True))
-    ]
+    return {
+        index: Trained(run, {n: v[i].clone() for n, v in flat.items()}, loss, precision)
+        for i, (index, run, loss) in enumerate(
+            zip(chunk.members, members, losses.flatten().tolist(), strict=True)
+        )
+    }

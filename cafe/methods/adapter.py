@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine.contract import Batch, Family, Run, Tensors, Trained, shared_product
+from cafe.engine.contract import Batch, Family, Run, Tensors, Trained, Workspace, shared_product
 from cafe.engine.draws import linear_weights
 from cafe.features import ClassText, TrainingSet
+from cafe.methods.adapter_backward import visual_gradients
 
 RATIO_GAIN = 20.0
 """A learned ratio is `sigmoid(RATIO_GAIN * u)`: AdamW moves `u` by its learning rate a step, and
@@ -92,7 +94,7 @@ class AdapterFamily(Family):
             return batch.scalars[f"{prefix}ratio"]
         return torch.sigmoid(RATIO_GAIN * learned)
 
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:  # noqa: ARG002 (contract)
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
         """Image features as the adapter takes them. (N, D)"""
         return {"x": normalize(x, dim=-1) if self.normalize_input else x}
 
@@ -150,6 +152,19 @@ class VisualAdapter(AdapterFamily):
         """Class scores. (S, M, B, C)"""
         blend = normalize(self.blend(batch.rows["x"], params, batch), dim=-1)  # (S, M, B, D)
         return batch.scale * torch.matmul(blend, batch.weights.mT) + batch.bias
+
+    def gradients(
+        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
+    ) -> Callable[[], Tensor]:
+        """See `Family.gradients`."""
+        a = self.ratio(params, batch)
+        along = grads.get("ratio_u")
+        loss = visual_gradients(
+            params, batch, grads, work, a, final_relu=self.final_relu, along=along
+        )
+        if along is not None:
+            along.mul_(RATIO_GAIN * (a - 1))  # da/du = RATIO_GAIN a (1 - a)
+        return loss
 
 
 def ratios_in_force(trained: Trained) -> dict[str, float]:

@@ -1,0 +1,166 @@
+"""The visual branch's loss and gradients by hand, with few passes over (S, M, B, D).
+
+With `h = relu(W1 x)`, `A = relu(h W2)`, the blend `f = a A + (1 - a) x`, the logits
+`z = s f w^T / |f|` and `G = (softmax(z) - onehot(y)) / B`::
+
+    df  = (s G w - (G . z) f / |f|) / |f|        from d(f / |f|)
+    dA  = a df  where A > 0
+    dW2 = h^T dA,   dh = dA W2^T  where h > 0,   dW1 = dh^T x
+    da  = sum df . (A - x) = -(sum df . x) / a   as df . f = 0
+
+`w` is taken less its mean over the classes: softmax and `G w` do not change (the rows of `G` sum to
+0), and logits near 0 lose less when a product rounds them to bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cafe.engine.contract import Batch, Tensors, Workspace
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """What the backward pass needs of the forward pass; matrices in the type of products."""
+
+    x: Tensor  # (S, B, D)
+    w: Tensor  # (C, D)
+    down: Tensor  # (R, H, D)
+    up: Tensor  # (R, H, D)
+    hidden: Tensor  # (R, H, B)
+    adapted: Tensor  # (R, B, D)
+    blend: Tensor  # (S, M, B, D)
+    norm: Tensor  # (S, M, B, 1)
+
+
+def visual_gradients(
+    params: Tensors,
+    batch: Batch,
+    grads: Tensors,
+    work: Workspace,
+    ratio: Tensor,
+    *,
+    final_relu: bool,
+    along: Tensor | None = None,
+) -> Callable[[], Tensor]:
+    """Write the gradients of "down" and "up"; see `Family.gradients`.
+
+    Parameters
+    ----------
+    params, grads, batch, work
+        As `Family.gradients` has them.
+    ratio : Tensor
+        a, float32. (S, M, 1, 1)
+    final_relu : bool
+        Whether `A` has its outer ReLU.
+    along : Tensor or None
+        Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
+
+    Returns
+    -------
+    callable
+        Gives the runs' losses. (S, M)
+    """
+    saved = _forward(params, batch, work, ratio, final_relu=final_relu)
+    error, pull, loss = _class_errors(saved, batch, work)
+    if along is not None:  # before the blend's memory is taken
+        along.copy_(_df_x(saved, error, pull))
+    d_adapted = _blend_gradient(saved, error, pull, ratio, work, final_relu=final_relu)
+    _weight_gradients(saved, d_adapted, grads, work)
+    return loss
+
+
+def _forward(
+    params: Tensors, batch: Batch, work: Workspace, ratio: Tensor, *, final_relu: bool
+) -> _Forward:
+    low = work.product
+    streams, runs, hidden_width, width = params["down"].shape
+    rows, count = batch.y.shape[1], streams * runs
+    x = work.cast("x", batch.rows["x"])  # (S, B, D)
+    w = work.once("w", lambda: (batch.weights - batch.weights.mean(0)).to(low))  # (C, D)
+    down = work.cast("down", params["down"]).view(count, hidden_width, width)
+    up = work.cast("up", params["up"]).view(count, hidden_width, width)
+
+    hidden = work("hidden", streams, runs * hidden_width, rows, dtype=low)
+    torch.bmm(down.view(streams, -1, width), x.mT, out=hidden).relu_()
+    hidden = hidden.view(count, hidden_width, rows)  # (R, H, B)
+    adapted = work("adapted", count, rows, width, dtype=low)
+    torch.bmm(hidden.mT, up, out=adapted)
+    if final_relu:
+        adapted.relu_()
+    blend = work("blend", streams, runs, rows, width, dtype=low)
+    torch.lerp(x[:, None], adapted.view(blend.shape), ratio.to(low), out=blend)
+    norm = torch.linalg.vector_norm(blend, dim=-1, keepdim=True).to(work.wide)
+    return _Forward(x, w, down, up, hidden, adapted, blend, norm)
+
+
+def _class_errors(
+    saved: _Forward, batch: Batch, work: Workspace
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+    """`s G / |f|` (S, M, B, C), `(G . z) / |f|^2` (S, M, B, 1), and the losses."""
+    streams, runs, rows, width = saved.blend.shape
+    classes = len(saved.w)
+    products = work("products", streams * runs * rows, classes, dtype=saved.w.dtype)
+    torch.mm(saved.blend.view(-1, width), saved.w.mT, out=products)
+    shape = streams, runs, rows, classes
+    logits = torch.mul(
+        products.view(shape), batch.scale / saved.norm, out=work("logits", *shape)
+    )  # (S, M, B, C)
+    error = torch.softmax(logits, dim=-1, out=work("error", *shape))
+    labels = batch.y[:, None, :, None].expand(streams, runs, rows, 1)  # (S, M, B, 1)
+    right = error.gather(-1, labels)
+    error.scatter_(-1, labels, right - 1)  # softmax - onehot
+    pull = logits.mul_(error).sum(-1, keepdim=True)  # (S, M, B, 1)
+    pull /= rows * saved.norm.square()
+    error.mul_(batch.scale / (rows * saved.norm))
+    return error, pull, lambda: -right.clamp_min(1e-38).log().mean((-2, -1))
+
+
+def _blend_gradient(
+    saved: _Forward,
+    error: Tensor,
+    pull: Tensor,
+    ratio: Tensor,
+    work: Workspace,
+    *,
+    final_relu: bool,
+) -> Tensor:
+    """`dA` of each run, in the memory of the blend. (R, B, D)"""
+    low = saved.w.dtype
+    d_adapted = saved.blend.mul_((-ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
+    scaled = torch.mul(error, ratio, out=work("scaled", *error.shape, dtype=low))
+    d_adapted.addmm_(scaled.view(-1, error.shape[-1]), saved.w)
+    d_adapted = d_adapted.view(saved.adapted.shape)
+    return _where_positive(d_adapted, saved.adapted) if final_relu else d_adapted
+
+
+def _weight_gradients(saved: _Forward, d_adapted: Tensor, grads: Tensors, work: Workspace) -> None:
+    streams, _, width = saved.x.shape
+    count, hidden_width, rows = saved.hidden.shape
+    shape = count, hidden_width, width
+    work.bmm_into(grads["up"].view(shape), saved.hidden, d_adapted)
+    d_hidden = work("d_hidden", count, hidden_width, rows, dtype=saved.w.dtype)
+    torch.bmm(saved.up, d_adapted.mT, out=d_hidden)
+    _where_positive(d_hidden, saved.hidden)
+    flat = streams, -1
+    work.bmm_into(grads["down"].view(*flat, width), d_hidden.view(*flat, rows), saved.x)
+
+
+def _df_x(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
+    """`df . x`, summed over the batch. (S, M, 1, 1)"""
+    plain = torch.matmul(saved.x, saved.w.mT).to(error.dtype)[:, None]  # (S, 1, B, C)
+    shared = torch.mul(saved.blend, saved.x[:, None]).sum(
+        -1, keepdim=True, dtype=error.dtype
+    )  # (S, M, B, 1)
+    along = (error * plain).sum(-1, keepdim=True) - pull * shared  # (S, M, B, 1)
+    return along.sum(-2, keepdim=True)
+
+
+def _where_positive(gradient: Tensor, value: Tensor) -> Tensor:
+    """ReLU's backward pass in place: 0 where `value` is."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, value, 0, grad_input=gradient)
+    return gradient
