@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cafe.datasets.base import Dataset, Item
 from cafe.errors import DatasetError
-from cafe.images import Augmentation, Preprocess, decode
+from cafe.images import Augmentation, Preprocess, upright_rgb
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -61,7 +61,7 @@ class Decoder:
     def _decode_one(self, item: Item, augmentation: Augmentation) -> Decoded:
         try:
             with self.dataset.open_image(item) as file:
-                image = decode(file)
+                image = upright_rgb(file)
             crops = augmentation.crops(image, item.id)
             views = [self.preprocess.crop_pixels(crop) for crop in crops]
             return Decoded(item, np.stack([self.preprocess.pixels(image), *views]))

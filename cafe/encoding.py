@@ -17,7 +17,7 @@ from cafe.datasets.base import SPLITS, Dataset, Item
 from cafe.decoding import Decoded, Decoder, ahead
 from cafe.encoders import Encoder
 from cafe.errors import CafeError, InputError
-from cafe.images import Augmentation
+from cafe.images import Augmentation, quiet_pillow
 from cafe.partial import Failure, Partial
 from cafe.store import Block
 
@@ -111,18 +111,19 @@ def encode_units(
     todo = [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
     done = total - sum(len(unit.items) for unit in todo)
     encoded = 0
-    batches = _decoded_batches(dataset, encoder, todo, options)
-    for unit, group in groupby(batches, key=itemgetter(0)):
-        features, read, failures = [], [], []
-        for _, batch in group:
-            features.append(_encode_batch(encoder, batch))
-            read += [image.item for image in batch if image.views is not None]
-            failures += [Failure(i.item.id, i.reason) for i in batch if i.views is None]
-            done += len(batch)
-            if options.progress is not None:
-                options.progress(unit.split, done, total)
-        partial.save(unit.split, unit.number, _block(features, read), failures)
-        encoded += len(read)
+    with quiet_pillow():
+        batches = _decoded_batches(dataset, encoder, todo, options)
+        for unit, group in groupby(batches, key=itemgetter(0)):
+            features, read, failures = [], [], []
+            for _, batch in group:
+                features.append(_encode_batch(encoder, batch))
+                read += [image.item for image in batch if image.views is not None]
+                failures += [Failure(i.item.id, i.reason) for i in batch if i.views is None]
+                done += len(batch)
+                if options.progress is not None:
+                    options.progress(unit.split, done, total)
+            partial.save(unit.split, unit.number, _block(features, read), failures)
+            encoded += len(read)
     return encoded
 
 

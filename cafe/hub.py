@@ -96,7 +96,9 @@ def fetch(get: Callable[[], T], what: str) -> T:
     except OSError as error:  # what the client raises for what is not on disk
         missing = error
     except Exception as error:
-        raise WeightsError(f"{what} cannot be set up ({_brief(error)}).") from error
+        raise WeightsError(
+            f"{what} cannot be set up ({_brief(error)}); correct its configuration."
+        ) from error
     if not reachable(hub_address()):
         raise WeightsError(
             f"{what} is not on this machine and {hub_address()} does not answer; {ADVICE}."

@@ -6,7 +6,8 @@ import hashlib
 import math
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,19 @@ CROP_SCALE = (0.5, 1.0)
 crop with this scale, then a horizontal flip in half of the views)."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
+
+_MOST_PIXELS = 1 << 27  # 134 million: 400 MB when decoded
+_ORIENTATION = 274
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by the EXIF orientation."""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -44,14 +58,29 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     OSError
         If the file is truncated or no image.
     PIL.Image.DecompressionBombError
-        If the image has more pixels than Pillow's limit.
+        If the image has more than 134 million pixels.
     """
+    if image.width * image.height > _MOST_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}"
+        )
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return ImageOps.exif_transpose(image).convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a camera's broken notes are no reason to lose its picture
+        return 1
 
 
 def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
@@ -60,11 +89,16 @@ def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def decode(image: Image.Image) -> Image.Image:
-    """`upright_rgb`, with Pillow's warning of a huge image taken for the error that it is."""
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings about odd files off the screen; what cannot be read is recorded.
+
+    It is for a whole run: filters of warnings belong to the process, not to a thread.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return upright_rgb(image)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 @dataclass(frozen=True)
@@ -131,7 +165,9 @@ class Preprocess:
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         # a crop already has its content chosen: it is resized to the full input
-        self._squash = Resize(self.size, InterpolationMode(config["interpolation"]))
+        bilinear = config["interpolation"] == "bilinear"
+        mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
+        self._squash = Resize(self.size, mode)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""

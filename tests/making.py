@@ -11,7 +11,13 @@ from cafe.store import Block, Header
 TINY = {
     "model_cfg": {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
         "text_cfg": {
             "context_length": 16,
             "vocab_size": 49408,
