@@ -1,0 +1,74 @@
+"""Hyper-parameters as people pass them: numbers within bounds, or one clear line."""
+
+from __future__ import annotations
+
+import math
+
+from cafe.engine import Recipe
+from cafe.errors import InputError
+
+
+def check_positive(name: str, value: float) -> float:
+    """A finite number above 0, or a refusal.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise InputError(f"{name} must be a number above 0; got {value}.")
+    return number
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """A finite number of at least 0, or a refusal.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise InputError(f"{name} must be a number of at least 0; got {value}.")
+    return number
+
+
+def check_count(name: str, value: int) -> int:
+    """A whole number of at least 1, or a refusal.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    number = _number(value)
+    if isinstance(value, bool) or not 1 <= number < math.inf or number != int(number):
+        raise InputError(f"{name} must be a whole number of at least 1; got {value}.")
+    return int(number)
+
+
+def _number(value: float) -> float:
+    """NaN where it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def check_recipe(published: Recipe, given: Recipe | None) -> Recipe:
+    """The recipe in force: the given one, or the method's own.
+
+    Raises
+    ------
+    InputError
+        If one of its values cannot be meant.
+    """
+    recipe = given or published
+    check_positive("lr", recipe.lr)
+    check_not_negative("weight_decay", recipe.weight_decay)
+    check_count("epochs", recipe.epochs)
+    check_count("batch_size", recipe.batch_size)
+    return recipe

@@ -1,0 +1,138 @@
+"""GDA (Wang et al., ICLR 2024, arXiv 2402.04087): a Gaussian classifier beside zero-shot CLIP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.engine.stack import flatten_views
+from cafe.features import Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.checks import check_not_negative
+from cafe.methods.held_out import judge, parts_of
+from cafe.methods.linear import LinearHead
+
+ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+"""Weights of the Gaussian classifier that the authors' code searches."""
+
+
+class Gaussian(NamedTuple):
+    """`x W^T + c`, the log-posterior of Gaussian classes with one covariance, up to a constant."""
+
+    weights: Tensor  # (C, D)
+    intercept: Tensor  # (C,)
+
+
+def fit_gaussian(features: Features, classes: int) -> Gaussian:
+    """Estimate the classifier from unit features, the covariance by Kubokawa and Srivastava (2008).
+
+    `W = mu S^-1`, `c = log(1/C) - diag(mu S^-1 mu^T) / 2`, with
+    `S^-1 = D pinv((N - 1) cov + tr(cov) I)` and `cov` that of the class-centred features
+    (equations 4 to 6). One image per class leaves no covariance: `S^-1`, and with it `W`, is 0, as
+    the pseudo-inverse gives it, and only zero-shot remains.
+
+    Parameters
+    ----------
+    features : Features
+        The shots; augmented views are images of their own, as in the authors' code.
+    classes : int
+        C. A class without a shot takes the mean of the other classes' means, so that it neither
+        wins nor loses by this term alone; the paper has no such class.
+
+    Returns
+    -------
+    Gaussian
+        In float64.
+    """
+    flat = flatten_views(features)
+    x, y = normalize(flat.x.double(), dim=-1), flat.y  # (N, D)
+    mu, present = _class_means(x, y, classes)
+    centred = x - mu[y]  # (N, D)
+    mu[~present] = mu[present].mean(dim=0)
+    count, width = x.shape
+    scatter = centred.mT @ centred  # (D, D), (N - 1) cov
+    trace = float(scatter.trace()) / max(count - 1, 1)
+    constant = x.new_full((classes,), -math.log(classes))
+    if trace == 0:
+        return Gaussian(torch.zeros_like(mu), constant)
+    ridge = trace * torch.eye(width, dtype=x.dtype, device=x.device)
+    # The sum is positive definite, so its pseudo-inverse is its inverse.
+    weights = width * torch.linalg.solve(scatter + ridge, mu.mT).mT  # (C, D)
+    return Gaussian(weights, constant - (weights * mu).sum(dim=-1) / 2)
+
+
+def _class_means(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Means (C, D), and which classes have an image (C,)."""
+    counts = torch.bincount(y, minlength=classes)  # (C,)
+    sums = x.new_zeros(classes, x.shape[1]).index_add_(0, y, x)  # (C, D)
+    return sums / counts.clamp_min(1)[:, None], counts > 0
+
+
+class GdaHead(LinearHead):
+    """`s norm(x) w^T + alpha (norm(x) W^T + c)`, plus the encoder's logit bias."""
+
+    method = "gda"
+
+
+class Gda(Method):
+    """Zero-shot CLIP plus Gaussian discriminant analysis; nothing is trained.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of the Gaussian classifier where nothing is validated; the authors always search, and
+        their code falls back to 0.1.
+    alphas : sequence of float
+        Candidates under validation, from the weakest on.
+    context : Context or None
+        Where to compute.
+
+    Raises
+    ------
+    InputError
+        If a weight is negative.
+    """
+
+    name = "gda"
+    head = GdaHead
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        alphas: Sequence[float] = ALPHAS,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.alpha = check_not_negative("alpha", alpha)
+        self.alphas = tuple(check_not_negative("alpha", candidate) for candidate in alphas)
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> GdaHead:
+        """Estimate in closed form; all candidates are judged in one product."""
+        text = train.text
+        gaussian = fit_gaussian(train.features, len(text.names))
+        alpha = self._choose(train, validation, seed)
+        weights = text.logit_scale * text.weights.double() + alpha * gaussian.weights  # (C, D)
+        intercept = text.logit_bias + alpha * gaussian.intercept  # (C,)
+        return GdaHead(weights.float(), intercept.float(), {"alpha": alpha})
+
+    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
+        parts = parts_of(train, validation, seed)
+        if not parts or not self.alphas:
+            return self.alpha
+        text = train.text
+        alphas = torch.tensor(self.alphas, dtype=torch.float64, device=text.weights.device)
+        logits = []
+        for part in parts:
+            w, c = fit_gaussian(part.train.features, len(text.names))
+            x = part.held_out.unit.double()  # (n, D)
+            zero_shot = text.logit_scale * x @ text.weights.double().mT  # (n, C)
+            logits.append(zero_shot + alphas.view(-1, 1, 1) * (x @ w.mT + c))  # (G, n, C)
+        return self.alphas[judge(logits, parts)]

@@ -1,0 +1,169 @@
+"""k nearest neighbours among the shots, searched with faiss; classes are voted for by cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.features import TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.checks import check_count, check_positive
+from cafe.methods.held_out import judge, parts_of
+
+if TYPE_CHECKING:
+    import faiss
+
+COUNTS = (200, 100, 50, 20, 10, 5, 3, 1)
+"""Candidates for k, from the smoothest on; 10, 20, 100 and 200 are those of Caron et al. 2021."""
+
+FLOOR = 1e-3
+"""Share of the votes that every class gets for nothing, so that no likelihood is 0; ours."""
+
+
+def vote(cosines: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
+    """Log-shares of the votes, each neighbour's vote weighing `exp(cosine / temperature)`.
+
+    Wu et al. 2018 (arXiv 1805.01978), equation 5's weights.
+
+    Parameters
+    ----------
+    cosines, labels : Tensor
+        Neighbours of each image, the nearest first. (N, K)
+    classes : int
+        C.
+    k : int
+        Neighbours that vote; all K where there are fewer.
+    temperature : float
+        The smaller, the more the nearest count.
+
+    Returns
+    -------
+    Tensor
+        Log-shares: log-probabilities, no class being impossible. (N, C)
+    """
+    weights = torch.softmax(cosines[:, :k] / temperature, dim=-1)  # (N, k)
+    shares = cosines.new_zeros(len(cosines), classes)
+    shares.scatter_add_(1, labels[:, :k], weights)  # (N, C)
+    return ((shares + FLOOR) / (1 + classes * FLOOR)).log()
+
+
+class KnnHead(Head):
+    """Votes of the k nearest shots, from a faiss flat inner-product index.
+
+    Parameters
+    ----------
+    keys : Tensor
+        Unit features of the shots. (M, D)
+    labels : Tensor
+        Their class indices. (M,)
+    classes : int
+        C.
+    params : mapping
+        "k" and "temperature".
+    """
+
+    method = "knn"
+
+    def __init__(
+        self, keys: Tensor, labels: Tensor, classes: int, params: Mapping[str, Any]
+    ) -> None:
+        self.keys, self.labels, self.classes = keys, labels, classes
+        self.params = params
+
+    @cached_property
+    def _index(self) -> faiss.IndexFlatIP:
+        import faiss
+
+        index = faiss.IndexFlatIP(self.keys.shape[1])
+        index.add(self.keys.cpu().contiguous().numpy())
+        return index
+
+    def neighbours(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Cosines and class indices of the k nearest shots, the nearest first. (N, k) each"""
+        queries = normalize(x, dim=-1).cpu().contiguous().numpy()
+        cosines, found = self._index.search(queries, min(k, len(self.keys)))
+        rows = torch.from_numpy(found).to(self.labels.device)
+        return torch.from_numpy(cosines).to(self.keys.device), self.labels[rows]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Log-shares of the votes; see `vote`. (N, C)"""
+        k: int = self.params["k"]
+        return vote(*self.neighbours(x, k), self.classes, k, self.params["temperature"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The shots, their classes, and C."""
+        return {
+            "keys": self.keys,
+            "labels": self.labels,
+            "classes": torch.tensor([self.classes]),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> KnnHead:
+        """Build the head again; see `Head.from_tensors`."""
+        return cls(tensors["keys"], tensors["labels"], int(tensors["classes"]), params)
+
+
+class Knn(Method):
+    """Weighted k-nearest-neighbour votes over the shots' plain features.
+
+    Parameters
+    ----------
+    k : int
+        Neighbours that vote where nothing is validated; 20 is the best of Caron et al. 2021
+        (arXiv 2104.14294, section 4.1).
+    temperature : float
+        Of the votes' weights; 0.07 is that of Wu et al. 2018 and Caron et al. 2021.
+    counts : sequence of int
+        Candidates for k under validation, from the smoothest on.
+    context : Context or None
+        Where the votes are counted; the search is faiss', on the CPU.
+
+    Raises
+    ------
+    InputError
+        If k is no whole number of at least 1, or the temperature is not above 0.
+    """
+
+    name = "knn"
+    head = KnnHead
+
+    def __init__(
+        self,
+        k: int = 20,
+        temperature: float = 0.07,
+        *,
+        counts: Sequence[int] = COUNTS,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.k = check_count("k", k)
+        self.temperature = check_positive("temperature", temperature)
+        self.counts = tuple(check_count("k", count) for count in counts)
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> KnnHead:
+        """Keep the shots; under validation every k is judged on one search."""
+        return self._head(train, self._choose(train, validation, seed))
+
+    def _head(self, train: TrainingSet, k: int) -> KnnHead:
+        params = {"k": k, "temperature": self.temperature}
+        return KnnHead(train.features.unit, train.features.y, len(train.text.names), params)
+
+    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> int:
+        parts = parts_of(train, validation, seed)
+        if not parts or not self.counts:
+            return self.k
+        classes = len(train.text.names)
+        logits = []
+        for part in parts:
+            found = self._head(part.train, self.k).neighbours(part.held_out.x, max(self.counts))
+            votes = [vote(*found, classes, k, self.temperature) for k in self.counts]
+            logits.append(torch.stack(votes))  # (G, n, C)
+        return self.counts[judge(logits, parts)]

@@ -1,0 +1,100 @@
+"""Linear heads that the engine trains: what TaskRes, CLAP and their kin share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from cafe.engine import Family, Recipe, Run, Trained
+from cafe.features import ClassText, TrainingSet
+from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_recipe
+from cafe.methods.linear import LinearHead
+from cafe.methods.selection import train_selected
+
+
+class TrainedLinear(BatchedMethod):
+    """A method whose fitted head is `s norm(x) W^T`, W trained by the engine.
+
+    Parameters
+    ----------
+    recipe : Recipe or None
+        How to optimise; None is the method's own, `published`.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If the recipe cannot be meant.
+    """
+
+    head: ClassVar[type[LinearHead]]
+    published: ClassVar[Recipe]
+
+    def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
+        super().__init__(context)
+        self.recipe = check_recipe(self.published, recipe)
+
+    @abstractmethod
+    def family(self) -> Family:
+        """What the engine trains."""
+
+    @abstractmethod
+    def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
+        """W of a trained run, before the logit scale. (C, D)"""
+
+    def scalars(self) -> Mapping[str, float]:
+        """The family's scalars where nothing is validated."""
+        return {}
+
+    def in_force(self) -> Mapping[str, Any]:
+        """What the head's params say beside the run's scalars and recipe."""
+        return {}
+
+    def recipe_for(self, train: TrainingSet) -> Recipe:
+        """The recipe where nothing is validated."""
+        return self.recipe
+
+    def candidates(self, run: Run) -> list[Run]:
+        """Runs to choose among under validation, from the most conservative on; empty for none."""
+        return []
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set, all candidates of all jobs side by side."""
+        candidates = []
+        for job, (train, validation) in enumerate(zip(trains, validations, strict=True)):
+            recipe = self.recipe_for(train)
+            run = Run(self.family(), job, seeds[job], recipe, dict(self.scalars()))
+            options = self.candidates(run) if _can_choose(train, validation) else []
+            candidates.append(options or [run])
+        trained = train_selected(candidates, trains, validations, self.context)
+        return [self._head(one, train.text) for one, train in zip(trained, trains, strict=True)]
+
+    def _head(self, trained: Trained, text: ClassText) -> LinearHead:
+        weights = text.logit_scale * self.class_weights(trained, text)  # (C, D)
+        params = {
+            **self.in_force(),
+            **trained.run.scalars,
+            **asdict(trained.run.recipe),
+            "seed": trained.run.seed,
+            "precision": trained.precision,
+        }
+        return self.head(weights, weights.new_full((len(weights),), text.logit_bias), params)
+
+
+def _can_choose(train: TrainingSet, validation: Validation) -> bool:
+    """Whether there are validation images, or folds: a class with two images."""
+    if validation.protocol == "cv":
+        return int(train.features.y.bincount().max()) > 1
+    return validation.features is not None and len(validation.features) > 0
