@@ -33,7 +33,7 @@ class TemplateSet(NamedTuple):
 
 TEMPLATE_SETS: Mapping[str, TemplateSet] = {
     "default": TemplateSet(("a photo of a {}.",), "CLIP (arXiv 2103.00020)"),
-    "digits": TemplateSet(("a photo of the digit {}.", "the number {}.", "{}"), "cafe"),
+    "digits": TemplateSet(("a photo of the number {}.", "the digit {}.", "{}"), "cafe"),
     "imagenet": TemplateSet(("a photo of a {}.",), _COOP),
     "caltech101": TemplateSet(("a photo of a {}.",), _COOP),
     "oxford_pets": TemplateSet(("a photo of a {}, a type of pet.",), _COOP),
