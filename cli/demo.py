@@ -10,7 +10,7 @@ from .options import CacheHome, RunsHome, say
 from .progress import interruptible, progress_bar
 
 SHOTS = (1, 4, 16)
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = range(10)
 
 
 def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
