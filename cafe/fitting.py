@@ -23,7 +23,7 @@ from cafe.study import (
     protocol_in_words,
     run,
 )
-
+from cafe.temperature import calibrate
 
 DEFAULT_SHOTS = 16
 
@@ -96,7 +96,8 @@ def fit(
     context = Context(device=resolve_device(device))
     check_plan(task, plan)
     results = run(task, plan, context=context, progress=progress)
-    record = make_record(source, plan, protocol_in_words(task, plan), results, command)
+    words, sure = protocol_in_words(task, plan), calibrate(source, plan, results)
+    record = make_record(source, plan, words, results, command, sure)
     return save_run(record, Path(runs)) if runs is not None else record
 
 

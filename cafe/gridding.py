@@ -31,6 +31,7 @@ from cafe.splits import Shots, draw_shots, draw_validation
 from cafe.store import FeatureCache
 from cafe.study import Plan, Result, check_plan, protocol_in_words, run
 from cafe.sweep import BRANCHES, Cell, Point, Sweep, check_sweep
+from cafe.temperature import calibrate
 
 Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]
@@ -157,7 +158,8 @@ def grid(
     chosen = {shots: choose(journal.rows, shots) for shots in sweep.shots}
     results = _test(task, sweep, chosen, context)
     plan = _plan(sweep, chosen[sweep.shots[-1]], sweep.shots)
-    record = make_record(cache, plan, protocol_in_words(task, plan), results, command)
+    words, sure = protocol_in_words(task, plan), calibrate(cache, plan, results)
+    record = make_record(cache, plan, words, results, command, sure)
     record = save_run(record, runs)
     rows, best = _tested(journal.rows, chosen, results, sweep)
     found = Grid(rows, best, seconds, len(journal.rows) - before, record)

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors.torch import load_file, save_file
-
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError
+from cafe.heads import SavedHead, load_head, save_head
 from cafe.methods.base import Head
-from cafe.methods.catalog import CATALOG, method_class
 from cafe.store import FeatureCache
 from cafe.study import Plan, Result
+from cafe.temperature import Calibration
+
+__all__ = ["RECORD", "Record", "SavedHead", "head_file", "load_head", "make_record", "save_run"]
 
 RECORD, TABLE = "record.json", "runs.csv"
 
@@ -47,10 +47,16 @@ class Record:
 
 
 def make_record(
-    cache: FeatureCache, plan: Plan, words: str, results: Sequence[Result], command: str = ""
+    cache: FeatureCache,
+    plan: Plan,
+    words: str,
+    results: Sequence[Result],
+    command: str = "",
+    calibrations: Sequence[Calibration] = (),
 ) -> Record:
-    """Put a study into a record."""
+    """Put a study into a record; `calibrations` has one entry per result, or none."""
     header = cache.header
+    known = calibrations or [Calibration()] * len(results)
     shots = list(plan.shots)
     record = {
         "cache": str(cache.path),
@@ -66,7 +72,7 @@ def make_record(
             "validation": plan.validation,
             "words": words,
         },
-        "results": [_result_json(result) for result in results],
+        "results": list(map(_result_json, results, known)),
         "command": command,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": dict(header.versions),
@@ -75,13 +81,14 @@ def make_record(
     return Record(record, results, header.class_names)
 
 
-def _result_json(result: Result) -> dict[str, Any]:
+def _result_json(result: Result, calibration: Calibration) -> dict[str, Any]:
     return {
         "method": result.method,
         "shots": result.shots,
         "params": _shared_params(result.heads),
         "accuracy": {**asdict(result.accuracy), "per_seed": list(result.accuracy.per_seed)},
         "seconds": result.seconds,
+        "calibration": calibration.json(),
     }
 
 
@@ -106,8 +113,8 @@ def save_run(record: Record, home: Path) -> Record:
     Returns
     -------
     Record
-        The record with its new folder `<home>/<time>-<dataset>-<model>/`, which holds `record.json`, `runs.csv` and one safetensors
-        file per head.
+        The record with its new folder `<home>/<time>-<dataset>-<model>/`, which holds
+        `record.json`, `runs.csv` and one safetensors file per head.
 
     Raises
     ------
@@ -121,10 +128,7 @@ def save_run(record: Record, home: Path) -> Record:
         temporary.mkdir(parents=True)
         (temporary / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
         _write_table(temporary / TABLE, record)
-        for result in record.results:
-            for seed, head in zip(record.json["protocol"]["seeds"], result.heads, strict=True):
-                file = f"{result.method}.{result.shots}shot.seed{seed}.safetensors"
-                save_head(temporary / file, head, record)
+        _save_heads(temporary, record)
         folder = _free_name(home, base)
         temporary.rename(folder)
     except OSError as error:
@@ -155,53 +159,35 @@ def _write_table(path: Path, record: Record) -> None:
                 writer.writerow([result.method, result.shots, seed, score, share, params])
 
 
-def save_head(path: Path, head: Head, record: Record) -> None:
-    """Save a head with everything that is needed to use it again.
+def head_file(method: str, shots: object, seed: int) -> str:
+    """Name of a head's file in the folder of its run."""
+    return f"{method}.{shots}shot.seed{seed}.safetensors"
 
-    The safetensors metadata holds one JSON text under "cafe": method, params, class names, and the
-    encoder's identity.
-    """
-    about = {
-        "method": head.method,
-        "params": dict(head.params),
+
+def _save_heads(folder: Path, record: Record) -> None:
+    zero_shot = {result.shots: result for result in record.results if result.method == "zero-shot"}
+    for number, result in enumerate(record.results):
+        text = zero_shot.get(result.shots)
+        for place, head in enumerate(result.heads):
+            about = _about(record, number, place)
+            path = folder / head_file(result.method, result.shots, about["seed"])
+            save_head(path, head, about, None if text is None else text.heads[place])
+
+
+def _about(record: Record, number: int, place: int) -> dict[str, Any]:
+    """What a head's file tells: all that a user of the file alone would ask."""
+    result, json_ = record.results[number], record.json
+    beside = [other for other in record.results if other.shots == result.shots]
+    return {
         "class_names": list(record.class_names),
-        "dataset": record.json["dataset"],
-        "encoder": record.json["encoder"],
-        "cache_key": record.json["cache_key"],
+        "shots": result.shots,
+        "seed": json_["protocol"]["seeds"][place],
+        "accuracy": result.accuracy.per_seed[place],
+        "baselines": {r.method: r.accuracy.per_seed[place] for r in beside if r is not result},
+        "calibration": json_["results"][number]["calibration"],
+        "protocol": json_["protocol"]["words"],
+        **{name: json_[name] for name in _KEPT},
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in head.tensors().items()}
-    save_file(tensors, path, metadata={"cafe": json.dumps(about)})
 
 
-@dataclass(frozen=True)
-class SavedHead:
-    """A head read back, with what its file says of it."""
-
-    head: Head
-    about: Mapping[str, Any]
-
-
-def load_head(path: Path) -> SavedHead:
-    """Read a saved head.
-
-    Parameters
-    ----------
-    path : Path
-        A safetensors file of a run; no code in it is run.
-
-    Raises
-    ------
-    InputError
-        If it is no saved head.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["cafe"])
-        kind = method_class(about["method"]).head
-        head = kind.from_tensors(load_file(path), about["params"])
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"'{path}' is not a head that cafe saved ({error}); known methods are "
-            f"{', '.join(CATALOG)}."
-        ) from error
-    return SavedHead(head, about)
+_KEPT = ("dataset", "encoder", "cache", "cache_key", "command", "created", "versions")

@@ -1,0 +1,234 @@
+"""The temperature of a study's heads, fitted on what they have not seen; knows no encoder.
+
+Probabilities are `softmax(z / T)` (Guo et al. 2017, arXiv 1706.04599), with one T per method and
+shot count. The order of the classes stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe.features import ClassText, Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
+from cafe.methods.catalog import known_settings, make_method
+from cafe.methods.selection import MOST_FOLDS
+from cafe.splits import Shots, draw_folds, draw_shots, draw_validation
+from cafe.store import FeatureCache
+from cafe.study import Plan, Result
+
+ENOUGH = 2000
+"""Held-out images that a single number needs at most: beyond, no further fold is fitted."""
+
+WIDEST = 100.0
+"""Temperatures are sought from 1 / WIDEST to WIDEST."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature and where it comes from.
+
+    Attributes
+    ----------
+    temperature : float or None
+        T; None where no image was left to fit it on: probabilities are as the head gives them.
+    source : {"validation", "out-of-fold", "none"}
+        The images of the validation protocol, or the shots, each judged by a head that was fitted
+        without it.
+    images : int
+        How many it was fitted on.
+    """
+
+    temperature: float | None = None
+    source: str = "none"
+    images: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return asdict(self)
+
+
+def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of the lowest likelihood loss, for as few images as a class's shots.
+
+    A handful of images may all be right, and then the likeliest temperature is 0 and every answer
+    certain. So targets are smoothed as if one more image had any label (Platt 1999, for two
+    classes).
+
+    Parameters
+    ----------
+    logits : Tensor
+        (N, C), N at least 1.
+    labels : Tensor
+        Class indices. (N,)
+
+    Returns
+    -------
+    float
+        T, from 0.01 to 100: above 1 where the head is too sure of itself.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[6.0, 0.0], [6.0, 0.0], [0.0, 6.0], [0.0, 6.0]])
+    >>> round(cautious_temperature(logits, torch.tensor([0, 0, 1, 0])), 1)  # 3 of 4, all very sure
+    7.1
+    """
+    z = logits.double()
+    if not (z - z[:, :1]).any():  # a head without an opinion: every temperature is as good
+        return 1.0
+    own = z.gather(1, labels[:, None]).squeeze(1)  # (N,)
+    smoothing = 1 / (len(z) + 1)
+    target = ((1 - smoothing) * own + smoothing * z.mean(dim=1)).mean()
+    low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
+    for _ in range(60):  # the loss is convex in 1 / T: its slope has one zero
+        middle = (low + high) / 2
+        expected = (torch.softmax(math.exp(middle) * z, dim=1) * z).sum(dim=1).mean()
+        low, high = (low, middle) if expected > target else (middle, high)
+    return math.exp(-(low + high) / 2)
+
+
+def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> list[Calibration]:
+    """Fit a temperature for every result of a study, never on a test image.
+
+    Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
+    method is fitted again on folds of the first seed's shots, until `ENOUGH` images are judged.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        The cache of the study; only the drawn images are read.
+    plan : Plan
+    results : sequence of Result
+
+    Returns
+    -------
+    list of Calibration
+        One per result.
+    """
+    if plan.validation in ("few-shot", "full"):
+        held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
+        return [_on_validation(result.heads, held_out[result.shots]) for result in results]
+    text = _text(cache)
+    trains = {
+        shots: TrainingSet(_draw(cache, "train", shots, plan.seeds[0]), text)
+        for shots in plan.shots
+    }
+    return [_refit(result, plan, trains[result.shots]) for result in results]
+
+
+def _text(cache: FeatureCache) -> ClassText:
+    header = cache.header
+    features = torch.from_numpy(header.text_features)
+    return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
+
+
+def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:
+    """Validation images of every seed."""
+    if plan.validation == "full":
+        return [_draw(cache, "val", "all", 0)] * len(plan.seeds)
+    labels = torch.from_numpy(cache.labels("val"))
+    return [_rows(cache, "val", draw_validation(labels, shots, seed)) for seed in plan.seeds]
+
+
+def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features:
+    return _rows(cache, split, draw_shots(torch.from_numpy(cache.labels(split)), shots, seed))
+
+
+def _rows(cache: FeatureCache, split: str, rows: Tensor) -> Features:
+    read = cache.read(split, rows.numpy(), dtype=np.float32)
+    views = None if read.views is None else torch.from_numpy(read.views)
+    return Features(torch.from_numpy(read.features), torch.from_numpy(read.labels), views)
+
+
+def _on_validation(heads: Sequence[Head], held_out: Sequence[Features]) -> Calibration:
+    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, held_out, strict=True) if len(f)]
+    return _fitted(pairs, "validation")
+
+
+def _fitted(pairs: Sequence[tuple[Tensor, Tensor]], source: str) -> Calibration:
+    if not pairs:
+        return Calibration()
+    logits, labels = torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs])
+    return Calibration(cautious_temperature(logits, labels), source, len(labels))
+
+
+def _logits(head: Head, features: Features) -> Tensor:
+    return predict_in_blocks(head, features.x.to(_device(head))).cpu()
+
+
+def _device(head: Head) -> torch.device:
+    return next(iter(head.tensors().values())).device
+
+
+def _refit(result: Result, plan: Plan, train: TrainingSet) -> Calibration:
+    head = result.heads[0]
+    settings = settings_in_force(result.method, plan.settings, head.params)
+    return out_of_fold(result.method, settings, train, seed=plan.seeds[0], device=_device(head))
+
+
+def settings_in_force(
+    method: str, settings: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A study's settings with what validation chose in its head's `params`, to fit it again."""
+    own = {name: params[name] for name in known_settings(method) if name in params}
+    learned = {name: value for name, value in settings.items() if value == "learn"}
+    return {**settings, **own, **learned}
+
+
+def out_of_fold(
+    method: str,
+    settings: Mapping[str, Any],
+    train: TrainingSet,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Calibration:
+    """Calibrate a method on its own training images, each judged by a fit without it.
+
+    Parameters
+    ----------
+    method : str
+        A name of the catalog.
+    settings : mapping
+        Its hyper-parameters.
+    train : TrainingSet
+        The shots.
+    seed : int
+        Seed of the folds and of the fits.
+    device : torch.device or str
+        Where to compute.
+
+    Returns
+    -------
+    Calibration
+        Without a temperature where no class has two images.
+    """
+    folds = _folds(train.features, seed)
+    if not folds:
+        return Calibration()
+    there = torch.device(device)
+    text = train.text.to(there)
+    fitted = make_method(method, Context(there), settings).fit_many(
+        [TrainingSet(train.features[kept].to(there), text) for kept, _ in folds],
+        validations=[NO_VALIDATION] * len(folds),
+        seeds=[seed] * len(folds),
+    )
+    held_out = [train.features[out] for _, out in folds]
+    pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]
+    return _fitted(pairs, "out-of-fold")
+
+
+def _folds(features: Features, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """As many of min(K, 4) folds as hold `ENOUGH` images together; none for K < 2."""
+    largest = int(features.y.bincount().max())
+    if largest < 2:
+        return []
+    folds = draw_folds(features.y, min(largest, MOST_FOLDS), seed)
+    judged = np.cumsum([len(out) for _, out in folds])
+    return folds[: int(np.searchsorted(judged, ENOUGH)) + 1]
