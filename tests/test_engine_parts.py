@@ -1,0 +1,103 @@
+"""Parts of the engine: gradients, draws, the optimiser's schedule, precision, memory in words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cafe.engine import Batch, BatchOrder, Family, Workspace, linear_weights
+from cafe.engine import precision as precision_module
+from cafe.engine.memory import budget_bytes, free_bytes, in_words
+from cafe.engine.optimizer import cosine
+from cafe.engine.precision import bf16_speedup, choose
+from cafe.errors import InputError
+from cafe.methods.adapter import VisualAdapter
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("final_relu", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_gradients_by_hand_equal_autograd_in_float64(final_relu: bool, normalized: bool) -> None:
+    torch.manual_seed(0)
+    streams, runs, rows, width, hidden, classes = 2, 3, 12, 16, 4, 5
+    family = VisualAdapter(hidden, final_relu=final_relu, learn_ratio=True)
+    x = torch.randn(streams, rows, width).double()
+    x = x / x.norm(dim=-1, keepdim=True) if normalized else x
+    w = torch.nn.functional.normalize(torch.randn(classes, width).double(), dim=-1)
+    params = {
+        "down": 0.3 * torch.randn(streams, runs, hidden, width).double(),
+        "up": 0.3 * torch.randn(streams, runs, hidden, width).double(),
+        "ratio_u": 0.05 * torch.randn(streams, runs, 1, 1).double(),
+    }
+    batch = Batch({"x": x}, torch.randint(classes, (streams, rows)), {}, {}, w, 30.0, 1.0)
+    by_hand = {name: torch.empty_like(value) for name, value in params.items()}
+    by_autograd = {name: torch.empty_like(value) for name, value in params.items()}
+    work = Workspace(CPU, torch.float64)
+    loss = family.gradients(params, batch, by_hand, work)()
+    torch.testing.assert_close(loss, Family.gradients(family, params, batch, by_autograd, work)())
+    torch.testing.assert_close(by_hand, by_autograd, rtol=1e-10, atol=1e-12)
+
+
+def test_initial_weights_are_those_of_linear_layers() -> None:
+    down, up = linear_weights(0, (128, 512), (512, 128))
+    assert (down.shape, up.shape) == ((128, 512), (512, 128))
+    layer = torch.nn.Linear(512, 128, bias=False)
+    assert float(down.std()) == pytest.approx(float(layer.weight.detach().std()), rel=0.02)
+    assert float(down.abs().max()) <= 512**-0.5
+    assert torch.equal(down, linear_weights(0, (128, 512))[0])
+    assert not torch.equal(down, linear_weights(1, (128, 512))[0])
+
+
+def test_draws_neither_read_nor_move_the_global_generator() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    linear_weights(0, (4, 4))
+    first = BatchOrder(3, 10).epoch()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert torch.equal(first, BatchOrder(3, 10).epoch())
+
+
+def test_batch_order_is_a_permutation_and_views_are_of_each_image() -> None:
+    plain, viewed = BatchOrder(3, 10), BatchOrder(3, 10, views=4)
+    for _ in range(2):
+        rows, with_views = plain.epoch(), viewed.epoch()
+        assert sorted(rows.tolist()) == list(range(10))
+        assert torch.equal(with_views // 4, rows)
+
+
+def test_cosine_is_torchs_schedule() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7)
+    for step in range(7):
+        assert cosine(step, 7) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(("speedup", "wanted"), [(6.0, "bf16"), (1.1, "fp32"), (0.3, "fp32")])
+def test_auto_takes_what_the_machine_is_faster_at(
+    speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_module, "bf16_speedup", lambda device: speedup)
+    assert choose("auto", CPU) == wanted
+    assert choose("fp32", CPU) == "fp32"
+    assert choose("bf16", CPU) == "bf16"
+
+
+def test_speedup_is_measured_and_unknown_precisions_are_refused() -> None:
+    assert bf16_speedup(CPU) > 0
+    with pytest.raises(InputError, match="precision must be auto, fp32 or bf16; got 'fp8'"):
+        choose("fp8", CPU)  # type: ignore[arg-type]
+
+
+def test_memory() -> None:
+    assert [in_words(n) for n in (5, 2048, 3 << 20, 5 << 30)] == [
+        "5 bytes",
+        "2.0 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
+    ]
+    assert budget_bytes(CPU, 7) == 7
+    assert 0 < budget_bytes(CPU, None) <= free_bytes(CPU)
