@@ -147,8 +147,10 @@ class ClipAdapter(BatchedMethod):
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
         candidates = [
-            [self.run_for(trains[job], job, seed, ratio) for ratio in self._ratios(validations[job])]
-            for job, seed in enumerate(seeds)
+            [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]
+            for job, (train, validation, seed) in enumerate(
+                zip(trains, validations, seeds, strict=True)
+            )
         ]
         trained = train_selected(candidates, trains, validations, self.context)
         return [self._head(one, train) for one, train in zip(trained, trains, strict=True)]
