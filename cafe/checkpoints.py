@@ -7,7 +7,6 @@ tag, with a local checkpoint or untrained; a folder or a JSON file with a local 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cafe import hub
 from cafe.errors import UnknownNameError, WeightsError
+from cafe.key import digest_of_file
 from cafe.vision import import_open_clip
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
@@ -107,7 +107,7 @@ def locate(model: str, pretrained: str | None) -> Source:
 def _with_file(model: str, file: Path) -> Source:
     """OpenAI's own files are known by their SHA-256, so that a local copy gets QuickGELU too."""
     described: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
-    if described and file_digest(file) in described.get("url", ""):
+    if described and digest_of_file(file) in described.get("url", ""):
         return Source(model, file.stem, model, described, file, is_openai_file=True)
     return Source(model, file.stem, model, {}, file)
 
@@ -183,12 +183,3 @@ def architecture(identifier: str) -> dict[str, Any]:
             f"{', '.join(_PARTS)}."
         )
     return config
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

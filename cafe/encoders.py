@@ -25,12 +25,12 @@ from cafe.checkpoints import (
     architecture,
     default_pretrained,
     encoder_names,
-    file_digest,
     locate,
 )
 from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.errors import WeightsError
 from cafe.images import Preprocess
+from cafe.key import digest_of_file
 from cafe.vision import import_open_clip
 
 __all__ = [
@@ -181,7 +181,7 @@ def load_encoder(
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=file_digest(source.weights) if source.weights else _state_digest(network),
+        weights_sha256=digest_of_file(source.weights) if source.weights else _state_digest(network),
         architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,

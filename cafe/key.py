@@ -1,4 +1,4 @@
-"""Everything that determines a feature, as canonical JSON and a digest; knows no file."""
+"""Everything that determines a feature, as canonical JSON and a digest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 Key = Mapping[str, Any]
@@ -29,6 +31,15 @@ def digest_of_names(names: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
+def digest_of_file(file: Path) -> str:
+    """SHA-256 of a file."""
+    checksum = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
 def digest_of_array(array: NDArray[Any]) -> str:
     """SHA-256 of an array's form and numbers."""
     form = f"{array.dtype.str}{array.shape}".encode()
@@ -48,14 +59,18 @@ def differences(found: Key, asked: Key) -> list[str]:
     Returns
     -------
     list of str
-        One clause per part: "precision is bf16, asked for fp32".
+        One clause per part: "precision is bf16, asked for fp32". A part that is absent is null.
     """
     parts = sorted(found.keys() | asked.keys())
     return [
         f"{part} is {_brief(found.get(part))}, asked for {_brief(asked.get(part))}"
         for part in parts
-        if found.get(part) != asked.get(part)
+        if _text(found.get(part)) != _text(asked.get(part))
     ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _brief(value: Any) -> str:

@@ -14,10 +14,10 @@ from making import TINY, draw_image
 from safetensors.torch import load_file, save_file
 
 from cafe import encoders
-from cafe.checkpoints import file_digest
 from cafe.devices import bf16_is_faster_on_cpu
 from cafe.encoders import NANO, Encoder, encoder_names, load_encoder
 from cafe.errors import DeviceError, InputError, UnknownNameError, WeightsError
+from cafe.key import digest_of_file
 from cafe.vision import import_open_clip
 
 SENTENCES = ["a disc.", "a square.", "a much longer sentence than the context can hold, " * 5]
@@ -34,7 +34,7 @@ def pixels(encoder: Encoder, count: int = 4) -> torch.Tensor:
 
 def test_a_local_folder_is_an_encoder(tiny_folder: Path, tiny: Encoder) -> None:
     assert (tiny.model, tiny.pretrained, tiny.width) == ("tiny", "local", 16)
-    assert tiny.weights_sha256 == file_digest(tiny_folder / "open_clip_model.safetensors")
+    assert tiny.weights_sha256 == digest_of_file(tiny_folder / "open_clip_model.safetensors")
     assert tiny.preprocess.config["mean"] == [0.5, 0.4, 0.3]
     features = tiny.encode_pixels(pixels(tiny))
     assert (features.shape, features.dtype, features.device.type) == ((4, 16), torch.float32, "cpu")
@@ -60,7 +60,7 @@ def test_a_local_configuration_with_a_local_checkpoint(tiny_folder: Path, tmp_pa
     encoder = load(str(config), str(weights))
     assert (encoder.model, encoder.pretrained) == ("my-arch", "open_clip_model")
     assert encoder_names(str(config), str(weights)) == ("my-arch", "open_clip_model")
-    assert encoder.weights_sha256 == file_digest(weights)
+    assert encoder.weights_sha256 == digest_of_file(weights)
     again = load(str(config), str(weights))
     assert torch.equal(again.encode_text(SENTENCES), encoder.encode_text(SENTENCES))
 

@@ -1,0 +1,87 @@
+"""The folder of caches: names there and back, and the caches that words mean."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cafe.errors import CacheNotFoundError, InputError, UnknownNameError
+from cafe.home import cache_home, cache_name, cache_path, find_caches, list_caches, named_path
+
+
+def plant(home: Path, *names: str) -> None:
+    for age, name in enumerate(names):
+        path = named_path(home, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+
+
+def test_home_is_what_is_given_else_the_environment_else_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CAFE_CACHE", raising=False)
+    assert cache_home() == Path("cache")
+    monkeypatch.setenv("CAFE_CACHE", "/else/where")
+    assert cache_home() == Path("/else/where")
+    assert cache_home("given") == Path("given")
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("digits", "nano", "glyphs"), "digits/nano.glyphs.h5"),
+        (("my data/x", "ViT-B/16", "a b"), "my-data-x/ViT-B-16.a-b.h5"),
+        (("..", "../..", "/etc"), "unnamed/unnamed.etc.h5"),
+        (("日本", "é", "x"), "日本/é.x.h5"),
+    ],
+)
+def test_paths_stay_in_the_home(parts: tuple[str, str, str], name: str, tmp_path: Path) -> None:
+    assert cache_path(tmp_path, *parts) == tmp_path / name
+
+
+def test_names_there_and_back(tmp_path: Path) -> None:
+    path = named_path(tmp_path, "whu-rs19/ViT-B-32.openai")
+    assert path == tmp_path / "whu-rs19" / "ViT-B-32.openai.h5"
+    assert cache_name(path) == "whu-rs19/ViT-B-32.openai"
+    assert named_path(tmp_path, "whu-rs19/ViT-B-32.openai.h5") == path
+
+
+@pytest.mark.parametrize("name", ["", "x", "a/b", "a/b/c.d", "/a.b", "a/"])
+def test_names_of_another_form(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"names no cache; the form is dataset/model\.pretrained"):
+        named_path(tmp_path, name)
+
+
+def test_caches_are_listed_newest_first_without_what_is_being_written(tmp_path: Path) -> None:
+    plant(tmp_path, "a/m.x", "b/m.x", "a/n.x")
+    (tmp_path / "a" / ".m.x.h5.writing").touch()
+    (tmp_path / "a" / ".k.x.h5").touch()
+    assert [cache_name(path) for path in list_caches(tmp_path)] == ["a/m.x", "b/m.x", "a/n.x"]
+    assert list_caches(tmp_path / "nowhere") == []
+
+
+def test_words_find_caches(tmp_path: Path) -> None:
+    plant(tmp_path, "a/m.x", "b/m.x", "a/n.x")
+
+    def found(*args: str, **filters: str) -> list[str]:
+        return [cache_name(path) for path in find_caches(tmp_path, *args, **filters)]
+
+    assert found() == ["a/m.x", "b/m.x", "a/n.x"]
+    assert found("a/n.x") == ["a/n.x"]
+    assert found(str(tmp_path / "a" / "n.x.h5")) == ["a/n.x"]
+    assert found(dataset="a") == ["a/m.x", "a/n.x"]
+    assert found(model="m") == ["a/m.x", "b/m.x"]
+    assert found(dataset="b", model="m") == ["b/m.x"]
+
+
+def test_words_that_find_none(tmp_path: Path) -> None:
+    with pytest.raises(CacheNotFoundError, match=r"no cache in .*'cafe extract --dataset digits'"):
+        find_caches(tmp_path)
+    plant(tmp_path, "eurosat/nano.glyphs")
+    with pytest.raises(UnknownNameError, match=r"did you mean eurosat/nano.glyphs"):
+        find_caches(tmp_path, "eurosta/nano.glyphs")
+    with pytest.raises(CacheNotFoundError, match=r"no cache of dtd RN50 in .*--dataset dtd"):
+        find_caches(tmp_path, dataset="dtd", model="RN50")
+    with pytest.raises(CacheNotFoundError, match=r"no cache 'nowhere.h5'"):
+        find_caches(tmp_path, "nowhere.h5")
