@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cafe.comparing import compare
     from cafe.datasets import load_dataset
     from cafe.encoders import load_encoder
     from cafe.errors import CafeError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CafeError": "cafe.errors",
     "FeatureCache": "cafe.store",
+    "compare": "cafe.comparing",
     "fit": "cafe.fitting",
     "import_npz": "cafe.importing",
     "load_dataset": "cafe.datasets",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "CafeError",
     "FeatureCache",
+    "compare",
     "fit",
     "import_npz",
     "load_dataset",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,11 @@ _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    bold: Collection[tuple[int, int]] = (),
 ) -> None:
     """Print a table.
 
@@ -24,6 +28,8 @@ def print_table(
     rows : sequence of sequence of str
     numbers : sequence of int
         Columns that are set flush right.
+    bold : collection of (int, int)
+        Cells (row, column) that stand out: bold, or with a star where the output is piped.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -33,8 +39,11 @@ def print_table(
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number in numbers else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    star = "" if sys.stdout.isatty() else "*"
+    for y, row in enumerate(rows):
+        strong = [(y, x) in bold for x in range(len(row))]
+        pairs = zip(row, strong, strict=True)
+        table.add_row(*(Text(star + c, "bold") if best else Text(c) for c, best in pairs))
     Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
 
 

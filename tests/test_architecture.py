@@ -27,6 +27,7 @@ LEFT = {
     "cafe.encoders",
     "cafe.partial",
     "cafe.extract",
+    "cafe.extractor",
 }
 # right of the store: may import faiss, never open_clip, torchvision or Pillow
 RIGHT = {
@@ -37,11 +38,19 @@ RIGHT = {
     "cafe.metrics",
     "cafe.study",
     "cafe.results",
+    "cafe.heads",
+    "cafe.temperature",
+    "cafe.runs",
+    "cafe.classifier",
+    "cafe.export",
+    "cafe.comparing",
+    "cafe.transfer",
+    "cafe.published",
 }
 # the store itself and what both sides stand on
 MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing"}
 # modules that join both sides
-JOINERS: set[str] = set()
+JOINERS = {"cafe.paper", "cafe.predict"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
 # within the right side, imports run against the arrows: engine <- methods <- study <- results
 RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]

@@ -20,6 +20,7 @@ COMMANDS = [
     ["demo"],
     ["extract"],
     ["fit"],
+    ["compare"],
     ["grid"],
     ["datasets"],
     ["methods"],
