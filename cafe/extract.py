@@ -131,7 +131,7 @@ def extract(
         images = encode_units(dataset, encoder, partial, units, options)
         seconds = time.perf_counter() - start
         skipped = _skipped(partial, units)
-        _refuse_empty(dataset, skipped)
+        _refuse_empty(dataset, skipped, partial)
         header = _header(dataset, encoder, key, sentences, skipped)
         counts = collections.Counter(unit.split for unit in units)
         write_cache(path, header, {name: partial.blocks(name, n) for name, n in counts.items()})
@@ -163,10 +163,13 @@ def _skipped(partial: Partial, units: Sequence[Unit]) -> tuple[tuple[str, str, s
     )
 
 
-def _refuse_empty(dataset: Dataset, skipped: Sequence[tuple[str, str, str]]) -> None:
+def _refuse_empty(
+    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], partial: Partial
+) -> None:
     lost = collections.Counter(split for split, _, _ in skipped)
     for split, count in lost.items():
         if count == len(dataset.splits[split]):
+            partial.discard()  # nothing in it is worth keeping until the images are repaired
             raise DatasetError(
                 f"none of the {count} images of split '{split}' of '{dataset.name}' can be read "
                 f"({skipped[0][1]}: {skipped[0][2]}); repair them and run the command again."

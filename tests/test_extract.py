@@ -1,0 +1,482 @@
+"""Extraction: once, complete, resumable, and refused where it would be something else."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from making import draw_image, make_dataset
+
+from cafe import encoding
+from cafe.datasets.base import Dataset
+from cafe.encoders import Encoder, load_encoder
+from cafe.errors import (
+    CacheError,
+    CacheFormatError,
+    CacheMismatchError,
+    CafeError,
+    DatasetError,
+    InputError,
+)
+from cafe.extract import Extraction, Options, cache_key, extract
+from cafe.images import Augmentation
+from cafe.partial import Partial
+from cafe.store import FeatureCache, verify_cache
+
+SENTENCES = (("a disc.", "one disc."), ("a square.",))
+SMALL = Options(batch_size=2, workers=2)  # blocks of 16 images: the training split has two
+
+
+def run(dataset: Dataset, encoder: Encoder, path: Path, **changes: Any) -> Extraction:
+    return extract(dataset, encoder, path, **{"sentences": SENTENCES, "options": SMALL, **changes})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "shapes" / "tiny.local.h5"
+
+
+def left_over(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir()) if path.parent.is_dir() else []
+
+
+def test_features_are_the_encoders(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    done = run(dataset, tiny, path)
+    assert (done.images, done.skipped, done.was_there) == (28, 0, False)
+    cache = FeatureCache.open(path)
+    assert dict(cache.counts) == {"train": 20, "val": 4, "test": 4}
+    assert cache.ids("train") == tuple(item.id for item in dataset.splits["train"])
+    read = cache.read("train")
+    assert read.labels.tolist() == [0, 1] * 10
+    images = [draw_image(row) for row in range(20)]
+    pixels = np.stack([tiny.preprocess.pixels(image) for image in images])
+    expected = tiny.encode_pixels(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(read.features, expected, rtol=1e-4, atol=1e-5)
+    assert verify_cache(path).problems == ()
+    assert left_over(path) == ["tiny.local.h5"]
+
+
+def test_every_prompt_is_kept_and_none_is_made_up(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    run(dataset, tiny, path)
+    header = FeatureCache.open(path).header
+    assert header.sentences == (("a disc.", "one disc."), ("a square.", ""))
+    expected = tiny.encode_text(["a disc.", "one disc.", "a square."]).numpy()
+    np.testing.assert_array_equal(header.text_features[[0, 0, 1], [0, 1, 0]], expected)
+    assert not header.text_features[1, 1].any()
+    assert header.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
+    assert {"torch", "open_clip_torch", "pillow"} <= header.versions.keys()
+
+
+def test_again_does_nothing(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    run(dataset, tiny, path)
+    before = path.read_bytes()
+    done = run(dataset, tiny, path)
+    assert (done.was_there, done.images) == (True, 0)
+    assert path.read_bytes() == before
+
+
+def test_again_sweeps_up_what_a_kill_at_the_very_end_left(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    run(dataset, tiny, path)
+    with Partial(path, {}, 2):
+        pass
+    assert len(left_over(path)) == 2
+    assert run(dataset, tiny, path).was_there
+    assert left_over(path) == ["tiny.local.h5"]
+
+
+def other_sizes(dataset: Dataset) -> Dataset:
+    first, *rest = dataset.splits["val"]
+    return replace(dataset, splits={**dataset.splits, "val": (first._replace(size=1), *rest)})
+
+
+def one_less(dataset: Dataset) -> Dataset:
+    return replace(dataset, splits={**dataset.splits, "val": dataset.splits["val"][1:]})
+
+
+def other_label(dataset: Dataset) -> Dataset:
+    first, *rest = dataset.splits["val"]
+    return replace(dataset, splits={**dataset.splits, "val": (first._replace(label=1), *rest)})
+
+
+DATASETS: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
+    "a file's size": (other_sizes, "dataset_sha256"),
+    "the file list": (one_less, "dataset_sha256"),
+    "a label": (other_label, "dataset_sha256"),
+    "a class name": (lambda d: replace(d, class_names=("disk", "square")), "class_names_sha256"),
+    "the dataset's name": (
+        lambda d: replace(d, name="forms"),
+        "dataset is shapes, asked for forms",
+    ),
+    "the templates": (lambda d: d.with_templates(("the {}.",)), r'templates is \["a \{\}\."\]'),
+}
+WORDS: dict[str, tuple[Any, str]] = {
+    "a sentence": ((("a disc.", "two discs."), ("a square.",)), "sentences_sha256"),
+    "a prompt more": ((*SENTENCES[:1], ("a square.", "x")), "sentences_sha256"),
+    "the same prompts, dealt otherwise": (
+        (("a disc.",), ("one disc.", "a square.")),
+        "sentences_sha256",
+    ),
+}
+ENCODERS: dict[str, tuple[dict[str, Any], str]] = {
+    "the precision": ({"precision": "bf16"}, "precision is fp32, asked for bf16"),
+    "the weights": (
+        {"weights_sha256": "f" * 64},
+        "weights_sha256 is [0-9a-f]{12}…, asked for f{12}…",
+    ),
+    "the architecture": ({"architecture_sha256": "f" * 64}, "architecture_sha256"),
+    "the model's name": ({"model": "big"}, "model is tiny, asked for big"),
+    "the weights' name": ({"pretrained": "x"}, "pretrained is local, asked for x"),
+    "the tokenizer": ({"_tokenizer": lambda s: torch.zeros(len(s), 16).int()}, "tokens_sha256"),
+}
+
+
+def refused(path: Path, message: str, dataset: Dataset, encoder: Encoder, **changes: Any) -> None:
+    before = path.read_bytes()
+    with pytest.raises(CacheMismatchError, match=message) as caught:
+        run(dataset, encoder, path, **changes)
+    assert "was made differently: " in str(caught.value)
+    assert "--rebuild" in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_whatever_determines_a_feature_is_in_the_key(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    """Each part is changed in turn, and the refusal names it."""
+    run(dataset, tiny, path)
+    for change, message in DATASETS.values():
+        refused(path, message, change(dataset), tiny)
+    for sentences, message in WORDS.values():
+        refused(path, message, dataset, tiny, sentences=sentences)
+    for parts, message in ENCODERS.values():
+        refused(path, message, dataset, replace(tiny, **parts))
+    for augmentation in (Augmentation(2), Augmentation(2, seed=1)):
+        options = replace(SMALL, augmentation=augmentation)
+        refused(path, "augmentation is null, asked for", dataset, tiny, options=options)
+
+
+@pytest.mark.parametrize("part", ["size", "mean", "std", "interpolation", "resize_mode"])
+def test_the_preprocess_is_in_the_key(dataset: Dataset, tiny: Encoder, part: str) -> None:
+    preprocess = copy.copy(tiny.preprocess)
+    preprocess.config = {**preprocess.config, part: "other"}
+    other = replace(tiny, preprocess=preprocess)
+    keys = [cache_key(dataset, encoder, SENTENCES, Augmentation()) for encoder in (tiny, other)]
+    assert keys[0] != keys[1]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"preprocess"}
+
+
+def test_the_key_does_not_hold_how_fast_it_went(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    run(dataset, tiny, path)
+    options = Options(batch_size=7, workers=1, on_error="fail")
+    assert run(dataset, tiny, path, options=options).was_there
+
+
+def test_rebuild_replaces(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    run(dataset, tiny, path)
+    fewer = one_less(dataset)
+    assert run(fewer, tiny, path, rebuild=True).images == 27
+    assert FeatureCache.open(path).counts["val"] == 3
+    assert run(fewer, tiny, path, rebuild=True).was_there
+
+
+def test_a_file_that_is_no_cache_is_replaced_only_on_request(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("notes")
+    with pytest.raises(CacheFormatError, match="not a readable cafe cache"):
+        run(dataset, tiny, path)
+    assert path.read_text() == "notes"
+    run(dataset, tiny, path, rebuild=True)
+    assert verify_cache(path).problems == ()
+
+
+def breaking(after: int) -> Options:
+    def progress(_split: str, done: int, _total: int) -> None:
+        if done >= after:
+            raise KeyboardInterrupt
+
+    return replace(SMALL, progress=progress)
+
+
+@pytest.mark.parametrize("after", [2, 18, 24])
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    dataset: Dataset, tiny: Encoder, path: Path, after: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tiny, path, options=breaking(after))
+    assert not path.exists()
+    done = run(dataset, tiny, path)
+    # whole blocks are kept: 16 and 4 of the training split, 4 of the validation split
+    kept = {2: 0, 18: 16, 24: 20}[after]
+    assert done.images == 28 - kept
+    assert left_over(path) == ["tiny.local.h5"]
+    whole = path.with_name("whole.h5")
+    run(dataset, tiny, whole)
+    assert FeatureCache.open(path).content_sha256 == FeatureCache.open(whole).content_sha256
+
+
+def test_work_of_another_key_or_batch_is_not_taken_over(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    for change in ({"sentences": WORDS["a sentence"][0]}, {"options": Options(batch_size=3)}):
+        with pytest.raises(KeyboardInterrupt):
+            run(dataset, tiny, path, options=breaking(28))
+        assert run(dataset, tiny, path, **change).images == 28
+        path.unlink()
+
+
+def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tiny, path, options=breaking(28))
+    block = next(path.parent.glob(".*.partial/train-000000.npz"))
+    data = bytearray(block.read_bytes())
+    data[len(data) // 2] ^= 1
+    block.write_bytes(data)
+    assert run(dataset, tiny, path).images == 16 + 4
+
+
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    from making import make_dataset
+    from cafe.encoders import load_encoder
+    from cafe.extract import Options, extract
+
+    root, folder, path = map(Path, sys.argv[1:4])
+    dataset = make_dataset(root, {"train": 64, "test": 16})
+    encoder = load_encoder(str(folder), device="cpu", precision="fp32")
+    print("ready", flush=True)
+
+    def progress(split, done, total):
+        time.sleep(0.01)
+        print(done, flush=True)
+
+    options = Options(batch_size=1, workers=2, progress=progress)
+    words = (("a disc.",), ("a square.",))
+    extract(dataset, encoder, path, sentences=words, options=options)
+    print("finished", flush=True)
+"""
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, tiny_folder: Path, path: Path
+) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Starts a process that extracts 80 images in blocks of 8, 10 ms each."""
+    running = []
+
+    def run_script() -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed"), str(tiny_folder), str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        )
+        running.append(process)
+        return process
+
+    yield run_script
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: "subprocess.Popen[str]", word: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == word:
+            return
+    raise AssertionError(f"the process ended before it said {word}")
+
+
+def test_kill_9_in_the_middle_loses_one_block_and_no_more(
+    start: Callable[[], "subprocess.Popen[str]"],
+    tmp_path: Path,
+    tiny_folder: Path,
+    path: Path,
+) -> None:
+    process = start()
+    wait_for(process, "29")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not path.exists()
+    encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32")
+    dataset = make_dataset(tmp_path / "killed", {"train": 64, "test": 16})
+    words, options = (("a disc.",), ("a square.",)), Options(batch_size=1)
+    done = extract(dataset, encoder, path, sentences=words, options=options)
+    assert 80 - 24 - 8 <= done.images <= 80 - 24
+    assert left_over(path) == ["tiny.local.h5"]
+    whole = path.with_name("whole.h5")
+    extract(dataset, encoder, whole, sentences=words, options=options)
+    assert FeatureCache.open(path).content_sha256 == FeatureCache.open(whole).content_sha256
+
+
+def test_two_at_once(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    key = cache_key(dataset, tiny, SENTENCES, Augmentation())
+    with Partial(path, key, 2):
+        start = time.perf_counter()
+        with pytest.raises(CacheError, match=r"another process is extracting '.*local\.h5'; wait"):
+            run(dataset, tiny, path)
+        assert time.perf_counter() - start < 5
+    assert run(dataset, tiny, path).images == 28
+
+
+def break_images(dataset: Dataset, *ids: str) -> None:
+    assert dataset.root is not None
+    for name in ids:
+        (dataset.root / name).write_bytes(b"no image")
+
+
+def test_broken_images_are_skipped_and_recorded(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    break_images(dataset, "train/3.png", "test/0.png", "test/1.png")
+    done = run(dataset, tiny, path)
+    assert (done.images, done.skipped) == (25, 3)
+    cache = FeatureCache.open(path)
+    assert [row[:2] for row in cache.header.skipped] == [
+        ("train", "train/3.png"),
+        ("test", "test/0.png"),
+        ("test", "test/1.png"),
+    ]
+    assert all("cannot identify" in reason for _, _, reason in cache.header.skipped)
+    assert "train/3.png" not in cache.ids("train")
+    assert cache.read("train").labels.tolist() == [0, 1, 0, *[0, 1] * 8]
+    assert dict(cache.counts) == {"train": 19, "val": 4, "test": 2}
+
+
+def test_a_whole_block_of_broken_images(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    break_images(dataset, *(f"train/{row}.png" for row in range(16)))
+    run(dataset, tiny, path, options=replace(SMALL, augmentation=Augmentation(3)))
+    cache = FeatureCache.open(path)
+    assert cache.ids("train") == tuple(f"train/{row}.png" for row in range(16, 20))
+    assert cache.views == 3
+
+
+def test_strict_stops_at_a_broken_image(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    break_images(dataset, "train/18.png")
+    with pytest.raises(DatasetError, match=r"'train/18\.png' .*cannot be read"):
+        run(dataset, tiny, path, options=replace(SMALL, on_error="fail"))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_all_images_of_a_split_broken(
+    dataset: Dataset, tiny: Encoder, path: Path, split: str
+) -> None:
+    ids = [item.id for item in dataset.splits[split]]
+    break_images(dataset, *ids)
+    message = (
+        rf"none of the {len(ids)} images of split '{split}' of 'shapes' can be read \({split}/0"
+    )
+    with pytest.raises(DatasetError, match=message):
+        run(dataset, tiny, path)
+    assert left_over(path) == []
+
+
+def test_a_vanished_image_stops_the_run_and_keeps_the_work(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    assert dataset.root is not None
+    (dataset.root / "test/2.png").rename(dataset.root / "away.png")
+    with pytest.raises(DatasetError, match=r"'test/2\.png' .*is gone; bring it back"):
+        run(dataset, tiny, path)
+    assert not path.exists()
+    (dataset.root / "away.png").rename(dataset.root / "test/2.png")
+    assert run(dataset, tiny, path).images == 4
+
+
+def test_features_that_are_not_finite(
+    dataset: Dataset, tiny: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        features = torch.ones(len(pixels), tiny.width)
+        features[1] = torch.inf
+        return features
+
+    broken = replace(tiny)
+    monkeypatch.setattr(Encoder, "encode_pixels", lambda _, pixels: encode(pixels))
+    with pytest.raises(CafeError, match=r"'train/1\.png' is not finite in fp32; use --precision"):
+        run(dataset, broken, path)
+    assert not path.exists()
+
+
+def test_half_precision_is_stored_in_half(
+    dataset: Dataset, tiny_folder: Path, tiny: Encoder, path: Path
+) -> None:
+    half = load_encoder(str(tiny_folder), device="cpu", precision="bf16")
+    run(dataset, half, path)
+    run(dataset, tiny, path.with_name("full.h5"))
+    caches = [FeatureCache.open(p) for p in (path, path.with_name("full.h5"))]
+    assert [cache.dtype for cache in caches] == ["float16", "float32"]
+    a, b = (torch.tensor(cache.read("train").features).float() for cache in caches)
+    assert torch.nn.functional.cosine_similarity(a, b).min() > 0.999
+
+
+def test_views_of_the_training_split(dataset: Dataset, tiny: Encoder, path: Path) -> None:
+    options = replace(SMALL, batch_size=5, augmentation=Augmentation(3, seed=4))
+    run(dataset, tiny, path, options=options)
+    cache = FeatureCache.open(path)
+    assert cache.views == 3
+    read = cache.read("train")
+    assert read.views is not None
+    assert read.views.shape == (20, 3, 16)
+    assert np.array_equal(read.views[:, 0], read.features)
+    assert not np.allclose(read.views[:, 1], read.features)
+    assert cache.read("test").views is None
+    assert cache.header.key["augmentation"]["seed"] == 4
+
+
+def test_views_share_the_batch(tiny: Encoder, dataset: Dataset) -> None:
+    plain = encoding.plan_units(dataset, tiny, Options())
+    views = encoding.plan_units(dataset, tiny, Options(augmentation=Augmentation(4)))
+    assert [unit.batch for unit in views] == [plain[0].batch // 4, plain[1].batch, plain[2].batch]
+
+
+def test_a_cache_folder_that_cannot_be_written(
+    dataset: Dataset, tiny: Encoder, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=r"cannot write to the cache folder .*--cache"):
+        run(dataset, tiny, tmp_path / "file" / "shapes" / "tiny.local.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch size must be at least 1; got 0"),
+        ({"workers": -1}, "workers must be at least 1; got -1"),
+        ({"augmentation": Augmentation(0)}, "views must be at least 1; got 0"),
+    ],
+)
+def test_options_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Options(**options)
+
+
+def test_progress_counts_every_image_of_every_split(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+    run(dataset, tiny, path, options=replace(SMALL, progress=lambda *call: calls.append(call)))
+    assert calls[0] == ("train", 2, 28)
+    assert calls[-1] == ("test", 28, 28)
+    assert {total for _, _, total in calls} == {28}
