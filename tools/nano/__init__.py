@@ -1,0 +1,1 @@
+"""What `train_nano.py` is made of: fonts, captions, images."""
