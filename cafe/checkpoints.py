@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe import hub
+import cafe.hub as hub
 from cafe.errors import UnknownNameError, WeightsError
 from cafe.key import digest_of_file
 from cafe.vision import import_open_clip

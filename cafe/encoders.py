@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe import hub
+import cafe.hub as hub
 from cafe.checkpoints import (
     DEFAULT_MODEL,
     DEFAULT_TAG,
