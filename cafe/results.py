@@ -21,7 +21,7 @@ from cafe.temperature import Calibration
 
 __all__ = ["RECORD", "Record", "SavedHead", "head_file", "load_head", "make_record", "save_run"]
 
-RECORD, TABLE = "record.json", "runs.csv"
+RECORD, TABLE, PAGE = "record.json", "runs.csv", "page.json"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def _result_json(result: Result, calibration: Calibration) -> dict[str, Any]:
         "params": _shared_params(result.heads),
         "accuracy": {**asdict(result.accuracy), "per_seed": list(result.accuracy.per_seed)},
         "seconds": result.seconds,
+        "metrics": dict(result.metrics),
         "calibration": calibration.json(),
     }
 
@@ -128,6 +129,7 @@ def save_run(record: Record, home: Path) -> Record:
         temporary.mkdir(parents=True)
         (temporary / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
         _write_table(temporary / TABLE, record)
+        _write_page(temporary / PAGE, record)
         _save_heads(temporary, record)
         folder = _free_name(home, base)
         temporary.rename(folder)
@@ -157,6 +159,13 @@ def _write_table(path: Path, record: Record) -> None:
             for seed, head, score in zip(seeds, result.heads, scores, strict=True):
                 params = json.dumps(dict(head.params), sort_keys=True)
                 writer.writerow([result.method, result.shots, seed, score, share, params])
+
+
+def _write_page(path: Path, record: Record) -> None:
+    """What `cafe report` shows beyond the record: per class, confusions, reliability."""
+    rows = [{"method": r.method, "shots": r.shots, **r.page} for r in record.results]
+    page = {"class_names": list(record.class_names), "results": rows}
+    path.write_text(json.dumps(page) + "\n", encoding="utf-8")
 
 
 def head_file(method: str, shots: object, seed: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cafe.details import describe
 from cafe.errors import InputError
 from cafe.features import Features, Task, TrainingSet
 from cafe.methods.base import (
@@ -67,6 +68,10 @@ class Result:
         Top-1 test accuracy in percent over seeds.
     seconds : float
         Time of all its fits together.
+    metrics : mapping of str to float
+        More than top-1, means over seeds; see `cafe.details.Details`.
+    page : mapping
+        What a page shows of it, as JSON values; see there.
     """
 
     method: str
@@ -74,6 +79,8 @@ class Result:
     heads: tuple[Head, ...]
     accuracy: Summary
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    page: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -114,11 +121,27 @@ def run(
             start = time.perf_counter()
             heads = method.fit_many(trains, validations=validations, seeds=plan.seeds)
             seconds = time.perf_counter() - start
-            scores = [accuracy(predict_in_blocks(head, test.x), test.y) for head in heads]
-            results.append(Result(method.name, shots, tuple(heads), summarize(scores), seconds))
+            results.append(_judged(method.name, shots, heads, test, seconds))
     if progress is not None:
         progress("done", total, total)
     return results
+
+
+def _judged(
+    method: str, shots: Shots, heads: Sequence[Head], test: Features, seconds: float
+) -> Result:
+    """Look at the test set, once for each head."""
+    scores: list[float] = []
+
+    def logits() -> Iterator[Tensor]:
+        for head in heads:
+            z = predict_in_blocks(head, test.x)  # (N, C)
+            scores.append(accuracy(z, test.y))
+            yield z
+
+    found = describe(logits(), test.y)
+    score = summarize(scores)
+    return Result(method, shots, tuple(heads), score, seconds, found.metrics, found.page)
 
 
 def _draws(

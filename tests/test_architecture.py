@@ -24,10 +24,14 @@ LEFT = {
     "cafe.images",
     "cafe.decoding",
     "cafe.hub",
+    "cafe.checkpoints",
+    "cafe.encoding",
+    "cafe.locking",
     "cafe.encoders",
     "cafe.partial",
     "cafe.extract",
     "cafe.extractor",
+    "cafe.pictures",
 }
 # right of the store: may import faiss, never open_clip, torchvision or Pillow
 RIGHT = {
@@ -41,9 +45,12 @@ RIGHT = {
     "cafe.heads",
     "cafe.temperature",
     "cafe.runs",
+    "cafe.evidence",
+    "cafe.prediction",
     "cafe.classifier",
     "cafe.export",
     "cafe.comparing",
+    "cafe.details",
     "cafe.transfer",
     "cafe.published",
 }

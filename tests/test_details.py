@@ -1,0 +1,37 @@
+"""What a page shows of a result: counted by hand on a few images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cafe.details import describe
+from cafe.metrics import expected_calibration_error
+
+Y = torch.tensor([0, 0, 1, 1, 1])
+RIGHT = torch.nn.functional.one_hot(Y, 3).float() * 10
+WRONG = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0, 1]), 3).float() * 10
+
+
+def test_means_over_seeds() -> None:
+    found = describe([RIGHT, WRONG], Y)
+    assert found.page["per_class"] == [75.0, pytest.approx(66.67), None]
+    assert found.metrics["mean_class_accuracy"] == pytest.approx((100 + (50 + 100 / 3) / 2) / 2)
+    assert found.metrics["top5_accuracy"] == 100
+    assert set(found.metrics) == {"mean_class_accuracy", "top5_accuracy", "nll", "ece"}
+
+
+def test_confusions_name_their_images() -> None:
+    first, second = describe([RIGHT, WRONG], Y).page["confusions"]
+    assert (first["label"], first["predicted"], first["images"], first["rows"]) == (1, 0, 1, [2, 3])
+    assert first["share"] == pytest.approx(33.33)
+    assert (second["label"], second["predicted"], second["rows"]) == (0, 1, [1])
+
+
+def test_reliability_bins_give_the_calibration_error() -> None:
+    z = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)) * 2
+    y = torch.randint(3, (400,), generator=torch.Generator().manual_seed(1))
+    bins = describe([z], y).page["reliability"]
+    assert sum(one["images"] for one in bins) == 400
+    error = sum(one["images"] / 400 * abs(one["accuracy"] - one["confidence"]) for one in bins)
+    assert error == pytest.approx(expected_calibration_error(z, y), abs=0.01)
