@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
-from cafe.gridding import FIELDS, Journal, choose, grid
+from cafe.gridding import choose, grid
 from cafe.importing import import_npz
+from cafe.journal import FIELDS, Journal
 from cafe.store import FeatureCache
 from cafe.sweep import Cell, Point, Sweep, span
 
@@ -144,7 +145,7 @@ def test_an_interrupted_grid_goes_on(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = grid(cache, SWEEP, runs=tmp_path / "whole")
-    monkeypatch.setattr("cafe.gridding._LOT", 1)
+    monkeypatch.setattr("cafe.sweeping._LOT", 1)
     with pytest.raises(KeyboardInterrupt):
         grid(cache, SWEEP, runs=tmp_path / "cut", progress=Interrupt(0.9))
     (waiting,) = (tmp_path / "cut").iterdir()
