@@ -11,7 +11,7 @@ import typer
 
 from cafe.errors import CafeError, InputError
 
-from . import cache, compare, datasets, demo, extract, fit, grid, methods
+from . import cache, compare, datasets, demo, extract, fit, grid, methods, predict
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -46,6 +46,7 @@ app.command("extract")(extract.extract)
 app.command("fit")(fit.fit)
 app.command("grid")(grid.grid)
 app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
 app.command("datasets")(datasets.datasets)
 app.command("methods")(methods.methods)
 app.add_typer(cache.app, name="cache")

@@ -10,6 +10,7 @@ import typer
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
+    from cafe.runs import Wish
     from cafe.splits import Shots
     from cafe.store import FeatureCache
 
@@ -33,6 +34,20 @@ ModelFilter = Annotated[
     str | None, typer.Option("--model", help="Take the newest cache of this encoder.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's folder, a folder of runs, or a head's file."),
+]
+HeadMethod = Annotated[
+    str | None, typer.Option("--method", help="Take this method's head [default: the last].")
+]
+HeadShots = Annotated[
+    str | None,
+    typer.Option("--shots", help="Take the head of this many shots [default: the most]."),
+]
+HeadSeed = Annotated[
+    int | None, typer.Option("--seed", help="Take the head of this seed [default: the first].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 
@@ -50,6 +65,16 @@ def parse_shots(text: str) -> list[Shots]:
         else:
             shots.append(_whole(word, f"--shots {text}", "whole numbers, or 'all'"))
     return shots
+
+
+def parse_wish(method: str | None, shots: str | None, seed: int | None) -> Wish:
+    """Which head of a run the options mean."""
+    from cafe.runs import Wish
+
+    counts = [None] if shots is None else parse_shots(shots)
+    if len(counts) > 1:
+        raise InputError(f"--shots {shots}: one shot count picks one head.")
+    return Wish(method, counts[0], seed)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -22,6 +22,7 @@ COMMANDS = [
     ["fit"],
     ["compare"],
     ["grid"],
+    ["predict"],
     ["datasets"],
     ["methods"],
     ["cache", "ls"],

@@ -1,0 +1,209 @@
+"""`cafe predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cafe.errors import CafeError
+
+from .options import CacheHome, Device, HeadMethod, HeadSeed, HeadShots, RunName, parse_wish, say
+from .progress import interruptible, progress_bar
+
+if TYPE_CHECKING:
+    from cafe.heads import SavedHead
+    from cafe.prediction import Prediction
+
+
+class Format(str, Enum):
+    """How predictions are printed."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+def predict(
+    run: RunName,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE|FOLDER...", help="Images, and folders of images."),
+    ],
+    top: Annotated[int, typer.Option(help="How many of the likeliest classes to give.")] = 3,
+    format_: Annotated[
+        Format, typer.Option("--format", help="A table for people, or csv or jsonl for programs.")
+    ] = Format.table,
+    unknown_below: Annotated[
+        float,
+        typer.Option(
+            metavar="P", help="Give no label where the best class is less probable than this."
+        ),
+    ] = 0.0,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Add zero-shot CLIP's answer and the nearest training images."
+        ),
+    ] = False,
+    method: HeadMethod = None,
+    shots: HeadShots = None,
+    seed: HeadSeed = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The run's encoder, where it is a folder or a JSON file of yours."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Its weights, where they are a checkpoint file of yours.")
+    ] = None,
+    cache: CacheHome = None,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+) -> None:
+    """Say what is on new images, and how sure that is, with a head that 'cafe fit' saved.
+
+    RUN is the folder of a run, a folder of runs (the newest counts), or a head's file.
+
+    Example: cafe predict runs photo.jpg ./photos --top 3
+    """
+    from cafe.heads import load_head
+    from cafe.images import quiet_pillow
+    from cafe.pictures import list_images
+    from cafe.predict import Predictor, encoder_of
+    from cafe.runs import find_head
+
+    file = find_head(run, parse_wish(method, shots, seed))
+    saved = load_head(file)
+    sources = list_images(images)
+    _caveat(saved)
+    piped = format_ is not Format.table and not sys.stdout.isatty()
+    with interruptible("what is printed is complete; the rest was not looked at."):
+        encoder = encoder_of(saved, model, pretrained, device=device)
+        evidence = _evidence(saved, file, cache) if explain else None
+        predictor = Predictor(saved, encoder, evidence)
+        with progress_bar("images", quiet=not piped) as progress, quiet_pillow():
+            found = predictor.predict(
+                sources,
+                top=top,
+                unknown_below=unknown_below,
+                explain=explain,
+                batch_size=batch_size,
+                workers=workers,
+                progress=progress,
+            )
+            _print(found, _WRITERS[format_](saved, top), len(sources))
+
+
+def _caveat(saved: SavedHead) -> None:
+    if saved.temperature is None:
+        say(
+            "probabilities are not calibrated: this head had no validation images, and no class "
+            "had two shots to hold one out."
+            if saved.about.get("calibration")
+            else "probabilities are not calibrated: this head was saved without a temperature."
+        )
+
+
+def _evidence(saved: SavedHead, file: Path, home: Path | None) -> Any:
+    from cafe.evidence import Evidence
+
+    try:
+        return Evidence.find(saved, file, home)
+    except CafeError as error:
+        say(f"no nearest training images: {error}")
+        return None
+
+
+def _print(found: Any, write: Callable[[Prediction], None], total: int) -> None:
+    """Print predictions as they come; tell on stderr of images that cannot be read."""
+    skipped = 0
+    for prediction in found:
+        if prediction.reason:
+            skipped += 1
+            say(f"skipped {prediction.image}: {prediction.reason}")
+        else:
+            write(prediction)
+            sys.stdout.flush()
+    if skipped == total:
+        raise CafeError(
+            f"none of {total} images could be read; the reasons are above."
+            if total > 1
+            else "the image could not be read; the reason is above."
+        )
+    if skipped:
+        say(f"{skipped} of {total} images could not be read.")
+
+
+def _jsonl(_saved: SavedHead, _top: int) -> Callable[[Prediction], None]:
+    return lambda found: typer.echo(json.dumps(found.json(), ensure_ascii=False))
+
+
+def _csv(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
+    """Image, label and probability, then the runners-up, then the explanations."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    count = min(top, len(saved.class_names))
+    others = [f"{word}_{n}" for n in range(2, count + 1) for word in ("label", "probability")]
+    head = ["image", "label", "probability", *others]
+    written = False
+
+    def write(found: Prediction) -> None:
+        nonlocal written
+        more = {} if found.zero_shot is None else {"zero_shot": found.zero_shot.label}
+        if found.nearest:
+            more["nearest"] = found.nearest[0].image
+        if not written:
+            writer.writerow([*head, *more])
+            written = True
+        runners = [value for guess in found.top[1:] for value in guess]
+        row = [found.image, found.label or "", found.probability, *runners, *more.values()]
+        writer.writerow(row)
+
+    return write
+
+
+_WIDEST = 32  # of a class name in the table
+
+
+def _table(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
+    """Lines whose columns are as wide as the class names, so that none waits for the others."""
+    from rich.cells import cell_len, set_cell_size
+
+    names = [*saved.class_names, "unknown"]
+    wide = min(max(cell_len(name) for name in names), _WIDEST)
+    count = min(top, len(saved.class_names))
+
+    def cell(label: str, probability: float) -> str:
+        return f"{set_cell_size(label, wide)} {100 * probability:5.1f} %"
+
+    headers = [set_cell_size("label", wide + 8), *[set_cell_size("or", wide + 8)] * (count - 1)]
+    waiting = ["  ".join([*headers, "image"])]  # until something is read
+
+    def write(found: Prediction) -> None:
+        while waiting:
+            typer.echo(waiting.pop())
+        best, *others = found.top
+        if found.label is None:
+            others = [best, *others][: count - 1]
+        cells = [cell(found.label or "unknown", best.probability), *map(_pair(cell), others)]
+        typer.echo("  ".join([*cells, found.image]))
+        if found.zero_shot is not None:
+            label, probability = found.zero_shot
+            typer.echo(f"    zero-shot: {label} {100 * probability:.1f} %")
+        for near in found.nearest:
+            typer.echo(f"    near to {near.image}, {near.label}, cosine {near.cosine:.3f}")
+
+    return write
+
+
+def _pair(cell: Callable[[str, float], str]) -> Callable[[Any], str]:
+    return lambda guess: cell(*guess)
+
+
+_WRITERS = {Format.table: _table, Format.csv: _csv, Format.jsonl: _jsonl}
