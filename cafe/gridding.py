@@ -25,7 +25,7 @@ from cafe.metrics import summarize
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
-from cafe.study import Result, protocol_in_words, run
+from cafe.study import Result, check_plan, protocol_in_words, run
 from cafe.sweep import BRANCHES, Cell, Point, Sweep, check_sweep
 from cafe.sweeping import Progress, plan_of, train_sweep
 from cafe.temperature import calibrate

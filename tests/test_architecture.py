@@ -50,14 +50,20 @@ RIGHT = {
     "cafe.classifier",
     "cafe.export",
     "cafe.comparing",
+    "cafe.fitting",
+    "cafe.gridding",
+    "cafe.journal",
+    "cafe.sweep",
+    "cafe.sweeping",
     "cafe.details",
+    "cafe.pairing",
     "cafe.transfer",
     "cafe.published",
 }
 # the store itself and what both sides stand on
 MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing"}
 # modules that join both sides
-JOINERS = {"cafe.paper", "cafe.predict"}
+JOINERS = {"cafe.report", "cafe.paper", "cafe.predict"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
 # within the right side, imports run against the arrows: engine <- methods <- study <- results
 RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]
@@ -144,9 +150,10 @@ def test_the_check_can_fail(module: str, imported: set[str]) -> None:
 
 def test_no_import_cycle() -> None:
     graph = {
-        module_name(path): {name for name in imports(path) if name.startswith("cafe")}
+        module_name(path): {name for name in imports(path) if name.startswith("cafe.")}
         for path in sources("cafe")
     }
+    del graph["cafe"]  # the list of the API: it imports each name when it is first used
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
