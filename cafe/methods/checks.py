@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from cafe.engine import Recipe
 from cafe.errors import InputError
 
 
@@ -56,19 +55,3 @@ def _number(value: float) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def check_recipe(published: Recipe, given: Recipe | None) -> Recipe:
-    """The recipe in force: the given one, or the method's own.
-
-    Raises
-    ------
-    InputError
-        If one of its values cannot be meant.
-    """
-    recipe = given or published
-    check_positive("lr", recipe.lr)
-    check_not_negative("weight_decay", recipe.weight_decay)
-    check_count("epochs", recipe.epochs)
-    check_count("batch_size", recipe.batch_size)
-    return recipe

@@ -41,7 +41,7 @@ class Clap(TrainedLinear):
     Raises
     ------
     InputError
-        If the strength is not above 0, or the recipe cannot be meant.
+        If the strength is not above 0.
     """
 
     name = "clap"

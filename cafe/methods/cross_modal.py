@@ -88,7 +88,7 @@ class CrossModalLinear(TrainedLinear):
     Raises
     ------
     InputError
-        If the recipe cannot be meant.
+        If a rate is not above 0.
     """
 
     name = "cross-modal"

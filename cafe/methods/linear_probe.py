@@ -56,7 +56,7 @@ class LinearProbe(TrainedLinear):
     Raises
     ------
     InputError
-        If `start` is neither, c is not above 0, or the recipe cannot be meant.
+        If `start` is neither, or c is not above 0.
     """
 
     name = "linear-probe"

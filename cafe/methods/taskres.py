@@ -70,7 +70,7 @@ class TaskRes(TrainedLinear):
     Raises
     ------
     InputError
-        If alpha is not above 0, or the recipe cannot be meant.
+        If alpha is not above 0.
     """
 
     name = "taskres"

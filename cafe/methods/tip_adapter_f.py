@@ -14,7 +14,7 @@ from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_p
 from cafe.engine.contract import Tensors
 from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
-from cafe.methods.checks import check_not_negative, check_recipe
+from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import Part, parts_of
 from cafe.methods.tip_adapter import TipHead, affinities, cache_keys, tip_tensors
 from cafe.methods.tip_search import Grid, search
@@ -98,7 +98,7 @@ class TipAdapterF(BatchedMethod):
     Raises
     ------
     InputError
-        If alpha or beta is negative, or the recipe cannot be meant.
+        If alpha or beta is negative.
     """
 
     name = "tip-adapter-f"
@@ -117,7 +117,7 @@ class TipAdapterF(BatchedMethod):
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
         self.grid = grid or Grid()
-        self.recipe = check_recipe(Recipe(epochs=20, views=True), recipe)
+        self.recipe = recipe or Recipe(epochs=20, views=True)
 
     def fit_many(
         self,

@@ -12,7 +12,6 @@ from torch import Tensor
 from cafe.engine import Family, Recipe, Run, Trained
 from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
-from cafe.methods.checks import check_recipe
 from cafe.methods.linear import LinearHead
 from cafe.methods.selection import train_selected
 
@@ -26,11 +25,6 @@ class TrainedLinear(BatchedMethod):
         How to optimise; None is the method's own, `published`.
     context : Context or None
         Where and how to compute.
-
-    Raises
-    ------
-    InputError
-        If the recipe cannot be meant.
     """
 
     head: ClassVar[type[LinearHead]]
@@ -38,7 +32,7 @@ class TrainedLinear(BatchedMethod):
 
     def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
         super().__init__(context)
-        self.recipe = check_recipe(self.published, recipe)
+        self.recipe = recipe or self.published
 
     @abstractmethod
     def family(self) -> Family:

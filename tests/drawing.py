@@ -1,0 +1,59 @@
+"""Few-shot tasks made of noise around class directions, for tests of methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.features import ClassText, Features, TrainingSet
+from cafe.methods.base import Validation
+
+CLASSES, WIDTH = 5, 24
+
+
+def draw_task(
+    counts: tuple[int, ...] = (4,) * CLASSES,
+    *,
+    seed: int = 0,
+    views: int = 0,
+    bias: float = 0.0,
+    prompts: int = 3,
+) -> TrainingSet:
+    """Shots of each class as counted, not normalised, rows shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    text = draw_text(bias=bias, prompts=prompts)
+    y = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    y = y[torch.randperm(len(y), generator=generator)]
+    x = _images(y, generator)
+    copies = [x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(views - 1)]
+    return TrainingSet(Features(x, y, torch.stack([x, *copies], 1) if views else None), text)
+
+
+def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
+    """Texts that lean towards the directions of the images."""
+    generator = torch.Generator().manual_seed(99)
+    shape = (CLASSES, prompts, WIDTH)
+    features = _directions()[:, None] + 0.8 * torch.randn(shape, generator=generator)
+    names = tuple(f"class {label}" for label in range(CLASSES))
+    return ClassText(3 * features, names, logit_scale=20.0, logit_bias=bias)
+
+
+def draw_images(per_class: int = 6, seed: int = 7) -> Features:
+    """Held-out images."""
+    y = torch.arange(CLASSES).repeat(per_class)
+    return Features(_images(y, torch.Generator().manual_seed(seed)), y)
+
+
+def draw_validation_set() -> Validation:
+    """Validation images under the protocol that takes all of them."""
+    return Validation("full", draw_images(seed=8))
+
+
+def _directions() -> Tensor:
+    return torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(98))
+
+
+def _images(y: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(len(y), WIDTH, generator=generator)
+    return 5 * normalize(_directions()[y] + 1.1 * noise, dim=-1)

@@ -1,0 +1,175 @@
+"""What every method of the catalog keeps to."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+import torch
+from drawing import CLASSES, draw_images, draw_task, draw_validation_set
+from torch import Tensor
+
+from cafe.features import ClassText, Features, TrainingSet
+from cafe.methods.base import Context, Head, Method, Protocol, Validation
+from cafe.methods.catalog import CATALOG, make_method, method_class
+
+# A text is paired with each row, or folds are dealt by row: another order is another draw.
+ORDER_IS_A_DRAW = {"cross-modal", "auto"}
+
+TEST = draw_images()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than they bring on tensors this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(name: str) -> Method:
+    """A method with its defaults, but for few epochs where it trains."""
+    return make_method(name, Context(precision="fp32"), {"epochs": 6})
+
+
+def validation(protocol: Protocol) -> Validation:
+    return Validation(protocol, draw_validation_set().features if "f" in protocol else None)
+
+
+def fit(name: str, train: TrainingSet, protocol: Protocol = "none", seed: int = 0) -> Head:
+    return make(name).fit(train, validation=validation(protocol), seed=seed)
+
+
+def probabilities(head: Head, x: Tensor = TEST.x) -> Tensor:
+    return head.logits(x).softmax(dim=-1)
+
+
+def assert_usable(head: Head) -> None:
+    logits = head.logits(TEST.x)
+    assert logits.shape == (len(TEST), CLASSES)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CATALOG)
+class TestContract:
+    def test_learns_something(self, name: str) -> None:
+        head = fit(name, draw_task((8,) * CLASSES))
+        assert_usable(head)
+        assert (head.logits(TEST.x).argmax(dim=-1) == TEST.y).float().mean() > 0.5
+        assert head.method == name
+        assert isinstance(head, method_class(name).head)
+
+    @pytest.mark.parametrize("protocol", get_args(Protocol))
+    def test_serves_every_protocol(self, name: str, protocol: Protocol) -> None:
+        head = fit(name, draw_task(), protocol)
+        assert_usable(head)
+        again = fit(name, draw_task(), protocol)
+        assert torch.equal(head.logits(TEST.x), again.logits(TEST.x))
+        assert head.params == again.params
+
+    @pytest.mark.parametrize("protocol", get_args(Protocol))
+    @pytest.mark.parametrize(
+        "counts", [(1,) * CLASSES, (1, 7, 2, 4, 3), (3, 3, 0, 3, 3), (0, 1, 0, 1, 1)]
+    )
+    def test_takes_any_counts(self, name: str, counts: tuple[int, ...], protocol: Protocol) -> None:
+        assert_usable(fit(name, draw_task(counts), protocol))
+
+    def test_ignores_the_order_of_rows(self, name: str) -> None:
+        if name in ORDER_IS_A_DRAW:
+            pytest.skip("another order of rows is another draw")
+        train = draw_task()
+        order = torch.randperm(len(train.features), generator=torch.Generator().manual_seed(1))
+        shuffled = TrainingSet(train.features[order], train.text)
+        torch.testing.assert_close(
+            probabilities(fit(name, shuffled)), probabilities(fit(name, train)), atol=2e-3, rtol=0
+        )
+
+    def test_leaves_its_input_alone(self, name: str) -> None:
+        train, held = draw_task(views=2), draw_validation_set()
+        before = copy.deepcopy((train, held.features))
+        x = TEST.x.clone()
+        make(name).fit(train, validation=held).logits(x)
+        assert torch.equal(x, TEST.x)
+        features, text = before[0].features, before[0].text
+        assert torch.equal(train.features.x, features.x)
+        assert torch.equal(train.features.y, features.y)
+        assert train.features.views is not None
+        assert features.views is not None
+        assert torch.equal(train.features.views, features.views)
+        assert torch.equal(train.text.features, text.features)
+        assert held.features is not None
+        assert before[1] is not None
+        assert torch.equal(held.features.x, before[1].x)
+
+    def test_does_not_care_for_norms(self, name: str) -> None:
+        train = draw_task()
+        images, text = train.features, train.text
+        stretched = TrainingSet(
+            Features(images.x * torch.linspace(0.5, 2, len(images))[:, None], images.y),
+            ClassText(text.features * 0.1, text.names, text.logit_scale),
+        )
+        torch.testing.assert_close(
+            probabilities(fit(name, stretched), 3 * TEST.x),
+            probabilities(fit(name, train)),
+            atol=2e-3,
+            rtol=0,
+        )
+
+    def test_survives_a_file(self, name: str) -> None:
+        head = fit(name, draw_task(), "cv")
+        params = json.loads(json.dumps(dict(head.params)))
+        tensors = {key: value.clone().contiguous() for key, value in head.tensors().items()}
+        again = method_class(name).head.from_tensors(tensors, params)
+        assert again.method == name
+        assert params == dict(head.params)
+        torch.testing.assert_close(again.logits(TEST.x), head.logits(TEST.x), atol=1e-5, rtol=0)
+
+    def test_fits_many_as_one_by_one(self, name: str) -> None:
+        trains = [draw_task(seed=seed) for seed in (0, 1)] + [draw_task((2,) * CLASSES)]
+        jobs: list[tuple[TrainingSet, Protocol, int]] = [
+            (trains[0], "none", 0),
+            (trains[0], "none", 1),
+            (trains[1], "full", 2),
+            (trains[2], "cv", 0),
+        ]
+        many = make(name).fit_many(
+            [train for train, _, _ in jobs],
+            validations=[validation(protocol) for _, protocol, _ in jobs],
+            seeds=[seed for _, _, seed in jobs],
+        )
+        assert len(many) == len(jobs)
+        for head, (train, protocol, seed) in zip(many, jobs, strict=True):
+            alone = fit(name, train, protocol, seed)
+            assert head.params == alone.params
+            torch.testing.assert_close(probabilities(head), probabilities(alone), atol=1e-3, rtol=0)
+
+    def test_takes_a_batch_of_one(self, name: str) -> None:
+        head = fit(name, draw_task())
+        one = head.logits(TEST.x[:1])
+        torch.testing.assert_close(one, head.logits(TEST.x)[:1], atol=1e-4, rtol=1e-5)
+
+    def test_a_logit_bias_changes_no_probability(self, name: str) -> None:
+        plain, biased = draw_task(), draw_task(bias=-7.0)
+        torch.testing.assert_close(
+            probabilities(fit(name, biased)), probabilities(fit(name, plain)), atol=2e-3, rtol=0
+        )
+
+    def test_takes_views(self, name: str) -> None:
+        train = draw_task(views=3)
+        assert_usable(fit(name, train))
+        assert torch.equal(
+            fit(name, train).logits(TEST.x), fit(name, draw_task(views=3)).logits(TEST.x)
+        )
+
+    def test_does_not_need_a_gradient(self, name: str) -> None:
+        assert not fit(name, draw_task()).logits(TEST.x).requires_grad
+
+    def test_says_its_name_and_source(self, name: str) -> None:
+        assert method_class(name).name == name
+        assert re.search(r" (19|20)\d\d, ", CATALOG[name].source)

@@ -1,0 +1,132 @@
+"""Metrics against counting by hand and scikit-learn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from drawing import CLASSES, draw_task
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import top_k_accuracy_score as sklearn_top_k
+
+from cafe import metrics
+from cafe.errors import InputError
+from cafe.methods.gda import Gda
+from cafe.methods.held_out import out_of_fold_logits
+
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = 3 * torch.randn(200, 7, generator=GENERATOR)
+LABELS = torch.randint(7, (200,), generator=GENERATOR)
+
+
+def test_agrees_with_scikit_learn() -> None:
+    predicted, labels = LOGITS.argmax(dim=-1).numpy(), LABELS.numpy()
+    p = LOGITS.double().softmax(dim=-1).numpy()
+    assert metrics.mean_class_accuracy(LOGITS, LABELS) == pytest.approx(
+        100 * balanced_accuracy_score(labels, predicted)
+    )
+    for k in (1, 3, 5):
+        expected = 100 * sklearn_top_k(labels, LOGITS.numpy(), k=k)
+        assert metrics.top_k_accuracy(LOGITS, LABELS, k) == pytest.approx(expected)
+    assert metrics.negative_log_likelihood(LOGITS, LABELS) == pytest.approx(log_loss(labels, p))
+    found = metrics.confusion_matrix(LOGITS, LABELS).numpy()
+    np.testing.assert_array_equal(found, confusion_matrix(labels, predicted))
+
+
+def test_top_1_is_accuracy_and_few_classes_are_all_in_the_top_5() -> None:
+    top_1 = metrics.top_k_accuracy(LOGITS, LABELS, 1)
+    assert top_1 == pytest.approx(metrics.accuracy(LOGITS, LABELS))
+    assert metrics.top_k_accuracy(LOGITS[:, :4], LABELS % 4) == 100
+    with pytest.raises(InputError, match="k of at least 1; got 0"):
+        metrics.top_k_accuracy(LOGITS, LABELS, 0)
+
+
+def test_a_class_without_an_image_does_not_count() -> None:
+    labels = LABELS.clamp(max=5)
+    each = metrics.per_class_accuracy(LOGITS, labels, 7)
+    assert each[6].isnan()
+    mean = metrics.mean_class_accuracy(LOGITS, labels)
+    assert mean == pytest.approx(each[:6].mean().item())
+    assert metrics.per_class_gain(LOGITS, LOGITS.roll(1, 1), labels)[6].isnan()
+
+
+def test_calibration_error_by_hand() -> None:
+    # Confidence 0.8 thrice with two hits, 0.6 once with none: (3 |2/3 - 0.8| + 1 |0 - 0.6|) / 4.
+    p = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.6, 0.4]])
+    labels = torch.tensor([0, 0, 0, 1])
+    expected = 100 * (3 * abs(2 / 3 - 0.8) + 0.6) / 4
+    assert metrics.expected_calibration_error(p.log(), labels) == pytest.approx(expected, rel=1e-5)
+    certain = torch.tensor([[100.0, 0.0]])
+    assert metrics.expected_calibration_error(certain, torch.tensor([0])) == pytest.approx(0)
+    with pytest.raises(InputError, match="at least 1 bin"):
+        metrics.expected_calibration_error(p, labels, 0)
+
+
+def honest_labels() -> torch.Tensor:
+    """Labels of which the logits tell the probabilities."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.multinomial(LOGITS.softmax(dim=-1), 1, generator=generator).flatten()
+
+
+def test_temperature_is_where_the_likelihood_peaks() -> None:
+    labels = honest_labels()
+    temperature = metrics.fit_temperature(LOGITS, labels)
+    best = metrics.negative_log_likelihood(LOGITS / temperature, labels)
+    for factor in (0.9, 0.99, 1.01, 1.1):
+        assert best < metrics.negative_log_likelihood(LOGITS / temperature / factor, labels)
+
+
+def test_temperature_undoes_a_scale() -> None:
+    labels = honest_labels()
+    plain = metrics.fit_temperature(LOGITS, labels)
+    assert metrics.fit_temperature(8 * LOGITS, labels) == pytest.approx(8 * plain, rel=1e-6)
+    before = metrics.expected_calibration_error(8 * LOGITS, labels)
+    assert metrics.expected_calibration_error(LOGITS / plain, labels) < before / 2
+
+
+def test_temperature_has_bounds() -> None:
+    assert metrics.fit_temperature(LOGITS[:0], LABELS[:0]) == 1
+    right = torch.eye(7)[LABELS]
+    assert metrics.fit_temperature(right, LABELS) == pytest.approx(0.01)
+    assert metrics.fit_temperature(-right, LABELS) == pytest.approx(100)
+
+
+def test_out_of_fold_logits_come_from_heads_that_did_not_see_the_image() -> None:
+    train = draw_task((4, 4, 4, 4, 2))
+    logits, labels = out_of_fold_logits(Gda(1.0), train, seed=0)
+    assert logits.shape == (18, CLASSES)
+    assert torch.equal(labels.bincount(), train.features.y.bincount())
+    seen = metrics.accuracy(Gda(1.0).fit(train).logits(train.features.x), train.features.y)
+    assert metrics.accuracy(logits, labels) < seen
+    assert math.isfinite(metrics.fit_temperature(logits, labels))
+    one_shot, nobody = out_of_fold_logits(Gda(), draw_task((1,) * CLASSES), seed=0)
+    assert one_shot.shape == (0, CLASSES)
+    assert nobody.shape == (0,)
+
+
+def test_confused_pairs_come_by_size() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([1, 1, 0, 0, 1, 0])
+    pairs = metrics.confusion_pairs(torch.eye(3)[predicted], labels)
+    assert [(p.label, p.predicted, p.images) for p in pairs] == [(0, 1, 2), (2, 0, 1), (1, 0, 1)]
+    assert pairs[1].share == 100
+    assert len(metrics.confusion_pairs(torch.eye(3)[predicted], labels, most=1)) == 1
+    assert metrics.confusion_pairs(torch.eye(3)[labels], labels) == []
+
+
+def test_gain_is_per_class() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    head, zero_shot = torch.eye(2)[[0, 0, 0, 1]], torch.eye(2)[[0, 1, 1, 1]]
+    assert metrics.per_class_gain(head, zero_shot, labels).tolist() == [50, -50]
+
+
+def test_an_interval_over_seeds() -> None:
+    summary = metrics.summarize([80.0, 82.0, 84.0])
+    assert (summary.mean, summary.std) == (82, 2)
+    # Student's t at 97.5 % with two degrees of freedom.
+    assert summary.ci95 == pytest.approx(4.302653 * 2 / math.sqrt(3))
+    assert metrics.summarize([80.0]).ci95 is None
+    with pytest.raises(InputError, match="at least one seed"):
+        metrics.summarize([])
