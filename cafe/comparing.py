@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,14 @@ from cafe.features import Task, load_task
 from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import CATALOG
-from cafe.metrics import Summary, summarize
+from cafe.pairing import average, differences, summary_json
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
 from cafe.study import Plan, Progress, check_plan, class_counts, protocol_in_words, run
 from cafe.transfer import base_and_new, left_out, transfer_words, transferable
 
-REFERENCE = "clip-adapter"
-"""The method that differences are to."""
-
 DEFAULT_SHOTS: tuple[Shots, ...] = (1, 2, 4, 8, 16)
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -174,65 +170,6 @@ def _with(record: Record, values: Mapping[str, Any]) -> Record:
     return replace(record, json={**record.json, **values})
 
 
-def summary_json(summary: Summary) -> Json:
-    """A summary as JSON values."""
-    return {**asdict(summary), "per_seed": list(summary.per_seed)}
-
-
-def differences(record: Mapping[str, Any]) -> list[Json]:
-    """Differences of every method to CLIP-Adapter, paired by seed.
-
-    Parameters
-    ----------
-    record : mapping
-        JSON values with `results`.
-
-    Returns
-    -------
-    list of dict
-        `method`, `shots`, `to`, and in `accuracy` the mean difference in points with its standard
-        deviation and 95 % interval over seeds; empty where CLIP-Adapter is not among the methods.
-    """
-    scores = {(r["method"], r["shots"]): r["accuracy"]["per_seed"] for r in record["results"]}
-    rows = []
-    for (method, shots), mine in scores.items():
-        theirs = scores.get((REFERENCE, shots))
-        if theirs is not None and method != REFERENCE:
-            gaps = [a - b for a, b in zip(mine, theirs, strict=True)]
-            summary = summary_json(summarize(gaps))
-            rows.append({"method": method, "shots": shots, "to": REFERENCE, "accuracy": summary})
-    return rows
-
-
-def average(records: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Average results over caches, seed by seed, where every cache has the shot count.
-
-    Parameters
-    ----------
-    records : sequence of mapping
-        JSON values with `results` of the same methods and seeds.
-
-    Returns
-    -------
-    list of dict
-        `method`, `shots`, `accuracy` and `seconds` (their sum), as in a record.
-    """
-    tables = [{(r["method"], r["shots"]): r for r in record["results"]} for record in records]
-    rows = []
-    for method, shots in tables[0]:
-        if not all((method, shots) in table for table in tables):
-            continue
-        mine = [table[method, shots] for table in tables]
-        row: Json = {"method": method, "shots": shots, "params": {}}
-        for name in ("accuracy", "new", "harmonic_mean"):
-            if all(name in one for one in mine):
-                columns = zip(*(one[name]["per_seed"] for one in mine), strict=True)
-                means = [sum(column) / len(mine) for column in columns]
-                row[name] = summary_json(summarize(means))
-        rows.append({**row, "seconds": sum(one["seconds"] for one in mine)})
-    return rows
-
-
 def _together(records: Sequence[Record], home: Path | None) -> Comparison:
     """The average of several caches, in the shape of a record."""
     parts = [record.json for record in records]
@@ -245,6 +182,7 @@ def _together(records: Sequence[Record], home: Path | None) -> Comparison:
         "cache": [part["cache"] for part in parts],
         "dataset": f"average-of-{len(parts)}",
         "datasets": [part["dataset"] for part in parts],
+        "runs": [record.folder.name for record in records if record.folder is not None],
         "encoder": {
             "model": "+".join(models),
             "pretrained": "+".join(dict.fromkeys(p["encoder"]["pretrained"] for p in parts)),

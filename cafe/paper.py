@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cafe.comparing import Comparison, average, compare
+from cafe.comparing import Comparison, compare
 from cafe.datasets.catalog import KNOWN
 from cafe.errors import CacheNotFoundError
 from cafe.home import cache_home, list_caches
 from cafe.methods.base import Protocol
 from cafe.methods.catalog import CATALOG
+from cafe.pairing import average
 from cafe.prompts import fill, templates_for
-from cafe.published import AVERAGES, DATASETS, averages, backbone, partial_averages
+from cafe.published import AVERAGES, DATASETS, backbone, published_beside
 from cafe.splits import Shots
 from cafe.store import FeatureCache, Header
 from cafe.study import Progress
@@ -140,7 +141,8 @@ def _beside(
     rows = average([record.json for record in comparison.records])
     present = [cache.path.parent.name for cache in caches]
     model = caches[0].header.model
-    published = _published(present, model, {row["method"] for row in rows})
+    mine = {row["method"] for row in rows}
+    published = [{**row, "ours": row["cafe"] in mine} for row in published_beside(present, model)]
     warnings = [
         *_missing_warning(present, published),
         *(text for cache in caches for text in cache_warnings(cache)),
@@ -149,19 +151,6 @@ def _beside(
     if not published:
         warnings.append(f"no published numbers are known for {backbone(model)}.")
     return Reproduction(encoder, comparison, rows, published, warnings)
-
-
-def _published(present: Sequence[str], model: str, methods: Iterable[str]) -> list[Json]:
-    """Published numbers on the same datasets where there are such, else the averages of all."""
-    mine = set(methods)
-    same = partial_averages(present, model) if len(present) < len(DATASETS) else {}
-    rows = []
-    for row in averages(model):
-        shots: Mapping[int, float] = same.get(row.cafe or "", row.accuracy)
-        over = list(present) if row.cafe in same else list(DATASETS)
-        about = {**row._asdict(), "accuracy": {str(k): round(v, 2) for k, v in shots.items()}}
-        rows.append({**about, "over": over, "ours": row.cafe in mine})
-    return rows
 
 
 def _missing_warning(present: Sequence[str], published: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,8 +6,8 @@ Top-1 accuracy in percent with OpenAI's weights. The count 0 stands for no train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 DATASETS = (
     "imagenet",
@@ -175,3 +175,28 @@ def partial_averages(datasets: Iterable[str], model: str) -> dict[str, dict[int,
         method: {shots: sum(r[method][shots] for r in rows) / len(rows) for shots in found}
         for method, found in rows[0].items()
     }
+
+
+def published_beside(present: Sequence[str], model: str) -> list[dict[str, Any]]:
+    """Published numbers on the same datasets where there are such, else the averages of all.
+
+    Parameters
+    ----------
+    present : sequence of str
+        Which of the eleven datasets our numbers are the average of.
+    model : str
+        The encoder.
+
+    Returns
+    -------
+    list of dict
+        An `Average` each as JSON values, and `over`: the datasets that it is the average of.
+    """
+    same = partial_averages(present, model) if len(present) < len(DATASETS) else {}
+    rows = []
+    for row in averages(model):
+        shots: Mapping[int, float] = same.get(row.cafe or "", row.accuracy)
+        over = list(present) if row.cafe in same else list(DATASETS)
+        values = {str(count): round(value, 2) for count, value in shots.items()}
+        rows.append({**row._asdict(), "accuracy": values, "over": over})
+    return rows
