@@ -125,6 +125,8 @@ class Augmentation:
 
     def crops(self, image: Image.Image, image_id: str) -> list[Image.Image]:
         """The augmented views of an image, without the plain one."""
+        if self.views == 1:
+            return []
         entropy = hashlib.sha256(f"{self.seed}\0{image_id}".encode()).digest()
         generator = random.Random(entropy)  # noqa: S311 - not cryptography
         return [_random_crop(image, generator) for _ in range(self.views - 1)]

@@ -1,13 +1,8 @@
 """Extraction: once, complete, resumable, and refused where it would be something else."""
 
 import copy
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import draw_image, make_dataset
+from making import draw_image
 
 from cafe import encoding
 from cafe.datasets.base import Dataset
@@ -250,83 +245,6 @@ def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path)
     data[len(data) // 2] ^= 1
     block.write_bytes(data)
     assert run(dataset, tiny, path).images == 16 + 4
-
-
-KILLED = """
-    import sys, time
-    from pathlib import Path
-    from making import make_dataset
-    from cafe.encoders import load_encoder
-    from cafe.extract import Options, extract
-
-    root, folder, path = map(Path, sys.argv[1:4])
-    dataset = make_dataset(root, {"train": 64, "test": 16})
-    encoder = load_encoder(str(folder), device="cpu", precision="fp32")
-    print("ready", flush=True)
-
-    def progress(split, done, total):
-        time.sleep(0.01)
-        print(done, flush=True)
-
-    options = Options(batch_size=1, workers=2, progress=progress)
-    words = (("a disc.",), ("a square.",))
-    extract(dataset, encoder, path, sentences=words, options=options)
-    print("finished", flush=True)
-"""
-
-
-@pytest.fixture
-def start(
-    tmp_path: Path, tiny_folder: Path, path: Path
-) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
-    """Starts a process that extracts 80 images in blocks of 8, 10 ms each."""
-    running = []
-
-    def run_script() -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", textwrap.dedent(KILLED)]
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "killed"), str(tiny_folder), str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        )
-        running.append(process)
-        return process
-
-    yield run_script
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(process: "subprocess.Popen[str]", word: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == word:
-            return
-    raise AssertionError(f"the process ended before it said {word}")
-
-
-def test_kill_9_in_the_middle_loses_one_block_and_no_more(
-    start: Callable[[], "subprocess.Popen[str]"],
-    tmp_path: Path,
-    tiny_folder: Path,
-    path: Path,
-) -> None:
-    process = start()
-    wait_for(process, "29")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not path.exists()
-    encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32")
-    dataset = make_dataset(tmp_path / "killed", {"train": 64, "test": 16})
-    words, options = (("a disc.",), ("a square.",)), Options(batch_size=1)
-    done = extract(dataset, encoder, path, sentences=words, options=options)
-    assert 80 - 24 - 8 <= done.images <= 80 - 24
-    assert left_over(path) == ["tiny.local.h5"]
-    whole = path.with_name("whole.h5")
-    extract(dataset, encoder, whole, sentences=words, options=options)
-    assert FeatureCache.open(path).content_sha256 == FeatureCache.open(whole).content_sha256
 
 
 def test_two_at_once(dataset: Dataset, tiny: Encoder, path: Path) -> None:

@@ -288,7 +288,7 @@ def test_nothing_is_left_when_writing_stops(tmp_path: Path, error: BaseException
 
     write_cache(tmp_path / "x.h5", make_header(), {"train": [make_block(5)]})
     before = (tmp_path / "x.h5").read_bytes()
-    with pytest.raises((CacheError, KeyboardInterrupt)):
+    with pytest.raises(type(error)):
         write_cache(tmp_path / "x.h5", make_header(), {"train": blocks()})
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
     assert (tmp_path / "x.h5").read_bytes() == before

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cafe.errors import CacheError
 from cafe.key import canonical, digest
 from cafe.store.contents import FORMAT, Block, Header
 from cafe.store.layout import content_digest, pack_text, raw
+from cafe.store.sink import Sink
 
 CHUNK_BYTES = 256 << 10
 """Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
@@ -43,19 +44,23 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            _write_header(file, header)
-            file.create_group("splits")
-            for name, blocks in splits.items():
-                _write_split(file, f"splits/{name}", blocks)
-            file.attrs["content_sha256"] = content_digest(file)
-        _sync(temporary)
+        with Sink(temporary) as sink:
+            try:
+                with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+                    _write_header(file, header)
+                    file.create_group("splits")
+                    for name, blocks in splits.items():
+                        _write_split(file, f"splits/{name}", _checked(blocks, sink))
+                    file.attrs["content_sha256"] = content_digest(file)
+            finally:
+                sink.check()  # what HDF5 stumbles over after a failed write does not count
+            sink.sync()
         temporary.replace(path)
-        _sync(path.parent)
-    except (OSError, RuntimeError) as error:  # closing a file on a full disk is a RuntimeError
-        if isinstance(error, CacheError):
-            raise
-        reason = " ".join(str(error).split())[:160]
+        _sync_folder(path.parent)
+    except CacheError:
+        raise
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())[:160]
         raise CacheError(
             f"cannot write the cache '{path}' ({reason}); choose another folder with --cache, or "
             "free some space."
@@ -65,8 +70,15 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
             temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows has no such thing
+def _checked(blocks: Iterable[Block], sink: Sink) -> Iterator[Block]:
+    """The same blocks, as long as they can be written."""
+    for block in blocks:
+        yield block
+        sink.check()
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # it has no such thing
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
