@@ -151,6 +151,30 @@ CATALOG: Mapping[str, Entry] = {
             "Clap",
             ("strength", "recipe"),
         ),
+        Entry(
+            "lda-prior",
+            "zero-shot plus a Gaussian classifier whose class means start from the text",
+            "cafe 2026, docs/choosing-nothing.md; after GDA, arXiv 2402.04087",
+            "cafe.methods.lda_prior",
+            "LdaPrior",
+            ("kappa", "beta", "kappas", "betas"),
+        ),
+        Entry(
+            "map-probe",
+            "a linear probe on whitened features, held near zero-shot by a penalty",
+            "cafe 2026, docs/choosing-nothing.md",
+            "cafe.methods.map_probe",
+            "MapProbe",
+            ("penalty", "penalties"),
+        ),
+        Entry(
+            "auto",
+            "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots",
+            "cafe 2026, docs/choosing-nothing.md",
+            "cafe.methods.auto",
+            "Auto",
+            ("bottleneck", "recipe"),
+        ),
     )
 }
 

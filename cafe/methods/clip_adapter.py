@@ -74,8 +74,12 @@ class AdapterHead(Head):
         return dict(self._tensors)
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> AdapterHead:
-        """Build the head again; see `Head.from_tensors`."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+        """Build the head again, a pool where it is one; see `Head.from_tensors`."""
+        if "members" in params:
+            from cafe.methods.pool import PoolHead  # here, because pools are made of adapters
+
+            return PoolHead(tensors, params)
         return cls(tensors, params)
 
 
@@ -84,9 +88,10 @@ class ClipAdapter(BatchedMethod):
 
     Parameters
     ----------
-    ratio : float or "learn"
+    ratio : float, "learn" or "auto"
         Weight of the adapted features in the blend, from 0 (zero-shot) to 1; 0.2 is the paper's
-        for generic images. "learn" trains one per run, from 0.2.
+        for generic images. "learn" trains one per run, from 0.2. "auto" pools several, weighted by
+        cross-validation inside the shots, whatever the protocol; see `cafe.methods.ratio_pool`.
     bottleneck : str or int
         H, as a number or as a part of D ("D/4", the paper's best).
     text_ratio : float or None
@@ -118,7 +123,7 @@ class ClipAdapter(BatchedMethod):
 
     def __init__(
         self,
-        ratio: float | Literal["learn"] = 0.2,
+        ratio: float | Literal["learn", "auto"] = 0.2,
         bottleneck: str | int = "D/4",
         *,
         text_ratio: float | None = None,
@@ -129,8 +134,9 @@ class ClipAdapter(BatchedMethod):
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
-        self.learn_ratio = ratio == "learn"
-        self.ratio = DEFAULT_RATIO if self.learn_ratio else check_ratio(ratio)
+        self.learn_ratio, self.pool_ratios = ratio == "learn", ratio == "auto"
+        unknown = self.learn_ratio or self.pool_ratios
+        self.ratio = DEFAULT_RATIO if unknown else check_ratio(ratio)
         self.text_ratio = None if text_ratio is None else check_ratio(text_ratio)
         self.ratios = tuple(check_ratio(candidate) for candidate in ratios)
         self.bottleneck = bottleneck
@@ -146,6 +152,10 @@ class ClipAdapter(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
+        if self.pool_ratios:
+            from cafe.methods.ratio_pool import fit_ratio_pools
+
+            return fit_ratio_pools(self, trains, seeds)
         candidates = [
             [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]
             for job, (train, validation, seed) in enumerate(
@@ -153,7 +163,7 @@ class ClipAdapter(BatchedMethod):
             )
         ]
         trained = train_selected(candidates, trains, validations, self.context)
-        return [self._head(one, train) for one, train in zip(trained, trains, strict=True)]
+        return [self.head_for(one, train) for one, train in zip(trained, trains, strict=True)]
 
     def _ratios(self, validation: Validation) -> tuple[float, ...]:
         fixed = validation.protocol == "none" or self.learn_ratio or len(self.ratios) < 2
@@ -175,7 +185,8 @@ class ClipAdapter(BatchedMethod):
         scalars = {f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.family.branches}
         return Run(family, job, seed, self.recipe, scalars)
 
-    def _head(self, trained: Trained, train: TrainingSet) -> AdapterHead:
+    def head_for(self, trained: Trained, train: TrainingSet) -> AdapterHead:
+        """The head of a run that is done."""
         width = train.text.features.shape[-1]
         params = {
             "method": self.name,
@@ -231,7 +242,7 @@ def check_ratio(ratio: float | str) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not 0 <= value <= 1:
-        raise InputError(f"ratio must be from 0 (zero-shot) to 1, or 'learn'; got {ratio}.")
+        raise InputError(f"ratio must be from 0 (zero-shot) to 1, 'learn' or 'auto'; got {ratio}.")
     return value
 
 

@@ -1,0 +1,213 @@
+"""Linear discriminant analysis whose class means start from the text; a method of cafe's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cafe.features import Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.checks import check_not_negative, check_positive
+from cafe.methods.held_out import judge, parts_of
+from cafe.methods.linear import LinearHead
+
+KAPPAS = (1.0, 3.0, 10.0, 30.0)
+"""Images that the text is worth, as candidates."""
+
+BETAS = (0.03, 0.1, 0.3)
+"""Weights of the Gaussian classifier beside zero-shot, as candidates."""
+
+_TINY = 1e-6
+
+
+class Moments(NamedTuple):
+    """What Gaussian classes need of the shots; float64.
+
+    Attributes
+    ----------
+    counts : Tensor
+        Images of each class. (C,)
+    centre : Tensor
+        Mean of the class means `m`. (D,)
+    means : Tensor
+        Class means less `m`; zeros where a class has no image. (C, D)
+    within : Tensor
+        Scatter of the images about their class means. (D, D)
+    prior : Tensor
+        Where the text expects the class means, less `m`. (C, D)
+    """
+
+    counts: Tensor
+    centre: Tensor
+    means: Tensor
+    within: Tensor
+    prior: Tensor
+
+
+class Gaussian(NamedTuple):
+    """`x W^T + c`, the log-posterior of Gaussian classes with one covariance, up to a constant."""
+
+    weights: Tensor  # (C, D)
+    intercept: Tensor  # (C,)
+
+
+def measure(features: Features, text_weights: Tensor) -> Moments:
+    """Moments of unit features, and the text's guess of the class means.
+
+    Images and texts lie in different parts of the sphere (Liang et al. 2022, arXiv 2203.02053), but
+    class means differ from `m` much as the texts `w_c` differ from theirs: the guess is `g t_c`
+    with `t_c` the centred text and `g` the least-squares slope of means on texts.
+
+    Parameters
+    ----------
+    features : Features
+        The shots, at least one. Augmented views play no part.
+    text_weights : Tensor
+        Zero-shot class weights `w`. (C, D)
+
+    Returns
+    -------
+    Moments
+    """
+    x, y, w = features.unit.double(), features.y, text_weights.double()
+    counts = torch.bincount(y, minlength=len(w)).double()  # (C,)
+    present = counts > 0
+    means = torch.zeros_like(w).index_add_(0, y, x) / counts.clamp_min(1)[:, None]  # (C, D)
+    centred = x - means[y]  # (N, D)
+    centre = means[present].mean(dim=0)  # (D,)
+    means = torch.where(present[:, None], means - centre, 0.0)  # (C, D)
+    t = w - w.mean(dim=0)  # (C, D)
+    slope = (means * t).sum() / t[present].square().sum().clamp_min(_TINY)
+    return Moments(counts, centre, means, centred.mT @ centred, slope.clamp_min(0) * t)
+
+
+def posterior(moments: Moments, kappa: float) -> tuple[Tensor, Tensor]:
+    """Class means that weigh the text as `kappa` images, and the regularised scatter about them.
+
+    `mu_c = p_c + n_c / (n_c + kappa) (mean_c - p_c)`. The scatter is that of the images about `mu`,
+    plus `tr / N` on the diagonal, the ridge of Wang et al. 2024 (arXiv 2402.04087, equation 6).
+
+    Parameters
+    ----------
+    moments : Moments
+    kappa : float
+        Above 0.
+
+    Returns
+    -------
+    mu : Tensor
+        Less the centre. (C, D)
+    scatter : Tensor
+        Positive definite. (D, D)
+    """
+    n, means, prior = moments.counts, moments.means, moments.prior
+    shift = (kappa / (n + kappa))[:, None] * (prior - means)  # (C, D)
+    mu = means + shift
+    scatter = moments.within + (shift * n[:, None]).mT @ shift  # (D, D)
+    ridge = (scatter.trace() / n.sum()).clamp_min(_TINY)
+    return mu, scatter + ridge * torch.eye(len(scatter), dtype=n.dtype, device=n.device)
+
+
+def gaussian(moments: Moments, kappa: float) -> Gaussian:
+    """The classifier `W = D S^-1 mu`, `c = -W (m + mu / 2)`, all classes equally likely.
+
+    Parameters
+    ----------
+    moments : Moments
+    kappa : float
+        Images that the text is worth, above 0.
+
+    Returns
+    -------
+    Gaussian
+        In float64.
+    """
+    mu, scatter = posterior(moments, kappa)
+    weights = mu.shape[1] * torch.linalg.solve(scatter, mu.mT).mT  # (C, D)
+    return Gaussian(weights, -(weights * (moments.centre + mu / 2)).sum(dim=-1))
+
+
+def candidate_heads(
+    train: TrainingSet, kappas: Sequence[float], betas: Sequence[float]
+) -> Gaussian:
+    """`zero-shot + beta * gaussian(kappa)` for every pair, kappa by kappa: (G, C, D) and (G, C)."""
+    text = train.text
+    moments = measure(train.features, text.weights)
+    fitted = [gaussian(moments, kappa) for kappa in kappas]
+    zero_shot = text.logit_scale * text.weights.double()  # (C, D)
+    weights = [zero_shot + beta * one.weights for one, beta in product(fitted, betas)]
+    intercepts = [text.logit_bias + beta * one.intercept for one, beta in product(fitted, betas)]
+    return Gaussian(torch.stack(weights).float(), torch.stack(intercepts).float())
+
+
+class LdaPriorHead(LinearHead):
+    """`s norm(x) w^T + beta (norm(x) W^T + c)`, plus the encoder's logit bias."""
+
+    method = "lda-prior"
+
+
+class LdaPrior(Method):
+    """Zero-shot CLIP plus a Gaussian classifier whose class means are drawn towards the text.
+
+    GDA (arXiv 2402.04087) estimates the class means from the shots alone, and with few of them in a
+    fine-grained task they are noise. Here they have a prior from the text, worth `kappa` images.
+
+    Parameters
+    ----------
+    kappa : float
+        Images that the text is worth.
+    beta : float
+        Weight of the Gaussian classifier.
+    kappas, betas : sequence of float
+        Candidates under validation, every pair.
+    context : Context or None
+        Where to compute.
+
+    Raises
+    ------
+    InputError
+        If a kappa is not above 0, or a beta negative.
+    """
+
+    name = "lda-prior"
+    head = LdaPriorHead
+
+    def __init__(
+        self,
+        kappa: float = 3.0,
+        beta: float = 0.1,
+        *,
+        kappas: Sequence[float] = KAPPAS,
+        betas: Sequence[float] = BETAS,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.kappa, self.beta = check_positive("kappa", kappa), check_not_negative("beta", beta)
+        self.kappas = tuple(check_positive("kappa", candidate) for candidate in kappas)
+        self.betas = tuple(check_not_negative("beta", candidate) for candidate in betas)
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> LdaPriorHead:
+        """Estimate in closed form; all candidates are judged in one product."""
+        kappa, beta = self._choose(train, validation, seed)
+        heads = candidate_heads(train, [kappa], [beta])
+        params = {"kappa": kappa, "beta": beta}
+        return LdaPriorHead(heads.weights[0], heads.intercept[0], params)
+
+    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> tuple[float, float]:
+        # From the weakest on, so that of equals the one nearest to zero-shot is taken.
+        betas, kappas = sorted(self.betas), sorted(self.kappas, reverse=True)
+        parts = parts_of(train, validation, seed)
+        if not parts or not betas or not kappas:
+            return self.kappa, self.beta
+        logits = []
+        for part in parts:
+            heads = candidate_heads(part.train, kappas, betas)
+            products = part.held_out.unit @ heads.weights.mT  # (G, n, C)
+            logits.append(products + heads.intercept[:, None])
+        return list(product(kappas, betas))[judge(logits, parts)]
