@@ -10,38 +10,55 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cafe.classifier import AdapterClassifier
     from cafe.comparing import compare
     from cafe.datasets import load_dataset
     from cafe.encoders import load_encoder
     from cafe.errors import CafeError
+    from cafe.export import export_head
+    from cafe.extractor import Extractor
     from cafe.features import load_task
-    from cafe.fitting import fit
+    from cafe.fitting import fit, grid
+    from cafe.heads import load_head
     from cafe.importing import import_npz
-    from cafe.results import load_head
+    from cafe.predict import Predictor
+    from cafe.report import write_report
     from cafe.store import FeatureCache
 
 _HOMES = {
+    "AdapterClassifier": "cafe.classifier",
     "CafeError": "cafe.errors",
+    "Extractor": "cafe.extractor",
     "FeatureCache": "cafe.store",
+    "Predictor": "cafe.predict",
     "compare": "cafe.comparing",
+    "export_head": "cafe.export",
     "fit": "cafe.fitting",
+    "grid": "cafe.fitting",
     "import_npz": "cafe.importing",
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders",
-    "load_head": "cafe.results",
+    "load_head": "cafe.heads",
     "load_task": "cafe.features",
+    "write_report": "cafe.report",
 }
 
 __all__ = [
+    "AdapterClassifier",
     "CafeError",
+    "Extractor",
     "FeatureCache",
+    "Predictor",
     "compare",
+    "export_head",
     "fit",
+    "grid",
     "import_npz",
     "load_dataset",
     "load_encoder",
     "load_head",
     "load_task",
+    "write_report",
 ]
 
 

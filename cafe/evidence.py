@@ -71,40 +71,6 @@ class Evidence:
         found = cache.read("train", rows, views=False, dtype=np.float32).features  # (M, D)
         self._index = _index(torch.from_numpy(found))
 
-    @classmethod
-    def find(cls, saved: SavedHead, file: Path, home: Path | None = None) -> Evidence:
-        """Find the cache of a head where it was, beside the head's runs, or in the cache folder.
-
-        Parameters
-        ----------
-        saved : SavedHead
-        file : Path
-            The head's file.
-        home : Path, optional
-            The cache folder; None is `$CAFE_CACHE`, else `./cache`.
-
-        Raises
-        ------
-        CacheNotFoundError
-            If it is in none of these places.
-        """
-        about = saved.about
-        told = Path(about.get("cache", ""))
-        named = about["encoder"]["model"], about["encoder"]["pretrained"]
-        # a run lies in <work>/runs/<run>/, and its cache was named relative to <work>
-        places = [
-            cache_path(cache_home(home), about["dataset"], *named),
-            told,
-            file.absolute().parents[min(2, len(file.absolute().parents) - 1)] / told,
-        ]
-        for path in places:
-            if path.is_file():
-                return cls(saved, FeatureCache.open(path))
-        raise CacheNotFoundError(
-            f"the cache '{told}' that the head was fitted on is not here; name its folder with "
-            "--cache to see the nearest training images."
-        )
-
     def nearest(self, x: Tensor, count: int = 3) -> list[tuple[Neighbour, ...]]:
         """The nearest training images of each feature.
 
@@ -123,6 +89,34 @@ class Evidence:
     def _neighbour(self, row: int, cosine: float) -> Neighbour:
         image, label = self._shots[row]
         return Neighbour(image, label, round(cosine, 4))
+
+
+def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> FeatureCache:
+    """Find the cache of a head in the cache folder, where it was, or beside the folder of runs.
+
+    Parameters
+    ----------
+    saved : SavedHead
+    file : Path
+        The head's file.
+    home : Path, optional
+        The cache folder; None is `$CAFE_CACHE`, else `./cache`.
+
+    Raises
+    ------
+    CacheNotFoundError
+        If it is in none of these places.
+    """
+    about, told = saved.about, Path(saved.about.get("cache", ""))
+    named = about["encoder"]["model"], about["encoder"]["pretrained"]
+    above = file.absolute().parents  # <work>/runs/<run>/, and the cache is told relative to <work>
+    places = [cache_path(cache_home(home), about["dataset"], *named), told]
+    for path in [*places, above[min(2, len(above) - 1)] / told]:
+        if path.is_file():
+            return FeatureCache.open(path)
+    raise CacheNotFoundError(
+        f"the cache '{told}' that the head was fitted on is not here; name its folder with --cache."
+    )
 
 
 def _index(features: Tensor) -> faiss.IndexFlatIP:

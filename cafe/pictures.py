@@ -121,6 +121,13 @@ def look(encoder: Encoder, sources: Sequence[Source], pace: Pace) -> Iterator[Se
             pace.progress("images", done, len(sources))
 
 
+def read_pixels(encoder: Encoder, sources: Sequence[Source]) -> Tensor:
+    """The encoder's pixels of the images that can be read. (n, S, S, 3) uint8"""
+    found = [p for p in decode_all(sources, encoder.preprocess) if not isinstance(p, str)]
+    shape = (0, *encoder.preprocess.size, 3)
+    return torch.from_numpy(np.stack(found) if found else np.empty(shape, np.uint8))
+
+
 def decode_all(sources: Sequence[Source], preprocess: Preprocess) -> list[_Pixels]:
     """The encoder's pixels of each image, or the reason why there are none."""
     return [_pixels(source, preprocess) for source in sources]

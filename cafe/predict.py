@@ -51,7 +51,7 @@ class Predictor:
     def __init__(
         self, saved: SavedHead, encoder: Encoder, evidence: Evidence | None = None
     ) -> None:
-        _check_encoder(saved, encoder)
+        check_encoder(saved, encoder)
         self.saved, self.encoder, self.evidence = saved, encoder, evidence
 
     @classmethod
@@ -167,6 +167,7 @@ def encoder_of(
     pretrained: str | None = None,
     *,
     device: str = "auto",
+    precision: str | None = None,
 ) -> Encoder:
     """Load the encoder that a head was fitted on.
 
@@ -177,6 +178,8 @@ def encoder_of(
         Where it is, if it came from a folder or a file; None takes what the head names.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
+    precision : str, optional
+        None takes that of the cached features.
 
     Raises
     ------
@@ -187,16 +190,15 @@ def encoder_of(
     """
     named = _named(saved)
     given = model is not None or pretrained is not None
-    target = resolve_device(device)
-    precision = str(saved.about["cache_key"].get("precision", "auto"))
-    if precision == "fp16" and target.type == "cpu":
-        precision = "fp32"  # a CPU has no fp16; the features differ in their last bits only
+    chosen = precision or str(saved.about["cache_key"].get("precision", "auto"))
+    if chosen == "fp16" and resolve_device(device).type == "cpu":
+        chosen = "fp32"  # a CPU has no fp16; the features differ in their last bits only
     try:
         return load_encoder(
             model or named["model"],
             pretrained if given else named["pretrained"],
             device=device,
-            precision=precision,
+            precision=chosen,
         )
     except (UnknownNameError, WeightsError) as error:
         if given:
@@ -219,7 +221,14 @@ def _named(saved: SavedHead) -> dict[str, str]:
     return named
 
 
-def _check_encoder(saved: SavedHead, encoder: Encoder) -> None:
+def check_encoder(saved: SavedHead, encoder: Encoder) -> None:
+    """Refuse an encoder that is not the one whose features a head was fitted on.
+
+    Raises
+    ------
+    CacheMismatchError
+        If weights, architecture or preprocess differ; the difference is named.
+    """
     named, key = _named(saved), saved.about["cache_key"]
     config = json.loads(json.dumps(dict(sorted(encoder.preprocess.config.items()))))
     given = {

@@ -112,10 +112,10 @@ def _caveat(saved: SavedHead) -> None:
 
 
 def _evidence(saved: SavedHead, file: Path, home: Path | None) -> Any:
-    from cafe.evidence import Evidence
+    from cafe.evidence import Evidence, find_cache
 
     try:
-        return Evidence.find(saved, file, home)
+        return Evidence(saved, find_cache(saved, file, home))
     except CafeError as error:
         say(f"no nearest training images: {error}")
         return None
