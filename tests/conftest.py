@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from making import TINY, make_block, make_dataset, make_header
 
 from cafe.datasets.base import Dataset
@@ -28,6 +29,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Encoder:
     """The tiny encoder in fp32 on the CPU."""
+    torch.set_num_threads(1)  # so small a model only waits for a second thread on a busy machine
     return load_encoder(str(tiny_folder), device="cpu", precision="fp32")
 
 
