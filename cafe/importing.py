@@ -148,7 +148,7 @@ def _block(source: Path, arrays: Arrays, split: str, text: NDArray[np.float32]) 
             f"of the {len(text)} class_names; found {labels.dtype}{found}."
         )
     stored = _finite(source, f"{split}_features", features)
-    ids = [f"{split}/{row}" for row in range(len(labels))]
+    ids = [f"{source.stem}/{split}/{row}" for row in range(len(labels))]
     return Block(ids, labels.astype(np.int32), stored)
 
 

@@ -1,4 +1,4 @@
-"""`cafe cache`: what is in the cache folder."""
+"""`cafe cache`: what is in the cache folder, and what comes into it from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import typer
 
 from cafe.errors import CafeError, InputError
 
+from . import cache_files
 from .options import CacheHome, CacheName, Json, open_cache, say
 
 if TYPE_CHECKING:
     from cafe.store import FeatureCache
 
 app = typer.Typer(
-    help="List, show and import feature caches.", no_args_is_help=True, rich_markup_mode=None
+    help="List, show, check, remove, export, import and merge feature caches.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -155,3 +158,9 @@ def import_(
     images = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
     typer.echo(f"{path}: {images} images, {len(made.header.class_names)} classes.")
     typer.echo(f"Next: cafe fit {name}")
+
+
+app.command("verify")(cache_files.verify)
+app.command("rm")(cache_files.remove)
+app.command("export")(cache_files.export)
+app.command("merge")(cache_files.merge)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cafe.errors import InputError
 from cafe.store.check import Refused
-from cafe.store.contents import SPLITS, Header, SplitArrays
+from cafe.store.contents import SPLITS, Block, Header, SplitArrays
 from cafe.store.layout import row_bytes, slabs, unpack_text
 from cafe.store.opened import checked, read_header, reading
 
@@ -129,6 +129,14 @@ class FeatureCache:
         """Names of the images of one split. (N,)"""
         with self._group(split) as group:
             return tuple(unpack_text(group["ids"][:]))
+
+    def blocks(self, split: str) -> Iterator[Block]:
+        """All of one split in order, a few megabytes at a time."""
+        ids = self.ids(split)
+        width = self.width * self.views * np.dtype(self.dtype).itemsize
+        for slab in slabs(len(ids), width):
+            part = self.read(split, np.arange(slab.start, slab.stop))
+            yield Block(ids[slab], part.labels.astype(np.int32), part.features, part.views)
 
     def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
         if split not in self.counts:

@@ -1,0 +1,171 @@
+"""Caches as other files and back, several as one, and the commands that do it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from making import make_block, make_header
+from numpy.typing import NDArray
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from cafe.conversion import export_cache, merge_caches
+from cafe.datasets.base import Dataset
+from cafe.encoders import Encoder
+from cafe.errors import CacheError, CacheMismatchError, InputError
+from cafe.extract import Options, extract
+from cafe.importing import import_npz
+from cafe.resampling import sample_again
+from cafe.store import FeatureCache, verify_cache, write_cache
+from cafe_cli.main import app
+
+
+def views(cache: FeatureCache) -> NDArray[Any]:
+    found = cache.read("train").views
+    assert found is not None
+    return found
+
+
+def test_npz_there_and_back(noise_cache: Path, tmp_path: Path) -> None:
+    cache = FeatureCache.open(noise_cache)
+    export_cache(cache, tmp_path / "x.npz")
+    again = import_npz(tmp_path / "x.npz", tmp_path / "again" / "tiny.none.h5")
+    assert again.header.class_names == cache.header.class_names
+    assert np.array_equal(again.header.text_features, cache.header.text_features)
+    for split in cache.counts:
+        assert np.array_equal(again.read(split).features, cache.read(split).features)
+        assert np.array_equal(again.labels(split), cache.labels(split))
+    with np.load(tmp_path / "x.npz") as file:
+        assert tuple(file["train_ids"]) == cache.ids("train")
+        assert np.array_equal(file["train_views"], views(cache))
+
+
+def test_safetensors(noise_cache: Path, tmp_path: Path) -> None:
+    cache = FeatureCache.open(noise_cache)
+    export_cache(cache, tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "np") as file:
+        about = file.metadata()
+        assert np.array_equal(file.get_tensor("test_features"), cache.read("test").features)
+        assert np.array_equal(file.get_tensor("train_views"), views(cache))
+    assert json.loads(about["class_names"]) == list(cache.header.class_names)
+    assert json.loads(about["key"]) == cache.header.key
+
+
+def test_another_ending(noise_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot export to .*x\.csv'; end its name in \.npz or"):
+        export_cache(FeatureCache.open(noise_cache), tmp_path / "x.csv")
+
+
+def test_an_export_that_cannot_be_written(noise_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=r"cannot write .*choose another place"):
+        export_cache(FeatureCache.open(noise_cache), tmp_path / "file" / "x.npz")
+
+
+def part(path: Path, start: int, rows: int = 5, **changes: object) -> FeatureCache:
+    header = make_header(**{"dataset": path.name, **changes})  # type: ignore[arg-type]
+    write_cache(path, header, {"train": [make_block(rows, start=start, views=2)]})
+    return FeatureCache.open(path)
+
+
+def test_merged_rows_follow_each_other(tmp_path: Path) -> None:
+    parts = [part(tmp_path / name, start) for name, start in (("a", 0), ("b", 5), ("c", 10))]
+    merged = merge_caches(parts, tmp_path / "all" / "tiny.none.h5")
+    assert merged.ids("train") == tuple(f"{row}.png" for row in range(15))
+    features = np.concatenate([cache.read("train").features for cache in parts])
+    assert np.array_equal(merged.read("train").features, features)
+    assert merged.views == 2
+    assert merged.header.key["merged_sha256"] == [cache.content_sha256 for cache in parts]
+    assert verify_cache(merged.path).problems == ()
+
+
+def test_what_cannot_be_merged(tmp_path: Path) -> None:
+    first, target = part(tmp_path / "a", 0), tmp_path / "all" / "tiny.none.h5"
+    with pytest.raises(InputError, match="at least two caches; got 1"):
+        merge_caches([first], target)
+    with pytest.raises(InputError, match=r"holds 3 images of split 'train' .* such as '2\.png'"):
+        merge_caches([first, part(tmp_path / "b", 2)], target)
+    for name, change, message in (
+        ("c", {"key": {"precision": "bf16"}}, "precision is fp32, here bf16"),
+        ("d", {"model": "big"}, "model is tiny, here big"),
+        ("e", {"class_names": ("x", "y", "z")}, "class names is"),
+    ):
+        with pytest.raises(CacheMismatchError, match=message):
+            merge_caches([first, part(tmp_path / name, 9, **change)], target)
+    assert not target.exists()
+
+
+@pytest.fixture
+def extracted(dataset: Dataset, tiny: Encoder, tmp_path: Path) -> FeatureCache:
+    path = tmp_path / "cache" / "shapes" / "tiny.local.h5"
+    options = Options(batch_size=4)
+    extract(dataset, tiny, path, sentences=(("a disc.",), ("a square.",)), options=options)
+    return FeatureCache.open(path)
+
+
+def test_a_sample_encoded_again_is_the_same(
+    extracted: FeatureCache, dataset: Dataset, tiny: Encoder
+) -> None:
+    for count in (1, 10, 1000):
+        assert sample_again(extracted, dataset, tiny, count) > 0.99999
+
+
+def test_a_sample_sees_features_of_other_images(
+    extracted: FeatureCache, dataset: Dataset, tiny: Encoder, tmp_path: Path
+) -> None:
+    blocks = {split: list(extracted.blocks(split)) for split in extracted.counts}
+    wrong = replace(blocks["train"][0], features=blocks["train"][0].features[::-1])
+    write_cache(tmp_path / "x.h5", extracted.header, {**blocks, "train": [wrong]})
+    cache = FeatureCache.open(tmp_path / "x.h5")
+    assert verify_cache(cache.path).problems == ()
+    assert sample_again(cache, dataset, tiny, 28) < 0.999
+
+
+def test_a_sample_needs_the_same_data_and_weights(
+    extracted: FeatureCache, dataset: Dataset, tiny: Encoder
+) -> None:
+    with pytest.raises(CacheMismatchError, match="made of another dataset"):
+        sample_again(extracted, replace(dataset, class_names=("x", "y")), tiny, 3)
+    with pytest.raises(CacheMismatchError, match="made of another weights"):
+        sample_again(extracted, dataset, replace(tiny, weights_sha256="0"), 3)
+    with pytest.raises(InputError, match="at least 1 image; got 0"):
+        sample_again(extracted, dataset, tiny, 0)
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["cache", *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def test_commands(noise_cache: Path, tmp_path: Path) -> None:
+    home = noise_cache.parents[1]
+    code, out = run("verify", "noise/tiny.none", "--cache", home)
+    assert (code, "sound" in out) == (0, True)
+    code, out = run("verify", noise_cache, "--json")
+    assert (code, json.loads(out)["problems"]) == (0, [])
+    code, out = run("export", noise_cache, tmp_path / "x.npz", "--json")
+    assert json.loads(out)["bytes"] == (tmp_path / "x.npz").stat().st_size
+    with pytest.raises(InputError, match="is there already; choose another name, or use --replace"):
+        run("export", noise_cache, tmp_path / "x.npz")
+    part(home / "a" / "t.n.h5", 0), part(home / "b" / "t.n.h5", 50)
+    code, out = run("merge", "both/t.n", "a/t.n", "b/t.n", "--cache", home, "--json")
+    assert json.loads(out)["images"] == {"train": 10}
+    code, out = run("rm", "both/t.n", "--cache", home, "--yes", "--json")
+    assert json.loads(out)["removed"] == str(home / "both" / "t.n.h5")
+    assert not (home / "both").exists()
+    with pytest.raises(CacheError, match="is kept; --yes removes it"):
+        run("rm", "a/t.n", "--cache", home)
+
+
+def test_verify_ends_with_1_where_something_is_wrong(noise_cache: Path) -> None:
+    data = bytearray(noise_cache.read_bytes())
+    data[-2000] ^= 1
+    noise_cache.write_bytes(data)
+    code, out = run("verify", noise_cache, "--json")
+    assert code == 1
+    assert json.loads(out)["problems"]
