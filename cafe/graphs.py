@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from cafe.errors import CafeError
 from cafe.heads import SavedHead
 from cafe.methods.base import Head
-from cafe.methods.knn import vote
+from cafe.methods.knn import FLOOR
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 1 << 30
@@ -103,12 +103,16 @@ def _nearest_class(head: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _knn(head: Any) -> Callable[[Tensor], Tensor]:
-    keys, labels, classes = head.keys, head.labels, head.classes
+    """The votes of `cafe.methods.knn.vote`, without a shape that depends on the rows."""
+    keys, values = head.keys, one_hot(head.labels, head.classes).to(head.keys.dtype)  # (M, C)
     k, temperature = min(head.params["k"], len(keys)), head.params["temperature"]
 
     def logits(x: Tensor) -> Tensor:
-        cosines, rows = (normalize(x, dim=-1) @ keys.mT).topk(k, dim=-1)
-        return vote(cosines, labels[rows], classes, k, temperature)
+        cosines, rows = (normalize(x, dim=-1) @ keys.mT).topk(k, dim=-1)  # (N, k)
+        weights = torch.softmax(cosines / temperature, dim=-1)
+        shares = (weights[:, None] @ values[rows]).squeeze(1)  # (N, C)
+        smoothed: Tensor = (shares + FLOOR) / (1 + head.classes * FLOOR)
+        return smoothed.log()
 
     return logits
 
@@ -123,7 +127,8 @@ def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """A graph as a program for any number of rows."""
     rows = torch.export.Dim("rows", min=1, max=1 << 20)
     with _quiet(), torch.no_grad():
-        return torch.export.export(graph.eval(), (example,), dynamic_shapes=({0: rows},))
+        graph.eval()(example)  # a head that keeps what it computed shall keep real numbers
+        return torch.export.export(graph, (example,), dynamic_shapes=({0: rows},))
 
 
 def write_torch(graph: nn.Module, example: Tensor, path: Path, about: Mapping[str, Any]) -> None:
