@@ -11,7 +11,7 @@ import typer
 
 from cafe.errors import CafeError, InputError
 
-from . import cache, compare, datasets, demo, extract, fit, grid, methods, predict
+from . import cache, compare, datasets, demo, export, extract, fit, grid, methods, predict, report
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -47,6 +47,8 @@ app.command("fit")(fit.fit)
 app.command("grid")(grid.grid)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("datasets")(datasets.datasets)
 app.command("methods")(methods.methods)
 app.add_typer(cache.app, name="cache")

@@ -27,6 +27,7 @@ LEFT = {
     "cafe.checkpoints",
     "cafe.encoding",
     "cafe.locking",
+    "cafe.resampling",
     "cafe.encoders",
     "cafe.partial",
     "cafe.extract",
@@ -48,7 +49,8 @@ RIGHT = {
     "cafe.evidence",
     "cafe.prediction",
     "cafe.classifier",
-    "cafe.export",
+    "cafe.graphs",
+    "cafe.card",
     "cafe.comparing",
     "cafe.fitting",
     "cafe.gridding",
@@ -61,9 +63,9 @@ RIGHT = {
     "cafe.published",
 }
 # the store itself and what both sides stand on
-MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing"}
+MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing", "cafe.conversion"}
 # modules that join both sides
-JOINERS = {"cafe.report", "cafe.paper", "cafe.predict"}
+JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
 # within the right side, imports run against the arrows: engine <- methods <- study <- results
 RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]

@@ -1,0 +1,10 @@
+"""`cafe report`: records of runs as one self-contained HTML page.
+
+The page needs no network and no server: its plotting library, its data and its pictures are in it.
+Tables are plain HTML; only the figures need JavaScript.
+"""
+
+from cafe.report.gather import Gathered, gather
+from cafe.report.page import write_report
+
+__all__ = ["Gathered", "gather", "write_report"]
