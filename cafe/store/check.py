@@ -43,12 +43,12 @@ def check_file(file: h5py.File) -> None:
         With the reason.
     """
     _check_format(file)
+    for name in ("text", "splits"):
+        _refuse_unless(name in file, f"it has no group '{name}'")
     for name in GROUPS:
         parent, _, last = name.rpartition("/")
         if not name or last in file[parent or "/"]:
             _check_links(file, name)
-    for name in ("text", "splits"):
-        _refuse_unless(name in file, f"it has no group '{name}'")
     for name in TEXT_ATTRIBUTES:
         _text_attribute(file, name)
     for name in NUMBER_ATTRIBUTES:
