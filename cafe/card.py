@@ -125,7 +125,7 @@ _RESIZE = {
     ),
     "squash": ("image = image.resize(({width}, {height}), Image.Resampling.{way})",),
 }
-_STACK = "pixels = np.asarray(image).transpose(2, 0, 1)[None]"
+_STACK = "pixels = np.array(image).transpose(2, 0, 1)[None]"
 
 
 def _accuracy(about: Mapping[str, Any]) -> str:

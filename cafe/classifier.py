@@ -197,7 +197,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             means.index_add_(0, features.y, features.unit)
             text = normalize(means, dim=-1)[:, None]
         else:
-            text = torch.from_numpy(np.array(self.text_features, np.float32))
+            text = torch.from_numpy(np.asarray(self.text_features, np.float32).copy())
             text = text[:, None] if text.ndim == 2 else text
         form, wide = tuple(text.shape), features.x.shape[1]
         if len(form) != 3 or (form[0], form[2]) != (len(names), wide):
