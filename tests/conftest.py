@@ -1,6 +1,7 @@
 """What many tests need: a tiny untrained encoder, a small dataset, a cache of noise."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ from making import TINY, make_block, make_dataset, make_header
 from cafe.datasets.base import Dataset
 from cafe.encoders import Encoder, load_encoder
 from cafe.store import write_cache
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another take minutes where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

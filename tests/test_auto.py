@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawing import CLASSES, draw_images, draw_task
+
+from cafe.engine import Recipe
+from cafe.features import ClassText, Features, TrainingSet
+from cafe.methods.auto import Auto, gaussian_members
+from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.clip_adapter import AdapterHead
+from cafe.methods.lda_prior import LdaPrior
+from cafe.methods.pool import PoolHead
+from cafe.methods.stacking import log_likelihood, parts_to_judge
+from cafe.splits import draw_shots
+
+FEATURES = Path(__file__).parents[2] / "shared" / "data" / "features"
+FP32 = Context(precision="fp32")
+QUICK = Recipe(epochs=4)
+TEST = draw_images()
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fit_auto(train: TrainingSet, seed: int = 0) -> PoolHead:
+    head = Auto(recipe=QUICK, context=FP32).fit(train, seed=seed)
+    assert isinstance(head, PoolHead)
+    return head
+
+
+def test_holds_both_kinds() -> None:
+    head = fit_auto(draw_task())
+    assert head.method == "auto"
+    assert {member["kind"] for member in head.params["members"]} == {
+        "zero-shot",
+        "adapter",
+        "linear",
+    }
+    assert head.tensors()["mixture"].sum() == pytest.approx(1)
+
+
+def test_members_are_lda_prior_alone() -> None:
+    train = draw_task()
+    head = fit_auto(train)
+    for member, one in zip(head.params["members"], head.heads, strict=True):
+        if member["kind"] == "linear":
+            alone = LdaPrior(member["kappa"], member["beta"]).fit(train)
+            torch.testing.assert_close(one.logits(TEST.x), alone.logits(TEST.x), atol=1e-4, rtol=0)
+
+
+def test_evidence_is_that_of_heads_fitted_without_the_image() -> None:
+    train = draw_task((3, 1, 4, 2, 0))
+    parts = parts_to_judge(train, 5)
+    member = gaussian_members(train, parts)[4]
+    assert (member.about["kappa"], member.about["beta"]) == (3.0, 0.1)
+    expected = torch.cat(
+        [
+            log_likelihood(LdaPrior(3.0, 0.1).fit(part.train).logits(part.held_out.x), part)
+            for part in parts
+        ]
+    )
+    torch.testing.assert_close(member.evidence, expected, atol=1e-4, rtol=0)
+
+
+def test_the_two_kinds_weigh_the_same_before_evidence() -> None:
+    members = fit_auto(draw_task((0, 1, 0, 0, 0))).params["members"]
+    linear = sum(member["weight"] for member in members if member["kind"] == "linear")
+    assert linear == pytest.approx(0.5, abs=0.01)
+
+
+def test_best_single_is_an_adapter() -> None:
+    best = fit_auto(draw_task()).best_single()
+    assert isinstance(best, AdapterHead)
+    assert best.method == "clip-adapter"
+
+
+@pytest.mark.parametrize("scale", [14.0, 100.0])
+def test_any_logit_scale(scale: float) -> None:
+    train = draw_task((4,) * CLASSES)
+    text = ClassText(train.text.features, train.text.names, scale, -5.0)
+    logits = fit_auto(TrainingSet(train.features, text)).logits(TEST.x)
+    assert logits.isfinite().all()
+    assert (logits.argmax(-1) == TEST.y).float().mean() > 0.5
+
+
+def test_one_class() -> None:
+    task = draw_task((3, 0, 0, 0, 0))
+    text = ClassText(task.text.features[:1], ("only",), 20.0)
+    logits = fit_auto(TrainingSet(task.features, text)).logits(TEST.x)
+    torch.testing.assert_close(logits, torch.zeros(len(TEST), 1), atol=1e-6, rtol=0)
+
+
+def test_fits_many_as_one_by_one() -> None:
+    trains = [draw_task(), draw_task((1, 1, 0, 5, 2))]
+    many = Auto(recipe=QUICK, context=FP32).fit_many(
+        trains, validations=[NO_VALIDATION] * 2, seeds=[3, 4]
+    )
+    for head, train, seed in zip(many, trains, (3, 4), strict=True):
+        expected = fit_auto(train, seed).logits(TEST.x).softmax(-1)
+        torch.testing.assert_close(head.logits(TEST.x).softmax(-1), expected, atol=1e-3, rtol=0)
+
+
+def read(name: str) -> tuple[ClassText, Features, Features]:
+    path = FEATURES / f"{name}.openai.npz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not there")
+    held = np.load(path)
+    text = ClassText(
+        torch.from_numpy(held["text_prompts"]).float(),
+        tuple(held["class_names"].tolist()),
+        float(held["logit_scale"]),
+    )
+    train, test = (
+        Features(
+            torch.from_numpy(held[f"{split}_features"]).float(),
+            torch.from_numpy(held[f"{split}_labels"]),
+        )
+        for split in ("train", "test")
+    )
+    return text, train, test
+
+
+@pytest.mark.parametrize(
+    ("name", "shots", "least_gain"),
+    [
+        ("whu-rs19.ViT-B-32", 1, 6.0),  # zero-shot 80.9, this 89 to 92
+        ("imagenet-food.ViT-B-32", 2, -1.5),  # no fixed head gains; the test set has 224 images
+    ],
+)
+def test_gains_where_there_is_something_to_gain(name: str, shots: int, least_gain: float) -> None:
+    text, train, test = read(name)
+    head = Auto().fit(TrainingSet(train[draw_shots(train.y, shots, 0)], text))
+    zero_shot = test.unit @ text.weights.mT
+    before, after = (
+        100 * float((logits.argmax(-1) == test.y).float().mean())
+        for logits in (zero_shot, head.logits(test.x))
+    )
+    assert after - before > least_gain

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from drawing import CLASSES, draw_images, draw_task
+from scipy.optimize import minimize
+from torch import Tensor
+
+from cafe.engine import Recipe
+from cafe.features import Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Head
+from cafe.methods.clip_adapter import (
+    AdapterHead,
+    ClipAdapter,
+    ClipAdapterBoth,
+    ClipAdapterText,
+)
+from cafe.methods.pool import Member, PoolHead, make_pool
+from cafe.methods.ratio_pool import RATIOS
+from cafe.methods.stacking import (
+    ENOUGH,
+    Part,
+    held_out_labels,
+    log_likelihood,
+    parts_to_judge,
+    stack,
+)
+from cafe.methods.zero_shot import ZeroShot
+
+FP32 = Context(precision="fp32")
+QUICK = Recipe(epochs=4)
+TEST = draw_images()
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fit_pool(train: TrainingSet, kind: type[ClipAdapter] = ClipAdapter, seed: int = 0) -> PoolHead:
+    head = kind("auto", recipe=QUICK, context=FP32).fit(train, seed=seed)
+    assert isinstance(head, PoolHead)
+    return head
+
+
+def numbered(counts: tuple[int, ...]) -> TrainingSet:
+    """A task whose first feature is the number of the row."""
+    train = draw_task(counts)
+    x = train.features.x.clone()
+    x[:, 0] = torch.arange(len(x))
+    return TrainingSet(Features(x, train.features.y), train.text)
+
+
+class TestParts:
+    @pytest.mark.parametrize("counts", [(2,) * 5, (4,) * 5, (16,) * 5, (1, 7, 2, 0, 3)])
+    def test_every_image_is_held_out_once(self, counts: tuple[int, ...]) -> None:
+        train = numbered(counts)
+        parts = parts_to_judge(train, 0)
+        held = torch.cat([part.held_out.x[:, 0] for part in parts])
+        assert sorted(held.tolist()) == list(range(sum(counts)))
+        for part in parts:
+            both = torch.cat([part.held_out.x[:, 0], part.train.features.x[:, 0]])
+            assert sorted(both.tolist()) == list(range(sum(counts)))
+
+    def test_folds_share_every_class_evenly(self) -> None:
+        for part in parts_to_judge(draw_task((4,) * CLASSES), 3):
+            assert torch.bincount(part.held_out.y).tolist() == [1] * CLASSES
+
+    def test_one_shot_holds_classes_out(self) -> None:
+        parts = parts_to_judge(draw_task((1,) * CLASSES), 0)
+        assert len(parts) == 4
+        for part in parts:
+            assert not set(part.held_out.y.tolist()) & set(part.train.features.y.tolist())
+            assert len(part.held_out) in (2, 3)
+
+    def test_lone_images_spread_over_the_folds(self) -> None:
+        sizes = [len(part.held_out) for part in parts_to_judge(draw_task((8, 1, 1, 1, 1)), 0)]
+        assert sizes == [3, 3, 3, 3]
+
+    def test_stops_when_enough_is_held_out(self) -> None:
+        parts = parts_to_judge(draw_task((100,) * CLASSES), 0)
+        assert [len(part.held_out) for part in parts] == [125, 125]
+        assert ENOUGH == 150
+
+    @pytest.mark.parametrize("counts", [(0, 1, 0, 0, 0), (0,) * 5])
+    def test_nothing_to_deal(self, counts: tuple[int, ...]) -> None:
+        train = draw_task(counts)
+        assert parts_to_judge(train, 0) == []
+        assert held_out_labels([], train).shape == (0,)
+
+    def test_is_a_function_of_labels_and_seed(self) -> None:
+        def deal(seed: int) -> list[list[float]]:
+            parts = parts_to_judge(numbered((4,) * CLASSES), seed)
+            return [part.held_out.x[:, 0].tolist() for part in parts]
+
+        assert deal(1) == deal(1) != deal(2)
+
+
+def test_an_unseen_class_is_judged_among_unseen_classes() -> None:
+    task = draw_task((2, 2, 2, 0, 0))
+    held_out = Features(torch.zeros(2, 24), torch.tensor([1, 4]))
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0], [9.0, 9.0, 9.0, 1.0, 2.0]])
+    found = log_likelihood(logits, Part(task, held_out))
+    seen = torch.log_softmax(logits[0].double(), 0)[1]
+    unseen = torch.log_softmax(logits[1, 3:].double(), 0)[1]
+    torch.testing.assert_close(found, torch.stack([seen, unseen]))
+
+
+class TestStack:
+    evidence = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)).double() - 1
+    y = torch.arange(30) % 3
+
+    def test_is_the_maximum(self) -> None:
+        prior = torch.tensor([1.0, 1.0, 0.5, 2.0])
+        found = stack(self.evidence, self.y, prior)
+
+        def loss(w: object) -> float:
+            a = torch.softmax(torch.tensor(w, dtype=torch.float64), 0)
+            mixed = (a.log()[:, None] + self.evidence).logsumexp(0).sum()
+            return -float(mixed + (prior * a.log()).sum())
+
+        best = minimize(loss, [0.0] * 4, options={"gtol": 1e-8})
+        expected = torch.softmax(torch.tensor(best.x), 0)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+    def test_classes_share_the_vote(self) -> None:
+        """Twenty copies of one image say as much as one does, but for the prior's share."""
+        evidence = torch.tensor([[0.0, -3.0], [-3.0, 0.0]]).double()
+        copies = torch.tensor([0] + [1] * 20)
+        found = stack(evidence[:, copies], copies, torch.ones(2))
+        assert found[0] == pytest.approx(0.5, abs=1e-6)
+
+    def test_no_image_leaves_the_prior(self) -> None:
+        found = stack(self.evidence[:, :0], self.y[:0], torch.tensor([1.0, 1.0, 1.0, 5.0]))
+        assert found.tolist() == [0.125, 0.125, 0.125, 0.625]
+
+    def test_many_images_overrule_the_prior(self) -> None:
+        evidence = torch.stack([torch.full((3000,), -0.1), torch.full((3000,), -2.0)]).double()
+        assert stack(evidence, torch.arange(3000) % 10, torch.ones(2))[0] > 0.99
+
+
+class TestPool:
+    def test_is_the_mean_of_probabilities(self) -> None:
+        head = fit_pool(draw_task())
+        assert len(head.heads) == len(head.params["members"]) == 1 + len(RATIOS)
+        mixture = head.tensors()["mixture"]
+        answers = torch.stack([one.logits(TEST.x).softmax(-1) for one in head.heads])
+        expected = (mixture[:, None, None] * answers).sum(0)
+        torch.testing.assert_close(head.logits(TEST.x).softmax(-1), expected)
+        torch.testing.assert_close(head.logits(TEST.x).exp().sum(-1), torch.ones(len(TEST)))
+        weights = [member["weight"] for member in head.params["members"]]
+        torch.testing.assert_close(torch.tensor(weights), mixture, atol=6e-4, rtol=0)
+
+    def test_members_are_what_their_ratio_alone_gives(self) -> None:
+        train = draw_task()
+        for member, head in zip(
+            fit_pool(train).params["members"], fit_pool(train).heads, strict=True
+        ):
+            alone = ClipAdapter(member["ratio"], recipe=QUICK, context=FP32).fit(train)
+            torch.testing.assert_close(head.logits(TEST.x), alone.logits(TEST.x), atol=1e-3, rtol=0)
+
+    def test_best_single_is_an_adapter_by_itself(self) -> None:
+        pool = fit_pool(draw_task((8,) * CLASSES))
+        best = pool.best_single()
+        losses = {m["ratio"]: m["held_out_nll"] for m in pool.params["members"]}
+        assert best.params["ratio"] == min(losses, key=lambda r: losses[r])
+        assert best.params["ratio"] == pool.params["best_ratio"]
+        assert best.method == "clip-adapter"
+        assert "members" not in best.params
+        again = ClipAdapter.head.from_tensors(best.tensors(), json.loads(json.dumps(best.params)))
+        assert isinstance(again, AdapterHead)
+        assert torch.equal(again.logits(TEST.x), best.logits(TEST.x))
+
+    def test_survives_a_file(self) -> None:
+        head = fit_pool(draw_task())
+        params = json.loads(json.dumps(dict(head.params)))
+        again = ClipAdapter.head.from_tensors(head.tensors(), params)
+        assert isinstance(again, PoolHead)
+        assert again.method == "clip-adapter"
+        assert again.params["ratio"] == "auto"
+        assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
+
+    def test_drops_what_weighs_nothing_but_the_best_single(self) -> None:
+        text, y = draw_task().text, torch.arange(2000) % CLASSES
+        evidence = torch.full((4, 2000), -1.0).double()
+        evidence[1, ::2], evidence[1, 1::2] = -0.01, -5.0  # two specialists beat all others ...
+        evidence[2, 1::2], evidence[2, ::2] = -0.01, -5.0
+        evidence[3] = -0.9  # ... and one is the best alone
+        one = {"down": torch.zeros(2, 24), "up": torch.zeros(2, 24)}
+        members = [
+            Member({"kind": "adapter", "ratio": i / 10}, one, row) for i, row in enumerate(evidence)
+        ]
+        head = make_pool(members, y, text, {"method": "clip-adapter", "adapter": "clip-adapter"})
+        assert [member["ratio"] for member in head.params["members"]] == [0.1, 0.2, 0.3]
+        assert head.params["best_ratio"] == 0.3
+        assert head.tensors()["down"].shape == (3, 2, 24)
+        assert head.tensors()["mixture"].sum() == pytest.approx(1)
+
+    @pytest.mark.parametrize("kind", [ClipAdapterText, ClipAdapterBoth])
+    def test_other_branches_have_it_too(self, kind: type[ClipAdapter]) -> None:
+        train = draw_task()
+        head = fit_pool(train, kind)
+        assert head.method == kind.name == head.best_single().method
+        again = kind.head.from_tensors(head.tensors(), head.params)
+        assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
+        member = head.params["members"][-1]
+        ratios = {name: value for name, value in member.items() if name.endswith("ratio")}
+        alone = kind(next(iter(ratios.values())), recipe=QUICK, context=FP32).fit(train)
+        torch.testing.assert_close(
+            head.heads[-1].logits(TEST.x), alone.logits(TEST.x), atol=1e-3, rtol=0
+        )
+
+    @pytest.mark.parametrize(
+        "counts", [(1,) * CLASSES, (1, 7, 2, 4, 3), (3, 3, 0, 3, 3), (0, 1, 0, 0, 0)]
+    )
+    def test_takes_any_counts(self, counts: tuple[int, ...]) -> None:
+        logits = fit_pool(draw_task(counts)).logits(TEST.x)
+        assert logits.shape == (len(TEST), CLASSES)
+        assert logits.isfinite().all()
+
+    def test_one_image_leaves_the_prior(self) -> None:
+        head = fit_pool(draw_task((0, 1, 0, 0, 0)))
+        assert {m["weight"] for m in head.params["members"]} == {0.25}
+
+    def test_fits_many_as_one_by_one(self) -> None:
+        trains = [draw_task(), draw_task((1,) * CLASSES, seed=1), draw_task((2, 9, 1, 1, 0))]
+        many = ClipAdapter("auto", recipe=QUICK, context=FP32).fit_many(
+            trains, validations=[NO_VALIDATION] * 3, seeds=[0, 1, 2]
+        )
+        for seed, (train, head) in enumerate(zip(trains, many, strict=True)):
+            alone = fit_pool(train, seed=seed)
+            torch.testing.assert_close(probabilities(head), probabilities(alone), atol=1e-3, rtol=0)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_runs_on_cuda(self) -> None:
+        train = draw_task()
+        there = TrainingSet(train.features.to("cuda"), train.text.to("cuda"))
+        context = Context(device=torch.device("cuda"), precision="fp32")
+        head = ClipAdapter("auto", recipe=QUICK, context=context).fit(there)
+        found = head.logits(TEST.x.cuda()).softmax(-1).cpu()
+        torch.testing.assert_close(found, probabilities(fit_pool(train)), atol=1e-2, rtol=0)
+
+
+def probabilities(head: Head) -> Tensor:
+    return head.logits(TEST.x).softmax(-1)
+
+
+def test_a_pool_of_nothing_learned_is_zero_shot() -> None:
+    train = draw_task()
+    still = ClipAdapter("auto", recipe=Recipe(lr=1e-12, epochs=1), context=FP32).fit(train)
+    assert isinstance(still, PoolHead)
+    zero_shot = ZeroShot().fit(train)
+    torch.testing.assert_close(
+        still.heads[0].logits(TEST.x), zero_shot.logits(TEST.x), atol=1e-4, rtol=0
+    )
