@@ -13,6 +13,8 @@ from cafe.features import Features, TrainingSet
 from cafe.methods.gda import ALPHAS, Gda
 from cafe.methods.zero_shot import ZeroShot
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEST = draw_images()
 
 

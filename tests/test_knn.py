@@ -12,6 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from cafe.errors import InputError
 from cafe.methods.knn import COUNTS, FLOOR, Knn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEST = draw_images()
 
 

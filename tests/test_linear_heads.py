@@ -22,6 +22,8 @@ from cafe.methods.linear_probe import LinearProbe
 from cafe.methods.prototypes import multipliers
 from cafe.methods.taskres import TaskRes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEST = draw_images()
 FP32 = Context(precision="fp32")
 RECIPE = Recipe(lr=2e-3, weight_decay=0.0, epochs=30)
@@ -138,7 +140,7 @@ def test_clap_is_a_plain_loop() -> None:
 
 def test_clap_comes_to_the_minimum_of_its_loss() -> None:
     train = draw_task()
-    long = Clap(recipe=Recipe(lr=1e-3, weight_decay=0.0, epochs=1500), context=FP32).fit(train)
+    long = Clap(recipe=Recipe(lr=1e-3, weight_decay=0.0, epochs=700), context=FP32).fit(train)
     usual = Clap(context=FP32).fit(train)
     torch.testing.assert_close(long.logits(TEST.x), usual.logits(TEST.x), atol=0.02, rtol=0)
 

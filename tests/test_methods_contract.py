@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -17,19 +16,12 @@ from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Head, Method, Protocol, Validation
 from cafe.methods.catalog import CATALOG, make_method, method_class
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # A text is paired with each row, or folds are dealt by row: another order is another draw.
 ORDER_IS_A_DRAW = {"cross-modal", "auto"}
 
 TEST = draw_images()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another cost more than they bring on tensors this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(name: str) -> Method:

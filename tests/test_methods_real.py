@@ -15,6 +15,8 @@ from cafe.methods.catalog import make_method
 from cafe.metrics import accuracy
 from cafe.splits import draw_shots
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FEATURES = Path(__file__).parents[2] / "shared" / "data" / "features"
 
 # Means of three seeds of other draws, hence the tolerance: 2 points at one shot, 1 at two to eight,

@@ -16,6 +16,8 @@ from cafe.methods.tip_adapter import TipAdapter, affinities, cache_keys
 from cafe.methods.tip_adapter_f import TipAdapterF
 from cafe.methods.tip_search import Grid, count_hits, search
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEST = draw_images()
 
 
