@@ -42,6 +42,8 @@ class Reproduction:
     published : list of dict
         `method`, `cafe` (our name of it), `shots` (shots -> percent), `validation`, `source`,
         `prompts`, and `over`: the datasets that it is the average of.
+    used : list of str
+        Split, prompts and weights of each dataset.
     warnings : list of str
         Where our protocol differs from the published one.
     """
@@ -50,12 +52,13 @@ class Reproduction:
     comparison: Comparison
     rows: list[Json]
     published: list[Json]
+    used: list[str]
     warnings: list[str]
 
     def json(self) -> Json:
         """As JSON values: the comparison's, with `average`, `published` and `warnings`."""
-        more = {"average": self.rows, "published": self.published, "warnings": self.warnings}
-        return {**self.comparison.json, **more}
+        more = {"average": self.rows, "published": self.published}
+        return {**self.comparison.json, **more, "used": self.used, "warnings": self.warnings}
 
 
 def reproduce(
@@ -150,7 +153,18 @@ def _beside(
     ]
     if not published:
         warnings.append(f"no published numbers are known for {backbone(model)}.")
-    return Reproduction(encoder, comparison, rows, published, warnings)
+    used = [_used(cache) for cache in caches]
+    return Reproduction(encoder, comparison, rows, published, used, warnings)
+
+
+def _used(cache: FeatureCache) -> str:
+    header = cache.header
+    sizes = _sizes(cache.counts.get(split, 0) for split in ("train", "val", "test"))
+    return (
+        f"{cache.path.parent.name}: {header.source or 'split unknown'}, {sizes} images; prompts "
+        f"like '{header.sentences[0][0]}', {len(header.sentences[0])} a class; weights "
+        f"{header.model}.{header.pretrained}"
+    )
 
 
 def _missing_warning(present: Sequence[str], published: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -148,6 +148,8 @@ def _show_paper(found: list[Reproduction], *, as_json: bool) -> None:
         for record in one.comparison.records:
             print_comparison(record.json, plot=False)
         print_published(one)
+        for text in one.used:
+            typer.echo(f"used: {text}")
         for text in one.warnings:
             typer.echo(f"differs: {text}")
         typer.echo(f"\n{one.comparison.json['protocol']['words']}")

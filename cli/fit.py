@@ -119,8 +119,11 @@ def fit(
         typer.echo(json.dumps(record.json))
         say(f"saved to {record.folder}")
         return
+    from .plots import print_bars
     from .tables import print_results, print_shots
 
     several = isinstance(record.json["protocol"]["shots"], list)
     (print_shots if several else print_results)(record.results)
+    if not several:
+        print_bars({result.method: result.accuracy.mean for result in record.results})
     typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {record.folder}")

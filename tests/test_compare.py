@@ -23,6 +23,7 @@ from cafe.results import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.transfer import with_classes
 from cafe_cli.main import main
+from cafe_cli.plots import print_bars, print_lines
 
 METHODS = ["zero-shot", "nearest-class", "clip-adapter"]
 
@@ -188,6 +189,7 @@ def test_the_paper_beside_ours(tmp_path: Path) -> None:
     assert rows["clip-adapter"]["accuracy"]["1"] == 45.80
     assert rows["clip-adapter"]["over"] == ["dtd"]
     assert len(rows["gda"]["over"]) == 11
+    assert found.used[0].startswith("dtd: split unknown, 16 / 8 / 20 images; prompts like 'a class")
     text = "\n".join(found.warnings)
     for word in ("1 of the 11", "no cache of imagenet", "split_zhou", "4 classes", "texture"):
         assert word in text
@@ -274,3 +276,19 @@ def test_bad_comparisons(
     assert call(monkeypatch, *words) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_plots_of_plain_characters_where_they_are_piped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_bars({"zero-shot": 60.0, "clip-adapter": 80.0})
+    first, second = capsys.readouterr().out.splitlines()[2:]
+    assert first.endswith(" 60.0")
+    assert len(first) < len(second)
+    print_lines({"gda": [50.0, None, 70.0]}, ["1", "2", "4"])
+    out = capsys.readouterr().out
+    assert out.count(" o") == 3  # two points and the legend
+    assert "\033" not in out
+    print_lines({"gda": [50.0]}, ["1"])
+    print_bars({"gda": 50.0})
+    assert capsys.readouterr().out == ""

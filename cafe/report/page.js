@@ -41,7 +41,7 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colours.ink },
       margin: { l: 60, r: 16, t: 34, b: 56 }, hovermode: "closest",
       hoverlabel: { bgcolor: colours.paper, bordercolor: colours.muted, namelength: -1,
-        font: { color: colours.ink } },
+        font: { family: getComputedStyle(document.body).fontFamily, color: colours.ink } },
       ...painted(own, colours),
     };
     for (const name of Object.keys(layout)) {

@@ -82,7 +82,7 @@ def render(runs: Sequence[Gathered]) -> str:
             '<link rel="icon" href="data:,">',
             f"<style>{here.joinpath('page.css').read_text(encoding='utf-8')}</style></head><body>",
             '<a class="skip" href="#main">Skip to the results</a>',
-            f"<header><h1>{escape(datasets[:1].upper() + datasets[1:])}</h1>"
+            f"<header><h1>{escape(datasets)}</h1>"
             '<p class="lead">Few-shot heads on cached CLIP features, compared by cafe.</p>',
             f'<nav aria-label="Runs"><ul>{links}</ul></nav></header>'
             if len(runs) > 1
