@@ -86,16 +86,16 @@ def _forward(
     up = work.cast("up", params["up"]).view(count, hidden_width, width)
 
     hidden = work("hidden", streams, runs * hidden_width, rows, dtype=low)
-    torch.bmm(down.view(streams, -1, width), x.mT, out=hidden).relu_()
-    hidden = hidden.view(count, hidden_width, rows)  # (R, H, B)
+    torch.bmm(down.view(streams, -1, width), x.mT, out=hidden)
+    hidden = _relu(hidden).view(count, hidden_width, rows)  # (R, H, B)
     adapted = work("adapted", count, rows, width, dtype=low)
     torch.bmm(hidden.mT, up, out=adapted)
     if final_relu:
-        adapted.relu_()
+        _relu(adapted)
     blend = work("blend", streams, runs, rows, width, dtype=low)
     torch.lerp(x[:, None], adapted.view(blend.shape), ratio.to(low), out=blend)
     norm = torch.linalg.vector_norm(blend, dim=-1, keepdim=True).to(work.wide)
-    return _Forward(x, w, down, up, hidden, adapted, blend, norm)
+    return _Forward(x, w, down, up, hidden, adapted, blend, norm.clamp_min_(1e-12))
 
 
 def _class_errors(
@@ -135,7 +135,9 @@ def _blend_gradient(
     scaled = torch.mul(error, ratio, out=work("scaled", *error.shape, dtype=low))
     d_adapted.addmm_(scaled.view(-1, error.shape[-1]), saved.w)
     d_adapted = d_adapted.view(saved.adapted.shape)
-    return _where_positive(d_adapted, saved.adapted) if final_relu else d_adapted
+    if final_relu:
+        _where_positive(d_adapted, saved.adapted)
+    return d_adapted
 
 
 def _weight_gradients(saved: _Forward, d_adapted: Tensor, grads: Tensors, work: Workspace) -> None:
@@ -160,7 +162,25 @@ def _df_x(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
     return along.sum(-2, keepdim=True)
 
 
-def _where_positive(gradient: Tensor, value: Tensor) -> Tensor:
-    """ReLU's backward pass in place: 0 where `value` is."""
+def _relu(value: Tensor) -> Tensor:
+    """ReLU in place.
+
+    On a CPU bfloat16 is clamped as the 16-bit integer of its bits, whose sign is its own: torch
+    takes 4 times as long to widen it to float32 and back.
+    """
+    if value.dtype == torch.bfloat16 and value.device.type == "cpu":
+        value.view(torch.int16).clamp_min_(0)
+        return value
+    return value.relu_()
+
+
+def _where_positive(gradient: Tensor, value: Tensor) -> None:
+    """ReLU's backward pass in place: 0 where `value`, which is not negative, is 0. Spends `value`.
+
+    On a CPU the bits of a bfloat16 gradient are multiplied by 0 or 1, for the reason above.
+    """
+    if value.dtype == torch.bfloat16 and value.device.type == "cpu":
+        positive = value.view(torch.int16).clamp_max_(1)
+        gradient.view(torch.int16).mul_(positive)
+        return
     torch.ops.aten.threshold_backward.grad_input(gradient, value, 0, grad_input=gradient)
-    return gradient
