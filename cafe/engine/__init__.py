@@ -3,16 +3,16 @@
 from cafe.engine.contract import (
     Batch,
     Family,
-    Recipe,
     Run,
     Trained,
-    Workspace,
     mean_cross_entropy,
     shared_product,
 )
 from cafe.engine.draws import BatchOrder, linear_weights
 from cafe.engine.evaluate import Score, evaluate, logit_blocks
+from cafe.engine.recipe import Recipe
 from cafe.engine.trainer import train
+from cafe.engine.workspace import Workspace
 
 __all__ = [
     "Batch",

@@ -27,58 +27,21 @@ A head that is worth it overrides `gradients` with a backward pass written by ha
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cafe.errors import InputError
+from cafe.engine.recipe import Recipe
+from cafe.engine.workspace import Workspace
 from cafe.features import ClassText, Features, TrainingSet
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a run is optimised: AdamW with a cosine decay to 0, one decay step a batch.
-
-    Attributes
-    ----------
-    lr : float
-        Learning rate of the first step.
-    weight_decay : float
-        Decoupled weight decay per unit of learning rate. At 1e-2 (torch's default) or 1e-4 the
-        decay over a few hundred steps is lost in the noise; 1e-2 keeps a plain `AdamW(lr=lr)` the
-        reference.
-    epochs : int
-        Passes over the training set.
-    batch_size : int
-        B; the last batch of an epoch is smaller where B does not divide N, and is not dropped.
-    views : bool
-        Take, for each image in each epoch, one of its augmented views at random; False takes the
-        plain features, as does a training set without views.
-    """
-
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    epochs: int = 50
-    batch_size: int = 256
-    views: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in (("epochs", self.epochs), ("batch size", self.batch_size)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1; got {value}.")
-        for name, rate in (("learning rate", self.lr), ("weight decay", self.weight_decay)):
-            if not 0 <= rate < math.inf:
-                raise InputError(f"{name} must be a number from 0 up; got {rate}.")
 
 
 @dataclass(frozen=True)
@@ -155,55 +118,6 @@ class Batch:
     weights: Tensor
     scale: float
     bias: float
-
-
-class Workspace:
-    """Buffers that live as long as a chunk, so that no step allocates what the last one freed.
-
-    Attributes
-    ----------
-    device : torch.device
-        Where the buffers lie.
-    product : torch.dtype
-        Type of the operands of matrix products.
-    wide : torch.dtype
-        Type of reductions and gradients: float32, or float64 where products are.
-    """
-
-    def __init__(self, device: torch.device, product: torch.dtype) -> None:
-        self.device = device
-        self.product = product
-        self.wide = torch.promote_types(product, torch.float32)
-        self._flat: dict[str, Tensor] = {}
-        self._kept: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """An uninitialised tensor, `wide` by default; it aliases earlier ones of its name."""
-        dtype = dtype or self.wide
-        count = prod(shape)
-        flat = self._flat.get(name)
-        if flat is None or len(flat) < count or flat.dtype != dtype:
-            flat = self._flat[name] = torch.empty(count, dtype=dtype, device=self.device)
-        return flat[:count].view(shape)
-
-    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """A tensor that stays the same over all steps, made when first asked for."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
-
-    def cast(self, name: str, value: Tensor) -> Tensor:
-        """A float32 tensor in the type of products: itself, or a copy in a buffer."""
-        if value.dtype == self.product:
-            return value
-        return self(name, *value.shape, dtype=self.product).copy_(value)
-
-    def bmm_into(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        """Batched product of two tensors in the type of products, into a float32 tensor."""
-        if out.dtype == self.product:
-            torch.bmm(a, b, out=out)
-        else:
-            out.copy_(torch.bmm(a, b, out=self("bmm_into", *out.shape, dtype=self.product)))
 
 
 class Family(ABC):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe.engine.contract import Recipe
+from cafe.engine.recipe import Recipe
 
 
 def cosine(step: int, steps: int) -> float:

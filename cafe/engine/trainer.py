@@ -8,13 +8,14 @@ from typing import Literal
 
 import torch
 
-from cafe.engine.contract import Run, Trained, Workspace
+from cafe.engine.contract import Run, Trained
 from cafe.engine.memory import budget_bytes
 from cafe.engine.optimizer import StackedAdamW, cosine
 from cafe.engine.plan import Chunk, plan
 from cafe.engine.precision import Precision, choose
 from cafe.engine.stack import Streams, stack_scalars, stack_tensors
 from cafe.engine.workers import work_off
+from cafe.engine.workspace import Workspace
 from cafe.features import TrainingSet
 
 BLOCK_BYTES = 64 << 20

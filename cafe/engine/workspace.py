@@ -1,0 +1,58 @@
+"""Buffers that a chunk reuses from step to step; knows nothing of what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+class Workspace:
+    """Buffers that live as long as a chunk, so that no step allocates what the last one freed.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where the buffers lie.
+    product : torch.dtype
+        Type of the operands of matrix products.
+    wide : torch.dtype
+        Type of reductions and gradients: float32, or float64 where products are.
+    """
+
+    def __init__(self, device: torch.device, product: torch.dtype) -> None:
+        self.device = device
+        self.product = product
+        self.wide = torch.promote_types(product, torch.float32)
+        self._flat: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor, `wide` by default; it aliases earlier ones of its name."""
+        dtype = dtype or self.wide
+        count = prod(shape)
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < count or flat.dtype != dtype:
+            flat = self._flat[name] = torch.empty(count, dtype=dtype, device=self.device)
+        return flat[:count].view(shape)
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A tensor that stays the same over all steps, made when first asked for."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    def cast(self, name: str, value: Tensor) -> Tensor:
+        """A float32 tensor in the type of products: itself, or a copy in a buffer."""
+        if value.dtype == self.product:
+            return value
+        return self(name, *value.shape, dtype=self.product).copy_(value)
+
+    def bmm_into(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """Batched product of two tensors in the type of products, into a float32 tensor."""
+        if out.dtype == self.product:
+            torch.bmm(a, b, out=out)
+        else:
+            out.copy_(torch.bmm(a, b, out=self("bmm_into", *out.shape, dtype=self.product)))
