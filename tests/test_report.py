@@ -202,6 +202,13 @@ def test_base_to_new_has_its_table(home: Path) -> None:
     assert "harmonic mean" in render(gather([found.folder]))
 
 
+def test_published_numbers_stand_beside_the_same_datasets_alone(runs: list[Path]) -> None:
+    (found,) = gather(runs[:1])
+    assert [row["cafe"] for row in found.comparable] == ["zero-shot", "clip-adapter"]
+    assert found.comparable == found.published
+    assert any("Unlike the published protocol: dtd:" in note for note in found.notes)
+
+
 def test_an_average_brings_its_runs(home: Path) -> None:
     cache = home / "dtd" / "RN50.none.h5"
     found = compare([cache, cache], methods=["zero-shot"], shots=[1], seeds=1, runs=home / "many")
@@ -260,7 +267,7 @@ def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     """A headless browser that shows the page."""
     if BROWSER is None or DRIVER is None:
         pytest.skip("no chromium with its chromedriver; apt-get install chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'cafe-clip[browser]'")
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()

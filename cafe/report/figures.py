@@ -41,13 +41,13 @@ def colour_of(run: Gathered, method: str) -> str:
 
 def accuracy_over_shots(run: Gathered) -> Figure:
     """Lines over shots with 95 % intervals, published numbers dotted; dots for one shot count."""
-    theirs = {int(count) for row in run.published for count in row["accuracy"]} - {0}
+    theirs = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
     if len(run.shots) == 1 and not theirs:
         return _dots(run)
     numbers = [count for count in run.shots if count != "all"]
     ticks = [*sorted(theirs | set(numbers)), *(["all"] if "all" in run.shots else [])]
     data = [_line(run, method, ticks) for method in run.methods]
-    data += [_published_line(row, ticks) for row in run.published]
+    data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
         "xaxis": {
             "title": {"text": "training images per class"},
@@ -117,7 +117,7 @@ def _range(run: Gathered) -> list[float]:
     rows = [row["accuracy"] for row in run.results.values()]
     ends = [min(row["ci95"] or 0, _WIDEST_SHOWN) for row in rows]
     means = [row["mean"] for row in rows]
-    for row in run.published:
+    for row in run.comparable:
         means += row["accuracy"].values() if row["cafe"] in _SHOWN else []
     ends += [0.0] * (len(means) - len(ends))
     low = min(mean - end for mean, end in zip(means, ends, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 from cafe.errors import CafeError, InputError
 from cafe.key import differences
 from cafe.methods.catalog import BASELINES
+from cafe.paper import cache_warnings
 from cafe.published import DATASETS, published_beside
 from cafe.report.looking import Look, look
 from cafe.runs import newest_run, read_record
@@ -66,6 +67,12 @@ class Gathered:
         return list(dict.fromkeys(method for method, _ in self.results))
 
     @property
+    def comparable(self) -> list[Row]:
+        """Published numbers over the very datasets of this run."""
+        names = set(self.record.get("datasets", [self.record["dataset"]]))
+        return [row for row in self.published if set(row["over"]) == names]
+
+    @property
     def encoder(self) -> str:
         """`model.pretrained`."""
         encoder = self.record["encoder"]
@@ -115,7 +122,10 @@ def _gather(folder: Path, images: Path | None) -> Gathered:
     focus = _focus(results)
     notes: list[str] = []
     seen = None
+    published = _published(record)
     cache = _cache(record, notes)
+    if cache is not None and published:
+        notes += [f"Unlike the published protocol: {text}" for text in cache_warnings(cache)]
     if cache is not None:
         try:
             seen = look(folder, cache, results[focus], record["protocol"]["seeds"][0], images)
@@ -129,7 +139,7 @@ def _gather(folder: Path, images: Path | None) -> Gathered:
         class_names=page.get("class_names", ()),
         grid=_read_grid(folder),
         focus=focus,
-        published=_published(record),
+        published=published,
         look=seen,
         notes=notes,
     )
@@ -184,4 +194,6 @@ def _published(record: Row) -> list[dict[str, Any]]:
     names = record.get("datasets", [record["dataset"]])
     if not set(names) <= set(DATASETS):
         return []
-    return published_beside(names, record["encoder"]["model"])
+    found = published_beside(names, record["encoder"]["model"])
+    # an average over eleven datasets says nothing of one of them
+    return [row for row in found if "datasets" in record or row["over"] == names]

@@ -96,9 +96,9 @@ def _accuracy(page: Page, run: Gathered, name: str) -> Iterator[str]:
     found = figures.accuracy_over_shots(run)
     count = len(run.record["protocol"]["seeds"])
     caption = f"Mean over {count} seeds; bars are 95 % intervals."
-    if run.published:
+    if run.comparable:
         caption += " Dotted: published; more of them in the legend."
-    else:
+    elif not run.published:
         caption += f" No published number is known for {escape(name_of(run))} with "
         caption += f"{escape(run.record['encoder']['model'])}."
     yield page.figure(f"{name}-accuracy", found, caption)
