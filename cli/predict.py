@@ -34,7 +34,7 @@ def predict(
     run: RunName,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE|FOLDER...", help="Images, and folders of images."),
+        typer.Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images."),
     ],
     top: Annotated[int, typer.Option(help="How many of the likeliest classes to give.")] = 3,
     format_: Annotated[
