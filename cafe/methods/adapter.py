@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine.contract import Batch, Family, Run, Tensors, Trained, Workspace, shared_product
+from cafe.engine.contract import Batch, Family, Run, Tensors, Trained, shared_product
 from cafe.engine.draws import linear_weights
+from cafe.engine.workspace import Workspace
 from cafe.features import ClassText, TrainingSet
 from cafe.methods.adapter_backward import visual_gradients
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cafe.engine.contract import Batch, Tensors, Workspace
+from cafe.engine.contract import Batch, Tensors
+from cafe.engine.workspace import Workspace
 
 
 @dataclass(frozen=True)
