@@ -20,6 +20,9 @@ Shots = int | Literal["all"]
 VALIDATION_SHOTS = 4
 """Images per class of the few-shot validation set, at most (CoOp, arXiv 2109.01134, appendix)."""
 
+MOST_FOLDS = 4
+"""Folds of cross-validation inside the shots, at most; K shots give no more than K."""
+
 _VALIDATION_STREAM = 1  # so that validation draws differ from training draws of the same seed
 
 
@@ -123,3 +126,30 @@ def draw_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Tens
     everything = torch.arange(len(y))
     held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
     return [(everything[~mask], everything[mask]) for mask in held_out]
+
+
+def draw_class_halves(labels: Tensor, seed: int, rounds: int = 2) -> list[tuple[Tensor, Tensor]]:
+    """Hold *classes* out, where no class has two images to deal into folds.
+
+    Parameters
+    ----------
+    labels : Tensor
+        Class indices. (N,)
+    seed : int
+        Seed of the halvings.
+    rounds : int
+        How often the classes are halved; each halving gives two parts, one each way.
+
+    Returns
+    -------
+    list of (Tensor, Tensor)
+        For each part the rows of one half of the classes, and those of the other. Both int64.
+    """
+    y = labels.cpu().numpy()
+    everything, parts = torch.arange(len(y)), []
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, 4])))
+    for _ in range(rounds):
+        classes = random.permutation(np.unique(y))
+        first = torch.from_numpy(np.isin(y, classes[: len(classes) // 2]))
+        parts += [(everything[first], everything[~first]), (everything[~first], everything[first])]
+    return parts

@@ -13,8 +13,7 @@ from cafe.errors import InputError
 from cafe.features import Task
 from cafe.methods.base import Protocol
 from cafe.methods.clip_adapter import check_ratio, parse_bottleneck
-from cafe.methods.selection import MOST_FOLDS
-from cafe.splits import Shots
+from cafe.splits import MOST_FOLDS, Shots
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
 from cafe.methods.catalog import known_settings, make_method
-from cafe.methods.selection import MOST_FOLDS
-from cafe.splits import Shots, draw_folds, draw_shots, draw_validation
+from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
 from cafe.store import FeatureCache
 from cafe.study import Plan, Result
 

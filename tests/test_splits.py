@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe.errors import InputError
-from cafe.splits import draw_folds, draw_shots, draw_validation
+from cafe.splits import draw_class_halves, draw_folds, draw_shots, draw_validation
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(torch.tensor)
 seeds = st.integers(0, 2**31)
@@ -77,6 +77,17 @@ def test_folds_part_the_rows(labels: torch.Tensor, folds: int, seed: int) -> Non
         share = labels.bincount(minlength=7) / folds
         assert bool(((counts >= share.floor()) & (counts <= share.ceil())).all())
     assert sorted(held_out) == list(range(len(labels)))
+
+
+@given(st.integers(2, 9), seeds)
+def test_class_halves_hold_classes_out(classes: int, seed: int) -> None:
+    labels = torch.arange(classes).repeat_interleave(2)
+    parts = draw_class_halves(labels, seed)
+    assert len(parts) == 4
+    for kept, out in parts:
+        assert sorted([*kept.tolist(), *out.tolist()]) == list(range(2 * classes))
+        assert not set(labels[kept].tolist()) & set(labels[out].tolist())
+        assert min(len(kept), len(out)) >= 2 * (classes // 2)
 
 
 @pytest.mark.parametrize(("shots", "seed"), [(0, 0), (-1, 0), (1, -1)])

@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from cafe.features import Features, TrainingSet
 from cafe.methods.base import Method, Validation
-from cafe.methods.selection import MOST_FOLDS
-from cafe.splits import draw_folds
+from cafe.splits import MOST_FOLDS, draw_folds
 
 
 class Part(NamedTuple):

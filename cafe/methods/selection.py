@@ -9,10 +9,7 @@ from cafe.engine import Run, Score, Trained, evaluate, train
 from cafe.errors import InputError
 from cafe.features import Features, TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.splits import draw_folds
-
-MOST_FOLDS = 4
-"""Folds of cross-validation inside the shots, at most; K shots give no more than K."""
+from cafe.splits import MOST_FOLDS, draw_class_halves, draw_folds
 
 Candidates = Sequence[Sequence[Run]]
 """For each job, the runs to choose among; their `data` is the job's number."""
@@ -135,15 +132,17 @@ def _narrow_by_folds(
 
 
 def folds_of(train_set: TrainingSet, seed: int) -> list[tuple[Features, Features]]:
-    """Stratified folds of a training set: min(K, 4) for K images in its largest class."""
+    """Folds of a training set: min(K, 4) stratified ones for K images in its largest class.
+
+    With one image per class there is nothing to deal within a class, so classes are held out: the
+    shots of half of them against the other half's.
+    """
     features = train_set.features
     largest = int(features.y.bincount().max())
     if largest < 2:
-        raise InputError(
-            "cross-validation needs at least 2 images of some class; got 1 of each. "
-            "Take a fixed ratio, or validation images."
-        )
-    folds = draw_folds(features.y, min(largest, MOST_FOLDS), seed)
+        folds = draw_class_halves(features.y, seed)
+    else:
+        folds = draw_folds(features.y, min(largest, MOST_FOLDS), seed)
     return [(features[kept], features[out]) for kept, out in folds]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cafe.features import Features, TrainingSet
-from cafe.methods.selection import MOST_FOLDS
+from cafe.splits import MOST_FOLDS
 
 HALVINGS = 2
 """How often the classes are halved where no class has two images."""
