@@ -63,7 +63,7 @@ def test_the_table_of_arrays_is_the_file(noise_cache: Path) -> None:
             assert is_text or array.dtype.name in kind or kind == "as `features`"
             assert shape.count(",") + (not shape.endswith(",)")) == array.ndim
             assert array.fletcher32
-            assert array.attrs["sha256"] == hashlib.sha256(array[:].tobytes()).hexdigest()
+            assert array.attrs["sha256"].decode() == hashlib.sha256(array[:].tobytes()).hexdigest()
 
 
 def test_the_table_of_attributes_is_the_file(noise_cache: Path) -> None:
@@ -72,7 +72,9 @@ def test_the_table_of_attributes_is_the_file(noise_cache: Path) -> None:
         assert {*file.attrs, "logit_bias"} == table.keys()
         assert file.attrs["cafe_format"] == FORMAT
         for name, value in file.attrs.items():
-            expected = {"text": str, "integer": np.integer, "float64": np.float64}[table[name][0]]
+            expected = {"text": np.bytes_, "integer": np.integer, "float64": np.float64}[
+                table[name][0]
+            ]
             assert isinstance(value, expected), name
 
 
@@ -83,17 +85,17 @@ def test_the_whole_digest_is_computed_as_it_says(noise_cache: Path) -> None:
         def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
             if isinstance(item, h5py.Dataset):
                 kind = item.dtype.str if item.dtype.kind != "S" else f"|S{item.dtype.itemsize}"
-                arrays[name] = [kind, list(item.shape), item.attrs["sha256"]]
+                arrays[name] = [kind, list(item.shape), item.attrs["sha256"].decode()]
 
         file.visititems(take)
         for name, value in file.attrs.items():
             if name not in ("key_sha256", "content_sha256", "created", "versions"):
-                attributes[name] = value if isinstance(value, str) else value.item()
+                attributes[name] = value.decode() if isinstance(value, bytes) else value.item()
         whole = {"arrays": arrays, "attributes": attributes}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
-        assert file.attrs["content_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert file.attrs["content_sha256"].decode() == hashlib.sha256(text.encode()).hexdigest()
         key = file.attrs["key"]
-        assert file.attrs["key_sha256"] == hashlib.sha256(key.encode()).hexdigest()
+        assert file.attrs["key_sha256"].decode() == hashlib.sha256(key).hexdigest()
 
 
 def test_the_table_of_the_key_is_the_key(dataset: Dataset, tiny: Encoder) -> None:

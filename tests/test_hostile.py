@@ -26,7 +26,7 @@ def put(path: str, make: Callable[[h5py.Group, str], Any]) -> Change:
             del group[name]
         make(group, name)
         if isinstance(group.get(name), h5py.Dataset):
-            group[name].attrs["sha256"] = "0" * 64
+            group[name].attrs["sha256"] = np.bytes_(b"0" * 64)
 
     return change
 
@@ -129,13 +129,14 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no group": (lambda file: file.__delitem__("splits"), "has no group 'splits'"),
     "more than is known": (put("extra", filled()), "unknown 'extra'"),
     "no checksum": (lambda file: file[X].attrs.__delitem__("sha256"), "no attribute 'sha256'"),
-    "checksums": (lambda f: f[X].attrs.__setitem__("sha256", ["a", "b"]), "is not one text"),
+    "checksums": (lambda f: f[X].attrs.__setitem__("sha256", [b"a", b"b"]), "is not one text"),
     "no key": (lambda file: file.attrs.__delitem__("key"), "has no attribute 'key'"),
     "key in numbers": (attribute("key", 3), "'key' is not one text"),
-    "many keys": (attribute("key", ["{}"] * 9), "'key' is not one text"),
-    "key that is no JSON": (attribute("key", "{"), "not a readable cafe cache"),
-    "deep key": (attribute("key", "[" * 100_000), "not a readable cafe cache"),
-    "another key": (attribute("key", "{}"), "its key does not have the key's checksum"),
+    "key of any length": (attribute("key", "{}"), "'key' is not one text"),
+    "many keys": (attribute("key", [b"{}"] * 9), "'key' is not one text"),
+    "key that is no JSON": (attribute("key", np.bytes_(b"{")), "not a readable cafe cache"),
+    "deep key": (attribute("key", np.bytes_(b"[" * 60_000)), "not a readable cafe cache"),
+    "another key": (attribute("key", np.bytes_(b"{}")), "its key does not have the key's checksum"),
     "another scale": (attribute("logit_scale", 1.0), "does not have the file's checksum"),
     "scale in words": (attribute("logit_scale", "1"), "'logit_scale' is not one number"),
     "many scales": (attribute("logit_scale", np.ones(3)), "'logit_scale' is not one number"),

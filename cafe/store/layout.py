@@ -66,6 +66,22 @@ def unpack_text(array: NDArray[np.bytes_]) -> Any:
     return np.char.decode(array, "utf-8", "surrogateescape").tolist()
 
 
+def set_text(owner: h5py.File | h5py.Dataset, name: str, text: str) -> None:
+    """Write a text attribute of fixed length.
+
+    Text of any length would lie in HDF5's global heap, which has no checksum and on whose damage
+    HDF5 may loop for ever.
+    """
+    packed = pack_text([text])
+    form = h5py.string_dtype("utf-8", packed.dtype.itemsize)
+    owner.attrs.create(name, packed.view(form)[0], dtype=form)
+
+
+def get_text(owner: h5py.File | h5py.Dataset, name: str) -> str:
+    """A text attribute of a checked file."""
+    return bytes(owner.attrs[name]).decode("utf-8", "surrogateescape")
+
+
 def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every dataset of a checked file with its path, in one fixed order."""
     for name in HEADER:
@@ -108,10 +124,10 @@ def content_digest(file: h5py.File) -> str:
     and `versions` do not count.
     """
     arrays = {
-        name: [dataset.dtype.str, list(dataset.shape), str(dataset.attrs["sha256"])]
+        name: [dataset.dtype.str, list(dataset.shape), get_text(dataset, "sha256")]
         for name, dataset in datasets(file)
     }
-    attributes: dict[str, Any] = {name: str(file.attrs[name]) for name in (*NAMES, "key")}
+    attributes: dict[str, Any] = {name: get_text(file, name) for name in (*NAMES, "key")}
     for name in NUMBER_ATTRIBUTES:
         if name in file.attrs:
             attributes[name] = file.attrs[name].item()

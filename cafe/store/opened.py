@@ -16,7 +16,7 @@ from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError
 from cafe.key import digest
 from cafe.store.check import Refused, check_file
 from cafe.store.contents import Header
-from cafe.store.layout import HEADER, content_digest, finite, raw, unpack_text
+from cafe.store.layout import HEADER, content_digest, finite, get_text, raw, unpack_text
 
 _FAULTS = (
     AttributeError,
@@ -31,17 +31,31 @@ _FAULTS = (
 )
 
 
+Stamp = tuple[int, int, int]
+"""What tells one state of a file from another: its number, size and time."""
+
+
+def stamp(path: Path) -> Stamp:
+    """The state of a file."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
-    """Open a checked file; whatever h5py makes of a damaged one is one clear error."""
+def reading(path: Path, known: Stamp | None = None) -> Iterator[h5py.File]:
+    """Open a checked file; whatever h5py makes of a damaged one is one clear error.
+
+    A file that is still in the state in which it was checked is not checked again.
+    """
     if not path.is_file():
         raise CacheNotFoundError(
             f"no cache at '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
         )
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            check_file(file)
-            _check_digests(file)
+            if known != stamp(path):
+                check_file(file)
+                _check_digests(file)
             yield file
     except CafeError:
         raise
@@ -56,9 +70,9 @@ def reading(path: Path) -> Iterator[h5py.File]:
 
 
 def _check_digests(file: h5py.File) -> None:
-    if digest(json.loads(file.attrs["key"])) != file.attrs["key_sha256"]:
+    if digest(json.loads(get_text(file, "key"))) != get_text(file, "key_sha256"):
         raise Refused("its key does not have the key's checksum")
-    if content_digest(file) != file.attrs["content_sha256"]:
+    if content_digest(file) != get_text(file, "content_sha256"):
         raise Refused("its header does not have the file's checksum")
 
 
@@ -68,7 +82,7 @@ def read_header(file: h5py.File) -> Header:
     bias = attrs.get("logit_bias")
     arrays = {name: _whole(file[name]) for name in HEADER}
     return Header(
-        key=json.loads(attrs["key"]),
+        key=json.loads(get_text(file, "key")),
         class_names=tuple(unpack_text(arrays["class_names"])),
         sentences=tuple(map(tuple, unpack_text(arrays["text/sentences"]))),
         text_features=checked(file["text/features"], arrays["text/features"]),
@@ -76,15 +90,15 @@ def read_header(file: h5py.File) -> Header:
         logit_bias=None if bias is None else float(bias),
         missing=tuple(unpack_text(arrays["missing"])),
         skipped=tuple((a, b, c) for a, b, c in unpack_text(arrays["skipped"])),
-        versions=json.loads(attrs["versions"]),
-        **{n: str(attrs[n]) for n in ("dataset", "model", "pretrained", "source", "created")},
+        versions=json.loads(get_text(file, "versions")),
+        **{n: get_text(file, n) for n in ("dataset", "model", "pretrained", "source", "created")},
     )
 
 
 def _whole(dataset: h5py.Dataset) -> NDArray[Any]:
     """A whole small dataset, with its SHA-256 recomputed."""
     array: NDArray[Any] = dataset[:]
-    if hashlib.sha256(raw(array)).hexdigest() != dataset.attrs["sha256"]:
+    if hashlib.sha256(raw(array)).hexdigest() != get_text(dataset, "sha256"):
         raise Refused(f"'{dataset.name[1:]}' does not have its checksum")
     return array
 

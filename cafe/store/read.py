@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cafe.errors import InputError
 from cafe.store.check import Refused
 from cafe.store.contents import SPLITS, Block, Header, SplitArrays
-from cafe.store.layout import row_bytes, slabs, unpack_text
-from cafe.store.opened import checked, read_header, reading
+from cafe.store.layout import get_text, row_bytes, slabs, unpack_text
+from cafe.store.opened import Stamp, checked, read_header, reading, stamp
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class FeatureCache:
     dtype: str
     views: int
     content_sha256: str
+    _stamp: Stamp = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> FeatureCache:
@@ -65,6 +66,7 @@ class FeatureCache:
         """
         path = Path(path)
         with reading(path) as file:
+            state = stamp(path)
             header = read_header(file)
             splits = {name: file["splits"][name] for name in SPLITS if name in file["splits"]}
             one = next(iter(splits.values()))["features"]
@@ -77,7 +79,8 @@ class FeatureCache:
                 views=max(
                     (g["views"].shape[1] for g in splits.values() if "views" in g), default=1
                 ),
-                content_sha256=str(file.attrs["content_sha256"]),
+                content_sha256=get_text(file, "content_sha256"),
+                _stamp=state,
             )
 
     def read(
@@ -156,8 +159,8 @@ class FeatureCache:
     @contextlib.contextmanager
     def _group(self, split: str) -> Iterator[h5py.Group]:
         self._rows(split, None)
-        with reading(self.path) as file:
-            if file.attrs["content_sha256"] != self.content_sha256:
+        with reading(self.path, self._stamp) as file:
+            if get_text(file, "content_sha256") != self.content_sha256:
                 raise Refused("it was replaced by another while in use", "start again")
             yield file["splits"][split]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
-from cafe.store.layout import datasets, finite, raw, row_bytes, slabs
+from cafe.store.layout import datasets, finite, get_text, raw, row_bytes, slabs
 from cafe.store.opened import reading
 
 Progress = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
                     done += part.nbytes
                     if progress is not None:
                         progress(name, done, total)
-                problems += check.problems(str(dataset.attrs["sha256"]))
+                problems += check.problems(get_text(dataset, "sha256"))
     except CacheFormatError as error:
         problems.append(str(error))
     return Verification(path, tuple(problems), done, time.perf_counter() - start)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cafe.errors import CacheError
 from cafe.key import canonical, digest
 from cafe.store.contents import FORMAT, Block, Header
-from cafe.store.layout import content_digest, pack_text, raw
+from cafe.store.layout import content_digest, pack_text, raw, set_text
 from cafe.store.sink import Sink
 
 CHUNK_BYTES = 256 << 10
@@ -51,7 +51,7 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
                     file.create_group("splits")
                     for name, blocks in splits.items():
                         _write_split(file, f"splits/{name}", _checked(blocks, sink))
-                    file.attrs["content_sha256"] = content_digest(file)
+                    set_text(file, "content_sha256", content_digest(file))
             finally:
                 sink.check()  # what HDF5 stumbles over after a failed write does not count
             sink.sync()
@@ -89,11 +89,11 @@ def _sync_folder(path: Path) -> None:
 
 def _write_header(file: h5py.File, header: Header) -> None:
     file.attrs["cafe_format"] = FORMAT
-    file.attrs["key"] = canonical(header.key)
-    file.attrs["key_sha256"] = digest(header.key)
+    set_text(file, "key", canonical(header.key))
+    set_text(file, "key_sha256", digest(header.key))
     for name in ("dataset", "model", "pretrained", "source", "created"):
-        file.attrs[name] = getattr(header, name)
-    file.attrs["versions"] = json.dumps(dict(header.versions), sort_keys=True)
+        set_text(file, name, getattr(header, name))
+    set_text(file, "versions", json.dumps(dict(header.versions), sort_keys=True))
     file.attrs["logit_scale"] = float(header.logit_scale)
     if header.logit_bias is not None:
         file.attrs["logit_bias"] = float(header.logit_bias)
@@ -137,7 +137,7 @@ class _Column:
             self._digest.update(raw(rows))
 
     def finish(self) -> None:
-        self._dataset.attrs["sha256"] = self._digest.hexdigest()
+        set_text(self._dataset, "sha256", self._digest.hexdigest())
 
 
 def _write_split(file: h5py.File, path: str, blocks: Iterable[Block]) -> None:
