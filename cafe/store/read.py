@@ -128,18 +128,18 @@ class FeatureCache:
             self._check_labels(split, labels)
         return labels
 
-    def ids(self, split: str) -> tuple[str, ...]:
-        """Names of the images of one split. (N,)"""
+    def ids(self, split: str, rows: slice = slice(None)) -> tuple[str, ...]:
+        """Names of the images of one split, or of a range of them. (N,)"""
         with self._group(split) as group:
-            return tuple(unpack_text(group["ids"][:]))
+            return tuple(unpack_text(group["ids"][rows]))
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
-        ids = self.ids(split)
         width = self.width * self.views * np.dtype(self.dtype).itemsize
-        for slab in slabs(len(ids), width):
+        for slab in slabs(self.counts[split], width):
             part = self.read(split, np.arange(slab.start, slab.stop))
-            yield Block(ids[slab], part.labels.astype(np.int32), part.features, part.views)
+            ids = self.ids(split, slab)
+            yield Block(ids, part.labels.astype(np.int32), part.features, part.views)
 
     def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
         if split not in self.counts:
