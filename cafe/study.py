@@ -209,7 +209,8 @@ def protocol_in_words(task: Task, plan: Plan) -> str:
     drawn = ", ".join(map(str, plan.shots))
     seeds = ", ".join(map(str, plan.seeds))
     choice = {
-        "none": "Hyper-parameters are fixed: no validation image is looked at.",
+        "none": "No validation image is looked at: hyper-parameters are fixed, or (auto) weighed "
+        "inside the training shots.",
         "few-shot": "Hyper-parameters are chosen on min(K, 4) validation images per class.",
         "full": "Hyper-parameters are chosen on the whole validation split.",
         "cv": "Hyper-parameters are chosen by cross-validation inside the training shots.",

@@ -63,7 +63,15 @@ RIGHT = {
     "cafe.published",
 }
 # the store itself and what both sides stand on
-MIDDLE = {"cafe.errors", "cafe.key", "cafe.store", "cafe.home", "cafe.devices", "cafe.importing", "cafe.conversion"}
+MIDDLE = {
+    "cafe.errors",
+    "cafe.key",
+    "cafe.store",
+    "cafe.home",
+    "cafe.devices",
+    "cafe.importing",
+    "cafe.conversion",
+}
 # modules that join both sides
 JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
@@ -78,17 +86,27 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Every import of a module, at any depth, but those for the type checker alone."""
     module = module_name(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in run_time_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 base = ".".join([*package.split(".")[: 1 - node.level or None], base]).strip(".")
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                yield name if name in MODULES else base
+
+
+def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield from run_time_nodes(child)
 
 
 def noun(module: str) -> str:
@@ -98,6 +116,9 @@ def noun(module: str) -> str:
 
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
+
+
+MODULES = {module_name(path) for top in ("cafe", "cli") for path in sources(top)}
 
 
 def violations(module: str, imported: set[str]) -> list[str]:

@@ -9,9 +9,9 @@ from drawing import CLASSES, draw_images, draw_task
 
 from cafe.engine import Recipe
 from cafe.features import ClassText, Features, TrainingSet
+from cafe.methods.adapter_head import AdapterHead
 from cafe.methods.auto import Auto, gaussian_members
 from cafe.methods.base import NO_VALIDATION, Context
-from cafe.methods.clip_adapter import AdapterHead
 from cafe.methods.lda_prior import LdaPrior
 from cafe.methods.pool import PoolHead
 from cafe.methods.stacking import log_likelihood, parts_to_judge

@@ -30,6 +30,10 @@ COMMANDS = [
     ["cache", "ls"],
     ["cache", "show"],
     ["cache", "import"],
+    ["cache", "verify"],
+    ["cache", "rm"],
+    ["cache", "export"],
+    ["cache", "merge"],
 ]
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from cafe.engine import Recipe, Run, Trained
 from cafe.errors import InputError
@@ -19,10 +18,12 @@ from cafe.methods.adapter import (
     BothAdapter,
     TextAdapter,
     VisualAdapter,
-    adapt,
     ratios_in_force,
 )
+from cafe.methods.adapter_head import AdapterHead
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.pool import PoolHead
+from cafe.methods.ratio_pool import fit_ratio_pools
 from cafe.methods.selection import train_selected
 
 DEFAULT_RATIO = 0.2
@@ -32,55 +33,14 @@ WIDEST = 4
 """Bottlenecks wider than this many times D are refused as a slip of the pen."""
 
 
-class AdapterHead(Head):
-    """`s norm(a A(x) + (1 - a) x) norm(b A'(w) + (1 - b) w)^T`; an absent branch has ratio 0.
-
-    Parameters
-    ----------
-    method : str
-        Name of the method that fitted it.
-    tensors : mapping of str to Tensor
-        "weights" (C, D), the zero-shot `w`, and for each branch the adapter's "down" and "up"
-        (H, D), or "text_down" and "text_up".
-    params : mapping
-        The hyper-parameters in force.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self.method = params["method"]
-        self.params = params
-        self._tensors = dict(tensors)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Class scores; see `Head.logits`. (N, C)"""
-        x = normalize(x, dim=-1) if self.params["normalize_input"] else x
-        images = normalize(self._blend(x, ""), dim=-1)  # (N, D)
-        classes = normalize(self._blend(self._tensors["weights"], "text_"), dim=-1)  # (C, D)
-        scale: float = self.params["logit_scale"]
-        bias: float = self.params["logit_bias"]
-        return scale * (images @ classes.mT) + bias
-
-    def _blend(self, v: Tensor, prefix: str) -> Tensor:
-        """`a A(v) + (1 - a) v`, or `v` where the branch is absent."""
-        if f"{prefix}down" not in self._tensors:
-            return v
-        down, up = self._tensors[f"{prefix}down"], self._tensors[f"{prefix}up"]
-        ratio: float = self.params[f"{prefix}ratio"]
-        adapted = adapt(v, down, up, final_relu=self.params["final_relu"])
-        return ratio * adapted + (1 - ratio) * v
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
+class SavedAdapter(AdapterHead):
+    """How a fitted adapter is read back: one of one ratio, or a pool of ratios."""
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
-        """Build the head again, a pool where it is one; see `Head.from_tensors`."""
-        if "members" in params:
-            from cafe.methods.pool import PoolHead  # here, because pools are made of adapters
-
-            return PoolHead(tensors, params)
-        return cls(tensors, params)
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:  # type: ignore[override]
+        """Build the head again; see `Head.from_tensors`."""
+        kind = PoolHead if "members" in params else AdapterHead
+        return kind(tensors, params)
 
 
 class ClipAdapter(BatchedMethod):
@@ -118,7 +78,7 @@ class ClipAdapter(BatchedMethod):
     """
 
     name: ClassVar[str] = "clip-adapter"
-    head: ClassVar[type[Head]] = AdapterHead
+    head: ClassVar[type[Head]] = SavedAdapter
     family: ClassVar[type[AdapterFamily]] = VisualAdapter
 
     def __init__(
@@ -153,8 +113,6 @@ class ClipAdapter(BatchedMethod):
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
         if self.pool_ratios:
-            from cafe.methods.ratio_pool import fit_ratio_pools
-
             return fit_ratio_pools(self, trains, seeds)
         candidates = [
             [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]

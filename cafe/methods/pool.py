@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cafe.features import ClassText
+from cafe.methods.adapter_head import AdapterHead
 from cafe.methods.base import Head
-from cafe.methods.clip_adapter import AdapterHead
 from cafe.methods.linear import LinearHead
 from cafe.methods.stacking import stack
 
