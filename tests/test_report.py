@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from making import draw_image, make_header
 
 from cafe.comparing import compare
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.gridding import grid
+from cafe.heads import load_head
+from cafe.methods.clip_adapter import AdapterHead
 from cafe.report import gather, write_report
 from cafe.report.figures import heat_cells
-from cafe.report.looking import project
+from cafe.report.looking import adapted_features, project
 from cafe.report.page import render
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.sweep import Sweep
@@ -174,6 +177,8 @@ def test_a_run_without_its_cache(runs: list[Path], tmp_path: Path) -> None:
     (found,) = gather([copy])
     assert found.look is None
     assert "is not at hand" in found.notes[0]
+    (tmp_path / "gone.h5").write_text("no cache")
+    assert "cannot be read" in gather([copy])[0].notes[0]
     text = render([found])
     assert "as fitted" in text
     assert "two dimensions" not in text
@@ -214,6 +219,17 @@ def test_an_average_brings_its_runs(home: Path) -> None:
     found = compare([cache, cache], methods=["zero-shot"], shots=[1], seeds=1, runs=home / "many")
     assert found.folder is not None
     assert len(gather([found.folder])) == 3
+
+
+def test_only_an_adapter_moves_the_features(runs: list[Path]) -> None:
+    head = load_head(runs[0] / "clip-adapter.2shot.seed0.safetensors").head
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    adapted = adapted_features(head, x)
+    assert adapted is not None
+    scale, weights = head.params["logit_scale"], head.tensors()["weights"]
+    torch.testing.assert_close(scale * adapted @ weights.T, head.logits(x))
+    pool = AdapterHead(head.tensors(), {**head.params, "ratio": "auto"})
+    assert adapted_features(pool, x) is None
 
 
 def test_many_points_are_mapped_by_tsne() -> None:

@@ -18,7 +18,7 @@ from cafe.runs import newest_run, read_record
 from cafe.store import FeatureCache
 
 Row = Mapping[str, Any]
-PREFERRED = ("auto", "clip-adapter")
+PREFERRED = ("clip-adapter", "auto")
 """Methods that a page looks into, the first that a run has; else its last method."""
 
 
@@ -182,7 +182,11 @@ def _cache(record: Row, notes: list[str]) -> FeatureCache | None:
     if not path.is_file():
         notes.append(f"The cache '{path}' is not at hand, {advice}.")
         return None
-    cache = FeatureCache.open(path)
+    try:
+        cache = FeatureCache.open(path)
+    except CafeError as error:
+        notes.append(f"The cache cannot be read ({error}), {advice}.")
+        return None
     different = differences(cache.header.key, record.get("cache_key", {}))
     if different:
         notes.append(f"The cache '{path}' has changed since ({different[0]}), {advice}.")

@@ -127,10 +127,10 @@ def look(
 
 
 def adapted_features(head: Head, x: Tensor) -> Tensor | None:
-    """Unit features after a CLIP-Adapter head's visual branch; None for other heads. (n, D)"""
+    """Unit features after a CLIP-Adapter head's visual branch; None for others. (n, D)"""
     tensors, params = head.tensors(), head.params
-    if "down" not in tensors or "ratio" not in params:
-        return None
+    if "down" not in tensors or not isinstance(params.get("ratio"), float):
+        return None  # a head of another kind, or a pool of several ratios
     x = normalize(x, dim=-1) if params["normalize_input"] else x
     adapted = adapt(x, tensors["down"], tensors["up"], final_relu=params["final_relu"])
     return normalize(params["ratio"] * adapted + (1 - params["ratio"]) * x, dim=-1)
