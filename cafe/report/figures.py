@@ -16,6 +16,7 @@ Json = dict[str, Any]
 LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
 _SHOWN = ("zero-shot", "clip-adapter")  # published numbers that are drawn unasked
 _WIDEST_SHOWN = 8.0  # points of an interval that an axis makes room for
+_DASHES = ("solid", "longdash", "dashdot")  # tells apart what has one colour
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon", "x")
 
 
@@ -69,6 +70,7 @@ def _line(run: Gathered, method: str, ticks: Sequence[Any]) -> Json:
     x = [place for place, tick in enumerate(ticks) if tick in found]
     rows = [found[ticks[place]]["accuracy"] for place in x]
     strong, colour = method == run.focus[0], colour_of(run, method)
+    place = run.methods.index(method)
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -85,10 +87,10 @@ def _line(run: Gathered, method: str, ticks: Sequence[Any]) -> Json:
         "line": {
             "color": colour,
             "width": 3 if strong else 1.7,
-            "dash": "dash" if method == "zero-shot" else "solid",
+            "dash": "dash" if method == "zero-shot" else _DASHES[place // 8 % len(_DASHES)],
         },
         "marker": {
-            "symbol": _SYMBOLS[run.methods.index(method) % len(_SYMBOLS)],
+            "symbol": _SYMBOLS[place % len(_SYMBOLS)],
             "size": 8 if strong else 6,
         },
         "hovertemplate": f"{method}: %{{y:.2f}} %<extra></extra>",
