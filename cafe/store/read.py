@@ -128,18 +128,25 @@ class FeatureCache:
             self._check_labels(split, labels)
         return labels
 
-    def ids(self, split: str, rows: slice = slice(None)) -> tuple[str, ...]:
-        """Names of the images of one split, or of a range of them. (N,)"""
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Names of the images of one split. (N,)"""
         with self._group(split) as group:
-            return tuple(unpack_text(group["ids"][rows]))
+            return tuple(unpack_text(group["ids"][:]))
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
         width = self.width * self.views * np.dtype(self.dtype).itemsize
-        for slab in slabs(self.counts[split], width):
-            part = self.read(split, np.arange(slab.start, slab.stop))
-            ids = self.ids(split, slab)
-            yield Block(ids, part.labels.astype(np.int32), part.features, part.views)
+        with self._group(split) as group:
+            views = group.get("views")
+            for slab in slabs(self.counts[split], width):
+                labels = group["labels"][slab]
+                self._check_labels(split, labels)
+                yield Block(
+                    ids=unpack_text(group["ids"][slab]),
+                    labels=labels,
+                    features=checked(group["features"], group["features"][slab]),
+                    views=None if views is None else checked(views, views[slab]),
+                )
 
     def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
         if split not in self.counts:

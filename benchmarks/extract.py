@@ -1,0 +1,140 @@
+"""Extraction against the bare forward pass, the decoder alone, and a plain loop.
+
+    python benchmarks/extract.py FOLDER [--model ViT-B-32] [--pretrained none] [--limit 512]
+
+All are measured in turn, in the same process, three times over; the ratios are of the best rounds,
+so that a busy machine disturbs them less. FOLDER is any dataset that `cafe extract` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from cafe.datasets import Dataset, Item, load_dataset
+from cafe.decoding import Decoder, ahead
+from cafe.encoders import Encoder, load_encoder
+from cafe.encoding import plan_units
+from cafe.extract import Options, extract
+from cafe.images import Augmentation
+
+ROUNDS = 3
+
+
+class Images(TorchDataset[torch.Tensor]):
+    """What one writes without cafe: one image at a time, as open_clip's transform gives it."""
+
+    def __init__(self, dataset: Dataset, items: tuple[Item, ...], encoder: Encoder) -> None:
+        from cafe.vision import import_open_clip
+
+        transform = import_open_clip().transform
+        config = transform.PreprocessCfg(**encoder.preprocess.config)
+        self._transform = transform.image_transform_v2(config, is_train=False)
+        self._dataset, self._items = dataset, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        with self._dataset.open_image(self._items[row]) as image:
+            pixels: torch.Tensor = self._transform(image.convert("RGB"))
+        return pixels
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(dataset: Dataset, encoder: Encoder, plain: Encoder, cores: int) -> dict[str, float]:
+    """Best images/s of each way."""
+    items = dataset.splits["train"]
+    options = Options()
+    batch = plan_units(dataset, encoder, options)[0].batch
+    decoder = Decoder(dataset, encoder.preprocess)
+    parts = [items[start : start + batch] for start in range(0, len(items), batch)]
+    first = np.stack([i.views[0] for i in decoder.decode(parts[0], Augmentation())])  # type: ignore[index]
+    pixels = torch.from_numpy(first)
+
+    def bare() -> None:
+        for part in parts:
+            encoder.encode_pixels(pixels[: len(part)])
+
+    def decode() -> None:
+        for _ in ahead(lambda part: decoder.decode(part, Augmentation()), parts, cores):
+            pass
+
+    def whole() -> None:
+        sentences = [[name] for name in dataset.class_names]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "x.h5"
+            extract(dataset, encoder, path, sentences=sentences, options=options)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for images in DataLoader(Images(dataset, items, plain), batch_size=32):
+            plain._network.encode_image(images.to(plain.device))
+
+    ways = {"bare forward": bare, "decoder": decode, "extract": whole, "plain loop": loop}
+    encoder.encode_pixels(pixels)
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            best[name] = min(best[name], seconds(way))
+            print(f"{name:13} {len(items) / best[name]:8.1f} images/s at best", flush=True)
+    return {name: round(len(items) / value, 1) for name, value in best.items()}
+
+
+def main() -> None:
+    """Measure, and keep the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset")
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--pretrained", default="none")
+    parser.add_argument("--limit", type=int, default=512)
+    args = parser.parse_args()
+    found = load_dataset(args.dataset)
+    everything = tuple(item for items in found.splits.values() for item in items)
+    step = max(1, len(everything) // args.limit)
+    dataset = replace(found, splits={"train": everything[::step][: args.limit]})
+    pretrained = None if args.model == "nano" else args.pretrained
+    encoder = load_encoder(args.model, pretrained)
+    plain = load_encoder(args.model, pretrained, precision="fp32")
+    rates = measure(dataset, encoder, plain, os.cpu_count() or 1)
+    result = {
+        "dataset": found.name,
+        "images": len(dataset.splits["train"]),
+        "model": args.model,
+        "precision": encoder.precision,
+        "device": str(encoder.device),
+        "images_per_second": rates,
+        "extract_of_bare_forward": round(rates["extract"] / rates["bare forward"], 3),
+        "extract_of_decoder": round(rates["extract"] / rates["decoder"], 3),
+        "extract_of_plain_loop": round(rates["extract"] / rates["plain loop"], 2),
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "load": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result, indent=2))
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"extract_{args.model}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
