@@ -101,9 +101,64 @@ class TrainingSet:
     text: ClassText
 
 
+class StoredFeatures:
+    """Features of a split that stay on disk: a few-shot fit reads the rows that it draws.
+
+    It reads as `Features` do; whatever needs the whole split loads it, once.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    split : {"train", "val", "test"}
+
+    Attributes
+    ----------
+    y : Tensor
+        Class indices, int64. (N,)
+    """
+
+    def __init__(self, cache: FeatureCache, split: str) -> None:
+        self._cache, self._split = cache, split
+        self.y = torch.from_numpy(cache.labels(split))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Features:
+        if "whole" in self.__dict__:  # it is in memory already
+            return self.whole[rows]
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        return _tensors(self._cache.read(self._split, rows.cpu().numpy(), dtype=np.float32))
+
+    @cached_property
+    def whole(self) -> Features:
+        """The whole split in memory."""
+        return _tensors(self._cache.read(self._split, dtype=np.float32))
+
+    @property
+    def x(self) -> Tensor:
+        """Raw image features of the whole split. (N, D)"""
+        return self.whole.x
+
+    @property
+    def views(self) -> Tensor | None:
+        """Augmented views of the whole split. (N, V, D)"""
+        return self.whole.views
+
+    @property
+    def unit(self) -> Tensor:
+        """L2-normalised features of the whole split. (N, D)"""
+        return self.whole.unit
+
+    def to(self, device: torch.device | str) -> Features:
+        """The whole split on a device."""
+        return self.whole.to(device)
+
+
 @dataclass(frozen=True)
 class Task:
-    """One cache in memory: the classes' text and the features of every split.
+    """One cache as tensors: the classes' text and the features of every split.
 
     Attributes
     ----------
@@ -113,7 +168,7 @@ class Task:
         The encoder.
     text : ClassText
         Class-text features and the logit scale.
-    splits : mapping of str to Features
+    splits : mapping of str to Features or StoredFeatures
         Keys are among "train", "val" and "test".
     """
 
@@ -121,7 +176,7 @@ class Task:
     model: str
     pretrained: str
     text: ClassText
-    splits: Mapping[str, Features]
+    splits: Mapping[str, Features | StoredFeatures]
 
     @property
     def width(self) -> int:
@@ -130,7 +185,7 @@ class Task:
 
 
 def load_task(cache: FeatureCache) -> Task:
-    """Read a cache into memory as float32 tensors.
+    """Open a cache as tensors: text and labels now, the image features that are asked for later.
 
     Parameters
     ----------
@@ -148,7 +203,9 @@ def load_task(cache: FeatureCache) -> Task:
         header.logit_scale,
         header.logit_bias or 0.0,
     )
-    splits = {name: _tensors(cache.read(name, dtype=np.float32)) for name in cache.counts}
+    splits: dict[str, Features | StoredFeatures] = {
+        name: StoredFeatures(cache, name) for name in cache.counts
+    }
     return Task(header.dataset, header.model, header.pretrained, text, splits)
 
 

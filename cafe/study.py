@@ -161,10 +161,9 @@ def _validation(
         return NO_VALIDATION
     if protocol == "cv":
         return Validation("cv")
-    held_out: Features = task.splits["val"]
-    if protocol == "few-shot":
-        held_out = held_out[draw_validation(held_out.y, shots, seed)]
-    return Validation(protocol, held_out.to(device))
+    stored = task.splits["val"]
+    rows = draw_validation(stored.y, shots if protocol == "few-shot" else "all", seed)
+    return Validation(protocol, stored[rows].to(device))
 
 
 def check_plan(task: Task, plan: Plan) -> None:

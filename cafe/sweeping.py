@@ -46,10 +46,9 @@ def _jobs(task: Task, sweep: Sweep, shots: Shots, seed: int) -> list[Job]:
     drawn = TrainingSet(features[draw_shots(features.y, shots, seed)], task.text)
     if sweep.validation == "cv":
         return [Job(TrainingSet(kept, task.text), out) for kept, out in folds_of(drawn, seed)]
-    held_out = task.splits["val"]
-    if sweep.validation == "few-shot":
-        held_out = held_out[draw_validation(held_out.y, shots, seed)]
-    return [Job(drawn, held_out)]
+    stored = task.splits["val"]
+    rows = draw_validation(stored.y, shots if sweep.validation == "few-shot" else "all", seed)
+    return [Job(drawn, stored[rows])]
 
 
 def train_sweep(

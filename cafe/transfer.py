@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cafe.errors import InputError
-from cafe.features import ClassText, Features, Task
+from cafe.features import ClassText, Features, StoredFeatures, Task
 from cafe.methods.base import Context, Head, predict_in_blocks
 from cafe.methods.catalog import find_method
 from cafe.metrics import Summary, accuracy, summarize
@@ -139,7 +139,7 @@ def _half(task: Task, start: int, stop: int) -> Task:
     return replace(task, text=text, splits=splits)
 
 
-def _classes(features: Features, start: int, stop: int) -> Features:
+def _classes(features: Features | StoredFeatures, start: int, stop: int) -> Features:
     rows = torch.nonzero((features.y >= start) & (features.y < stop)).flatten()
     part = features[rows]
     return Features(part.x, part.y - start, part.views)
