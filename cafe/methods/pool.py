@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from cafe.methods.linear import LinearHead
 from cafe.methods.stacking import stack
 
 NEGLIGIBLE = 0.01
-"""Members of less weight are left out of the head, unless they are the best single adapter."""
+"""Members of less weight are left out of the head, but for the best single adapter."""
 
 
 class Member(NamedTuple):
@@ -97,14 +98,14 @@ class PoolHead(Head):
         return pooled
 
     def best_single(self) -> AdapterHead:
-        """The adapter that makes held-out images likeliest, zero-shot (ratio 0) among them.
+        """The member adapter whose ratio is nearest to the mean ratio of the mixture.
 
-        One adapter of one ratio, to export or for a small device.
+        One adapter of one ratio, to export or for a small device. It is better than the member that
+        makes held-out images likeliest; `docs/choosing-nothing.md` has what it costs.
         """
-        pairs = zip(self.params["members"], self.heads, strict=True)
-        adapters = [(member, head) for member, head in pairs if member["kind"] != "linear"]
-        member, head = min(adapters, key=lambda pair: float(pair[0]["held_out_nll"]))
-        return AdapterHead(head.tensors(), self._alone(member))
+        members = self.params["members"]
+        chosen = _nearest(members, self.params["best_ratio"])
+        return AdapterHead(self.heads[chosen].tensors(), self._alone(members[chosen]))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything beside `params`; see `Head.tensors`."""
@@ -141,8 +142,9 @@ def make_pool(
     prior = evidence.new_tensor([member.prior for member in members])  # (M,)
     mixture = stack(evidence, labels, prior)  # (M,)
     losses = (-evidence.sum(dim=1) / max(len(labels), 1)).tolist()
-    adapters = [i for i, member in enumerate(members) if member.about["kind"] != "linear"]
-    best = min(adapters, key=lambda i: losses[i])
+    told = [member.about for member in members]
+    best_ratio = _mean_ratio(told, mixture.tolist())
+    best = _nearest(told, best_ratio)
     kept = [i for i, weight in enumerate(mixture.tolist()) if weight >= NEGLIGIBLE or i == best]
     mixture = mixture[kept] / mixture[kept].sum()
     about = [
@@ -158,5 +160,21 @@ def make_pool(
     joined = [members[i].tensors for i in kept]
     stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
     tensors = {**stacked, "weights": text.weights, "mixture": mixture.float()}
-    best_ratio = next(v for name, v in members[best].about.items() if name.endswith("ratio"))
-    return PoolHead(tensors, {**params, "best_ratio": best_ratio, "members": about})
+    return PoolHead(tensors, {**params, "best_ratio": round(best_ratio, 3), "members": about})
+
+
+def _ratio(about: Mapping[str, Any]) -> float:
+    """The ratio of an adapter; of both branches they are equal, or the first is the pooled one."""
+    return next(float(value) for name, value in about.items() if name.endswith("ratio"))
+
+
+def _mean_ratio(told: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> float:
+    """Mean ratio of the adapters and zero-shot, as they are weighted in the mixture."""
+    pairs = [(_ratio(a), w) for a, w in zip(told, weights, strict=True) if a["kind"] != "linear"]
+    return sum(ratio * w for ratio, w in pairs) / sum(w for _, w in pairs)
+
+
+def _nearest(told: Sequence[Mapping[str, Any]], ratio: float) -> int:
+    """Place of the adapter whose ratio is the nearest by factor."""
+    adapters = [i for i, about in enumerate(told) if about["kind"] == "adapter"]
+    return min(adapters, key=lambda i: abs(math.log(_ratio(told[i]) / max(ratio, 1e-3))))
