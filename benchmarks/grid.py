@@ -75,12 +75,16 @@ def make_grid(text: ClassText, splits: dict[str, Features], seeds: int, shots: i
     return Grid(sets, runs, splits["test"])
 
 
-def time_engine(grid: Grid, precision: str) -> tuple[float, list[float]]:
-    """Seconds for the whole grid, and each run's accuracy in percent."""
-    start = time.perf_counter()
+def time_engine(grid: Grid, precision: str) -> tuple[float, float, list[float]]:
+    """Seconds for the whole grid, of the clock and of processors, and each run's accuracy."""
+    start, busy = time.perf_counter(), time.process_time()
     trained = train(grid.runs, grid.sets, precision=precision)  # type: ignore[arg-type]
-    seconds = time.perf_counter() - start
-    return seconds, [100 * score.accuracy for score in evaluate(trained, grid.sets, [grid.test])]
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    return (
+        seconds,
+        busy,
+        [100 * score.accuracy for score in evaluate(trained, grid.sets, [grid.test])],
+    )
 
 
 def time_plain(grid: Grid, run: Run) -> tuple[float, float]:
@@ -126,7 +130,7 @@ def compare(grid: Grid, precisions: list[str], pieces: int, stride: int) -> dict
     time_engine(Grid(grid.sets, grid.runs[:2], grid.test), precisions[0])  # warms torch up
     chosen = list(range(0, len(grid.runs), stride))
     plain: dict[int, tuple[float, float]] = {}
-    engine: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in precisions}
+    engine: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in precisions}
     rates: dict[str, list[float]] = {name: [] for name in precisions}
     most, threads = torch.get_num_threads(), []
     for piece in range(pieces):
@@ -144,7 +148,7 @@ def compare(grid: Grid, precisions: list[str], pieces: int, stride: int) -> dict
 def summary(
     grid: Grid,
     plain: dict[int, tuple[float, float]],
-    engine: dict[str, list[tuple[float, list[float]]]],
+    engine: dict[str, list[tuple[float, float, list[float]]]],
     rates: dict[str, list[float]],
     threads: list[int],
 ) -> dict[str, Any]:
@@ -161,10 +165,11 @@ def summary(
         "plain_accuracy": reference,
     }
     for name, tries in engine.items():
-        seconds = median(spent for spent, _ in tries)
-        found = mean(tries[-1][1][i] for i in plain)  # the same runs
+        seconds = median(spent for spent, _, _ in tries)
+        found = mean(tries[-1][2][i] for i in plain)  # the same runs
         record[name] = {
-            "seconds": [spent for spent, _ in tries],
+            "seconds": [spent for spent, _, _ in tries],
+            "processor_seconds": [busy for _, busy, _ in tries],
             "times_faster": loop / seconds,
             "runs_per_second": count / seconds,
             "share_of_product_rate": operations(grid) / seconds / median(rates[name]),
