@@ -64,6 +64,16 @@ def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
     return name.replace("/", "-"), Path(tag).stem if Path(tag).is_file() else tag
 
 
+def absolute_names(model: str, pretrained: str | None) -> tuple[str, str | None]:
+    """The same names with files by their full path, for a process of another working directory."""
+    local = model != NANO and _is_local(model)
+    file = pretrained is not None and Path(pretrained).is_file()
+    return (
+        str(Path(model).absolute()) if local else model,
+        str(Path(str(pretrained)).absolute()) if file else pretrained,
+    )
+
+
 def _is_local(model: str) -> bool:
     """A folder named like an architecture is not meant, unless it holds a configuration."""
     is_path = os.sep in model or "/" in model

@@ -18,8 +18,10 @@ asked, what was found, what to do next.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CafeError(Exception):
@@ -55,6 +57,10 @@ class UnknownNameError(InputError, LookupError):
         else:
             advice = f"none of {len(names)} known names is like it."
         super().__init__(" ".join(filter(None, [f"unknown {kind} '{name}';", advice, hint])))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its message: what it was made from is gone."""
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
 
 
 class DatasetError(CafeError, ValueError):

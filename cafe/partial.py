@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -88,6 +89,10 @@ class Partial:
         if self._lock is not None:
             self._lock.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled copy reads and writes blocks; the lock stays with its owner."""
+        return {**vars(self), "_lock": None, "folder": self.folder.absolute()}
+
     def _drop_others(self) -> None:
         """Remove blocks of another extraction, and what a killed run was writing."""
         identity = self.folder / "extraction.json"
@@ -113,7 +118,8 @@ class Partial:
     def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
         """Keep a finished block; it is on disk when this returns."""
         path = self._path(split, number)
-        temporary = path.with_suffix(".tmp")
+        # of its own name: a worker of a cluster may be taken for lost and still be writing
+        temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
         arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
         if block.views is not None:
             arrays["views"] = block.views
