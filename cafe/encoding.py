@@ -108,7 +108,7 @@ def encode_units(
 ) -> int:
     """Encode the units that are not finished yet; returns the number of images encoded."""
     total = sum(len(unit.items) for unit in units)
-    todo = [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
+    todo = unfinished(partial, units)
     done = total - sum(len(unit.items) for unit in todo)
     encoded = 0
     with quiet_pillow():
@@ -125,6 +125,11 @@ def encode_units(
             partial.save(unit.split, unit.number, _block(features, read), failures)
             encoded += len(read)
     return encoded
+
+
+def unfinished(partial: Partial, units: Sequence[Unit]) -> list[Unit]:
+    """The units whose blocks are not there yet."""
+    return [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
 
 
 def _decoded_batches(

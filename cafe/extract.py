@@ -6,7 +6,7 @@ import collections
 import datetime
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from cafe.partial import Partial, sweep
 from cafe.store import FeatureCache, Header, write_cache
 
 __all__ = ["Extraction", "Options", "cache_key", "extract"]
+
+Engine = Callable[[Dataset, Encoder, Partial, Sequence[Unit], Options], int]
+"""Encodes the units that are not finished yet into blocks; returns the number of images encoded."""
 
 _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
 
@@ -90,6 +93,7 @@ def extract(
     sentences: Sequence[Sequence[str]],
     options: Options | None = None,
     rebuild: bool = False,
+    engine: Engine = encode_units,
 ) -> Extraction:
     """Encode a dataset once and write its cache file.
 
@@ -106,6 +110,9 @@ def extract(
     options : Options, optional
     rebuild : bool
         Replace a cache that was made under another key.
+    engine : callable
+        What encodes the blocks: this process, or the workers of a cluster
+        (`cafe.distributed.RayEngine`). The file is the same.
 
     Returns
     -------
@@ -128,7 +135,7 @@ def extract(
     start = time.perf_counter()
     units = plan_units(dataset, encoder, options)
     with Partial(path, key, units[0].batch) as partial:
-        images = encode_units(dataset, encoder, partial, units, options)
+        images = engine(dataset, encoder, partial, units, options)
         seconds = time.perf_counter() - start
         skipped = _skipped(partial, units)
         _refuse_empty(dataset, skipped, partial)

@@ -22,6 +22,13 @@ class OnError(str, Enum):
     fail = "fail"
 
 
+class EngineName(str, Enum):
+    """Where the images are encoded."""
+
+    local = "local"
+    ray = "ray"
+
+
 def extract(
     dataset: Annotated[
         str, typer.Option(help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.")
@@ -75,6 +82,9 @@ def extract(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Replace a cache that was made differently.")
     ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Encode on this machine, or on all of a Ray cluster.")
+    ] = EngineName.local,
     as_json: Json = False,
 ) -> None:
     """Encode a dataset once with a frozen CLIP and store the features.
@@ -82,7 +92,9 @@ def extract(
     Example: cafe extract --dataset eurosat --data-root ~/data --model ViT-B-32
     """
     from cafe.datasets import load_dataset
+    from cafe.distributed import RayEngine
     from cafe.encoders import encoder_names, load_encoder
+    from cafe.encoding import encode_units
     from cafe.extract import Options
     from cafe.extract import extract as run
     from cafe.home import cache_home, cache_path
@@ -115,7 +127,16 @@ def extract(
                 workers=workers,
                 progress=progress,
             )
-            done = run(data, encoder, path, sentences=sentences, options=options, rebuild=rebuild)
+            encode = RayEngine(chosen, pretrained) if engine is EngineName.ray else encode_units
+            done = run(
+                data,
+                encoder,
+                path,
+                sentences=sentences,
+                options=options,
+                rebuild=rebuild,
+                engine=encode,
+            )
     _report(done, as_json=as_json)
 
 

@@ -25,6 +25,8 @@ LEFT = {
     "cafe.decoding",
     "cafe.hub",
     "cafe.checkpoints",
+    "cafe.distributed",
+    "cafe.worker",
     "cafe.encoding",
     "cafe.locking",
     "cafe.resampling",
