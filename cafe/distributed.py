@@ -178,5 +178,11 @@ def _join(ray: Any) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init("auto", **quiet)
-    except ConnectionError:  # none is named and none runs here; one's own is nobody else's business
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise CafeError(
+                f"no Ray cluster answers at '{address}', which RAY_ADDRESS names; start it, or "
+                "unset the variable."
+            ) from error
+        # one's own cluster is nobody else's business
+        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cafe import errors
 from cafe.datasets.base import Dataset, Item
-from cafe.distributed import RayEngine, _pool
+from cafe.distributed import RayEngine, _join, _pool
 from cafe.encoders import Encoder
 from cafe.errors import CafeError, DatasetError, DeviceError, UnknownNameError, WeightsError
 from cafe.extract import Extraction, Options, extract
@@ -228,6 +228,29 @@ def test_workers_that_a_cluster_has_room_for() -> None:
 def test_errors_travel(error: CafeError) -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(again), str(again)) == (type(error), str(error))
+
+
+class Unreachable:
+    """Ray where no cluster runs, but what it starts itself."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def init(self, address: str, **_: Any) -> None:
+        if address != "local":
+            raise ConnectionError
+        self.started.append(address)
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Unreachable()
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(CafeError, match="no Ray cluster answers at 'head:6379', which RAY_ADDRESS"):
+        _join(ray)
+    assert ray.started == []
+    monkeypatch.delenv("RAY_ADDRESS")
+    _join(ray)
+    assert ray.started == ["local"]
 
 
 def test_without_ray(
