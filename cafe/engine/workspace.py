@@ -50,6 +50,10 @@ class Workspace:
             return value
         return self(name, *value.shape, dtype=self.product).copy_(value)
 
+    def widened(self, name: str, value: Tensor) -> Tensor:
+        """A tensor in the type of products as `wide`: itself, or a copy in a buffer."""
+        return value if value.dtype == self.wide else self(name, *value.shape).copy_(value)
+
     def bmm_into(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """Batched product of two tensors in the type of products, into a float32 tensor."""
         if out.dtype == self.product:

@@ -107,17 +107,15 @@ def _class_errors(
     classes = len(saved.w)
     products = work("products", streams * runs * rows, classes, dtype=saved.w.dtype)
     torch.mm(saved.blend.view(-1, width), saved.w.mT, out=products)
-    shape = streams, runs, rows, classes
-    logits = torch.mul(
-        products.view(shape), batch.scale / saved.norm, out=work("logits", *shape)
-    )  # (S, M, B, C)
-    error = torch.softmax(logits, dim=-1, out=work("error", *shape))
+    slope = batch.scale / saved.norm  # (S, M, B, 1)
+    logits = work.widened("logits", products.view(streams, runs, rows, classes)).mul_(slope)
+    error = torch.softmax(logits, dim=-1, out=work("error", *logits.shape))
     labels = batch.y[:, None, :, None].expand(streams, runs, rows, 1)  # (S, M, B, 1)
     right = error.gather(-1, labels)
     error.scatter_(-1, labels, right - 1)  # softmax - onehot
     pull = logits.mul_(error).sum(-1, keepdim=True)  # (S, M, B, 1)
     pull /= rows * saved.norm.square()
-    error.mul_(batch.scale / (rows * saved.norm))
+    error.mul_(slope / rows)
     return error, pull, lambda: -right.clamp_min(1e-38).log().mean((-2, -1))
 
 
@@ -133,7 +131,7 @@ def _blend_gradient(
     """`dA` of each run, in the memory of the blend. (R, B, D)"""
     low = saved.w.dtype
     d_adapted = saved.blend.mul_((-ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
-    scaled = torch.mul(error, ratio, out=work("scaled", *error.shape, dtype=low))
+    scaled = work.cast("scaled", error.mul_(ratio))
     d_adapted.addmm_(scaled.view(-1, error.shape[-1]), saved.w)
     d_adapted = d_adapted.view(saved.adapted.shape)
     if final_relu:
