@@ -33,13 +33,13 @@ WIDEST = 4
 """Bottlenecks wider than this many times D are refused as a slip of the pen."""
 
 
-class SavedAdapter(AdapterHead):
-    """How a fitted adapter is read back: one of one ratio, or a pool of ratios."""
+class FittedAdapter(AdapterHead):
+    """An adapter of one ratio; what is read back may also be a pool of ratios."""
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:  # type: ignore[override]
         """Build the head again; see `Head.from_tensors`."""
-        kind = PoolHead if "members" in params else AdapterHead
+        kind = PoolHead if "members" in params else cls
         return kind(tensors, params)
 
 
@@ -78,7 +78,7 @@ class ClipAdapter(BatchedMethod):
     """
 
     name: ClassVar[str] = "clip-adapter"
-    head: ClassVar[type[Head]] = SavedAdapter
+    head: ClassVar[type[Head]] = FittedAdapter
     family: ClassVar[type[AdapterFamily]] = VisualAdapter
 
     def __init__(
@@ -160,7 +160,7 @@ class ClipAdapter(BatchedMethod):
             "logit_bias": train.text.logit_bias,
         }
         kept = {n: v for n, v in trained.tensors.items() if not n.endswith("ratio_u")}
-        return AdapterHead({**kept, "weights": train.text.weights}, params)
+        return FittedAdapter({**kept, "weights": train.text.weights}, params)
 
 
 class ClipAdapterText(ClipAdapter):
