@@ -1,10 +1,10 @@
 """The pictures of the documentation, from real features; needs matplotlib.
 
-    python benchmarks/figures.py [--features DIR]
+Run it as `python benchmarks/figures.py [--features DIR]`. It writes docs/img/*.svg.
 
-Writes docs/img/*.svg and the numbers behind them to benchmarks/results/figures.json:
-accuracy over shots (3 seeds, no validation labels), and the paper's two ablations (16 shots, 3
-seeds, chosen on nothing: each point is the mean test accuracy of one fixed configuration).
+Accuracy over shots is drawn from `results/auto.json` (`benchmarks/auto.py --all`: 3 seeds, no
+validation labels). The paper's two ablations are measured here and kept in `results/figures.json`:
+16 shots, 3 seeds, each point the mean test accuracy of one fixed configuration.
 """
 
 from __future__ import annotations
@@ -13,82 +13,73 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 import cafe
+from cafe.features import Task, load_task
 from cafe.home import named_path
+from cafe.metrics import summarize
+from cafe.study import Plan, run
 
 ROOT = Path(__file__).parents[1]
 FEATURES = ROOT.parent / "shared/data/features"
 SETS = {
-    "WHU-RS19, ViT-B/32": "whu-rs19.ViT-B-32.openai",
-    "WHU-RS19, RN50": "whu-rs19.RN50.openai",
-    "Caltech101, 66 classes, ViT-B/32": "caltech101-66.ViT-B-32.openai",
+    "WHU-RS19, ViT-B/32": "whu-rs19.ViT-B-32",
+    "WHU-RS19, RN50": "whu-rs19.RN50",
+    "Caltech101, 66 classes, ViT-B/32": "caltech101-66.ViT-B-32",
 }
 SHOTS = (1, 2, 4, 8, 16)
-SEEDS = 3
+SEEDS = (0, 1, 2)
 BOTTLENECKS = ("D", "D/2", "D/4", "D/8", "D/16", "D/32")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 STYLE = {
-    "zero-shot": ("#7f7f7f", ":"),
-    "nearest-class": ("#0072b2", "--"),
-    "clip-adapter": ("#d55e00", "-"),
-    "auto": ("#009e73", "-"),
+    "zero-shot": ("zero-shot", "#7f7f7f", ":"),
+    "nearest-class": ("nearest class mean", "#0072b2", "--"),
+    "ratio 0.2": ("CLIP-Adapter, ratio 0.2", "#d55e00", "-"),
+    "auto": ("cafe's auto", "#009e73", "-"),
 }
-LABELS = {"zero-shot": "zero-shot", "nearest-class": "nearest class mean"}
-LABELS |= {"clip-adapter": "CLIP-Adapter, ratio 0.2", "auto": "cafe's auto"}
-
-
-def accuracies(cache: Any, methods: Sequence[str], shots: Any, **settings: Any) -> dict[str, Any]:
-    """Mean and interval of each method and shot count."""
-    record = cafe.fit(cache, method=methods, shots=shots, seeds=SEEDS, runs=None, **settings)
-    return {
-        f"{row['method']}@{row['shots']}": [row["accuracy"]["mean"], row["accuracy"]["ci95"]]
-        for row in record.json["results"]
-    }
 
 
 def measure(features: Path) -> dict[str, Any]:
-    """Everything that the pictures show."""
+    """Mean accuracies of both ablations on every set."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         for title, file in SETS.items():
-            dataset, _, encoder = file.partition(".")
-            path = named_path(Path(home), f"{dataset}/{encoder}")
-            cache = cafe.import_npz(features / f"{file}.npz", path)
-            shots = accuracies(cache, ["clip-adapter", "auto"], SHOTS)
-            widths = {
-                width: accuracies(cache, "clip-adapter", 16, bottleneck=width)
-                for width in BOTTLENECKS
-            }
-            ratios = {
-                str(ratio): accuracies(cache, "clip-adapter", 16, ratio=ratio) for ratio in RATIOS
-            }
-            found[title] = {"shots": shots, "bottleneck": widths, "ratio": ratios}
-            print(title, json.dumps(found[title]["shots"]))
+            dataset, _, model = file.partition(".")
+            path = named_path(Path(home), f"{dataset}/{model}.openai")
+            task = load_task(cafe.import_npz(features / f"{file}.openai.npz", path))
+            widths = {width: accuracy(task, bottleneck=width) for width in BOTTLENECKS}
+            ratios = {str(ratio): accuracy(task, ratio=ratio) for ratio in RATIOS}
+            found[title] = {"bottleneck": widths, "ratio": ratios}
+            print(title, json.dumps(found[title]))
     return found
 
 
-def draw_shots(found: dict[str, Any], path: Path) -> None:
+def accuracy(task: Task, **settings: Any) -> float:
+    """Mean test accuracy of one configuration at 16 shots."""
+    (result,) = run(task, Plan(["clip-adapter"], [16], SEEDS, settings=settings))
+    return result.accuracy.mean
+
+
+def draw_shots(cells: dict[str, Any], path: Path) -> None:
     """Accuracy over shots, one panel per set."""
-    figure, panels = plt.subplots(1, len(found), figsize=(10.5, 3.6), layout="constrained")
-    for panel, (title, data) in zip(panels, found.items(), strict=True):
-        for method, (colour, line) in STYLE.items():
-            points = [data["shots"][f"{method}@{shots}"] for shots in SHOTS]
-            means = [mean for mean, _ in points]
-            panel.plot(SHOTS, means, line, color=colour, label=LABELS[method], marker="o", ms=3)
-            low = [mean - (half or 0) for mean, half in points]
-            high = [mean + (half or 0) for mean, half in points]
+    figure, panels = plt.subplots(1, len(SETS), figsize=(10.5, 3.6), layout="constrained")
+    for panel, (title, file) in zip(panels, SETS.items(), strict=True):
+        lowest = 100.0
+        for method, (label, colour, line) in STYLE.items():
+            points = [summarize(cells[f"{file} {shots}"][method]["accuracies"]) for shots in SHOTS]
+            means = [point.mean for point in points]
+            panel.plot(SHOTS, means, line, color=colour, label=label, marker="o", ms=3)
+            low = [point.mean - (point.ci95 or 0) for point in points]
+            high = [point.mean + (point.ci95 or 0) for point in points]
             panel.fill_between(SHOTS, low, high, color=colour, alpha=0.12, lw=0)
-        panel.set(title=title, xlabel="shots per class", xscale="log")
+            lowest = min(lowest, *means)
+        panel.set(title=title, xlabel="shots per class", xscale="log", ylim=(lowest - 4, 100.5))
         panel.set_xticks(SHOTS, [str(shots) for shots in SHOTS])
         panel.minorticks_off()
-        lowest = min(p[0] for p in data["shots"].values())
-        panel.set_ylim(lowest - 4, 100)
     panels[0].set_ylabel("test accuracy %")
     panels[0].legend(frameon=False, fontsize=8)
     finish(figure, path)
@@ -99,8 +90,8 @@ def draw_ablation(found: dict[str, Any], part: str, label: str, path: Path) -> N
     figure, panel = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     colours = ("#d55e00", "#0072b2", "#009e73")
     for colour, (title, data) in zip(colours, found.items(), strict=True):
-        means = [values["clip-adapter@16"][0] for values in data[part].values()]
-        panel.plot(list(data[part]), means, color=colour, marker="o", ms=3, label=title)
+        values = list(data[part].values())
+        panel.plot(list(data[part]), values, color=colour, marker="o", ms=3, label=title)
     panel.set(xlabel=label, ylabel="test accuracy %, 16 shots")
     panel.legend(frameon=False, fontsize=8)
     finish(figure, path)
@@ -123,11 +114,11 @@ def main() -> None:
     if not features.is_dir():
         sys.exit(f"no feature files in {features}; say where with --features DIR.")
     plt.rcParams["svg.hashsalt"] = "cafe"
-    found = measure(features)
-    (ROOT / "benchmarks/results/figures.json").write_text(json.dumps(found, indent=1) + "\n")
-    images = ROOT / "docs/img"
+    images, results = ROOT / "docs/img", ROOT / "benchmarks/results"
     images.mkdir(parents=True, exist_ok=True)
-    draw_shots(found, images / "shots.svg")
+    draw_shots(json.loads((results / "auto.json").read_text())["cells"], images / "shots.svg")
+    found = measure(features)
+    (results / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
     draw_ablation(found, "bottleneck", "bottleneck width", images / "ablation-bottleneck.svg")
     draw_ablation(found, "ratio", "ratio", images / "ablation-ratio.svg")
 
