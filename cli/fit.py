@@ -46,7 +46,7 @@ def fit(
     ratio: Annotated[
         str | None,
         typer.Option(
-            help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: from 0 to 1, learn, or auto; "
+            help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
             "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2].",
             show_default=False,
         ),
