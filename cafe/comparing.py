@@ -93,8 +93,11 @@ def compare(
 
     Examples
     --------
-    >>> found = cafe.compare("digits/nano.glyphs", shots=[1, 16])  # doctest: +SKIP
-    >>> found.json["results"][0]["accuracy"]["mean"]  # doctest: +SKIP
+    >>> found = cafe.compare(
+    ...     "digits/nano.glyphs", methods=["zero-shot", "gda"], shots=[1, 4], seeds=2
+    ... )
+    >>> [(row["method"], row["shots"]) for row in found.json["results"]]
+    [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
     sources = open_caches(caches)
     asked = list(dict.fromkeys(methods or CATALOG))

@@ -65,7 +65,9 @@ def test_no_module_hides_a_name() -> None:
 
 EXAMPLES = [
     "cafe.classifier.AdapterClassifier",
+    "cafe.comparing.compare",
     "cafe.export.export_head",
+    "cafe.engine.memory.in_words",
     "cafe.extractor.Extractor",
     "cafe.fitting.fit",
     "cafe.fitting.grid",
@@ -74,6 +76,12 @@ EXAMPLES = [
     "cafe.predict.Predictor",
     "cafe.temperature.cautious_temperature",
 ]
+
+
+def test_every_module_with_an_example_is_here() -> None:
+    files = [path for path in (ROOT / "cafe").rglob("*.py") if ">>> " in path.read_text()]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert modules == {name.rpartition(".")[0] for name in EXAMPLES}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
