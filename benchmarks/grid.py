@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from plain import PlainAdapter, PlainRecipe, accuracy, train_plain
 
+from cafe.devices import product_rate
 from cafe.engine import Recipe, Run, evaluate, train
-from cafe.engine.precision import product_rate
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.adapter import VisualAdapter
 from cafe.splits import draw_shots

@@ -53,23 +53,50 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def _seconds_per_product(dtype: torch.dtype, device: torch.device) -> float:
-    a = torch.ones(512, 512, dtype=dtype, device=device)
-    a @ a  # the first product pays for set-up
+@lru_cache(maxsize=8)
+def bf16_speedup(device: torch.device) -> float:
+    """How many times faster bfloat16 products are than float32 ones, measured in milliseconds."""
+    fp32 = product_rate(device, torch.float32)
+    return product_rate(device, torch.bfloat16) / fp32
+
+
+def product_rate(
+    device: torch.device, dtype: torch.dtype, size: int = 512, tries: int = 5
+) -> float:
+    """Measured rate of square matrix products, the best of a few tries.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where to measure.
+    dtype : torch.dtype
+        Type of the operands.
+    size : int
+        Rows and columns of both operands.
+    tries : int
+        How often to measure, after one try that warms up.
+
+    Returns
+    -------
+    float
+        Floating-point operations per second.
+    """
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    out = torch.empty_like(a)
     best = float("inf")
-    for _ in range(5):
+    for _ in range(tries + 1):
         start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return best
+        for _ in range(4):
+            torch.mm(a, a, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, (time.perf_counter() - start) / 4)
+    return 2 * size**3 / best
 
 
-@lru_cache(maxsize=1)
 def bf16_is_faster_on_cpu() -> bool:
     """Whether this CPU multiplies matrices at least `BF16_GAIN` times faster in bf16, by trial."""
-    cpu = torch.device("cpu")
-    fp32 = _seconds_per_product(torch.float32, cpu)
-    return fp32 > BF16_GAIN * _seconds_per_product(torch.bfloat16, cpu)
+    return bf16_speedup(torch.device("cpu")) >= BF16_GAIN
 
 
 def encoder_precision(precision: str, device: torch.device) -> Precision:

@@ -149,7 +149,7 @@ def _agree(sweep: Sweep, source: FeatureCache, *, yes: bool) -> None:
         return
     import torch
 
-    from cafe.engine.precision import product_rate
+    from cafe.devices import product_rate
     from cafe.features import load_task
     from cafe.sweep import training_flops
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cafe.devices import bf16_speedup
 from cafe.engine import Batch, BatchOrder, Family, Workspace, linear_weights
 from cafe.engine import precision as precision_module
 from cafe.engine.memory import budget_bytes, free_bytes, in_words
 from cafe.engine.optimizer import cosine
-from cafe.engine.precision import bf16_speedup, choose
+from cafe.engine.precision import choose
 from cafe.errors import InputError
 from cafe.methods.adapter import VisualAdapter
 
