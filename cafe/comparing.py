@@ -12,7 +12,7 @@ from cafe.errors import InputError
 from cafe.features import Task, load_task
 from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import CATALOG
+from cafe.methods.catalog import ANYWHERE
 from cafe.pairing import average, differences, summary_json
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
@@ -100,7 +100,7 @@ def compare(
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
     sources = open_caches(caches)
-    asked = list(dict.fromkeys(methods or CATALOG))
+    asked = list(dict.fromkeys(methods or ANYWHERE))
     names = transferable(asked) if base_to_new else asked
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plans = []

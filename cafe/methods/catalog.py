@@ -28,6 +28,9 @@ class Entry(NamedTuple):
         Where the class is.
     settings : tuple of str
         Keyword arguments that its constructor takes beside `context`.
+    needs : str
+        What it needs beside a cache's image and text features: "text tower", "meta file" or
+        "spatial features"; "" for nothing.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Entry(NamedTuple):
     module: str
     attribute: str
     settings: tuple[str, ...] = ()
+    needs: str = ""
 
 
 CATALOG: Mapping[str, Entry] = {
@@ -180,6 +184,9 @@ CATALOG: Mapping[str, Entry] = {
 
 RECIPE_SETTINGS = ("lr", "weight_decay", "epochs", "batch_size", "views")
 """Parts of the recipe of a method that trains, which may be set one by one."""
+
+ANYWHERE = tuple(name for name, entry in CATALOG.items() if not entry.needs)
+"""Methods that any cache has all for."""
 
 BASELINES = ("zero-shot", "nearest-class")
 """Methods that stand beside every result."""
