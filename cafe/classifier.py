@@ -156,7 +156,9 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.temperature_ = 1.0
         if self.calibrate:
             chosen = settings_in_force(self.method, settings, self.params_)
-            found = out_of_fold(self.method, chosen, train, seed=seed, device=device)
+            found = out_of_fold(
+                self.method, chosen, train.features, train.text, seed=seed, device=device
+            )
             self.temperature_ = found.temperature or 1.0
         return self
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features import LARGE, ClassText, Features, StoredFeatures, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
@@ -85,7 +85,7 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     smoothing = 1 / (len(z) + 1)
     target = ((1 - smoothing) * own + smoothing * z.mean(dim=1)).mean()
     low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
-    for _ in range(60):  # the loss is convex in 1 / T: its slope has one zero
+    for _ in range(40):  # the loss is convex in 1 / T: its slope has one zero
         middle = (low + high) / 2
         expected = (torch.softmax(math.exp(middle) * z, dim=1) * z).sum(dim=1).mean()
         low, high = (low, middle) if expected > target else (middle, high)
@@ -114,11 +114,8 @@ def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> lis
         held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
         return [_on_validation(result.heads, held_out[result.shots]) for result in results]
     text = _text(cache)
-    trains = {
-        shots: TrainingSet(_draw(cache, "train", shots, plan.seeds[0]), text)
-        for shots in plan.shots
-    }
-    return [_refit(result, plan, trains[result.shots]) for result in results]
+    drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
+    return [_refit(result, plan, drawn[result.shots], text) for result in results]
 
 
 def _text(cache: FeatureCache) -> ClassText:
@@ -130,23 +127,21 @@ def _text(cache: FeatureCache) -> ClassText:
 def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:
     """Validation images of every seed."""
     if plan.validation == "full":
-        return [_draw(cache, "val", "all", 0)] * len(plan.seeds)
-    labels = torch.from_numpy(cache.labels("val"))
-    return [_rows(cache, "val", draw_validation(labels, shots, seed)) for seed in plan.seeds]
+        return [StoredFeatures(cache, "val").whole] * len(plan.seeds)
+    stored = StoredFeatures(cache, "val")
+    return [stored[draw_validation(stored.y, shots, seed)] for seed in plan.seeds]
 
 
-def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features:
-    return _rows(cache, split, draw_shots(torch.from_numpy(cache.labels(split)), shots, seed))
-
-
-def _rows(cache: FeatureCache, split: str, rows: Tensor) -> Features:
-    read = cache.read(split, rows.numpy(), dtype=np.float32)
-    views = None if read.views is None else torch.from_numpy(read.views)
-    return Features(torch.from_numpy(read.features), torch.from_numpy(read.labels), views)
+def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features | StoredFeatures:
+    """The images of a draw, in memory where they are few."""
+    rows = draw_shots(torch.from_numpy(cache.labels(split)), shots, seed)
+    drawn = StoredFeatures(cache, split, rows)
+    return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
 
 
 def _on_validation(heads: Sequence[Head], held_out: Sequence[Features]) -> Calibration:
-    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, held_out, strict=True) if len(f)]
+    some = [part[_spread(len(part))] for part in held_out]
+    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, some, strict=True) if len(f)]
     return _fitted(pairs, "validation")
 
 
@@ -165,10 +160,12 @@ def _device(head: Head) -> torch.device:
     return next(iter(head.tensors().values())).device
 
 
-def _refit(result: Result, plan: Plan, train: TrainingSet) -> Calibration:
-    head = result.heads[0]
+def _refit(
+    result: Result, plan: Plan, images: Features | StoredFeatures, text: ClassText
+) -> Calibration:
+    head, seed = result.heads[0], plan.seeds[0]
     settings = settings_in_force(result.method, plan.settings, head.params)
-    return out_of_fold(result.method, settings, train, seed=plan.seeds[0], device=_device(head))
+    return out_of_fold(result.method, settings, images, text, seed=seed, device=_device(head))
 
 
 def settings_in_force(
@@ -183,7 +180,8 @@ def settings_in_force(
 def out_of_fold(
     method: str,
     settings: Mapping[str, Any],
-    train: TrainingSet,
+    images: Features | StoredFeatures,
+    text: ClassText,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -196,8 +194,10 @@ def out_of_fold(
         A name of the catalog.
     settings : mapping
         Its hyper-parameters.
-    train : TrainingSet
+    images : Features or StoredFeatures
         The shots.
+    text : ClassText
+        The classes' text.
     seed : int
         Seed of the folds and of the fits.
     device : torch.device or str
@@ -208,26 +208,39 @@ def out_of_fold(
     Calibration
         Without a temperature where no class has two images.
     """
-    folds = _folds(train.features, seed)
+    folds = _folds(images.y, seed)
     if not folds:
         return Calibration()
     there = torch.device(device)
-    text = train.text.to(there)
+    text = text.to(there)
     fitted = make_method(method, Context(there), settings).fit_many(
-        [TrainingSet(train.features[kept].to(there), text) for kept, _ in folds],
+        [TrainingSet(images[kept].to(there), text) for kept, _ in folds],
         validations=[NO_VALIDATION] * len(folds),
         seeds=[seed] * len(folds),
     )
-    held_out = [train.features[out] for _, out in folds]
+    held_out = [images[out] for _, out in folds]
     pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]
     return _fitted(pairs, "out-of-fold")
 
 
-def _folds(features: Features, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _folds(y: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
     """As many of min(K, 4) folds as hold `ENOUGH` images together; none for K < 2."""
-    largest = int(features.y.bincount().max())
+    largest = int(y.bincount().max())
     if largest < 2:
         return []
-    folds = draw_folds(features.y, min(largest, MOST_FOLDS), seed)
+    folds = draw_folds(y, min(largest, MOST_FOLDS), seed)
     judged = np.cumsum([len(out) for _, out in folds])
-    return folds[: int(np.searchsorted(judged, ENOUGH)) + 1]
+    return [_trim(*fold) for fold in folds[: int(np.searchsorted(judged, ENOUGH)) + 1]]
+
+
+def _trim(kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Hold no more out than is needed: `ENOUGH` images, evenly from the classes."""
+    chosen = _spread(len(out))
+    rest = torch.ones(len(out), dtype=torch.bool)
+    rest[chosen] = False
+    return torch.cat([kept, out[rest]]), out[chosen]
+
+
+def _spread(count: int) -> Tensor:
+    """`ENOUGH` of so many rows, or all, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()

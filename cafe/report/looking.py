@@ -152,7 +152,7 @@ def _temperature(
     )
     settings = settings_in_force(row["method"], {}, head.params)
     train = TrainingSet(features, text)
-    return out_of_fold(row["method"], settings, train, seed=seed).temperature
+    return out_of_fold(row["method"], settings, train.features, train.text, seed=seed).temperature
 
 
 def project(
