@@ -102,7 +102,7 @@ class ClipAdapter(BatchedMethod):
         self.bottleneck = bottleneck
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
-        parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
+        _bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def fit_many(
         self,
@@ -229,14 +229,20 @@ def parse_bottleneck(bottleneck: str | int, width: int) -> int:
     >>> parse_bottleneck("D/4", 512)
     128
     """
-    word = str(bottleneck).strip().upper()
-    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
-    if match is None or isinstance(bottleneck, bool):
-        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
-    hidden = int(word) if match[2] else width // int(match[1] or 1)
+    part, whole = _bottleneck_word(bottleneck)
+    hidden = int(whole) if whole else width // int(part or 1)
     if not 1 <= hidden <= WIDEST * width:
         raise InputError(
             f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
             f"'{bottleneck}' gives {hidden}."
         )
     return hidden
+
+
+def _bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
+    """The 4 of "D/4", or a whole number."""
+    word = str(bottleneck).strip().upper()
+    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
+    if match is None or isinstance(bottleneck, bool):
+        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
+    return match[1], match[2]
