@@ -188,6 +188,14 @@ class TestClipRetrieval:
         with pytest.raises(CacheFormatError, match="class 'a' of the metadata is none of the 5"):
             import_features(source, target(tmp_path), text=text, classes=names)
 
+    def test_an_image_that_is_there_twice_is_refused(self, tmp_path: Path) -> None:
+        data = Set()
+        paths = [f"train/{'abcde'[y]}/{row % 39}.jpg" for row, y in enumerate(data.y.tolist())]
+        paths[39] = paths[0]
+        source = clip_retrieval(tmp_path / "out", data, paths)
+        with pytest.raises(CacheFormatError, match=r"hold 'train/a/0\.jpg' twice"):
+            import_features(source, target(tmp_path), text=data.text_file(tmp_path))
+
     def test_metadata_of_another_length_is_refused(self, tmp_path: Path) -> None:
         data = Set()
         paths = [f"a/{row}.jpg" for row in range(40)]

@@ -122,6 +122,9 @@ def check_images(source: Path, images: Images) -> Images:
         )
     if not count:
         raise CacheFormatError(f"'{source}': {what} hold no image; leave them out.")
+    if len(set(images.ids)) < len(images.ids):
+        twice = collections.Counter(images.ids).most_common(1)[0][0]
+        raise CacheFormatError(f"'{source}': {what} hold '{twice}' twice; name each image once.")
     return Images(images.names, labels, images.parts, images.ids)
 
 
