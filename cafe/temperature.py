@@ -7,7 +7,7 @@ shot count. The order of the classes stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
 from cafe.store import FeatureCache
-from cafe.study import Plan, Result
+from cafe.study import Plan, Progress, Result
 
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
@@ -92,7 +92,12 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> list[Calibration]:
+def calibrate(
+    cache: FeatureCache,
+    plan: Plan,
+    results: Sequence[Result],
+    progress: Progress | None = None,
+) -> list[Calibration]:
     """Fit a temperature for every result of a study, never on a test image.
 
     Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
@@ -104,6 +109,8 @@ def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> lis
         The cache of the study; only the drawn images are read.
     plan : Plan
     results : sequence of Result
+    progress : callable, optional
+        Hears of the fits of methods that take long; see `cafe.study.Progress`.
 
     Returns
     -------
@@ -118,7 +125,7 @@ def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> lis
         shots: TrainingSet(_draw(cache, "train", shots, plan.seeds[0]), text)
         for shots in plan.shots
     }
-    return [_refit(result, plan, trains[result.shots]) for result in results]
+    return [_refit(result, plan, trains[result.shots], progress) for result in results]
 
 
 def _text(cache: FeatureCache) -> ClassText:
@@ -165,10 +172,17 @@ def _device(head: Head) -> torch.device:
     return next(iter(head.tensors().values())).device
 
 
-def _refit(result: Result, plan: Plan, train: TrainingSet) -> Calibration:
-    head = result.heads[0]
-    settings = settings_in_force(result.method, plan.settings, head.params)
-    return out_of_fold(result.method, settings, train, seed=plan.seeds[0], device=_device(head))
+def _refit(
+    result: Result, plan: Plan, train: TrainingSet, progress: Progress | None
+) -> Calibration:
+    head, seed, method = result.heads[0], plan.seeds[0], result.method
+
+    def tell(done: int, in_all: int) -> None:
+        if progress is not None:
+            progress(f"calibrating {method}, epoch {done} of {in_all}", 0, 1)
+
+    settings = settings_in_force(method, plan.settings, head.params)
+    return out_of_fold(method, settings, train, seed=seed, device=_device(head), tell=tell)
 
 
 def settings_in_force(
@@ -187,6 +201,7 @@ def out_of_fold(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    tell: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Calibrate a method on its own training images, each judged by a fit without it.
 
@@ -202,6 +217,8 @@ def out_of_fold(
         Seed of the folds and of the fits.
     device : torch.device or str
         Where to compute.
+    tell : callable, optional
+        See `cafe.methods.base.Context`.
 
     Returns
     -------
@@ -213,7 +230,7 @@ def out_of_fold(
         return Calibration()
     there = torch.device(device)
     text = train.text.to(there)
-    fitted = make_method(method, Context(there), settings).fit_many(
+    fitted = make_method(method, Context(there, tell=tell), settings).fit_many(
         [TrainingSet(train.features[kept].to(there), text) for kept, _ in folds],
         validations=[NO_VALIDATION] * len(folds),
         seeds=[seed] * len(folds),

@@ -1,0 +1,211 @@
+"""Learning contexts side by side: R runs of C prompts go through the text tower as one batch.
+
+The engine trains heads whose parameters meet cached features; here they go through a network
+first, and the optimiser is SGD, so the loop is its own. Image features come from the cache: no
+image is encoded. A run's result depends on its own images, seed and recipe alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from cafe.engine import BatchOrder, Recipe
+from cafe.engine.memory import budget_bytes
+from cafe.engine.optimizer import cosine
+from cafe.engine.precision import choose
+from cafe.engine.stack import flatten_views
+from cafe.features import TrainingSet
+from cafe.methods.base import Context
+from cafe.methods.tower import Prompts
+
+MOMENTUM = 0.9
+"""Of SGD: the default of the authors' training library, which CoOp keeps."""
+
+WARM_UP = 1e-5
+"""Learning rate of the first epoch in CoOp's published configurations."""
+
+
+@dataclass(frozen=True)
+class ContextRun:
+    """One context to learn.
+
+    Attributes
+    ----------
+    start : Tensor
+        Where it starts. (1 or C, T, W)
+    train : TrainingSet
+    seed : int
+        Of the batch order.
+    recipe : Recipe
+    """
+
+    start: Tensor
+    train: TrainingSet
+    seed: int
+    recipe: Recipe
+
+
+class Objective:
+    """What R runs minimise side by side; this one is cross-entropy, as CoOp's.
+
+    Parameters
+    ----------
+    trains : sequence of TrainingSet
+        Those of the runs, of one encoder. (R,)
+    """
+
+    def __init__(self, trains: Sequence[TrainingSet]) -> None:
+        self.scale, self.bias = trains[0].text.logit_scale, trains[0].text.logit_bias
+
+    def __call__(self, classes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Each run's loss.
+
+        Parameters
+        ----------
+        classes : Tensor
+            Unit text features under each run's context. (R, C, D)
+        x : Tensor
+            Unit image features. (R, B, D)
+        y : Tensor
+            Class indices. (R, B)
+
+        Returns
+        -------
+        Tensor
+            Mean over the batch. (R,)
+        """
+        logits = self.scale * x @ classes.mT + self.bias  # (R, B, C)
+        return cross_entropy(logits.mT, y, reduction="none").mean(dim=-1)
+
+
+MakeObjective = Callable[[Sequence[TrainingSet]], Objective]
+
+
+def learn_contexts(
+    runs: Sequence[ContextRun], prompts: Prompts, objective: MakeObjective, context: Context
+) -> list[Tensor]:
+    """Learn every run's context.
+
+    Parameters
+    ----------
+    runs : sequence of ContextRun
+        In any mix; those of equal shapes and recipes train as one tensor program, as many at a time
+        as the memory budget takes.
+    prompts : Prompts
+        The classes' prompts, which all runs share.
+    objective : callable
+        Makes the loss of runs from their training sets.
+    context : Context
+        Where and how to compute; `tell` hears of run-epochs.
+
+    Returns
+    -------
+    list of Tensor
+        One context per run. (1 or C, T, W)
+    """
+    total, done = sum(run.recipe.epochs for run in runs), 0
+    found: dict[int, Tensor] = {}
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if context.tell is not None:
+            context.tell(done, total)
+
+    for members, block in _chunks(runs, prompts, context):
+        chunk = [runs[index] for index in members]
+        learned = _learn(chunk, prompts, objective, context, block, tell)
+        found.update(zip(members, learned, strict=True))
+    return [found[index] for index in range(len(runs))]
+
+
+def _chunks(
+    runs: Sequence[ContextRun], prompts: Prompts, context: Context
+) -> Iterator[tuple[list[int], int | None]]:
+    """Runs that fit the budget side by side; of one that does not fit alone, prompts that do."""
+    budget = budget_bytes(context.device, context.memory_budget)
+    cohorts: dict[Hashable, list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        features = run.train.features
+        views = None if features.views is None else features.views.shape
+        cohorts[run.recipe, features.x.shape, views].append(index)
+    most = budget // (prompts.cost * len(prompts.tokens))
+    block = None if most else max(1, budget // prompts.cost)
+    for members in cohorts.values():
+        for first in range(0, len(members), max(1, most)):
+            yield members[first : first + max(1, most)], block
+
+
+def _learn(
+    runs: Sequence[ContextRun],
+    prompts: Prompts,
+    objective: MakeObjective,
+    context: Context,
+    block: int | None,
+    tell: Callable[[int], None],
+) -> Tensor:
+    """Learn the contexts of one chunk. (R, 1 or C, T, W)"""
+    recipe, device = runs[0].recipe, context.device
+    loss_of = objective([run.train for run in runs])
+    images = _Images(runs, device)
+    contexts = torch.stack([run.start for run in runs]).to(device).requires_grad_()
+    optimizer = torch.optim.SGD(
+        [contexts], lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay
+    )
+    for epoch in range(recipe.epochs):
+        optimizer.param_groups[0]["lr"] = rate(epoch, recipe)
+        for x, y in images.epoch():
+            with products(context):
+                features = prompts.features(contexts, block)  # (R, C, D)
+            losses = loss_of(normalize(features.float(), dim=-1), x, y)
+            # A run's loss depends on its own context only, so the sum's gradient is each run's.
+            (contexts.grad,) = torch.autograd.grad(losses.sum(), [contexts])
+            optimizer.step()
+        tell(len(runs))
+    return contexts.detach()
+
+
+def rate(epoch: int, recipe: Recipe) -> float:
+    """Learning rate of an epoch: one epoch of warm-up, then a cosine from the recipe's on.
+
+    As in CoOp's configurations, where the cosine is as long as the training and starts one epoch
+    late, so that it ends just above 0.
+    """
+    if epoch == 0:
+        return min(WARM_UP, recipe.lr)
+    return recipe.lr * cosine(epoch - 1, recipe.epochs)
+
+
+def products(context: Context) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in the precision that is in force."""
+    if choose(context.precision, context.device) == "bf16":
+        return torch.autocast(context.device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class _Images:
+    """The images of R runs of one shape, in batches."""
+
+    def __init__(self, runs: Sequence[ContextRun], device: torch.device) -> None:
+        features = [run.train.features for run in runs]
+        recipe = runs[0].recipe
+        flat = [flatten_views(one) if recipe.views else one for one in features]
+        views = len(flat[0]) // len(features[0])
+        self._x = torch.stack([one.unit for one in flat]).to(device)  # (R, N * V, D)
+        self._y = torch.stack([one.y for one in flat]).to(device)  # (R, N * V)
+        self._orders = [BatchOrder(run.seed, len(features[0]), views) for run in runs]
+        self._batch = recipe.batch_size
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (R, B, D) and class indices (R, B) of the next epoch's batches."""
+        order = torch.stack([order.epoch() for order in self._orders]).to(self._x.device)  # (R, N)
+        run = torch.arange(len(order), device=self._x.device)[:, None]  # (R, 1)
+        for chosen in torch.split(order, self._batch, dim=1):
+            yield self._x[run, chosen], self._y[run, chosen]
