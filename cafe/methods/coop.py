@@ -12,13 +12,12 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.engine.draws import normal_weights
-from cafe.engine.precision import choose
 from cafe.errors import InputError
 from cafe.features import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_count
 from cafe.methods.linear import LinearHead
-from cafe.methods.prompt_training import ContextRun, Objective, learn_contexts
+from cafe.methods.prompt_training import ContextRun, Objective, learn_contexts, precision_of
 from cafe.methods.tower import Prompts, TextTower
 
 INITIAL_STD = 0.02
@@ -173,7 +172,7 @@ class Coop(BatchedMethod):
             **self.in_force(),
             **asdict(run.recipe),
             "seed": run.seed,
-            "precision": choose(self.context.precision, self.context.device),
+            "precision": precision_of(self.context),
         }
         intercept = weights.new_full((len(weights),), text.logit_bias)
         head: PromptHead = self.head(weights, intercept, params, context)  # type: ignore[call-arg, assignment]

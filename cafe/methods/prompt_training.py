@@ -11,6 +11,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -162,7 +163,7 @@ def _learn(
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = rate(epoch, recipe)
         for x, y in images.epoch():
-            with products(context):
+            with _products(context):
                 features = prompts.features(contexts, block)  # (R, C, D)
             losses = loss_of(normalize(features.float(), dim=-1), x, y)
             # A run's loss depends on its own context only, so the sum's gradient is each run's.
@@ -183,9 +184,19 @@ def rate(epoch: int, recipe: Recipe) -> float:
     return recipe.lr * cosine(epoch - 1, recipe.epochs)
 
 
-def products(context: Context) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in the precision that is in force."""
-    if choose(context.precision, context.device) == "bf16":
+def precision_of(context: Context) -> Literal["fp32", "bf16"]:
+    """The precision of the tower's products; "auto" is float32 on a CPU.
+
+    There each pass would cast the frozen weights anew: measured 1.1 (W = 512) to 3 times (W = 32)
+    slower than float32 on a CPU whose bfloat16 products are 4 times faster.
+    """
+    if context.precision == "auto" and context.device.type == "cpu":
+        return "fp32"
+    return choose(context.precision, context.device)
+
+
+def _products(context: Context) -> contextlib.AbstractContextManager[object]:
+    if precision_of(context) == "bf16":
         return torch.autocast(context.device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
