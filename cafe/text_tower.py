@@ -31,7 +31,7 @@ class EncoderTower(TextTower):
     Parameters
     ----------
     encoder : Encoder
-        In float32: contexts are learned in it.
+        In float32: contexts are learned in it. Its network moves with the tower.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from cafe.methods.adapter import VisualAdapter
 from cafe.methods.base import Context
 from cafe.methods.clip_adapter import ClipAdapter, ClipAdapterText
 from cafe.methods.coop import Coop
-from cafe.methods.counterfactual import confusable_classes, edit_tables, smallest_mask
+from cafe.methods.counterfactual import confusable_classes, counterfactuals, smallest_mask
 from cafe.methods.counterfactual_adapter import CounterfactualAdapter
 from cafe.methods.cpl import Cpl
 
@@ -102,9 +102,8 @@ def test_the_loss_is_the_loss_by_hand() -> None:
     train_set = draw_task()
     x, y = train_set.features.unit, train_set.features.y
     classes = normalize(torch.randn(CLASSES, 24), dim=-1)
-    found = Cpl(4, contrast=0.5, tower=DrawnTower()).objective([train_set])(
-        classes[None], x[None], y[None]
-    )
+    loss = Cpl(4, contrast=0.5, tower=DrawnTower()).objective([train_set])
+    found = loss(classes[None], loss.see(x, y, train_set)[None], y[None])
     told = contrast_by_hand(classes[y], x, edited_by_hand(train_set), 20.0)
     expected = cross_entropy(20.0 * x @ classes.T, y) + 0.5 * told
     torch.testing.assert_close(found, expected[None], atol=1e-5, rtol=1e-5)
@@ -139,7 +138,8 @@ def adapter_batch(train_set: TrainingSet, run: Run) -> tuple[dict[str, Tensor], 
     """Initial parameters and one batch of all images, of one run."""
     family, features, text = run.family, train_set.features, train_set.text
     params = {name: v[None, None] for name, v in family.initial(run, train_set).items()}
-    rows = {name: value[None] for name, value in family.rows(features.x, text).items()}
+    pairs = family.examples(train_set).x
+    rows = {name: value[None] for name, value in family.rows(pairs, text).items()}
     constants = {name: v[None, None] for name, v in family.constants(train_set).items()}
     scalars = {"ratio": torch.full((1, 1, 1, 1), 0.3)}
     return params, make_batch({**rows, "y": features.y[None]}, scalars, constants, text)
@@ -175,16 +175,29 @@ def test_an_adapter_with_counterfactuals_from_start_to_file() -> None:
     assert "counterfactual" not in ClipAdapter(recipe=Recipe(epochs=1)).fit(train_set).params
 
 
+def test_views_are_edited_one_by_one() -> None:
+    train_set = draw_task(views=3)
+    views = train_set.features.views
+    assert views is not None
+    family = CounterfactualAdapter(bottleneck=6)
+    pairs = family.examples(train_set).views
+    assert pairs is not None
+    assert pairs.shape == (len(views), 3, 48)
+    assert torch.equal(pairs[..., :24], views)
+    alone = counterfactuals(normalize(views[:, 1], dim=-1), train_set.features.y, train_set)
+    found = family.rows(pairs[:, 1], train_set.text)["edited"]
+    torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-5)
+    method = ClipAdapter(counterfactual=1.0, recipe=Recipe(epochs=2, views=True), context=FP32)
+    assert method.fit(train_set).logits(TEST.x).isfinite().all()
+
+
 def test_one_class_with_images_has_no_counterfactual() -> None:
     train_set = draw_task((0, 3, 0, 0, 0))
-    tables = edit_tables(train_set)
-    assert not tables["pulls"][1].any()
-    found = Cpl(4, tower=DrawnTower()).objective([train_set])(
-        train_set.text.weights[None], train_set.features.unit[None], train_set.features.y[None]
-    )
-    plain = cross_entropy(
-        20.0 * train_set.features.unit @ train_set.text.weights.T, train_set.features.y
-    )
+    x, y, weights = train_set.features.unit, train_set.features.y, train_set.text.weights
+    assert torch.equal(counterfactuals(x, y, train_set), x)
+    loss = Cpl(4, tower=DrawnTower()).objective([train_set])
+    found = loss(weights[None], loss.see(x, y, train_set)[None], y[None])
+    plain = cross_entropy(20.0 * x @ weights.T, y)
     torch.testing.assert_close(found, plain[None] + math.log(2), atol=1e-5, rtol=1e-5)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +93,32 @@ def test_prompts_that_are_computed_twice_have_the_same_gradient(tiny: Encoder) -
         features = prompts.features(contexts, block)
         found.append((features, *torch.autograd.grad(features.sin().sum(), [contexts])))
     torch.testing.assert_close(found[0], found[1])
+
+
+class Foreign(torch.nn.Module):
+    """A network whose text tower shows its embeddings as Hugging Face's do, or not at all."""
+
+    def __init__(self, table: torch.nn.Module) -> None:
+        super().__init__()
+        self.table = table
+        shown = SimpleNamespace(get_input_embeddings=lambda: table)
+        self.text = SimpleNamespace(transformer=shown)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table(tokens)
+        return found.mean(dim=1)
+
+
+def test_towers_of_another_make(tiny: Encoder) -> None:
+    foreign = replace(tiny, _network=Foreign(torch.nn.Embedding(49408, 16)))
+    tower = EncoderTower(foreign)
+    tokens = tower.trim(tower.tokens(SENTENCES))
+    embeddings = tower.look_up(tokens)
+    torch.testing.assert_close(tower.encode(embeddings, tokens), foreign.encode_text(SENTENCES))
+    moved = tower.encode(embeddings + 1, tokens)
+    torch.testing.assert_close(moved, foreign.encode_text(SENTENCES) + 1)
+    with pytest.raises(InputError, match="'tiny' shows no token embedding"):
+        EncoderTower(replace(tiny, _network=Foreign(torch.nn.Linear(2, 2))))
 
 
 def write_tiny_cache(

@@ -66,37 +66,32 @@ def smallest_mask(z: Tensor, negative: Tensor, towards: Tensor) -> Tensor:
     return torch.zeros_like(z).scatter_(-1, order, share)
 
 
-class Edits:
-    """Counterfactual features of R training sets side by side.
+def counterfactuals(z: Tensor, y: Tensor, train: TrainingSet, factor: float = 1.0) -> Tensor:
+    """Every image's feature with the smallest edit towards its most confusable class.
 
     Parameters
     ----------
-    pulls : Tensor
-        Zero-shot class weights of each class's confusable one less its own. (R, C, D)
-    negatives : Tensor
-        Unit mean feature of each class's confusable one. (R, C, D)
+    z : Tensor
+        Unit features of images of the training set, or of their views. (N, D)
+    y : Tensor
+        Class indices. (N,)
+    train : TrainingSet
+        Gives the class texts, and for each class the mean of its unit features.
     factor : float
         What masks are multiplied by; 0 leaves every feature as it is.
+
+    Returns
+    -------
+    Tensor
+        Edited features. (N, D)
     """
-
-    def __init__(self, pulls: Tensor, negatives: Tensor, factor: float = 1.0) -> None:
-        self.pulls, self.negatives, self.factor = pulls, negatives, factor
-
-    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
-        """Edited features of images z (R, B, D) of classes y (R, B). (R, B, D)"""
-        run = torch.arange(len(y), device=y.device)[:, None]  # (R, 1)
-        negative = self.negatives[run, y]  # (R, B, D)
-        mask = self.factor * smallest_mask(z, negative, self.pulls[run, y])
-        return z + mask * (negative - z)
-
-
-def edit_tables(train: TrainingSet) -> dict[str, Tensor]:
-    """What `Edits` needs of one training set: "pulls" and "negatives". Each (C, D)"""
     weights, features = train.text.weights, train.features
     counts = features.y.bincount(minlength=len(weights))
-    sums = torch.zeros_like(weights).index_add_(0, features.y, features.unit)
-    other = confusable_classes(weights, counts)
-    return {"pulls": weights[other] - weights, "negatives": normalize(sums, dim=-1)[other]}
+    means = torch.zeros_like(weights).index_add_(0, features.y, features.unit)
+    other = confusable_classes(weights, counts)[y]  # (N,)
+    negative = normalize(means, dim=-1)[other]  # (N, D)
+    mask = factor * smallest_mask(z, negative, weights[other] - weights[y])
+    return z + mask * (negative - z)
 
 
 def contrast(own: Tensor, factual: Tensor, edited: Tensor, scale: float) -> Tensor:

@@ -15,10 +15,10 @@ from torch.nn.functional import normalize
 
 from cafe.engine.contract import Batch, Family, Tensors
 from cafe.errors import InputError
-from cafe.features import TrainingSet
+from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.adapter import AdapterFamily, VisualAdapter
 from cafe.methods.checks import check_not_negative
-from cafe.methods.counterfactual import Edits, contrast, edit_tables
+from cafe.methods.counterfactual import contrast, counterfactuals
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,39 @@ class CounterfactualAdapter(VisualAdapter):
 
     gradients = Family.gradients  # those by hand know of no penalty
 
-    def constants(self, train: TrainingSet) -> dict[str, Tensor]:
-        """How each class is edited; see `edit_tables`."""
-        return edit_tables(train)
+    def examples(self, train: TrainingSet) -> Features:
+        """The images, each beside its counterfactual, in features of width 2 D."""
+        features = train.features
+        x = self._beside(features.x, features.y, train)  # (N, 2 D)
+        if features.views is None:
+            return Features(x, features.y)
+        views = features.views.shape[1]
+        flat, y = features.views.flatten(0, 1), features.y.repeat_interleave(views)
+        pairs = self._beside(flat, y, train).view(len(x), views, -1)  # (N, V, 2 D)
+        return Features(x, features.y, pairs)
+
+    def _beside(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
+        """Raw features x (N, D) beside their counterfactuals of the same norms. (N, 2 D)"""
+        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        edited = counterfactuals(normalize(x, dim=-1), y, train, self.mask)
+        return torch.cat([x, norms * edited], dim=-1)
+
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
+        """Features as the adapter takes them; counterfactuals too where there are some."""
+        width = text.features.shape[-1]
+        rows = super().rows(x[:, :width], text)
+        if x.shape[-1] > width:  # images that are trained on
+            norms = torch.linalg.vector_norm(x[:, :width], dim=-1, keepdim=True)
+            by = norms.clamp_min(1e-12) if self.normalize_input else 1.0
+            rows["edited"] = x[:, width:] / by
+        return rows
 
     def penalty(self, params: Tensors, batch: Batch) -> Tensor:
         """The weighted contrast of each run. (S, M)"""
-        x, y = batch.rows["x"], batch.y  # (S, B, D), (S, B)
-        tables = {name: batch.constants[name][:, 0] for name in ("pulls", "negatives")}  # (S, C, D)
-        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        unit = normalize(x, dim=-1)
-        edited = Edits(**tables, factor=self.mask)(unit, y) * norms  # (S, B, D)
-        z, z_edited = (normalize(self.blend(v, params, batch), dim=-1) for v in (x, edited))
-        own = batch.weights[y][:, None]  # (S, 1, B, D)
-        return self.weight * contrast(own, z, z_edited, batch.scale).mean(dim=-1)
+        pair = (batch.rows["x"], batch.rows["edited"])  # (S, B, D) each
+        z, edited = (normalize(self.blend(v, params, batch), dim=-1) for v in pair)
+        own = batch.weights[batch.y][:, None]  # (S, 1, B, D)
+        return self.weight * contrast(own, z, edited, batch.scale).mean(dim=-1)
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
         """See `Family.activations`: blends of three kinds and what autograd keeps of them."""

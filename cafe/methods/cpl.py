@@ -15,7 +15,7 @@ from cafe.features import TrainingSet
 from cafe.methods.base import Context, Head
 from cafe.methods.checks import check_not_negative
 from cafe.methods.coop import Coop, PromptHead
-from cafe.methods.counterfactual import Edits, contrast, edit_tables
+from cafe.methods.counterfactual import contrast, counterfactuals
 from cafe.methods.prompt_training import Objective
 from cafe.methods.tower import TextTower
 
@@ -35,17 +35,19 @@ class CounterfactualObjective(Objective):
 
     def __init__(self, trains: Sequence[TrainingSet], weight: float, factor: float) -> None:
         super().__init__(trains)
-        tables = [edit_tables(train) for train in trains]
-        stacked = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
-        self._edit = Edits(stacked["pulls"], stacked["negatives"], factor)
-        self._weight = weight
+        self._weight, self._factor = weight, factor
+
+    def see(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
+        """Every image beside its counterfactual; see `Objective.see`. (N, 2 D)"""
+        edited = counterfactuals(x, y, train, self._factor)
+        return torch.cat([x, normalize(edited, dim=-1)], dim=-1)
 
     def __call__(self, classes: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Each run's loss; see `Objective`. (R,)"""
+        factual, edited = x.chunk(2, dim=-1)  # (R, B, D) each
         run = torch.arange(len(y), device=y.device)[:, None]  # (R, 1)
-        edited = normalize(self._edit(x, y), dim=-1)  # (R, B, D)
-        told_apart = contrast(classes[run, y], x, edited, self.scale)  # (R, B)
-        return super().__call__(classes, x, y) + self._weight * told_apart.mean(dim=-1)
+        told_apart = contrast(classes[run, y], factual, edited, self.scale)  # (R, B)
+        return super().__call__(classes, factual, y) + self._weight * told_apart.mean(dim=-1)
 
 
 class CplHead(PromptHead):

@@ -65,6 +65,10 @@ class Objective:
     def __init__(self, trains: Sequence[TrainingSet]) -> None:
         self.scale, self.bias = trains[0].text.logit_scale, trains[0].text.logit_bias
 
+    def see(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
+        """What the loss sees of a run's images, made once: here their unit features x. (N, D)"""
+        return x
+
     def __call__(self, classes: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Each run's loss.
 
@@ -73,7 +77,7 @@ class Objective:
         classes : Tensor
             Unit text features under each run's context. (R, C, D)
         x : Tensor
-            Unit image features. (R, B, D)
+            What `see` gave for the images of a batch. (R, B, D)
         y : Tensor
             Class indices. (R, B)
 
@@ -155,7 +159,7 @@ def _learn(
     """Learn the contexts of one chunk. (R, 1 or C, T, W)"""
     recipe, device = runs[0].recipe, context.device
     loss_of = objective([run.train for run in runs])
-    images = _Images(runs, device)
+    images = _Images(runs, loss_of, device)
     contexts = torch.stack([run.start for run in runs]).to(device).requires_grad_()
     optimizer = torch.optim.SGD(
         [contexts], lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay
@@ -204,14 +208,16 @@ def _products(context: Context) -> contextlib.AbstractContextManager[object]:
 class _Images:
     """The images of R runs of one shape, in batches."""
 
-    def __init__(self, runs: Sequence[ContextRun], device: torch.device) -> None:
-        features = [run.train.features for run in runs]
-        recipe = runs[0].recipe
-        flat = [flatten_views(one) if recipe.views else one for one in features]
-        views = len(flat[0]) // len(features[0])
-        self._x = torch.stack([one.unit for one in flat]).to(device)  # (R, N * V, D)
+    def __init__(
+        self, runs: Sequence[ContextRun], objective: Objective, device: torch.device
+    ) -> None:
+        recipe, trains = runs[0].recipe, [run.train for run in runs]
+        images = len(trains[0].features)
+        flat = [flatten_views(one.features) if recipe.views else one.features for one in trains]
+        seen = [objective.see(f.unit, f.y, one) for f, one in zip(flat, trains, strict=True)]
+        self._x = torch.stack(seen).to(device)  # (R, N * V, D)
         self._y = torch.stack([one.y for one in flat]).to(device)  # (R, N * V)
-        self._orders = [BatchOrder(run.seed, len(features[0]), views) for run in runs]
+        self._orders = [BatchOrder(run.seed, images, len(flat[0]) // images) for run in runs]
         self._batch = recipe.batch_size
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
