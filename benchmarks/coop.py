@@ -29,6 +29,7 @@ import cafe
 from cafe.datasets import load_dataset
 from cafe.encoders import Encoder
 from cafe.engine import BatchOrder, Recipe
+from cafe.engine.draws import normal_weights
 from cafe.features import Task, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.coop import INITIAL_STD, Coop
@@ -126,8 +127,6 @@ def now() -> np.ndarray:
 
 def start_of(tower: EncoderTower, train: TrainingSet, seed: int) -> Tensor:
     """The context that cafe starts from. (T, W)"""
-    from cafe.engine.draws import normal_weights
-
     width = tower.look_up(tower.tokens(train.text.names[:1])).shape[-1]
     return normal_weights(seed, INITIAL_STD, (1, LEARNED, width))[0]
 

@@ -25,7 +25,7 @@ from cafe.methods.base import Context
 from cafe.methods.coop import INITIAL_STD, Coop, PromptHead
 from cafe.methods.prompt_training import WARM_UP, rate
 from cafe.methods.tower import Prompts
-from cafe.text_tower import EncoderTower
+from cafe.text_tower import EncoderTower, load_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -296,9 +296,34 @@ def test_refusals_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_library_says_what_is_missing(digits: Path) -> None:
+def test_from_the_library(digits: Path) -> None:
     with pytest.raises(InputError, match="coop learns prompts in the encoder's text tower"):
         cafe.fit(method="coop", runs=None)
+    cache = cafe.FeatureCache.open("cache/digits/nano.glyphs.h5")
+    heard: list[str] = []
+    settings: dict[str, Any] = {"tower": load_tower(cache, device="cpu"), "epochs": 2}
+    settings["progress"] = lambda stage, *_: heard.append(stage)
+    record = cafe.fit(cache, method="coop", shots=2, seeds=2, runs=None, **settings)
+    assert record.json["results"][-1]["params"]["epochs"] == 2
+    assert "tower" not in record.json["results"][-1]["params"]
+    assert "coop, 2 shots, epoch 4 of 4" in heard
+    assert "calibrating coop, epoch 4 of 4" in heard
+
+
+def test_an_interrupted_fit_says_so_in_one_line(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cafe.methods.prompt_training.rate", stop)
+    answer = call(monkeypatch, capsys, "fit", "--method", "coop", *FEW, tmp_path)
+    assert answer.code == 130
+    assert answer.err.strip().splitlines()[-1].startswith("cafe: interrupted; nothing was saved")
+    assert not list(tmp_path.iterdir())
 
 
 def test_its_input_is_left_alone() -> None:
