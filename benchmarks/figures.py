@@ -50,7 +50,7 @@ def measure(features: Path) -> dict[str, Any]:
         for title, file in SETS.items():
             dataset, _, model = file.partition(".")
             path = named_path(Path(home), f"{dataset}/{model}.openai")
-            task = load_task(cafe.import_npz(features / f"{file}.openai.npz", path))
+            task = load_task(cafe.import_features(features / f"{file}.openai.npz", path))
             widths = {width: accuracy(task, bottleneck=width) for width in BOTTLENECKS}
             ratios = {str(ratio): accuracy(task, ratio=ratio) for ratio in RATIOS}
             found[title] = {"bottleneck": widths, "ratio": ratios}

@@ -58,7 +58,7 @@ def measure(features: Path, seeds: int) -> list[dict[str, Any]]:
         for name, (zero_shot, nearest, adapter) in REFERENCE.items():
             dataset, _, encoder = name.partition(".")
             path = named_path(Path(home), f"{dataset}/{encoder}")
-            cache = cafe.import_npz(features / f"{name}.npz", path)
+            cache = cafe.import_features(features / f"{name}.npz", path)
             for number, shots in enumerate(SHOTS[: len(adapter)]):
                 record = cafe.fit(cache, shots=shots, seeds=seeds, ratio=0.2, runs=None)
                 found = {r["method"]: r["accuracy"]["mean"] for r in record.json["results"]}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cafe.features import load_task
     from cafe.fitting import fit, grid
     from cafe.heads import load_head
-    from cafe.importing import import_npz
+    from cafe.importing import import_features
     from cafe.predict import Predictor
     from cafe.report import write_report
     from cafe.store import FeatureCache
@@ -35,7 +35,7 @@ _HOMES = {
     "export_head": "cafe.export",
     "fit": "cafe.fitting",
     "grid": "cafe.fitting",
-    "import_npz": "cafe.importing",
+    "import_features": "cafe.importing",
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders",
     "load_head": "cafe.heads",
@@ -53,7 +53,7 @@ __all__ = [
     "export_head",
     "fit",
     "grid",
-    "import_npz",
+    "import_features",
     "load_dataset",
     "load_encoder",
     "load_head",

@@ -25,7 +25,7 @@ _OF_ONE_PART = ("dataset", "dataset_sha256", "imported_from", "imported_sha256",
 def export_cache(cache: FeatureCache, path: Path) -> None:
     """Write a cache as a NumPy archive or as safetensors.
 
-    The arrays are those that `cafe.importing.import_npz` reads, and `{split}_ids` and
+    The arrays are those that `cafe.importing.import_features` reads, and `{split}_ids` and
     `{split}_views`. A safetensors file holds numbers alone; names are JSON in its metadata.
 
     Parameters

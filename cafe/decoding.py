@@ -82,7 +82,9 @@ class Decoder:
             return Decoded(item, None, reason)
 
 
-def ahead(work: Callable[[A], B], arguments: Iterable[A], threads: int) -> Iterator[tuple[A, B]]:
+def ahead(
+    work: Callable[[A], B], arguments: Iterable[A], threads: int, waiting: int | None = None
+) -> Iterator[tuple[A, B]]:
     """Map in threads, in order, a bounded number of results ahead of the consumer.
 
     Parameters
@@ -92,23 +94,25 @@ def ahead(work: Callable[[A], B], arguments: Iterable[A], threads: int) -> Itera
     arguments : iterable
         Drawn lazily.
     threads : int
-        Threads; one result more than threads waits at most.
+    waiting : int, optional
+        Results that may wait or be under way; None is one more than threads.
 
     Yields
     ------
     tuple
         The argument and its result.
     """
-    waiting: collections.deque[tuple[A, Future[B]]] = collections.deque()
+    queue: collections.deque[tuple[A, Future[B]]] = collections.deque()
+    most = threads + 1 if waiting is None else waiting
     pool = ThreadPoolExecutor(threads)
     try:
         for argument in arguments:
-            waiting.append((argument, pool.submit(work, argument)))
-            if len(waiting) > threads + 1:
-                first, future = waiting.popleft()
+            queue.append((argument, pool.submit(work, argument)))
+            if len(queue) > most:
+                first, future = queue.popleft()
                 yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
+        while queue:
+            first, future = queue.popleft()
             yield first, future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Literal
 
@@ -51,6 +53,17 @@ def resolve_device(name: str = "auto") -> torch.device:
             "devices; use --device cpu, or install a CUDA build of PyTorch."
         )
     return device
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch's threads per operation, put back on leaving; threads started inside inherit it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=8)

@@ -139,12 +139,8 @@ def _pool(device: str, threads: int, resources: Mapping[str, float]) -> _Pool:
     """A worker per GPU; without, one for as many cores as the driver's PyTorch computes with."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if device == "cpu":
-        if cpus < threads:
-            raise DeviceError(
-                f"the Ray cluster has {cpus} CPUs, and one worker takes {threads}, as many as "
-                "PyTorch takes here; set OMP_NUM_THREADS to a smaller number."
-            )
-        return _Pool(cpus // threads, threads, 0, threads)
+        cores = max(1, min(threads, cpus))
+        return _Pool(max(1, cpus // cores), cores, 0, cores)
     if not gpus:
         raise DeviceError("the Ray cluster has no GPU; use --device cpu, or add machines with one.")
     return _Pool(gpus, 1, 1, max(1, min(cpus // gpus, _MOST_THREADS)))

@@ -35,7 +35,8 @@ class Extractor:
     batch_size : int, optional
         Images per forward pass; None fits it to input size and device.
     workers : int, optional
-        Threads that decode; None takes one per core, 16 at most.
+        Threads that decode, and on a CPU encode too; None takes one per core, beside an
+        accelerator 16 at most.
 
     Examples
     --------

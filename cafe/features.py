@@ -14,6 +14,9 @@ from torch.nn.functional import normalize
 from cafe.errors import InputError
 from cafe.store import FeatureCache, SplitArrays
 
+LARGE = 1 << 28
+"""Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -22,7 +25,8 @@ class Features:
     Attributes
     ----------
     x : Tensor
-        Raw (not normalised) image features, float32. (N, D)
+        Raw (not normalised) image features: float32, or float16 where they were stored so and
+        there are more than `LARGE` numbers, whatever is computed from them being float32. (N, D)
     y : Tensor
         Class indices, int64. (N,)
     views : Tensor or None
@@ -50,7 +54,7 @@ class Features:
     @cached_property
     def unit(self) -> Tensor:
         """L2-normalised features. (N, D)"""
-        return normalize(self.x, dim=-1)
+        return normalize(self.x.float(), dim=-1)
 
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
@@ -104,12 +108,14 @@ class TrainingSet:
 class StoredFeatures:
     """Features of a split that stay on disk: a few-shot fit reads the rows that it draws.
 
-    It reads as `Features` do; whatever needs the whole split loads it, once.
+    It reads as `Features` do; whatever needs all of it loads it, once.
 
     Parameters
     ----------
     cache : FeatureCache
     split : {"train", "val", "test"}
+    rows : Tensor, optional
+        The part of the split that is meant; None is all of it.
 
     Attributes
     ----------
@@ -117,9 +123,10 @@ class StoredFeatures:
         Class indices, int64. (N,)
     """
 
-    def __init__(self, cache: FeatureCache, split: str) -> None:
-        self._cache, self._split = cache, split
-        self.y = torch.from_numpy(cache.labels(split))
+    def __init__(self, cache: FeatureCache, split: str, rows: Tensor | None = None) -> None:
+        labels = torch.from_numpy(cache.labels(split))
+        self._cache, self._split, self._rows = cache, split, rows
+        self.y = labels if rows is None else labels[rows]
 
     def __len__(self) -> int:
         return len(self.y)
@@ -129,30 +136,41 @@ class StoredFeatures:
             return self.whole[rows]
         if rows.dtype == torch.bool:
             rows = rows.nonzero().squeeze(1)
-        return _tensors(self._cache.read(self._split, rows.cpu().numpy(), dtype=np.float32))
+        return self._read(rows if self._rows is None else self._rows[rows])
 
     @cached_property
     def whole(self) -> Features:
-        """The whole split in memory."""
-        return _tensors(self._cache.read(self._split, dtype=np.float32))
+        """All of it in memory."""
+        return self._read(self._rows)
+
+    def _read(self, rows: Tensor | None) -> Features:
+        count = self._cache.counts[self._split] if rows is None else len(rows)
+        numbers = count * self._cache.width * self._cache.views
+        return _tensors(
+            self._cache.read(
+                self._split,
+                None if rows is None else rows.cpu().numpy(),
+                dtype=None if numbers > LARGE else np.float32,
+            )
+        )
 
     @property
     def x(self) -> Tensor:
-        """Raw image features of the whole split. (N, D)"""
+        """Raw image features of all of it. (N, D)"""
         return self.whole.x
 
     @property
     def views(self) -> Tensor | None:
-        """Augmented views of the whole split. (N, V, D)"""
+        """Augmented views of all of it. (N, V, D)"""
         return self.whole.views
 
     @property
     def unit(self) -> Tensor:
-        """L2-normalised features of the whole split. (N, D)"""
+        """L2-normalised features of all of it. (N, D)"""
         return self.whole.unit
 
     def to(self, device: torch.device | str) -> Features:
-        """The whole split on a device."""
+        """All of it on a device."""
         return self.whole.to(device)
 
 

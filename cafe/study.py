@@ -156,9 +156,11 @@ def _draws(
     task: Task, plan: Plan, shots: Shots, device: torch.device
 ) -> tuple[list[TrainingSet], list[Validation]]:
     train, text = task.splits["train"], task.text.to(device)
+    draws = plan.seeds if shots != "all" else plan.seeds[:1]  # all is the same for every seed
     trains = [
-        TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in plan.seeds
+        TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in draws
     ]
+    trains *= len(plan.seeds) // len(trains)
     return trains, [_validation(task, plan.validation, shots, seed, device) for seed in plan.seeds]
 
 

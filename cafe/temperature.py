@@ -7,7 +7,7 @@ shot count. The order of the classes stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features import LARGE, ClassText, Features, StoredFeatures, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
@@ -85,7 +85,7 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     smoothing = 1 / (len(z) + 1)
     target = ((1 - smoothing) * own + smoothing * z.mean(dim=1)).mean()
     low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
-    for _ in range(60):  # the loss is convex in 1 / T: its slope has one zero
+    for _ in range(40):  # the loss is convex in 1 / T: its slope has one zero
         middle = (low + high) / 2
         expected = (torch.softmax(math.exp(middle) * z, dim=1) * z).sum(dim=1).mean()
         low, high = (low, middle) if expected > target else (middle, high)
@@ -93,10 +93,7 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibrate(
-    cache: FeatureCache,
-    plan: Plan,
-    results: Sequence[Result],
-    progress: Progress | None = None,
+    cache: FeatureCache, plan: Plan, results: Sequence[Result], progress: Progress | None = None
 ) -> list[Calibration]:
     """Fit a temperature for every result of a study, never on a test image.
 
@@ -121,11 +118,8 @@ def calibrate(
         held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
         return [_on_validation(result.heads, held_out[result.shots]) for result in results]
     text = _text(cache)
-    trains = {
-        shots: TrainingSet(_draw(cache, "train", shots, plan.seeds[0]), text)
-        for shots in plan.shots
-    }
-    return [_refit(result, plan, trains[result.shots], progress) for result in results]
+    drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
+    return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
 
 
 def _text(cache: FeatureCache) -> ClassText:
@@ -137,23 +131,21 @@ def _text(cache: FeatureCache) -> ClassText:
 def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:
     """Validation images of every seed."""
     if plan.validation == "full":
-        return [_draw(cache, "val", "all", 0)] * len(plan.seeds)
-    labels = torch.from_numpy(cache.labels("val"))
-    return [_rows(cache, "val", draw_validation(labels, shots, seed)) for seed in plan.seeds]
+        return [StoredFeatures(cache, "val").whole] * len(plan.seeds)
+    stored = StoredFeatures(cache, "val")
+    return [stored[draw_validation(stored.y, shots, seed)] for seed in plan.seeds]
 
 
-def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features:
-    return _rows(cache, split, draw_shots(torch.from_numpy(cache.labels(split)), shots, seed))
-
-
-def _rows(cache: FeatureCache, split: str, rows: Tensor) -> Features:
-    read = cache.read(split, rows.numpy(), dtype=np.float32)
-    views = None if read.views is None else torch.from_numpy(read.views)
-    return Features(torch.from_numpy(read.features), torch.from_numpy(read.labels), views)
+def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features | StoredFeatures:
+    """The images of a draw, in memory where they are few."""
+    rows = draw_shots(torch.from_numpy(cache.labels(split)), shots, seed)
+    drawn = StoredFeatures(cache, split, rows)
+    return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
 
 
 def _on_validation(heads: Sequence[Head], held_out: Sequence[Features]) -> Calibration:
-    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, held_out, strict=True) if len(f)]
+    some = [part[_spread(len(part))] for part in held_out]
+    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, some, strict=True) if len(f)]
     return _fitted(pairs, "validation")
 
 
@@ -173,7 +165,11 @@ def _device(head: Head) -> torch.device:
 
 
 def _refit(
-    result: Result, plan: Plan, train: TrainingSet, progress: Progress | None
+    result: Result,
+    plan: Plan,
+    images: Features | StoredFeatures,
+    text: ClassText,
+    progress: Progress | None,
 ) -> Calibration:
     head, seed, method = result.heads[0], plan.seeds[0], result.method
 
@@ -182,7 +178,8 @@ def _refit(
             progress(f"calibrating {method}, epoch {done} of {in_all}", 0, 1)
 
     settings = settings_in_force(method, plan.settings, head.params)
-    return out_of_fold(method, settings, train, seed=seed, device=_device(head), tell=tell)
+    context = Context(_device(head), tell=tell)
+    return out_of_fold(method, settings, images, text, seed=seed, context=context)
 
 
 def settings_in_force(
@@ -197,11 +194,11 @@ def settings_in_force(
 def out_of_fold(
     method: str,
     settings: Mapping[str, Any],
-    train: TrainingSet,
+    images: Features | StoredFeatures,
+    text: ClassText,
     *,
     seed: int = 0,
-    device: torch.device | str = "cpu",
-    tell: Callable[[int, int], None] | None = None,
+    context: Context | None = None,
 ) -> Calibration:
     """Calibrate a method on its own training images, each judged by a fit without it.
 
@@ -211,40 +208,53 @@ def out_of_fold(
         A name of the catalog.
     settings : mapping
         Its hyper-parameters.
-    train : TrainingSet
+    images : Features or StoredFeatures
         The shots.
+    text : ClassText
+        The classes' text.
     seed : int
         Seed of the folds and of the fits.
-    device : torch.device or str
-        Where to compute.
-    tell : callable, optional
-        See `cafe.methods.base.Context`.
+    context : Context or None
+        Where and how to compute; None is the CPU.
 
     Returns
     -------
     Calibration
         Without a temperature where no class has two images.
     """
-    folds = _folds(train.features, seed)
+    folds = _folds(images.y, seed)
     if not folds:
         return Calibration()
-    there = torch.device(device)
-    text = train.text.to(there)
-    fitted = make_method(method, Context(there, tell=tell), settings).fit_many(
-        [TrainingSet(train.features[kept].to(there), text) for kept, _ in folds],
+    context = context or Context()
+    there, text = context.device, text.to(context.device)
+    fitted = make_method(method, context, settings).fit_many(
+        [TrainingSet(images[kept].to(there), text) for kept, _ in folds],
         validations=[NO_VALIDATION] * len(folds),
         seeds=[seed] * len(folds),
     )
-    held_out = [train.features[out] for _, out in folds]
+    held_out = [images[out] for _, out in folds]
     pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]
     return _fitted(pairs, "out-of-fold")
 
 
-def _folds(features: Features, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _folds(y: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
     """As many of min(K, 4) folds as hold `ENOUGH` images together; none for K < 2."""
-    largest = int(features.y.bincount().max())
+    largest = int(y.bincount().max())
     if largest < 2:
         return []
-    folds = draw_folds(features.y, min(largest, MOST_FOLDS), seed)
+    folds = draw_folds(y, min(largest, MOST_FOLDS), seed)
     judged = np.cumsum([len(out) for _, out in folds])
-    return folds[: int(np.searchsorted(judged, ENOUGH)) + 1]
+    return [_trim(*fold) for fold in folds[: int(np.searchsorted(judged, ENOUGH)) + 1]]
+
+
+def _trim(kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Hold no more out than is needed: `ENOUGH` images, evenly from the classes."""
+    chosen = _spread(len(out))
+    rest = torch.ones(len(out), dtype=torch.bool)
+    rest[chosen] = False
+    return torch.cat([kept, out[rest]]), out[chosen]
+
+
+def _spread(count: int) -> Tensor:
+    """`ENOUGH` of so many rows, or all, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()

@@ -35,7 +35,7 @@ class Source:
     device : {"cpu", "cuda"}
     precision : str
     threads : int
-        Threads that PyTorch computes with on a CPU: the last bits depend on their number.
+        Cores that a worker takes where it computes on a CPU.
     identity : mapping
         Of the encoder that the run was started with.
     """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError
 
-from . import cache_files
+from . import cache_files, importing
 from .options import CacheHome, CacheName, Json, open_cache, say
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def list_(cache: CacheHome = None, as_json: Json = False) -> None:
     rows: list[dict[str, Any]] = []
     for path in list_caches(home):
         try:
-            rows.append({"name": cache_name(path), **_summary(FeatureCache.open(path))})
+            rows.append({"name": cache_name(path), **summary(FeatureCache.open(path))})
         except CafeError as error:
             say(f"cafe: {error}")
     if as_json:
@@ -66,7 +65,8 @@ def list_(cache: CacheHome = None, as_json: Json = False) -> None:
     )
 
 
-def _summary(cache: FeatureCache) -> dict[str, Any]:
+def summary(cache: FeatureCache) -> dict[str, Any]:
+    """What `ls`, `show` and `import` say of a cache."""
     header = cache.header
     return {
         "path": str(cache.path),
@@ -94,7 +94,7 @@ def show(cache_argument: CacheName = None, cache: CacheHome = None, as_json: Jso
     opened = open_cache(cache_argument, cache, None, None)
     header = opened.header
     details = {
-        **_summary(opened),
+        **summary(opened),
         "source": header.source,
         "logit_scale": header.logit_scale,
         "logit_bias": header.logit_bias,
@@ -129,37 +129,7 @@ def _show_list(name: str, values: list[Any]) -> None:
         typer.echo(f"  ... and {len(values) - _SHOWN} more; --json lists all")
 
 
-@app.command("import")
-def import_(
-    source: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features as arrays.")],
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="dataset/model.pretrained of the new cache.")
-    ],
-    cache: CacheHome = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a cache of that name.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Make a cache from features that were computed elsewhere.
-
-    Example: cafe cache import whu.npz whu-rs19/ViT-B-32.openai
-    """
-    from cafe.home import cache_home, named_path
-    from cafe.importing import import_npz
-
-    path = named_path(cache_home(cache), name)
-    if path.exists() and not replace:
-        raise InputError(f"'{path}' is there already; choose another name, or use --replace.")
-    made = import_npz(source, path)
-    if as_json:
-        typer.echo(json.dumps(_summary(made)))
-        return
-    images = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
-    typer.echo(f"{path}: {images} images, {len(made.header.class_names)} classes.")
-    typer.echo(f"Next: cafe fit {name}")
-
-
+app.command("import")(importing.import_)
 app.command("verify")(cache_files.verify)
 app.command("rm")(cache_files.remove)
 app.command("export")(cache_files.export)

@@ -69,7 +69,9 @@ def extract(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode (and encode, on a CPU).")
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="Skip and record an image that cannot be read, or stop.")
     ] = OnError.skip,

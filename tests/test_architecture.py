@@ -35,6 +35,7 @@ LEFT = {
     "cafe.extract",
     "cafe.extractor",
     "cafe.pictures",
+    "cafe.importing",
 }
 # right of the store: may import faiss, never open_clip, torchvision or Pillow
 RIGHT = {
@@ -71,7 +72,6 @@ MIDDLE = {
     "cafe.store",
     "cafe.home",
     "cafe.devices",
-    "cafe.importing",
     "cafe.conversion",
 }
 # modules that join both sides

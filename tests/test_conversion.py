@@ -17,7 +17,7 @@ from cafe.datasets.base import Dataset
 from cafe.encoders import Encoder
 from cafe.errors import CacheError, CacheMismatchError, InputError
 from cafe.extract import Options, extract
-from cafe.importing import import_npz
+from cafe.importing import import_features
 from cafe.resampling import sample_again
 from cafe.store import FeatureCache, verify_cache, write_cache
 from cafe_cli.main import app
@@ -32,7 +32,7 @@ def views(cache: FeatureCache) -> NDArray[Any]:
 def test_npz_there_and_back(noise_cache: Path, tmp_path: Path) -> None:
     cache = FeatureCache.open(noise_cache)
     export_cache(cache, tmp_path / "x.npz")
-    again = import_npz(tmp_path / "x.npz", tmp_path / "again" / "tiny.none.h5")
+    again = import_features(tmp_path / "x.npz", tmp_path / "again" / "tiny.none.h5")
     assert again.header.class_names == cache.header.class_names
     assert np.array_equal(again.header.text_features, cache.header.text_features)
     for split in cache.counts:

@@ -10,7 +10,7 @@ import torch
 
 from cafe.errors import InputError
 from cafe.features import ClassText, Features, StoredFeatures, load_task
-from cafe.importing import import_npz
+from cafe.importing import import_features
 from cafe.store import FeatureCache
 
 
@@ -26,7 +26,7 @@ def cache(tmp_path: Path) -> FeatureCache:
         text_prompts=generator.normal(size=(3, 2, 8)),
         class_names=np.array(["a", "b", "c"]),
     )
-    return import_npz(tmp_path / "toy.npz", tmp_path / "toy" / "model.tag.h5")
+    return import_features(tmp_path / "toy.npz", tmp_path / "toy" / "model.tag.h5")
 
 
 def test_stored_rows_are_the_rows_of_the_whole(cache: FeatureCache) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.gridding import choose, grid
-from cafe.importing import import_npz
+from cafe.importing import import_features
 from cafe.journal import FIELDS, Journal
 from cafe.store import FeatureCache
 from cafe.sweep import Cell, Point, Sweep, span
@@ -45,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
         noise = generator.normal(size=(len(labels), 16))
         arrays[f"{split}_features"] = (centres[labels] + 1.5 * noise).astype(np.float32)
     np.savez(folder / "toy.npz", **arrays)
-    return import_npz(folder / "toy.npz", folder / "toy" / "model.tag.h5")
+    return import_features(folder / "toy.npz", folder / "toy" / "model.tag.h5")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

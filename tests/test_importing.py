@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cafe.errors import CacheFormatError, CafeError
-from cafe.importing import import_npz
+from cafe.importing import import_features
 from cafe.store import FeatureCache, verify_cache
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "features"
@@ -36,7 +36,7 @@ def archive(tmp_path: Path, **changes: Any) -> Path:
 
 def test_an_archive_becomes_a_cache(tmp_path: Path) -> None:
     path = tmp_path / "home" / "pets" / "ViT-B-32.openai.h5"
-    cache = import_npz(archive(tmp_path), path)
+    cache = import_features(archive(tmp_path), path)
     header, given = cache.header, arrays()
     assert (header.dataset, header.model, header.pretrained) == ("pets", "ViT-B-32", "openai")
     assert header.class_names == ("cat", "dog", "日本")
@@ -52,18 +52,18 @@ def test_an_archive_becomes_a_cache(tmp_path: Path) -> None:
 
 def test_one_prompt_a_class_may_come_without_its_axis(tmp_path: Path) -> None:
     text = np.ones((3, 5), np.float32)
-    cache = import_npz(archive(tmp_path, text_prompts=text), tmp_path / "home/a/b.c.h5")
+    cache = import_features(archive(tmp_path, text_prompts=text), tmp_path / "home/a/b.c.h5")
     assert cache.header.text_features.shape == (3, 1, 5)
 
 
 def test_no_logit_scale_is_clips(tmp_path: Path) -> None:
-    cache = import_npz(archive(tmp_path, logit_scale=None), tmp_path / "home/a/b.c.h5")
+    cache = import_features(archive(tmp_path, logit_scale=None), tmp_path / "home/a/b.c.h5")
     assert cache.header.logit_scale == 100.0
 
 
 def test_doubles_are_stored_in_single_precision(tmp_path: Path) -> None:
     changes = {name: np.ones((n, 5)) for name, n in (("train_features", 6), ("test_features", 4))}
-    assert import_npz(archive(tmp_path, **changes), tmp_path / "h/a/b.c.h5").dtype == "float32"
+    assert import_features(archive(tmp_path, **changes), tmp_path / "h/a/b.c.h5").dtype == "float32"
 
 
 NAN = np.full((6, 5), np.nan, np.float32)
@@ -93,23 +93,29 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "float labels": ({"test_labels": np.ones(4)}, "must be integers from 0 to 2"),
     "another width": (
         {"test_features": np.ones((4, 6), np.float32)},
-        "test_features must be floats (N, 5) as wide as text_prompts; found float32 (4, 6)",
+        "test_features must be floats (N, 5) as wide as text_prompts; found width 6",
     ),
-    "integers": ({"test_features": np.ones((4, 5), int)}, "must be floats (N, 5)"),
-    "three axes": ({"test_features": np.ones((4, 5, 1))}, "must be floats (N, 5)"),
-    "no axis": ({"test_features": np.float32(1)}, "need as many test_labels"),
+    "integers": ({"test_features": np.ones((4, 5), int)}, "must be floats (N, D)"),
+    "three axes": ({"test_features": np.ones((4, 5, 1))}, "must be floats (N, D)"),
+    "no axis": ({"test_features": np.float32(1)}, "must be floats (N, D)"),
     "not finite": ({"train_features": NAN}, "train_features hold values that are not finite"),
     "too large": ({"train_features": np.full((6, 5), 1e300)}, "not finite"),
     "text not finite": ({"text_prompts": np.full((3, 5), np.inf)}, "text_prompts hold values"),
     "text in words": ({"text_prompts": np.full((3, 5), "x")}, "text_prompts must be floats"),
-    "text of other classes": ({"text_prompts": np.ones((4, 2, 5))}, "must be (C, P, D) for the"),
+    "text of other classes": (
+        {"text_prompts": np.ones((4, 2, 5))},
+        "has 4 classes and there are 3 class names",
+    ),
     "one class": (
         {"text_prompts": np.ones((1, 2, 5)), "class_names": np.array(["a"])},
-        "with at least 2 classes",
+        "has 1 class; at least 2 are needed",
     ),
-    "names in a table": ({"class_names": np.array([["a", "b", "c"]])}, "must be (C, P, D)"),
-    "no scale": ({"logit_scale": np.float32(0)}, "logit_scale must be above 0; found 0.0"),
-    "scale not finite": ({"logit_scale": np.float32(np.nan)}, "logit_scale must be above 0"),
+    "names in a table": ({"class_names": np.array([["a", "b", "c"]])}, "must be text (C,)"),
+    "no scale": ({"logit_scale": np.float32(0)}, "a logit_scale of 0.0; it must be above 0"),
+    "scale not finite": (
+        {"logit_scale": np.float32(np.nan)},
+        "a logit_scale of nan; it must be above 0",
+    ),
     "many scales": ({"logit_scale": np.ones(3)}, "logit_scale must be one number; found (3,)"),
 }
 
@@ -118,7 +124,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_archive(kind: str, tmp_path: Path) -> None:
     changes, message = BAD[kind]
     with pytest.raises(CacheFormatError, match=re.escape(message)) as caught:
-        import_npz(archive(tmp_path, **changes), tmp_path / "home" / "a" / "b.c.h5")
+        import_features(archive(tmp_path, **changes), tmp_path / "home" / "a" / "b.c.h5")
     assert str(tmp_path / "x.npz") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "home").exists()
@@ -128,18 +134,18 @@ def test_a_bad_archive(kind: str, tmp_path: Path) -> None:
 def test_not_an_archive(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(CacheFormatError, match=r"not a readable npz file .*save it with numpy"):
-        import_npz(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
+        import_features(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
 
 
 def test_an_archive_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CafeError, match=r"no file '.*x.npz'; give"):
-        import_npz(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
+    with pytest.raises(CafeError, match=r"no file or folder '.*x.npz'; give"):
+        import_features(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
 
 
 def test_an_array_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
     with pytest.raises(CacheFormatError, match="it is no zip archive of arrays"):
-        import_npz(tmp_path / "x.npy", tmp_path / "home" / "a" / "b.c.h5")
+        import_features(tmp_path / "x.npy", tmp_path / "home" / "a" / "b.c.h5")
 
 
 def test_an_archive_that_unpacks_to_far_more_than_it_is(tmp_path: Path) -> None:
@@ -147,12 +153,12 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is(tmp_path: Path) -> None:
     with pytest.raises(
         CacheFormatError, match=r"unpacks to 104,\d+,\d+ bytes\); save it with numpy"
     ):
-        import_npz(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
+        import_features(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5")
 
 
 def test_compressed_archives_are_fine(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", **arrays())
-    assert import_npz(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5").width == 5
+    assert import_features(tmp_path / "x.npz", tmp_path / "home" / "a" / "b.c.h5").width == 5
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real features are not at hand")
@@ -160,7 +166,7 @@ def test_compressed_archives_are_fine(tmp_path: Path) -> None:
 def test_real_features(name: str, tmp_path: Path) -> None:
     dataset, _, encoder = name.partition(".")
     path = tmp_path / dataset / f"{encoder}.h5"
-    cache = import_npz(SHARED / f"{name}.npz", path)
+    cache = import_features(SHARED / f"{name}.npz", path)
     assert cache.counts["train"] in (380, 300)
     assert FeatureCache.open(path).header.logit_scale == pytest.approx(100, abs=0.01)
     assert verify_cache(path).problems == ()

@@ -236,7 +236,7 @@ def test_imported_features_have_no_encoder(run: Run, tmp_path: Path) -> None:
         arrays[f"{split}_features"] = noise.normal(size=(4, 8)).astype(np.float32)
         arrays[f"{split}_labels"] = np.array([0, 1, 0, 1])
     np.savez(tmp_path / "x.npz", allow_pickle=False, class_names=np.array(["a", "b"]), **arrays)
-    cache = cafe.import_npz(tmp_path / "x.npz", tmp_path / "cache/x/toy.test.h5")
+    cache = cafe.import_features(tmp_path / "x.npz", tmp_path / "cache/x/toy.test.h5")
     cafe.fit(cache, shots=2, seeds=1, epochs=1, runs=tmp_path / "runs", device="cpu")
     one_line(run("predict", tmp_path / "runs", "photos"), 2, "imported features", "cafe extract")
 

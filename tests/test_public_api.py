@@ -23,7 +23,7 @@ NAMES = [
     "export_head",
     "fit",
     "grid",
-    "import_npz",
+    "import_features",
     "load_dataset",
     "load_encoder",
     "load_head",

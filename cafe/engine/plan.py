@@ -13,7 +13,7 @@ import torch
 from cafe.engine.contract import Run
 from cafe.engine.memory import in_words
 from cafe.errors import InputError
-from cafe.features import ClassText, TrainingSet
+from cafe.features import LARGE, ClassText, TrainingSet
 
 _T = TypeVar("_T")
 
@@ -176,5 +176,6 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     batch = min(run.recipe.batch_size, images)
     parameters = sum(value.numel() for value in run.family.initial(run, train).values())
     activations = run.family.activations(parameters, batch, classes, width)
-    per_stream = 4 * (rows + batch) * (width + 2 * classes)
+    held = 0 if rows * width > LARGE else rows  # else the rows of a batch are all that is made
+    per_stream = 4 * (held + batch) * (width + 2 * classes)
     return per_stream, MASTER_BYTES * parameters + 4 * activations

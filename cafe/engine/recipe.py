@@ -24,15 +24,15 @@ class Recipe:
     batch_size : int
         B; the last batch of an epoch is smaller where B does not divide N, and is not dropped.
     views : bool
-        Take, for each image in each epoch, one of its augmented views at random; False takes the
-        plain features, as does a training set without views.
+        Take, for each image in each epoch, one of its augmented views at random, where the training
+        set has them; False takes the plain features.
     """
 
     lr: float = 1e-3
     weight_decay: float = 1e-2
     epochs: int = 50
     batch_size: int = 256
-    views: bool = False
+    views: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch size", self.batch_size)):

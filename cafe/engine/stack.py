@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cafe.engine.contract import Batch, Family, Run
 from cafe.engine.draws import BatchOrder
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features import LARGE, ClassText, Features, TrainingSet
 
 
 def stack_tensors(
@@ -64,7 +64,7 @@ class Streams:
         self._text = training_sets[leaders[0].data].text.to(device)
         trains = [training_sets[run.data] for run in leaders]
         self._constants = stack_constants(self._family, trains, device)
-        self._table = self._concatenate(sorted({run.data for run in leaders}), training_sets)
+        self._table = self._concatenate([run.data for run in leaders], training_sets)
         self._orders = [BatchOrder(run.seed, self.images, self.views) for run in leaders]
         self._offsets = torch.tensor([[self._starts[run.data]] for run in leaders])  # (S, 1)
 
@@ -72,13 +72,23 @@ class Streams:
         self, numbers: Sequence[int], training_sets: Sequence[TrainingSet]
     ) -> dict[str, Tensor]:
         """Rows of all training sets under one another, each set once."""
-        sets = [self._family.examples(training_sets[n]).to(self._device) for n in numbers]
+        distinct = list({id(training_sets[n]): training_sets[n] for n in numbers}.values())
+        sets = [self._family.examples(train).to(self._device) for train in distinct]
         self.images = len(sets[0])
         flat = [flatten_views(features) if self._recipe.views else features for features in sets]
         self.views = len(flat[0]) // self.images
-        self._starts = {n: i * len(flat[0]) for i, n in enumerate(numbers)}
-        tables = [{"y": f.y, **self._family.rows(f.x, self._text)} for f in flat]
+        place = {id(train): i * len(flat[0]) for i, train in enumerate(distinct)}
+        self._starts = {n: place[id(training_sets[n])] for n in numbers}
+        self._late = rows_come_late(flat[0].x)
+        tables = [{"y": f.y, **({"x": f.x} if self._late else self._rows(f.x))} for f in flat]
+        if len(tables) == 1:
+            return tables[0]
         return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+
+    def _rows(self, x: Tensor) -> dict[str, Tensor]:
+        """What the family needs of raw features (..., D). Each (..., *)"""
+        rows = self._family.rows(x.flatten(0, -2).float(), self._text)
+        return {name: value.view(*x.shape[:-1], *value.shape[1:]) for name, value in rows.items()}
 
     @property
     def steps(self) -> int:
@@ -93,7 +103,14 @@ class Streams:
                 name: table.index_select(0, chosen.flatten()).view(*chosen.shape, *table.shape[1:])
                 for name, table in self._table.items()
             }
+            if self._late:
+                rows |= self._rows(rows.pop("x"))
             yield make_batch(rows, self._scalars, self._constants, self._text)
+
+
+def rows_come_late(x: Tensor) -> bool:
+    """Whether a family's rows are made batch by batch: made once, they are a copy of all images."""
+    return x.numel() > LARGE
 
 
 def make_batch(

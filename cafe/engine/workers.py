@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
+
+from cafe.devices import torch_threads
 
 _T = TypeVar("_T")
 
@@ -64,7 +65,7 @@ def work_off(
         finally:
             events.put(None)
 
-    with _torch_threads(1 if workers > 1 else torch.get_num_threads()):
+    with torch_threads(1 if workers > 1 else torch.get_num_threads()):
         threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
@@ -88,14 +89,3 @@ def _handle(events: SimpleQueue[Callable[[], None] | None], workers: int) -> Non
 
 def _throw(error: BaseException) -> None:
     raise error
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Torch's threads per operation, put back on leaving; threads started inside inherit it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

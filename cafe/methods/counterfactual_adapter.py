@@ -51,6 +51,7 @@ class CounterfactualAdapter(VisualAdapter):
 
     def _beside(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
         """Raw features x (N, D) beside their counterfactuals of the same norms. (N, 2 D)"""
+        x = x.float()
         norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         edited = counterfactuals(normalize(x, dim=-1), y, train, self.mask)
         return torch.cat([x, norms * edited], dim=-1)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import faiss
 
 
+_ROWS = 65536  # of unit features at a time
+
+
 @dataclass(frozen=True)
 class NearestClassHead(Head):
     """`s * norm(x) norm(mean_k norm(x_c))^T` from a faiss flat inner-product index.
@@ -70,5 +73,9 @@ class NearestClass(Method):
     ) -> NearestClassHead:
         """Average the unit features of each class; validation and seed play no part."""
         features, text = train.features, train.text
-        sums = torch.zeros_like(text.weights).index_add_(0, features.y, features.unit)  # (C, D)
+        sums = torch.zeros_like(text.weights)  # (C, D)
+        for x, y in zip(
+            torch.split(features.x, _ROWS), torch.split(features.y, _ROWS), strict=True
+        ):
+            sums.index_add_(0, y, normalize(x.float(), dim=-1))
         return NearestClassHead(normalize(sums, dim=-1), text.logit_scale)

@@ -211,18 +211,20 @@ class _Images:
     def __init__(
         self, runs: Sequence[ContextRun], objective: Objective, device: torch.device
     ) -> None:
-        recipe, trains = runs[0].recipe, [run.train for run in runs]
+        recipe = runs[0].recipe
+        trains = list({id(run.train): run.train for run in runs}.values())
         images = len(trains[0].features)
         flat = [flatten_views(one.features) if recipe.views else one.features for one in trains]
         seen = [objective.see(f.unit, f.y, one) for f, one in zip(flat, trains, strict=True)]
-        self._x = torch.stack(seen).to(device)  # (R, N * V, D)
-        self._y = torch.stack([one.y for one in flat]).to(device)  # (R, N * V)
+        self._x = torch.stack(seen).to(device)  # (U, N * V, D), each training set once
+        self._y = torch.stack([one.y for one in flat]).to(device)  # (U, N * V)
+        place = {id(train): number for number, train in enumerate(trains)}
+        self._set = torch.tensor([[place[id(run.train)]] for run in runs], device=device)  # (R, 1)
         self._orders = [BatchOrder(run.seed, images, len(flat[0]) // images) for run in runs]
         self._batch = recipe.batch_size
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features (R, B, D) and class indices (R, B) of the next epoch's batches."""
         order = torch.stack([order.epoch() for order in self._orders]).to(self._x.device)  # (R, N)
-        run = torch.arange(len(order), device=self._x.device)[:, None]  # (R, 1)
         for chosen in torch.split(order, self._batch, dim=1):
-            yield self._x[run, chosen], self._y[run, chosen]
+            yield self._x[self._set, chosen], self._y[self._set, chosen]

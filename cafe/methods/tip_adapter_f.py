@@ -41,7 +41,7 @@ class Cache(Family):
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """The keys' labels, one-hot."""
         values = one_hot(train.features.y, len(train.text.names))  # (M, C)
-        return {"values": values.to(train.features.x.dtype)}
+        return {"values": values.float()}
 
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores. (S, M, B, C)"""

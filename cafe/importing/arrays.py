@@ -1,0 +1,138 @@
+"""Arrays from files of any origin: NumPy's and PyTorch's, without running what is in them."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import CacheFormatError, InputError
+
+_LARGEST_RATIO = 100  # features hardly shrink when they are packed: what does is no features
+_FAULTS = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_npz(file: Path, wanted: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read some arrays of an npz file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    CacheFormatError
+        If it is no archive of arrays.
+    """
+    _must_be_there(file)
+    try:
+        with file.open("rb") as stream:
+            if stream.read(2) != b"PK":
+                raise ValueError("it is no zip archive of arrays")
+            stream.seek(0)
+            archive = np.load(stream, allow_pickle=False)
+            _refuse_bomb(file, archive.zip)
+            return {name: archive[name] for name in archive.files if name in set(wanted)}
+    except _FAULTS as error:
+        raise CacheFormatError(
+            f"'{file}' is not a readable npz file ({_reason(error)}); save it with numpy.savez."
+        ) from error
+
+
+def read_array(file: Path) -> NDArray[Any]:
+    """Read the one array of an npy file (mapped, not loaded) or of a pt file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or its ending is another.
+    CacheFormatError
+        If it holds something else than one array of numbers.
+    """
+    _must_be_there(file)
+    readers = {".npy": _read_npy, ".pt": _read_pt, ".pth": _read_pt}
+    if file.suffix not in readers:
+        raise InputError(f"'{file}' must end in .npy, .npz, .pt or .pth, to say what it is.")
+    try:
+        return readers[file.suffix](file)
+    except _FAULTS as error:
+        raise CacheFormatError(
+            f"'{file}' is no file of one array ({_reason(error)}); save it with numpy.save or "
+            "torch.save."
+        ) from error
+
+
+def finite(what: str, array: NDArray[Any]) -> NDArray[Any]:
+    """The array in half precision where it is given so, else in single.
+
+    Raises
+    ------
+    CacheFormatError
+        If a number is not finite.
+    """
+    with np.errstate(over="ignore"):
+        stored = array if array.dtype == np.float16 else array.astype(np.float32)
+    if not np.isfinite(stored).all():
+        raise CacheFormatError(f"{what} hold values that are not finite.")
+    return stored
+
+
+def _read_npy(file: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise TypeError("it is an archive of several")
+    return array
+
+
+def _read_pt(file: Path) -> NDArray[Any]:
+    import torch
+
+    zipped = zipfile.is_zipfile(file)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            _refuse_bomb(file, archive)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an unusual pickle, which is refused or read
+        # weights_only builds tensors and nothing else, whatever the pickle asks for
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_quantized:
+        raise TypeError(f"it holds a {type(found).__name__}, not one dense tensor")
+    if found.numel() * found.element_size() > _LARGEST_RATIO * file.stat().st_size:
+        raise ValueError(f"it unfolds to {found.numel():,} numbers")
+    tensor = found.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _must_be_there(file: Path) -> None:
+    if not file.is_file():
+        raise InputError(f"no file '{file}'; give a file of features that is there.")
+
+
+def _refuse_bomb(file: Path, archive: zipfile.ZipFile) -> None:
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > _LARGEST_RATIO * file.stat().st_size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors"
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,73 @@
+"""Whether imported features and texts belong together: zero-shot against guessing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.store import SPLITS, FeatureCache
+
+_SURE = 3.0
+"""Standard deviations above guessing from which zero-shot is believed to know the classes."""
+
+
+@dataclass(frozen=True)
+class ZeroShotCheck:
+    """How zero-shot classification does on a cache.
+
+    Attributes
+    ----------
+    split : str
+        The split that was looked at.
+    images : int
+    accuracy : float
+        In percent.
+    chance : float
+        What guessing gives, in percent.
+    at_chance : bool
+        Whether the accuracy could well be that of guessing.
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    chance: float
+    at_chance: bool
+
+
+def check_zero_shot(cache: FeatureCache) -> ZeroShotCheck:
+    """Classify the images of a cache by its class texts.
+
+    An order of classes that differs between labels and texts is the classic mistake of an import:
+    every array fits, and accuracy is that of guessing.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Its test split is taken, else another.
+
+    Returns
+    -------
+    ZeroShotCheck
+    """
+    split = next(name for name in reversed(SPLITS) if name in cache.counts)
+    weights = _class_weights(cache)  # (C, D)
+    right = 0
+    for block in cache.blocks(split):
+        scores = block.features.astype(np.float32) @ weights.T  # (n, C): norms change no order
+        right += int((scores.argmax(axis=1) == block.labels).sum())
+    images, chance = cache.counts[split], 1 / len(weights)
+    noise = math.sqrt(chance * (1 - chance) / images)
+    at_chance = right / images <= chance + _SURE * noise
+    return ZeroShotCheck(split, images, 100 * right / images, 100 * chance, at_chance)
+
+
+def _class_weights(cache: FeatureCache) -> NDArray[np.float32]:
+    text = cache.header.text_features  # (C, P, D), zeros where a class has fewer prompts
+    norms = np.linalg.norm(text, axis=-1, keepdims=True)
+    mean = (text / np.where(norms > 0, norms, 1)).mean(axis=1)
+    unit: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=-1, keepdims=True).clip(1e-12)
+    return unit
