@@ -264,13 +264,15 @@ def test_beside_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Coop, "recipe_for", lambda *_: replace(RECIPE, epochs=1))
-    words = ["--methods", "zero-shot,coop", "--shots", "1", "--seeds", "1", "--runs", tmp_path]
+    words = ["--methods", "zero-shot,coop", "--shots", "2", "--seeds", "1", "--runs", tmp_path]
     answer = call(monkeypatch, capsys, "compare", *words, "--json")
     assert answer.code == 0, answer.err
     assert [row["method"] for row in json.loads(answer.out)["results"]] == ["zero-shot", "coop"]
     page = call(monkeypatch, capsys, "report", tmp_path, "-o", tmp_path / "page.html")
     assert page.code == 0, page.err
-    assert "coop" in (tmp_path / "page.html").read_text()
+    text = (tmp_path / "page.html").read_text()
+    assert "coop leaves the image features as they are" in text
+    assert "learns prompts" not in text  # it does not try to fit it again
 
 
 REFUSALS: list[tuple[list[Any], str]] = [
