@@ -52,8 +52,8 @@ def needs_of(
     wanted = {find_method(name).needs for name in methods}
     if (encoder or pretrained) and "text tower" not in wanted:
         raise InputError(
-            f"--encoder and --pretrained are for methods that learn words; {', '.join(methods)} "
-            "needs no encoder. To choose a cache by its encoder use --model."
+            "--encoder and --pretrained are for methods that learn words (coop, cpl), and none is "
+            "asked for; to choose a cache by its encoder use --model."
         )
 
     def find(cache: FeatureCache) -> dict[str, Any]:

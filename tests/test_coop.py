@@ -185,6 +185,15 @@ def test_it_tells_how_far_it_is() -> None:
     assert heard == [(done, 6) for done in range(1, 7)]
 
 
+def test_small_products_take_one_thread() -> None:
+    torch.set_num_threads(2)  # the fixture puts it back
+    seen: list[int] = []
+    context = Context(precision="fp32", tell=lambda *_: seen.append(torch.get_num_threads()))
+    Coop(2, tower=DrawnTower(), recipe=RECIPE, context=context).fit(draw_task())
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+
+
 class EndIsPadding(DrawnTower):
     """Sentences without a start, padded with their end, as SigLIP's tokenizers write them."""
 
@@ -280,7 +289,7 @@ REFUSALS: list[tuple[list[Any], str]] = [
     (["--method", "coop", "--encoder", "nano", "--pretrained", "none"], "not the encoder of this"),
     (["--method", "coop", "--prompt", "0"], "prompt must be a whole number of at least 1; got 0"),
     (["--method", "coop", "--prompt", "30"], "learn fewer with --prompt"),
-    (["--encoder", "nano"], "clip-adapter needs no encoder"),
+    (["--encoder", "nano"], "none is asked for; to choose a cache"),
     (["--prompt", "16"], "has no setting 'prompt'"),
 ]
 
