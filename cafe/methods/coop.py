@@ -69,9 +69,9 @@ class Coop(BatchedMethod):
         The encoder's text tower; `cafe.text_tower.load_tower` makes it of a cache's encoder.
     recipe : Recipe or None
         How to optimise: SGD with momentum 0.9 after one epoch of warm-up. None is the authors' for
-        the shots at hand: 50 epochs for 1, 100 for up to 4, else 200 (for ImageNet they take 50), on
-        augmented views where the cache has them. The last batch of an epoch is smaller where theirs
-        would be left out.
+        the shots at hand: 50 epochs for 1, 100 for up to 4, else 200 (50 for ImageNet, which is for
+        the user to say), on augmented views where the cache has them. The last batch of an epoch is
+        smaller where theirs would be left out.
     context : Context or None
         Where and how to compute.
 
