@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from cafe.methods.adapter import (
 )
 from cafe.methods.adapter_head import AdapterHead
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_ratio
 from cafe.methods.counterfactual_adapter import CounterfactualAdapter, check_counterfactual
 from cafe.methods.pool import PoolHead
 from cafe.methods.ratio_pool import fit_ratio_pools
@@ -108,7 +108,7 @@ class ClipAdapter(BatchedMethod):
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
         self.counterfactual = check_counterfactual(counterfactual, self.family)
-        parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
+        _bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def fit_many(
         self,
@@ -185,33 +185,6 @@ class ClipAdapterBoth(ClipAdapter):
     family: ClassVar[type[AdapterFamily]] = BothAdapter
 
 
-def check_ratio(ratio: float | str) -> float:
-    """A ratio, or a refusal.
-
-    Parameters
-    ----------
-    ratio : float or str
-        As given.
-
-    Returns
-    -------
-    float
-        The ratio.
-
-    Raises
-    ------
-    InputError
-        If it is no number from 0 to 1.
-    """
-    try:
-        value = float(ratio)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise InputError(f"ratio must be from 0 (zero-shot) to 1, 'learn' or 'auto'; got {ratio}.")
-    return value
-
-
 def parse_bottleneck(bottleneck: str | int, width: int) -> int:
     """H of a bottleneck as people write it.
 
@@ -237,14 +210,20 @@ def parse_bottleneck(bottleneck: str | int, width: int) -> int:
     >>> parse_bottleneck("D/4", 512)
     128
     """
-    word = str(bottleneck).strip().upper()
-    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
-    if match is None or isinstance(bottleneck, bool):
-        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
-    hidden = int(word) if match[2] else width // int(match[1] or 1)
+    part, whole = _bottleneck_word(bottleneck)
+    hidden = int(whole) if whole else width // int(part or 1)
     if not 1 <= hidden <= WIDEST * width:
         raise InputError(
             f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
             f"'{bottleneck}' gives {hidden}."
         )
     return hidden
+
+
+def _bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
+    """The 4 of "D/4", or a whole number."""
+    word = str(bottleneck).strip().upper()
+    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
+    if match is None or isinstance(bottleneck, bool):
+        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
+    return match[1], match[2]
