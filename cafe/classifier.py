@@ -148,16 +148,16 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features = Features(torch.from_numpy(np.array(rows, np.float32)), labels)
         train = TrainingSet(features, self._text(features, order))
         settings, seed = self._settings(rows.shape[1]), self._seed()
-        device = resolve_device(self.device)
-        method = make_method(self.method, Context(device), settings)
-        there = TrainingSet(features.to(device), train.text.to(device))
+        context = Context(resolve_device(self.device))
+        method = make_method(self.method, context, settings)
+        there = TrainingSet(features.to(context.device), train.text.to(context.device))
         self.head_ = method.fit(there, validation=self._validation(), seed=seed)
         self.params_ = dict(self.head_.params)
         self.temperature_ = 1.0
         if self.calibrate:
             chosen = settings_in_force(self.method, settings, self.params_)
             found = out_of_fold(
-                self.method, chosen, train.features, train.text, seed=seed, device=device
+                self.method, chosen, train.features, train.text, seed=seed, context=context
             )
             self.temperature_ = found.temperature or 1.0
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
     base_to_new: bool = False,
+    needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
     device: str = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
@@ -73,6 +74,9 @@ def compare(
     base_to_new : bool
         Fit on the first half of the classes, in the order of their labels, and test on both halves
         apart; for the methods whose head can take new classes.
+    needs : callable, optional
+        Given a cache, the settings that methods need and that no default can give, by name; for
+        "coop" and "cpl" `{"tower": cafe.text_tower.load_tower(cache)}`.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     runs : Path or str, optional
@@ -106,7 +110,8 @@ def compare(
     plans = []
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
-        plan = Plan(names, _shots(shots, task), chosen, validation)
+        settings = {} if needs is None else needs(source)
+        plan = Plan(names, _shots(shots, task), chosen, validation, settings)
         check_plan(task, plan)
         plans.append(plan)
     context = Context(device=resolve_device(device))

@@ -69,6 +69,7 @@ def fit(
         See `cafe.study.Progress`.
     **settings
         Hyper-parameters (`ratio`, `bottleneck`, `recipe`, ...); each method takes those it knows.
+        "coop" and "cpl" need `tower=cafe.text_tower.load_tower(cache)`.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def fit(
     context = Context(device=resolve_device(device))
     check_plan(task, plan)
     results = run(task, plan, context=context, progress=progress)
-    words, sure = protocol_in_words(task, plan), calibrate(source, plan, results)
+    words, sure = protocol_in_words(task, plan), calibrate(source, plan, results, progress)
     record = make_record(source, plan, words, results, command, sure)
     return save_run(record, Path(runs)) if runs is not None else record
 

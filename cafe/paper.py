@@ -6,7 +6,7 @@ prompts' published form, against which a cache's header is held, from the left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def reproduce(
     shots: Sequence[Shots] | None = None,
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
+    needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
     device: str = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
@@ -81,7 +82,7 @@ def reproduce(
         The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
     methods : sequence of str, optional
         Names of the catalog; None takes those with published averages.
-    shots, seeds, validation, device, runs, command, progress
+    shots, seeds, validation, needs, device, runs, command, progress
         As of `cafe.compare`.
 
     Returns
@@ -104,6 +105,7 @@ def reproduce(
             shots=shots,
             seeds=seeds,
             validation=validation,
+            needs=needs,
             device=device,
             runs=runs,
             command=command,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -108,6 +108,13 @@ def run(
         If the plan asks for what the cache does not have; nothing is fitted.
     """
     context = context or Context()
+    stage = ""
+
+    def tell(done: int, in_all: int) -> None:
+        if progress is not None:
+            progress(f"{stage}, epoch {done} of {in_all}", len(results), total)
+
+    context = replace(context, tell=tell)
     check_plan(task, plan)
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
     test = task.splits["test"].to(context.device)
@@ -116,8 +123,9 @@ def run(
     for shots in plan.shots:
         trains, validations = _draws(task, plan, shots, context.device)
         for method in methods:
+            stage = f"{method.name}, {shots} shots"
             if progress is not None:
-                progress(f"{method.name}, {shots} shots", len(results), total)
+                progress(stage, len(results), total)
             start = time.perf_counter()
             heads = method.fit_many(trains, validations=validations, seeds=plan.seeds)
             seconds = time.perf_counter() - start

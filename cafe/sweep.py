@@ -12,7 +12,8 @@ from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features import Task
 from cafe.methods.base import Protocol
-from cafe.methods.clip_adapter import check_ratio, parse_bottleneck
+from cafe.methods.checks import check_ratio
+from cafe.methods.clip_adapter import parse_bottleneck
 from cafe.splits import MOST_FOLDS, Shots
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}

@@ -20,7 +20,7 @@ from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
 from cafe.store import FeatureCache
-from cafe.study import Plan, Result
+from cafe.study import Plan, Progress, Result
 
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
@@ -92,7 +92,9 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> list[Calibration]:
+def calibrate(
+    cache: FeatureCache, plan: Plan, results: Sequence[Result], progress: Progress | None = None
+) -> list[Calibration]:
     """Fit a temperature for every result of a study, never on a test image.
 
     Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
@@ -104,6 +106,8 @@ def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> lis
         The cache of the study; only the drawn images are read.
     plan : Plan
     results : sequence of Result
+    progress : callable, optional
+        Hears of the fits of methods that take long; see `cafe.study.Progress`.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def calibrate(cache: FeatureCache, plan: Plan, results: Sequence[Result]) -> lis
         return [_on_validation(result.heads, held_out[result.shots]) for result in results]
     text = _text(cache)
     drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
-    return [_refit(result, plan, drawn[result.shots], text) for result in results]
+    return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
 
 
 def _text(cache: FeatureCache) -> ClassText:
@@ -161,11 +165,21 @@ def _device(head: Head) -> torch.device:
 
 
 def _refit(
-    result: Result, plan: Plan, images: Features | StoredFeatures, text: ClassText
+    result: Result,
+    plan: Plan,
+    images: Features | StoredFeatures,
+    text: ClassText,
+    progress: Progress | None,
 ) -> Calibration:
-    head, seed = result.heads[0], plan.seeds[0]
-    settings = settings_in_force(result.method, plan.settings, head.params)
-    return out_of_fold(result.method, settings, images, text, seed=seed, device=_device(head))
+    head, seed, method = result.heads[0], plan.seeds[0], result.method
+
+    def tell(done: int, in_all: int) -> None:
+        if progress is not None:
+            progress(f"calibrating {method}, epoch {done} of {in_all}", 0, 1)
+
+    settings = settings_in_force(method, plan.settings, head.params)
+    context = Context(_device(head), tell=tell)
+    return out_of_fold(method, settings, images, text, seed=seed, context=context)
 
 
 def settings_in_force(
@@ -184,7 +198,7 @@ def out_of_fold(
     text: ClassText,
     *,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    context: Context | None = None,
 ) -> Calibration:
     """Calibrate a method on its own training images, each judged by a fit without it.
 
@@ -200,8 +214,8 @@ def out_of_fold(
         The classes' text.
     seed : int
         Seed of the folds and of the fits.
-    device : torch.device or str
-        Where to compute.
+    context : Context or None
+        Where and how to compute; None is the CPU.
 
     Returns
     -------
@@ -211,9 +225,9 @@ def out_of_fold(
     folds = _folds(images.y, seed)
     if not folds:
         return Calibration()
-    there = torch.device(device)
-    text = text.to(there)
-    fitted = make_method(method, Context(there), settings).fit_many(
+    context = context or Context()
+    there, text = context.device, text.to(context.device)
+    fitted = make_method(method, context, settings).fit_many(
         [TrainingSet(images[kept].to(there), text) for kept, _ in folds],
         validations=[NO_VALIDATION] * len(folds),
         seeds=[seed] * len(folds),

@@ -32,6 +32,8 @@ _WHY_NOT = {
     "cross-modal": "a row of the head is learnt per class",
     "taskres": "a residual is learnt per class, and a new class has none",
     "clap": "a row of the head is learnt per class",
+    "coop": "its head holds the text features of the base classes; new ones need the text tower",
+    "cpl": "its head holds the text features of the base classes; new ones need the text tower",
 }
 _OTHERWISE = "its head is made of the shots of each class, and a new class has none"
 

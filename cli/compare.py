@@ -13,6 +13,7 @@ import typer
 from cafe.errors import InputError
 
 from .fit import ValidationProtocol
+from .needs import EncoderFolder, EncoderWeights, needs_of
 from .options import (
     CacheHome,
     DatasetFilter,
@@ -65,6 +66,8 @@ def compare(
             "--paper", help="All caches of the paper's eleven datasets, beside published numbers."
         ),
     ] = False,
+    encoder: EncoderFolder = None,
+    pretrained: EncoderWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -85,6 +88,7 @@ def compare(
         "runs": runs,
         "command": shlex.join(["cafe", *sys.argv[1:]]),
     }
+    words["needs"] = needs_of(words["methods"] or (), encoder, pretrained, device)
     if paper and (base_to_new or caches or dataset or model):
         raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
     with (

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from .needs import EncoderFolder, EncoderWeights, needs_of
 from .options import (
     CacheHome,
     CacheName,
@@ -20,6 +21,7 @@ from .options import (
     ModelFilter,
     RunsHome,
     open_cache,
+    parse_prompt,
     parse_ratio,
     parse_seeds,
     parse_shots,
@@ -77,6 +79,25 @@ def fit(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step [default: the method's].")
     ] = None,
+    counterfactual: Annotated[
+        bool,
+        typer.Option(
+            "--counterfactual", help="Train clip-adapter to tell images from counterfactuals."
+        ),
+    ] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Of coop and cpl: how many words to learn, or words to start from [default: 16].",
+            show_default=False,
+        ),
+    ] = None,
+    class_specific: Annotated[
+        bool,
+        typer.Option("--class-specific", help="Of coop and cpl: learn words for each class."),
+    ] = False,
+    encoder: EncoderFolder = None,
+    pretrained: EncoderWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -97,7 +118,12 @@ def fit(
         "lr": lr,
         "weight_decay": weight_decay,
         "batch_size": batch_size,
+        "counterfactual": 1.0 if counterfactual else None,
+        "prompt": None if prompt is None else parse_prompt(prompt),
+        "class_specific": class_specific or None,
     }
+    methods = method or ["clip-adapter"]
+    needs = needs_of(methods, encoder, pretrained, device)
     source = open_cache(cache_argument, cache, dataset, model)
     with (
         interruptible("nothing was saved; 'cafe grid' keeps what is done."),
@@ -105,7 +131,7 @@ def fit(
     ):
         record = run(
             source,
-            method=method or ["clip-adapter"],
+            method=methods,
             shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
             validation=validation.value,
@@ -113,6 +139,7 @@ def fit(
             runs=runs,
             command=shlex.join(["cafe", *sys.argv[1:]]),
             progress=progress,
+            **needs(source),
             **{name: value for name, value in settings.items() if value is not None},
         )
     if as_json:

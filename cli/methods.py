@@ -18,13 +18,14 @@ def methods(as_json: Json = False) -> None:
     """
     if as_json:
         rows = [
-            {"name": e.name, "summary": e.summary, "source": e.source} for e in CATALOG.values()
+            {"name": e.name, "summary": e.summary, "source": e.source, "needs": e.needs}
+            for e in CATALOG.values()
         ]
         typer.echo(json.dumps(rows))
         return
     from .tables import print_table
 
     print_table(
-        ["method", "what it is", "source"],
-        [[e.name, e.summary, e.source] for e in CATALOG.values()],
+        ["method", "what it is", "source", "needs"],
+        [[e.name, e.summary, e.source, e.needs] for e in CATALOG.values()],
     )

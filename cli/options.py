@@ -114,6 +114,11 @@ def parse_ratio(text: str | None) -> dict[str, Any]:
     return {"ratios": [_number_or_word(word) for word in text.split(",")]}
 
 
+def parse_prompt(text: str) -> int | str:
+    """Read "16", a count of learned words, or the words to start from."""
+    return int(text) if text.strip().isdecimal() else text
+
+
 def _number_or_word(text: str | None) -> float | str | None:
     try:
         return None if text is None else float(text)

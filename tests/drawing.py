@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
+from cafe.methods.catalog import CATALOG
+from cafe.methods.tower import TextTower
 
 CLASSES, WIDTH = 5, 24
 
@@ -57,3 +62,43 @@ def _directions() -> Tensor:
 def _images(y: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(len(y), WIDTH, generator=generator)
     return 5 * normalize(_directions()[y] + 1.1 * noise, dim=-1)
+
+
+class DrawnTower(TextTower):
+    """A text tower whose tokens are letters; digits lean towards the images of their class."""
+
+    width = WIDTH
+    length, start, end = 48, 1, 127
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(97)
+        self.table = 0.2 * torch.randn(128, WIDTH, generator=generator)
+        self.mix = torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5
+        leaning = _directions() + 0.8 * torch.randn(CLASSES, WIDTH, generator=generator)
+        self.table[48 : 48 + CLASSES] = leaning
+
+    def tokens(self, sentences: Sequence[str]) -> Tensor:
+        rows = [[self.start, *map(ord, text), self.end] for text in sentences]
+        return torch.tensor([row + [0] * (self.length - len(row)) for row in rows])
+
+    def look_up(self, tokens: Tensor) -> Tensor:
+        return self.table[tokens]
+
+    def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        inside = (tokens > self.start) & (tokens < self.end)
+        mean = (embeddings * inside[..., None]).mean(dim=1)
+        return mean + torch.tanh(mean) @ self.mix
+
+    def to(self, device: torch.device) -> DrawnTower:
+        return self
+
+    def floats(self, length: int) -> int:
+        return 4 * length * WIDTH
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+
+
+def draw_needs(method: str) -> dict[str, Any]:
+    """What a method of the catalog needs beside features, as settings."""
+    return {"tower": DrawnTower()} if CATALOG[method].needs == "text tower" else {}

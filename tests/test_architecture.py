@@ -75,7 +75,7 @@ MIDDLE = {
     "cafe.conversion",
 }
 # modules that join both sides
-JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export"}
+JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export", "cafe.text_tower"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
 # within the right side, imports run against the arrows: engine <- methods <- study <- results
 RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]

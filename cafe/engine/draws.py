@@ -43,6 +43,21 @@ def linear_weights(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
     ]
 
 
+def normal_weights(seed: int, std: float, shape: tuple[int, ...]) -> Tensor:
+    """Initial weights drawn from N(0, std^2), float32, on the CPU.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    std : float
+        Standard deviation.
+    shape : tuple of int
+        Of the weights.
+    """
+    return std * torch.randn(shape, generator=_generator(seed, _WEIGHTS))
+
+
 class BatchOrder:
     """The order in which a run sees its images; depends on (seed, N, V) and the epoch only.
 

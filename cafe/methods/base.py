@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -48,11 +48,14 @@ class Context:
         Precision of the engine's matrix products; master weights are float32 always.
     memory_budget : int or None
         Bytes that the engine may use for runs side by side; None takes half of what is free.
+    tell : callable or None
+        Called with the run-epochs that are done and those there are, by methods that take long.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_budget: int | None = None
+    tell: Callable[[int, int], None] | None = None
 
 
 class Head(ABC):

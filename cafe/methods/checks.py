@@ -49,7 +49,21 @@ def check_count(name: str, value: int) -> int:
     return int(number)
 
 
-def _number(value: float) -> float:
+def check_ratio(ratio: float | str) -> float:
+    """A ratio of an adapter, or a refusal.
+
+    Raises
+    ------
+    InputError
+        If it is no number from 0 to 1.
+    """
+    number = _number(ratio)
+    if not 0 <= number <= 1:
+        raise InputError(f"ratio must be from 0 (zero-shot) to 1, 'learn' or 'auto'; got {ratio}.")
+    return number
+
+
+def _number(value: float | str) -> float:
     """NaN where it is no number."""
     try:
         return float(value)

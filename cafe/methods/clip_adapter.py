@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,8 @@ from cafe.methods.adapter import (
 )
 from cafe.methods.adapter_head import AdapterHead
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_ratio
+from cafe.methods.counterfactual_adapter import CounterfactualAdapter, check_counterfactual
 from cafe.methods.pool import PoolHead
 from cafe.methods.ratio_pool import fit_ratio_pools
 from cafe.methods.selection import train_selected
@@ -68,6 +69,9 @@ class ClipAdapter(BatchedMethod):
         normalises after the blend; but the raw norm differs from encoder to encoder (about 10 for
         ViT-B/32), and with it the balance of adapter and residual at one ratio and the fit of one
         learning rate. Normalised, a ratio means the same for every encoder.
+    counterfactual : float
+        Weight of telling images from their counterfactuals (`cafe.methods.counterfactual_adapter`);
+        0, the paper's training, does without. For the visual branch alone.
     context : Context or None
         Where and how to compute.
 
@@ -91,6 +95,7 @@ class ClipAdapter(BatchedMethod):
         recipe: Recipe | None = None,
         final_relu: bool = True,
         normalize_input: bool = True,
+        counterfactual: float = 0.0,
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
@@ -102,6 +107,7 @@ class ClipAdapter(BatchedMethod):
         self.bottleneck = bottleneck
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
+        self.counterfactual = check_counterfactual(counterfactual, self.family)
         _bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def fit_many(
@@ -130,15 +136,16 @@ class ClipAdapter(BatchedMethod):
     def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
         """The engine's run for one training set (number `job` of a call), seed and ratio."""
         width = train.text.features.shape[-1]
-        family = self.family(
+        told: Any = {"weight": self.counterfactual} if self.counterfactual else {}
+        family: AdapterFamily = (CounterfactualAdapter if told else self.family)(
             bottleneck=parse_bottleneck(self.bottleneck, width),
             final_relu=self.final_relu,
             normalize_input=self.normalize_input,
             learn_ratio=self.learn_ratio,
+            **told,
         )
-        last = (
-            ratio if self.text_ratio is None or len(self.family.branches) < 2 else self.text_ratio
-        )
+        both = len(self.family.branches) > 1
+        last = self.text_ratio if both and self.text_ratio is not None else ratio
         values = {"ratio": ratio, "text_ratio": last}
         scalars = {f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.family.branches}
         return Run(family, job, seed, self.recipe, scalars)
@@ -153,6 +160,7 @@ class ClipAdapter(BatchedMethod):
             "final_relu": self.final_relu,
             "normalize_input": self.normalize_input,
             "learn_ratio": self.learn_ratio,
+            **({"counterfactual": self.counterfactual} if self.counterfactual else {}),
             **asdict(trained.run.recipe),
             "seed": trained.run.seed,
             "precision": trained.precision,
@@ -175,33 +183,6 @@ class ClipAdapterBoth(ClipAdapter):
 
     name: ClassVar[str] = "clip-adapter-both"
     family: ClassVar[type[AdapterFamily]] = BothAdapter
-
-
-def check_ratio(ratio: float | str) -> float:
-    """A ratio, or a refusal.
-
-    Parameters
-    ----------
-    ratio : float or str
-        As given.
-
-    Returns
-    -------
-    float
-        The ratio.
-
-    Raises
-    ------
-    InputError
-        If it is no number from 0 to 1.
-    """
-    try:
-        value = float(ratio)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise InputError(f"ratio must be from 0 (zero-shot) to 1, 'learn' or 'auto'; got {ratio}.")
-    return value
 
 
 def parse_bottleneck(bottleneck: str | int, width: int) -> int:

@@ -21,6 +21,7 @@ from cafe.errors import CafeError
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.adapter import adapt
 from cafe.methods.base import Head, predict_in_blocks
+from cafe.methods.catalog import find_method
 from cafe.results import head_file, load_head
 from cafe.splits import draw_shots
 from cafe.store import FeatureCache
@@ -140,6 +141,8 @@ def _temperature(
     cache: FeatureCache, head: Head, row: Mapping[str, Any], seed: int
 ) -> float | None:
     """Fitted on the head's own shots, each judged by a fit without it, where the run has none."""
+    if find_method(row["method"]).needs:  # a page does not load what that fit would need
+        return None
     labels = torch.from_numpy(cache.labels("train"))
     drawn = cache.read("train", draw_shots(labels, row["shots"], seed).numpy(), dtype=np.float32)
     features = Features(torch.from_numpy(drawn.features), torch.from_numpy(drawn.labels))
