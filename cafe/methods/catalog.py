@@ -172,6 +172,14 @@ CATALOG: Mapping[str, Entry] = {
             ("penalty", "penalties"),
         ),
         Entry(
+            "sgva",
+            "an adapter trained on image prototypes and guided by the text; both in the score",
+            "Peng et al. 2022, arXiv 2211.16191",
+            "cafe.methods.sgva",
+            "Sgva",
+            ("alpha", "alphas", "mix", "temperature", "bottleneck", "recipe"),
+        ),
+        Entry(
             "auto",
             "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots",
             "cafe 2026, docs/choosing-nothing.md",
