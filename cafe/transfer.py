@@ -32,6 +32,8 @@ _WHY_NOT = {
     "cross-modal": "a row of the head is learnt per class",
     "taskres": "a residual is learnt per class, and a new class has none",
     "clap": "a row of the head is learnt per class",
+    "meta-adapter": "without shots a new class keeps its text, which is zero-shot's answer; with "
+    "shots it needs no base half: give it weights that were meta-trained elsewhere",
 }
 _OTHERWISE = "its head is made of the shots of each class, and a new class has none"
 

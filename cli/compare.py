@@ -18,6 +18,7 @@ from .options import (
     DatasetFilter,
     Device,
     Json,
+    MetaWeights,
     ModelFilter,
     RunsHome,
     open_cache,
@@ -65,6 +66,7 @@ def compare(
             "--paper", help="All caches of the paper's eleven datasets, beside published numbers."
         ),
     ] = False,
+    meta: MetaWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -85,7 +87,7 @@ def compare(
         "runs": runs,
         "command": shlex.join(["cafe", *sys.argv[1:]]),
     }
-    if paper and (base_to_new or caches or dataset or model):
+    if paper and (base_to_new or caches or dataset or model or meta):
         raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
     with (
         interruptible("runs of finished caches were saved."),
@@ -100,7 +102,7 @@ def compare(
 
         names: list[str | None] = [*caches] if caches else [None]
         sources = [open_cache(name, cache, dataset, model) for name in names]
-        found = run(sources, base_to_new=base_to_new, progress=progress, **words)
+        found = run(sources, base_to_new=base_to_new, meta=meta, progress=progress, **words)
     _show(found, as_json=as_json)
 
 

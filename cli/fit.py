@@ -17,6 +17,7 @@ from .options import (
     DatasetFilter,
     Device,
     Json,
+    MetaWeights,
     ModelFilter,
     RunsHome,
     open_cache,
@@ -77,6 +78,7 @@ def fit(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step [default: the method's].")
     ] = None,
+    meta: MetaWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -89,6 +91,7 @@ def fit(
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.fitting import fit as run
+    from cafe.provenance import meta_notes
 
     settings = {
         **parse_ratio(ratio),
@@ -97,8 +100,11 @@ def fit(
         "lr": lr,
         "weight_decay": weight_decay,
         "batch_size": batch_size,
+        "meta": None if meta is None else str(meta),
     }
     source = open_cache(cache_argument, cache, dataset, model)
+    for note in meta_notes(source, settings):
+        say(f"cafe: {note}")
     with (
         interruptible("nothing was saved; 'cafe grid' keeps what is done."),
         progress_bar("fits", quiet=as_json) as progress,

@@ -180,6 +180,15 @@ CATALOG: Mapping[str, Entry] = {
             ("alpha", "alphas", "mix", "temperature", "bottleneck", "recipe"),
         ),
         Entry(
+            "meta-adapter",
+            "class texts refined by their shots through attention that was trained once, elsewhere",
+            "Song et al. 2023, arXiv 2311.03774",
+            "cafe.methods.meta_adapter",
+            "MetaAdapter",
+            ("meta",),
+            needs="meta file",
+        ),
+        Entry(
             "auto",
             "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots",
             "cafe 2026, docs/choosing-nothing.md",
