@@ -66,8 +66,8 @@ def meta_train(
     Raises
     ------
     InputError
-        If the caches are of several encoders or have nothing to train on, or there is no such
-        folder.
+        If the caches are of several encoders or have nothing to train on, or an argument cannot
+        be meant; nothing is trained.
     CafeError
         If the file cannot be written; nothing is left behind.
 
@@ -82,6 +82,8 @@ def meta_train(
         raise InputError(f"no folder '{path.parent}' to write '{path.name}' to; choose another -o.")
     sources = open_caches(caches)
     _check_one_encoder(sources)
+    if seed < 0:
+        raise InputError(f"seeds must be at least 0; got {seed}.")
     shots, recipe = check_count("shots", shots), replace(PUBLISHED, epochs=epochs, lr=lr)
     trains = [_training_set(source, device) for source in sources]
     weights, loss = train_meta(trains, shots=shots, recipe=recipe, seed=seed, progress=progress)

@@ -397,6 +397,21 @@ def test_caches_of_two_encoders_are_refused(home: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"shots": 0}, "shots must be a whole number of at least 1; got 0"),
+        ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"lr": -1.0}, "learning rate must be a number from 0 up; got -1"),
+        ({"seed": -1}, "seeds must be at least 0; got -1"),
+        ({"output": "gone/m.safetensors"}, "no folder 'gone' to write 'm.safetensors' to"),
+    ],
+)
+def test_bad_settings(home: Path, settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        cafe.meta_train(home / "one" / "tiny.none.h5", **settings)
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["cafe", *map(str, words)])
     try:
