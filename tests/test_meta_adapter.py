@@ -28,6 +28,7 @@ from cafe.methods.meta_episodes import Episodes, Queries, Shelves
 from cafe.methods.meta_file import load_meta, save_meta
 from cafe.methods.meta_training import PUBLISHED, episode_loss, train_meta
 from cafe.methods.meta_weights import MetaWeights
+from cafe.report.gather import gather
 from cafe.store import Block, FeatureCache, write_cache
 from cafe_cli.main import main
 
@@ -104,7 +105,7 @@ def test_the_head_is_linear_in_the_refined_texts() -> None:
     expected = 20.0 * TEST.unit @ refine(meta.weights, train).mT - 3.0
     torch.testing.assert_close(head.logits(TEST.x), expected, atol=1e-4, rtol=1e-5)
     assert head.params["meta_sha256"] == meta.sha256
-    assert head.params["meta_trained_on"] == ["noise (1 classes)"]
+    assert head.params["meta_trained_on"] == "noise (1 classes)"
 
 
 def test_the_start_is_xavier_s() -> None:
@@ -388,6 +389,27 @@ def test_compare_takes_it_too(home: Path, trained: Path) -> None:
         cafe.compare(two, methods=["meta-adapter"], shots=[2], runs=None)
     with pytest.raises(InputError, match="meta-adapter cannot take new classes"):
         cafe.compare(two, methods=["meta-adapter"], runs=None, meta=trained, base_to_new=True)
+
+
+def test_a_report_does_without_a_file_that_is_gone(
+    home: Path, trained: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "m.safetensors"
+    copy.write_bytes(trained.read_bytes())
+    found = cafe.compare(
+        home / "two" / "tiny.none.h5",
+        methods=["zero-shot", "meta-adapter"],
+        shots=[2],
+        seeds=1,
+        runs=tmp_path,
+        meta=copy,
+    )
+    assert found.folder is not None
+    (first,) = gather([found.folder])
+    copy.unlink()
+    (second,) = gather([found.folder])
+    assert not any("temperature" in note for note in first.notes)
+    assert any("No temperature was fitted: no meta file" in note for note in second.notes)
 
 
 def test_caches_of_two_encoders_are_refused(home: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_score_is_the_formula() -> None:
     train = draw_task((2, 3, 4, 5, 6))
     head = Sgva(0.4, bottleneck=7, recipe=Recipe(epochs=3), context=FP32).fit(train)
     own = {name: value.double().numpy() for name, value in head.tensors().items()}
-    mix = head.params["mix"]
+    mix = head.params["learned_mix"]
 
     def adapted(x: Tensor) -> np.ndarray:
         v = unit(x.double().numpy())
@@ -112,8 +112,8 @@ def test_training_is_a_plain_loop(batch_size: int) -> None:
     down, up, mix = plain_loop(train, recipe, 4, 3.0)
     torch.testing.assert_close(head.tensors()["down"], down, atol=2e-4, rtol=0)
     torch.testing.assert_close(head.tensors()["up"], up, atol=2e-4, rtol=0)
-    assert head.params["mix"] == pytest.approx(mix, abs=1e-4)
-    assert head.params["mix"] != 0.5
+    assert head.params["learned_mix"] == pytest.approx(mix, abs=1e-4)
+    assert head.params["learned_mix"] != 0.5
 
 
 def test_low_precision_is_near() -> None:

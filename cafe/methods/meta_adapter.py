@@ -70,9 +70,10 @@ class MetaAdapter(Method):
         meta.check_width(text.features.shape[-1])
         weights = text.logit_scale * refine(meta.weights.to(text.features.device), train)
         params: dict[str, Any] = {
+            "meta": str(meta.path),
             "meta_sha256": meta.sha256,
             "meta_encoder": meta.encoder,
-            "meta_trained_on": meta.datasets,
+            "meta_trained_on": ", ".join(meta.datasets),
             "meta_shots": meta.about["shots"],
         }
         return MetaAdapterHead(weights, weights.new_full((len(weights),), text.logit_bias), params)

@@ -39,7 +39,7 @@ class SgvaHead(Head):
     tensors : mapping of str to Tensor
         "down" and "up" (H, D), the "prototypes" P and the class texts "weights" (C, D).
     params : mapping
-        "alpha", "mix", "logit_scale", "logit_bias" and what else is in force.
+        "alpha", "learned_mix" m, "logit_scale", "logit_bias" and what else is in force.
     """
 
     method = "sgva"
@@ -54,9 +54,16 @@ class SgvaHead(Head):
         alpha: float = self.params["alpha"]
         scale: float = self.params["logit_scale"]
         bias: float = self.params["logit_bias"]
-        adapted = adapted_features(x, own["down"], own["up"], self.params["mix"])  # (N, D)
+        adapted = self.adapted(x)  # (N, D)
         score = alpha * adapted @ own["prototypes"].mT + (1 - alpha) * x @ own["weights"].mT
         return scale * score + bias
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """See `Head.adapted`. (N, D)"""
+        own = self._tensors
+        return adapted_features(
+            normalize(x, dim=-1), own["down"], own["up"], self.params["learned_mix"]
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything beside `params`; see `Head.tensors`."""
@@ -171,7 +178,8 @@ class Sgva(BatchedMethod):
         shots = adapted_features(of.features.unit, down, up, mix)  # (N, D)
         params = {
             "alpha": trained.run.scalars["alpha"],
-            "mix": mix,
+            "mix": self.mix,
+            "learned_mix": mix,
             "bottleneck": len(down),
             "temperature": self.temperature,
             **asdict(trained.run.recipe),

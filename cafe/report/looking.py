@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.details import bins_json, reliability
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError
 from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter import adapt
 from cafe.methods.base import Head, predict_in_blocks
 from cafe.results import head_file, load_head
 from cafe.splits import draw_shots
@@ -102,12 +101,16 @@ def look(
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     before, projection = project(normalize(x[some], dim=-1).numpy())
     calibration = row.get("calibration") or {}
-    adapted = adapted_features(saved.head, x[some])
+    adapted = saved.head.adapted(x[some])
     if adapted is None:
         notes.append(
             f"{row['method']} leaves the image features as they are: the map has one side."
         )
-    temperature = calibration.get("temperature") or _temperature(cache, saved.head, row, seed)
+    temperature = calibration.get("temperature")
+    try:
+        temperature = temperature or _temperature(cache, saved.head, row, seed)
+    except InputError as error:  # a file that the method needs may be gone
+        notes.append(f"No temperature was fitted: {error}")
     rows = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
     ids = cache.ids("test")
     return Look(
@@ -124,16 +127,6 @@ def look(
         ids={r: ids[r] for r in rows},
         notes=notes,
     )
-
-
-def adapted_features(head: Head, x: Tensor) -> Tensor | None:
-    """Unit features after a CLIP-Adapter head's visual branch; None for others. (n, D)"""
-    tensors, params = head.tensors(), head.params
-    if "down" not in tensors or not isinstance(params.get("ratio"), float):
-        return None  # a head of another kind, or a pool of several ratios
-    x = normalize(x, dim=-1) if params["normalize_input"] else x
-    adapted = adapt(x, tensors["down"], tensors["up"], final_relu=params["final_relu"])
-    return normalize(params["ratio"] * adapted + (1 - params["ratio"]) * x, dim=-1)
 
 
 def _temperature(
