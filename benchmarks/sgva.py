@@ -1,10 +1,11 @@
 """Measure SgVA-CLIP on the reference features, beside CLIP-Adapter and zero-shot.
 
-    python benchmarks/sgva.py [--features DIR] [--seeds 3] [-o FILE]
+    python benchmarks/sgva.py [--features DIR] [--seeds 3] [--cell CELL ...] [-o FILE]
 
 Cells, draws and table are those of `auto.py`: every head is fitted on the same draws and tested
 once per seed. `sgva, cv` chooses the weight of the prototypes inside the shots. Asserts that this
-is above zero-shot on average. Writes FILE.json and FILE.md.
+is above zero-shot on average. Writes FILE.json and FILE.md; with `--cell` (as the JSON names them)
+only these are measured, and the others stay as FILE.json has them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from auto import CELLS, ROOT, Choice, measure_cell, table
+from auto import CELLS, ROOT, Choice, Measured, measure_cell, table
 from grid import machine, read_features
 
 from cafe.features import TrainingSet
@@ -29,6 +30,14 @@ CHOICES = {
 }
 
 
+def measure(path: Path, shots: int, seeds: list[int]) -> dict[str, Measured]:
+    """One cell."""
+    text, splits = read_features(path, torch.device("cpu"))
+    pool = splits["train"]
+    trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
+    return measure_cell(trains, splits["test"], seeds, CHOICES)
+
+
 def main() -> None:
     """Measure, print, write, assert."""
     parser = argparse.ArgumentParser(
@@ -36,18 +45,20 @@ def main() -> None:
     )
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cell", action="append", default=[])
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     seeds, cells = list(range(given.seeds)), {}
     about = {"seeds": seeds, "machine": machine(torch.device("cpu"))}
+    if given.cell:
+        before = json.loads(given.output.with_suffix(".json").read_text())["cells"]
+        cells = {cell: {c: Measured(**m) for c, m in row.items()} for cell, row in before.items()}
     for name, counts in CELLS.items():
-        text, splits = read_features(given.features / f"{name}.openai.npz", torch.device("cpu"))
-        pool = splits["train"]
         for shots in counts:
-            trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
-            found = measure_cell(trains, splits["test"], seeds, CHOICES)
-            cells[f"{name} {shots}"] = found
-            print(f"{name}, {shots} shots: {mean(found['sgva'].accuracies):.2f}", flush=True)
+            cell = f"{name} {shots}"
+            if not given.cell or cell in given.cell:
+                cells[cell] = measure(given.features / f"{name}.openai.npz", shots, seeds)
+                print(f"{cell} shots: {mean(cells[cell]['sgva'].accuracies):.2f}", flush=True)
     print(table(cells))
     if given.output:
         rows = {cell: {c: m._asdict() for c, m in row.items()} for cell, row in cells.items()}
