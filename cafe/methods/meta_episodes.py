@@ -117,7 +117,7 @@ class Episodes:
         self._features, self._batch = features, recipe.batch_size
         self._asked = torch.nonzero(counts[features.y] > 1).flatten()  # (Q,)
         views = features.views if recipe.views else None
-        self._pool = features.unit[:, None] if views is None else normalize(views, dim=-1)
+        self._pool = features.x[:, None] if views is None else views  # (N, V, D)
         self._order = BatchOrder(seed, len(self._asked), self._pool.shape[1])
         self.shelves = Shelves(features, len(train.text.names), shots, seed)
 
@@ -129,4 +129,5 @@ class Episodes:
         """The batches of the next epoch."""
         for rows in torch.split(self._order.epoch().to(self._asked.device), self._batch):
             images, view = self._asked[rows // self._pool.shape[1]], rows % self._pool.shape[1]
-            yield Queries(self._pool[images, view], self._features.y[images], images)
+            x = normalize(self._pool[images, view], dim=-1)  # (B, D)
+            yield Queries(x, self._features.y[images], images)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError
@@ -123,9 +122,10 @@ def load_meta(path: Path | str) -> MetaFile:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["cafe_meta"])
-        _check_about(about)
-        tensors = load_file(path)
-        _check_tensors(tensors)
+            _check_about(about)
+            _check_forms({name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in _HELD}
+        _check_finite(tensors)
     except (
         OSError,
         LookupError,
@@ -155,13 +155,18 @@ def _check_about(about: Any) -> None:
         raise ValueError("it does not say how many shots it was trained with")
 
 
-def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
-    if tensors.keys() != _HELD.keys():
-        raise ValueError(f"it holds {', '.join(sorted(tensors)) or 'nothing'}")
-    width = len(tensors["gate"]) if tensors["gate"].ndim else 0
+def _check_forms(slices: Mapping[str, Any]) -> None:
+    """Names, types and shapes, before any tensor is read: one may be as large as the file."""
+    if slices.keys() != _HELD.keys():
+        raise ValueError(f"it holds {', '.join(sorted(slices)) or 'nothing'}"[:200])
+    width = (slices["gate"].get_shape() or [0])[0]
     for name, axes in _HELD.items():
-        found = tensors[name]
-        if found.dtype != torch.float32 or found.shape != (width,) * axes or not width:
-            raise ValueError(f"its {name} is {found.dtype} {tuple(found.shape)}")
-        if not found.isfinite().all():
+        kind, shape = slices[name].get_dtype(), slices[name].get_shape()
+        if kind != "F32" or shape != [width] * axes or not width:
+            raise ValueError(f"its {name} is {kind} {shape}")
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if not value.isfinite().all():
             raise ValueError(f"its {name} is not finite")
