@@ -41,7 +41,7 @@ def measure(features: Path, seeds: int) -> list[dict[str, Any]]:
         dataset, _, encoder = name.partition(".")
         with tempfile.TemporaryDirectory() as home:
             path = named_path(Path(home), f"{dataset}/{encoder}")
-            task = cafe.load_task(cafe.import_npz(features / f"{name}.npz", path))
+            task = cafe.load_task(cafe.import_features(features / f"{name}.npz", path))
             train, test = task.splits["train"], task.splits["test"]
             for shots in SHOTS:
                 chosen = [draw_shots(train.y, shots, seed) for seed in range(seeds)]

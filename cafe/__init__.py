@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cafe.fitting import fit, grid
     from cafe.heads import load_head
     from cafe.importing import import_features
+    from cafe.meta import meta_train
     from cafe.predict import Predictor
     from cafe.report import write_report
     from cafe.store import FeatureCache
@@ -40,6 +41,7 @@ _HOMES = {
     "load_encoder": "cafe.encoders",
     "load_head": "cafe.heads",
     "load_task": "cafe.features",
+    "meta_train": "cafe.meta",
     "write_report": "cafe.report",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "load_encoder",
     "load_head",
     "load_task",
+    "meta_train",
     "write_report",
 ]
 

@@ -14,6 +14,7 @@ from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import ANYWHERE
 from cafe.pairing import average, differences, summary_json
+from cafe.provenance import meta_notes
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
@@ -52,6 +53,7 @@ def compare(
     validation: Protocol = "none",
     base_to_new: bool = False,
     needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
+    meta: Path | str | None = None,
     device: str = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
@@ -77,6 +79,8 @@ def compare(
     needs : callable, optional
         Given a cache, the settings that methods need and that no default can give, by name; for
         "coop" and "cpl" `{"tower": cafe.text_tower.load_tower(cache)}`.
+    meta : Path or str, optional
+        A file of `meta_train`: meta-adapter stands beside the others.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     runs : Path or str, optional
@@ -104,15 +108,17 @@ def compare(
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
     sources = open_caches(caches)
-    asked = list(dict.fromkeys(methods or ANYWHERE))
+    asked = _asked(methods, meta)
     names = transferable(asked) if base_to_new else asked
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plans = []
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
-        settings = {} if needs is None else needs(source)
+        settings = dict(needs(source)) if needs is not None else {}
+        settings |= {"meta": str(meta)} if meta is not None else {}
         plan = Plan(names, _shots(shots, task), chosen, validation, settings)
         check_plan(task, plan)
+        meta_notes(source, settings)
         plans.append(plan)
     context = Context(device=resolve_device(device))
     home = None if runs is None else Path(runs)
@@ -142,6 +148,17 @@ def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
     return FeatureCache.open(find_caches(cache_home(), None if cache is None else str(cache))[0])
 
 
+def _asked(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
+    """The methods to compare; a meta file is for one of them."""
+    names = list(dict.fromkeys(methods or [*ANYWHERE, *([] if meta is None else [_META])]))
+    if meta is not None and _META not in names:
+        raise InputError(f"{_META} is not among the methods, and a meta file is for no other.")
+    return names
+
+
+_META = "meta-adapter"
+
+
 def _shots(shots: Sequence[Shots] | None, task: Task) -> list[Shots]:
     if shots is not None:
         return list(dict.fromkeys(shots))
@@ -161,7 +178,8 @@ def _one(
     task = load_task(source)
     if not base_to_new:
         results = run(task, plan, context=context, progress=progress)
-        record = make_record(source, plan, protocol_in_words(task, plan), results, command)
+        words = " ".join([protocol_in_words(task, plan), *meta_notes(source, plan.settings)])
+        record = make_record(source, plan, words, results, command)
         return _with(record, {"kind": "compare", "differences": differences(record.json)})
     found = base_and_new(task, plan, context, progress)
     words = f"{protocol_in_words(found.task, plan)} {transfer_words(found)}"

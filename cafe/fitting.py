@@ -15,6 +15,7 @@ from cafe.gridding import grid as search
 from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import BASELINES, known_settings
+from cafe.provenance import meta_notes
 from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
@@ -103,8 +104,10 @@ def fit(
     )
     context = Context(device=resolve_device(device))
     check_plan(task, plan)
+    notes = meta_notes(source, plan.settings)
     results = run(task, plan, context=context, progress=progress)
-    words, sure = protocol_in_words(task, plan), calibrate(source, plan, results, progress)
+    words = " ".join([protocol_in_words(task, plan), *notes])
+    sure = calibrate(source, plan, results, progress)
     record = make_record(source, plan, words, results, command, sure)
     return save_run(record, Path(runs)) if runs is not None else record
 

@@ -34,6 +34,8 @@ _WHY_NOT = {
     "clap": "a row of the head is learnt per class",
     "coop": "its head holds the text features of the base classes; new ones need the text tower",
     "cpl": "its head holds the text features of the base classes; new ones need the text tower",
+    "meta-adapter": "without shots a new class keeps its text, which is zero-shot's answer; with "
+    "shots it needs no base half: give it weights that were meta-trained elsewhere",
 }
 _OTHERWISE = "its head is made of the shots of each class, and a new class has none"
 

@@ -19,6 +19,7 @@ from .options import (
     DatasetFilter,
     Device,
     Json,
+    MetaWeights,
     ModelFilter,
     RunsHome,
     open_cache,
@@ -68,6 +69,7 @@ def compare(
     ] = False,
     encoder: EncoderFolder = None,
     pretrained: EncoderWeights = None,
+    meta: MetaWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -89,7 +91,7 @@ def compare(
         "command": shlex.join(["cafe", *sys.argv[1:]]),
     }
     words["needs"] = needs_of(words["methods"] or (), encoder, pretrained, device)
-    if paper and (base_to_new or caches or dataset or model):
+    if paper and (base_to_new or caches or dataset or model or meta):
         raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
     with (
         interruptible("runs of finished caches were saved."),
@@ -104,7 +106,7 @@ def compare(
 
         names: list[str | None] = [*caches] if caches else [None]
         sources = [open_cache(name, cache, dataset, model) for name in names]
-        found = run(sources, base_to_new=base_to_new, progress=progress, **words)
+        found = run(sources, base_to_new=base_to_new, meta=meta, progress=progress, **words)
     _show(found, as_json=as_json)
 
 

@@ -18,6 +18,7 @@ from .options import (
     DatasetFilter,
     Device,
     Json,
+    MetaWeights,
     ModelFilter,
     RunsHome,
     open_cache,
@@ -98,6 +99,7 @@ def fit(
     ] = False,
     encoder: EncoderFolder = None,
     pretrained: EncoderWeights = None,
+    meta: MetaWeights = None,
     cache: CacheHome = None,
     dataset: DatasetFilter = None,
     model: ModelFilter = None,
@@ -110,6 +112,7 @@ def fit(
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.fitting import fit as run
+    from cafe.provenance import meta_notes
 
     settings = {
         **parse_ratio(ratio),
@@ -121,10 +124,13 @@ def fit(
         "counterfactual": 1.0 if counterfactual else None,
         "prompt": None if prompt is None else parse_prompt(prompt),
         "class_specific": class_specific or None,
+        "meta": None if meta is None else str(meta),
     }
     methods = method or ["clip-adapter"]
     needs = needs_of(methods, encoder, pretrained, device)
     source = open_cache(cache_argument, cache, dataset, model)
+    for note in meta_notes(source, settings):
+        say(f"cafe: {note}")
     with (
         interruptible("nothing was saved; 'cafe grid' keeps what is done."),
         progress_bar("fits", quiet=as_json) as progress,

@@ -11,7 +11,20 @@ import typer
 
 from cafe.errors import CafeError, InputError
 
-from . import cache, compare, datasets, demo, export, extract, fit, grid, methods, predict, report
+from . import (
+    cache,
+    compare,
+    datasets,
+    demo,
+    export,
+    extract,
+    fit,
+    grid,
+    meta,
+    methods,
+    predict,
+    report,
+)
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -46,6 +59,7 @@ app.command("extract")(extract.extract)
 app.command("fit")(fit.fit)
 app.command("grid")(grid.grid)
 app.command("compare")(compare.compare)
+app.command("meta-train")(meta.meta_train)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("export")(export.export)

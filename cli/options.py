@@ -48,6 +48,10 @@ HeadShots = Annotated[
 HeadSeed = Annotated[
     int | None, typer.Option("--seed", help="Take the head of this seed [default: the first].")
 ]
+MetaWeights = Annotated[
+    Path | None,
+    typer.Option("--meta", metavar="FILE", help="meta-adapter's weights, of 'cafe meta-train'."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 

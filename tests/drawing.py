@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch.nn.functional import normalize
 
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
-from cafe.methods.catalog import CATALOG
 from cafe.methods.tower import TextTower
 
 CLASSES, WIDTH = 5, 24
@@ -97,8 +95,3 @@ class DrawnTower(TextTower):
 
     def trim(self, tokens: Tensor) -> Tensor:
         return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
-
-
-def draw_needs(method: str) -> dict[str, Any]:
-    """What a method of the catalog needs beside features, as settings."""
-    return {"tower": DrawnTower()} if CATALOG[method].needs == "text tower" else {}

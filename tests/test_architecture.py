@@ -57,6 +57,8 @@ RIGHT = {
     "cafe.comparing",
     "cafe.fitting",
     "cafe.gridding",
+    "cafe.meta",
+    "cafe.provenance",
     "cafe.journal",
     "cafe.sweep",
     "cafe.sweeping",

@@ -23,6 +23,7 @@ COMMANDS = [
     ["compare"],
     ["report"],
     ["grid"],
+    ["meta-train"],
     ["predict"],
     ["export"],
     ["datasets"],

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from digits_run import Answer, call, digits_run
-from drawing import draw_images, draw_needs, draw_task
+from drawing import draw_images, draw_task
+from needing import settings_for
 
 import cafe
 from cafe import export, graphs
@@ -59,7 +60,7 @@ def execute(code: list[str], folder: Path, **names: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_head_goes_into_a_graph(name: str) -> None:
     train, x = draw_task(), draw_images().x
-    settings = {"epochs": 2, **draw_needs(name)}
+    settings = {"epochs": 2, **settings_for(name)}
     head = make_method(name, Context(precision="fp32"), settings).fit(train)
     about = {"class_names": list(train.text.names), "calibration": {"temperature": 1.7}}
     saved = SavedHead(head, about)

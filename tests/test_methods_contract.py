@@ -9,7 +9,8 @@ from typing import get_args
 
 import pytest
 import torch
-from drawing import CLASSES, draw_images, draw_needs, draw_task, draw_validation_set
+from drawing import CLASSES, draw_images, draw_task, draw_validation_set
+from needing import settings_for
 from torch import Tensor
 
 from cafe.features import ClassText, Features, TrainingSet
@@ -26,7 +27,7 @@ TEST = draw_images()
 
 def make(name: str) -> Method:
     """A method with its defaults, but for few epochs where it trains."""
-    return make_method(name, Context(precision="fp32"), {"epochs": 6, **draw_needs(name)})
+    return make_method(name, Context(precision="fp32"), {"epochs": 6, **settings_for(name)})
 
 
 def validation(protocol: Protocol) -> Validation:

@@ -298,7 +298,7 @@ def test_adapters_are_near_the_reference_means(name: str, shots: int) -> None:
         assert found == pytest.approx(expected, abs=tolerance), (method, settings)
 
 
-@pytest.mark.parametrize("method", ["tip-adapter-f", "taskres", "clap", "cross-modal"])
+@pytest.mark.parametrize("method", ["tip-adapter-f", "taskres", "clap", "cross-modal", "sgva"])
 def test_trained_heads_beat_zero_shot_by_far(method: str) -> None:
     # The weakest of them gains over 10 points here; 80.87 is zero-shot.
     assert mean_accuracy("whu-rs19.ViT-B-32", 4, method, {}) > 90

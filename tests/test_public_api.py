@@ -28,6 +28,7 @@ NAMES = [
     "load_encoder",
     "load_head",
     "load_task",
+    "meta_train",
     "write_report",
 ]
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,7 @@ EXAMPLES = [
     "cafe.fitting.fit",
     "cafe.fitting.grid",
     "cafe.heads.SavedHead",
+    "cafe.meta.meta_train",
     "cafe.methods.clip_adapter.parse_bottleneck",
     "cafe.predict.Predictor",
     "cafe.temperature.cautious_temperature",

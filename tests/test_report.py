@@ -21,10 +21,9 @@ from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.gridding import grid
 from cafe.heads import load_head
-from cafe.methods.clip_adapter import AdapterHead
 from cafe.report import gather, write_report
 from cafe.report.figures import heat_cells
-from cafe.report.looking import adapted_features, project
+from cafe.report.looking import project
 from cafe.report.page import render
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.sweep import Sweep
@@ -224,12 +223,12 @@ def test_an_average_brings_its_runs(home: Path) -> None:
 def test_only_an_adapter_moves_the_features(runs: list[Path]) -> None:
     head = load_head(runs[0] / "clip-adapter.2shot.seed0.safetensors").head
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    adapted = adapted_features(head, x)
+    adapted = head.adapted(x)
     assert adapted is not None
     scale, weights = head.params["logit_scale"], head.tensors()["weights"]
     torch.testing.assert_close(scale * adapted @ weights.T, head.logits(x))
-    pool = AdapterHead(head.tensors(), {**head.params, "ratio": "auto"})
-    assert adapted_features(pool, x) is None
+    plain = load_head(runs[0] / "zero-shot.2shot.seed0.safetensors").head
+    assert plain.adapted(x) is None
 
 
 def test_many_points_are_mapped_by_tsne() -> None:

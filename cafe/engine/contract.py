@@ -22,7 +22,8 @@ and the gradients come from autograd, under autocast where products are bfloat16
             w = batch.weights + batch.scalars["alpha"] * params["r"]               # (S, M, C, D)
             return batch.scale * shared_product(batch.rows["x"], normalize(w, dim=-1))
 
-A head that is worth it overrides `gradients` with a backward pass written by hand.
+A head whose loss is another overrides `losses`; one that is worth it overrides `gradients` with a
+backward pass written by hand.
 """
 
 from __future__ import annotations
@@ -155,6 +156,14 @@ class Family(ABC):
         """A term added to each run's loss (S, M), or None."""
         return None
 
+    def losses(self, params: Tensors, batch: Batch, work: Workspace) -> Tensor:
+        """Each run's loss on a batch: cross-entropy of `logits`, and the penalty. (S, M)"""
+        with work.autocast():
+            logits = self.logits(params, batch)
+        losses = mean_cross_entropy(logits.to(work.wide), batch.y)
+        penalty = self.penalty(params, batch)
+        return losses if penalty is None else losses + penalty
+
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:  # noqa: ARG002 (same)
         """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""
         return 4 * parameters + 6 * rows * classes
@@ -179,13 +188,8 @@ class Family(ABC):
             Gives the runs' losses (S, M), if called before the next step.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-        low = work.product != torch.float32
         with torch.enable_grad():
-            with torch.autocast(work.device.type, dtype=torch.bfloat16, enabled=low):
-                logits = self.logits(leaves, batch)
-            losses = mean_cross_entropy(logits.to(work.wide), batch.y)
-            penalty = self.penalty(leaves, batch)
-            losses = losses if penalty is None else losses + penalty
+            losses = self.losses(leaves, batch, work)
             # A run's loss depends on its own parameters only, so the sum's gradient is each run's.
             found = torch.autograd.grad(losses.sum(), list(leaves.values()))
         for name, grad in zip(leaves, found, strict=True):

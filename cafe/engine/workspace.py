@@ -29,6 +29,11 @@ class Workspace:
         self._flat: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
 
+    def autocast(self) -> torch.autocast:
+        """Under it, products of float32 tensors are taken in the type of products."""
+        low = self.product != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
+
     def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialised tensor, `wide` by default; it aliases earlier ones of its name."""
         dtype = dtype or self.wide

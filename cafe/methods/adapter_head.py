@@ -33,12 +33,19 @@ class AdapterHead(Head):
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
-        x = normalize(x, dim=-1) if self.params["normalize_input"] else x
-        images = normalize(self._blend(x, ""), dim=-1)  # (N, D)
+        images = self._images(x)  # (N, D)
         classes = normalize(self._blend(self._tensors["weights"], "text_"), dim=-1)  # (C, D)
         scale: float = self.params["logit_scale"]
         bias: float = self.params["logit_bias"]
         return scale * (images @ classes.mT) + bias
+
+    def adapted(self, x: Tensor) -> Tensor | None:
+        """See `Head.adapted`; None without a visual branch. (N, D)"""
+        return self._images(x) if "down" in self._tensors else None
+
+    def _images(self, x: Tensor) -> Tensor:
+        x = normalize(x, dim=-1) if self.params["normalize_input"] else x
+        return normalize(self._blend(x, ""), dim=-1)
 
     def _blend(self, v: Tensor, prefix: str) -> Tensor:
         """`a A(v) + (1 - a) v`, or `v` where the branch is absent."""

@@ -87,6 +87,10 @@ class Head(ABC):
             Logits; softmax over the last axis gives probabilities. (N, C)
         """
 
+    def adapted(self, x: Tensor) -> Tensor | None:
+        """Unit features that the head makes of raw ones (N, D); None where it leaves them alone."""
+        return None
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything that `from_tensors` needs to build the head again, beside `params`."""

@@ -198,6 +198,23 @@ CATALOG: Mapping[str, Entry] = {
             ("penalty", "penalties"),
         ),
         Entry(
+            "sgva",
+            "an adapter trained on image prototypes and guided by the text; both in the score",
+            "Peng et al. 2022, arXiv 2211.16191",
+            "cafe.methods.sgva",
+            "Sgva",
+            ("alpha", "alphas", "mix", "temperature", "bottleneck", "recipe"),
+        ),
+        Entry(
+            "meta-adapter",
+            "class texts refined by their shots through attention that was trained once, elsewhere",
+            "Song et al. 2023, arXiv 2311.03774",
+            "cafe.methods.meta_adapter",
+            "MetaAdapter",
+            ("meta",),
+            needs="meta file",
+        ),
+        Entry(
             "auto",
             "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots",
             "cafe 2026, docs/choosing-nothing.md",

@@ -35,6 +35,20 @@ def check_not_negative(name: str, value: float) -> float:
     return number
 
 
+def check_share(name: str, value: float) -> float:
+    """A number from 0 to 1, or a refusal.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1; got {value}.")
+    return number
+
+
 def check_count(name: str, value: int) -> int:
     """A whole number of at least 1, or a refusal.
 

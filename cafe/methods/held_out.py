@@ -55,6 +55,39 @@ def folds_of(train: TrainingSet, seed: int) -> list[Part]:
     return [Part(TrainingSet(features[kept], train.text), features[out]) for kept, out in folds]
 
 
+def with_parts(
+    trains: Sequence[TrainingSet], parts: Sequence[Sequence[Part]]
+) -> tuple[list[TrainingSet], list[int], list[list[int]]]:
+    """What to train so that every job is fitted, and judged on its parts, in one go.
+
+    Parameters
+    ----------
+    trains : sequence of TrainingSet
+        The jobs.
+    parts : sequence of sequence of Part
+        Where each job is judged.
+
+    Returns
+    -------
+    sets : list of TrainingSet
+        The jobs' own, then those of their folds; a part that holds all shots is its job's own.
+    jobs : list of int
+        The job that each set belongs to.
+    where : list of list of int
+        For each job, the sets of its parts.
+    """
+    sets, jobs = list(trains), list(range(len(trains)))
+    where: list[list[int]] = []
+    for job, found in enumerate(parts):
+        where.append([])
+        for part in found:
+            where[job].append(job if part.train is trains[job] else len(sets))
+            if part.train is not trains[job]:
+                sets.append(part.train)
+                jobs.append(job)
+    return sets, jobs, where
+
+
 def best_of(hits: Tensor, nats: Tensor) -> int:
     """The candidate to take: most hits, of equals the lowest likelihood loss, of equals the first.
 

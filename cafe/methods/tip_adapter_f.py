@@ -15,7 +15,7 @@ from cafe.engine.contract import Tensors
 from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_not_negative
-from cafe.methods.held_out import Part, parts_of
+from cafe.methods.held_out import Part, parts_of, with_parts
 from cafe.methods.tip_adapter import TipHead, affinities, cache_keys, tip_tensors
 from cafe.methods.tip_search import Grid, search
 
@@ -131,7 +131,7 @@ class TipAdapterF(BatchedMethod):
             parts_of(train_set, validation, seed)
             for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
         ]
-        sets, jobs, where = _layout(trains, parts)
+        sets, jobs, where = with_parts(trains, parts)
         scalars = {"alpha": self.alpha, "beta": self.beta}
         runs = [Run(Cache(), i, seeds[job], self.recipe, scalars) for i, job in enumerate(jobs)]
         trained = train(
@@ -170,22 +170,3 @@ class TipAdapterF(BatchedMethod):
             "logit_bias": train_set.text.logit_bias,
         }
         return TipFHead(tip_tensors(trained.tensors["keys"], train_set), params)
-
-
-def _layout(
-    trains: Sequence[TrainingSet], parts: Sequence[Sequence[Part]]
-) -> tuple[list[TrainingSet], list[int], list[list[int]]]:
-    """Training sets of all runs, the job of each, and for each job the runs of its parts.
-
-    The jobs come first, then their folds; a part that holds all shots is its job's own run.
-    """
-    sets, jobs = list(trains), list(range(len(trains)))
-    where: list[list[int]] = []
-    for job, found in enumerate(parts):
-        where.append([])
-        for part in found:
-            where[job].append(job if part.train is trains[job] else len(sets))
-            if part.train is not trains[job]:
-                sets.append(part.train)
-                jobs.append(job)
-    return sets, jobs, where

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.details import bins_json, reliability
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError
 from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter import adapt
 from cafe.methods.base import Head, predict_in_blocks
 from cafe.methods.catalog import find_method
 from cafe.results import head_file, load_head
@@ -103,12 +102,16 @@ def look(
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     before, projection = project(normalize(x[some], dim=-1).numpy())
     calibration = row.get("calibration") or {}
-    adapted = adapted_features(saved.head, x[some])
+    adapted = saved.head.adapted(x[some])
     if adapted is None:
         notes.append(
             f"{row['method']} leaves the image features as they are: the map has one side."
         )
-    temperature = calibration.get("temperature") or _temperature(cache, saved.head, row, seed)
+    temperature = calibration.get("temperature")
+    try:
+        temperature = temperature or _temperature(cache, saved.head, row, seed)
+    except InputError as error:  # a file that the method needs may be gone
+        notes.append(f"No temperature was fitted: {error}")
     rows = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
     ids = cache.ids("test")
     return Look(
@@ -127,21 +130,11 @@ def look(
     )
 
 
-def adapted_features(head: Head, x: Tensor) -> Tensor | None:
-    """Unit features after a CLIP-Adapter head's visual branch; None for others. (n, D)"""
-    tensors, params = head.tensors(), head.params
-    if "down" not in tensors or not isinstance(params.get("ratio"), float):
-        return None  # a head of another kind, or a pool of several ratios
-    x = normalize(x, dim=-1) if params["normalize_input"] else x
-    adapted = adapt(x, tensors["down"], tensors["up"], final_relu=params["final_relu"])
-    return normalize(params["ratio"] * adapted + (1 - params["ratio"]) * x, dim=-1)
-
-
 def _temperature(
     cache: FeatureCache, head: Head, row: Mapping[str, Any], seed: int
 ) -> float | None:
     """Fitted on the head's own shots, each judged by a fit without it, where the run has none."""
-    if find_method(row["method"]).needs:  # a page does not load what that fit would need
+    if find_method(row["method"]).needs == "text tower":  # a page loads no tower
         return None
     labels = torch.from_numpy(cache.labels("train"))
     drawn = cache.read("train", draw_shots(labels, row["shots"], seed).numpy(), dtype=np.float32)
