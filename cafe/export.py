@@ -19,15 +19,17 @@ from cafe.encoders import Encoder
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.evidence import find_cache
 from cafe.graphs import (
+    Answer,
     HeadGraph,
     WholeGraph,
+    answer_of,
     check_onnx,
     run_onnx,
     run_torch,
     write_onnx,
     write_torch,
 )
-from cafe.heads import SavedHead, load_head
+from cafe.heads import SavedHead, load_head, output_names
 from cafe.pictures import Source, list_images, read_pixels
 from cafe.predict import check_encoder, encoder_of
 from cafe.runs import Wish, find_head
@@ -92,7 +94,7 @@ def export_head(
     format : {"safetensors", "onnx", "torch"}
         "safetensors" is cafe's own file of a head; "onnx" runs in any ONNX runtime; "torch" is an
         archive of `torch.export` and needs PyTorch alone. The latter two give probabilities for any
-        number of rows.
+        number of rows, and beside them the scores of `SavedHead.scores` where the head has them.
     output : Path or str, optional
         The file; None is `<dataset>.<method>` with the format's suffix, in the working directory.
     with_encoder : bool
@@ -151,7 +153,7 @@ def _export(
     form: Format,
 ) -> Export:
     graph: nn.Module = HeadGraph(saved)
-    original: Callable[[Tensor], Tensor] = saved.probabilities
+    original: Callable[[Tensor], Answer] = partial(answer_of, saved)
     if encoder is not None:
         graph = WholeGraph(saved, encoder._network, encoder.preprocess.config)
         original = partial(_by_encoder, saved, encoder)
@@ -160,7 +162,7 @@ def _export(
         folder.mkdir(parents=True)
         made = folder / path.name
         answer = _write(saved, file, graph, sample.rows, made, form)
-        difference = (answer - original(sample.rows)).abs().max().item()
+        difference = _difference(answer, original(sample.rows))
         if not difference <= TOLERANCE:
             raise CafeError(
                 f"the {form} file's probabilities differ by {difference:.2g} from the original's "
@@ -181,22 +183,28 @@ def _export(
     return Export(path, path.with_name(f"{path.name}.md"), difference, sample.what)
 
 
-def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Tensor:
-    return saved.probabilities(encoder.encode_pixels(pixels.permute(0, 2, 3, 1)))
+def _difference(answer: Answer, original: Answer) -> float:
+    """Largest difference of two answers, in whatever they give."""
+    pairs = zip(answer, original, strict=True)
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Answer:
+    return answer_of(saved, encoder.encode_pixels(pixels.permute(0, 2, 3, 1)))
 
 
 def _write(
     saved: SavedHead, file: Path, graph: nn.Module, rows: Tensor, path: Path, form: Format
-) -> Tensor:
+) -> Answer:
     """Write one file and give its own answer."""
     if form == "safetensors":
         shutil.copyfile(file, path)
-        return load_head(path).probabilities(rows)
+        return answer_of(load_head(path), rows)
     if form == "torch":
         write_torch(graph, rows[:2], path, saved.about)
         return run_torch(path, rows)
-    names = ("pixels" if isinstance(graph, WholeGraph) else "features", "probabilities")
-    write_onnx(graph, rows[:2], path, names, saved.about)
+    given = "pixels" if isinstance(graph, WholeGraph) else "features"
+    write_onnx(graph, rows[:2], path, (given, output_names(saved)), saved.about)
     return run_onnx(path, rows)
 
 

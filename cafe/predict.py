@@ -137,8 +137,8 @@ class Predictor:
 
     def _judge(self, seen: Seen, top: int, unknown_below: float, explain: bool) -> list[Prediction]:
         """What is said of a batch."""
-        x = seen.features
-        best = guesses(self.saved.probabilities(x), self.saved.class_names, top)
+        x, saved = seen.features, self.saved
+        best = guesses(saved.probabilities(x), saved.class_names, top, saved.scores(x))
         rows = zip(best, *self._explanations(x, explain), strict=True)
         return [
             Prediction(name, reason=reason)
@@ -154,8 +154,10 @@ class Predictor:
         zero_shot: Iterable[Guess | None] = [None] * len(x)
         nearest: Iterable[tuple[Neighbour, ...]] = [()] * len(x)
         if explain and text is not None:
-            probabilities = torch.softmax(text.logits(x), dim=-1)
-            zero_shot = [one for (one,) in guesses(probabilities, self.saved.class_names, 1)]
+            plain = SavedHead(text, self.saved.about, text)
+            scores = plain.scores(x)
+            likely = torch.softmax(text.logits(x), dim=-1)
+            zero_shot = [one for (one,) in guesses(likely, plain.class_names, 1, scores)]
         if explain and evidence is not None:
             nearest = evidence.nearest(x)
         return zero_shot, nearest

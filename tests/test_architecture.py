@@ -25,6 +25,7 @@ LEFT = {
     "cafe.decoding",
     "cafe.hub",
     "cafe.checkpoints",
+    "cafe.tokenizer",
     "cafe.distributed",
     "cafe.worker",
     "cafe.encoding",

@@ -69,6 +69,15 @@ class Head(ABC):
     method: str
     params: Mapping[str, Any]
 
+    @property
+    def cosine_logits(self) -> bool:
+        """Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features.
+
+        Only then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
+        probable it is that image and class belong together, whatever the other classes are.
+        """
+        return False
+
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """Class scores.
