@@ -103,13 +103,16 @@ class Encoder:
         Tensor
             Raw features in float32 on the CPU. (B, D)
         """
+        features: Tensor = self._network.encode_image(self.standardized(pixels))
+        return features.float().cpu()
+
+    def standardized(self, pixels: Tensor) -> Tensor:
+        """The same pixels as the image tower takes them, on its device. (B, 3, S, S)"""
         config = self.preprocess.config
         mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        x = ((x - mean) / std).to(_DTYPES[self.precision])  # (B, 3, S, S)
-        features: Tensor = self._network.encode_image(x)
-        return features.float().cpu()
+        return ((x - mean) / std).to(_DTYPES[self.precision])
 
     @torch.inference_mode()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:

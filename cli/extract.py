@@ -65,6 +65,10 @@ def extract(
         int, typer.Option(help="Views per training image, the plain one counted.")
     ] = 1,
     view_seed: Annotated[int, typer.Option(help="Seed of the augmented views.")] = 0,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Store spatial maps too, for vt-clip: large.")
+    ] = False,
+    pool: Annotated[int, typer.Option(help="Largest side of the maps' grid.")] = 7,
     cache: CacheHome = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -102,6 +106,7 @@ def extract(
     from cafe.home import cache_home, cache_path
     from cafe.images import Augmentation
     from cafe.prompts import fill, read_prompts
+    from cafe.spatial import grid_of
 
     augmentation = Augmentation(views=views, seed=view_seed)
     data = load_dataset(
@@ -121,6 +126,11 @@ def extract(
     path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, pretrained))
     with interruptible("finished work is kept: run the same command again to go on."):
         encoder = load_encoder(chosen, pretrained, device=device, precision=precision)
+        if spatial:
+            height, width = grid_of(encoder, pool)
+            images = sum(map(len, data.splits.values()))
+            size = images * height * width * encoder.width * 2 / 1e6
+            say(f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB.")
         with progress_bar("images", quiet=as_json) as progress:
             options = Options(
                 augmentation=augmentation,
@@ -128,6 +138,7 @@ def extract(
                 batch_size=batch_size,
                 workers=workers,
                 progress=progress,
+                spatial=pool if spatial else None,
             )
             encode = RayEngine(chosen, pretrained) if engine is EngineName.ray else encode_units
             done = run(
