@@ -36,7 +36,8 @@ def loading(
     file: str, form: str, saved: SavedHead, width: int, size: tuple[int, int] | None
 ) -> str:
     """Python that loads an exported file; `size` is the encoder's input, None for a head alone."""
-    rows = f"float32 (N, {width})" if size is None else f"uint8 (N, 3, {size[0]}, {size[1]})"
+    taken = f"{1 + saved.head.params['tokens']}, {width}" if saved.head.spatial else str(width)
+    rows = f"float32 (N, {taken})" if size is None else f"uint8 (N, 3, {size[0]}, {size[1]})"
     names = output_names(saved)
     return _LOAD[form].format(
         file=file,
@@ -71,6 +72,7 @@ def write_card(
         f"{encoder['model']} ({encoder['pretrained']}), fitted by cafe.",
         "## Use",
         _input(preprocess),
+        _SPATIAL if saved.head.spatial and preprocess is None else "",
         f"```python\n{code}\n```",
         check,
         "## Accuracy",
@@ -157,6 +159,10 @@ def _sureness(calibration: Mapping[str, Any]) -> str:
     )
 
 
+_SPATIAL = (
+    "After an image's feature come the tokens of its spatial map, row by row, as `cafe extract "
+    "--spatial` stores them."
+)
 _SCORES = (
     "`scores` judge each class alone, by the sigmoid that the encoder was trained with: they need "
     "not sum to 1, and where all are low the image may show none of the classes. They are not "

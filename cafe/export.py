@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from cafe.card import loading, write_card
 from cafe.encoders import Encoder
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.evidence import find_cache
+from cafe.features import StoredFeatures
 from cafe.graphs import (
     Answer,
     HeadGraph,
@@ -30,9 +30,10 @@ from cafe.graphs import (
     write_torch,
 )
 from cafe.heads import SavedHead, load_head, output_names
-from cafe.pictures import Source, list_images, read_pixels
+from cafe.pictures import Source, inputs_of, list_images, read_pixels
 from cafe.predict import check_encoder, encoder_of
 from cafe.runs import Wish, find_head
+from cafe.spatial import SpatialTower
 from cafe.splits import Shots
 
 Format = Literal["safetensors", "onnx", "torch"]
@@ -155,7 +156,9 @@ def _export(
     graph: nn.Module = HeadGraph(saved)
     original: Callable[[Tensor], Answer] = partial(answer_of, saved)
     if encoder is not None:
-        graph = WholeGraph(saved, encoder._network, encoder.preprocess.config)
+        network = encoder._network
+        tower = None if saved.pool is None else SpatialTower(network, saved.pool)
+        graph = WholeGraph(saved, network, encoder.preprocess.config, tower)
         original = partial(_by_encoder, saved, encoder)
     folder = path.absolute().parent / f".{path.name}.{os.getpid()}.writing"
     try:
@@ -190,7 +193,7 @@ def _difference(answer: Answer, original: Answer) -> float:
 
 
 def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Answer:
-    return answer_of(saved, encoder.encode_pixels(pixels.permute(0, 2, 3, 1)))
+    return answer_of(saved, inputs_of(encoder, pixels.permute(0, 2, 3, 1), saved.pool))
 
 
 def _write(
@@ -228,12 +231,13 @@ def _features(saved: SavedHead, file: Path, home: Path | str | None) -> _Sample:
         cache = find_cache(saved, file, None if home is None else Path(home))
         count = min(cache.counts.get("test", 0), _CHECKED)
         if cache.width == width and count > 1:
-            rows = np.linspace(0, cache.counts["test"] - 1, count).astype(int)
-            found = cache.read("test", rows, views=False, dtype=np.float32).features
-            return _Sample(torch.from_numpy(found), f"{count} test images' features")
+            rows = torch.linspace(0, cache.counts["test"] - 1, count).long()
+            found = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
+            return _Sample(found, f"{count} test images' features")
     except CacheError:
         pass  # a head may travel without its cache
-    noise = torch.randn(_CHECKED, width, generator=torch.Generator().manual_seed(0))
+    form = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
+    noise = torch.randn(_CHECKED, *form, generator=torch.Generator().manual_seed(0))
     return _Sample(noise, f"{_CHECKED} features of noise")
 
 

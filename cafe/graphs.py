@@ -64,17 +64,25 @@ class WholeGraph(nn.Module):
         open_clip's model, in float32.
     config : mapping
         Its preprocess; `mean` and `std` are used here, the geometry is the caller's.
+    tower : Module, optional
+        What gives the head its input, where that is more than the image's feature.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, saved: SavedHead, network: Any, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        saved: SavedHead,
+        network: Any,
+        config: Mapping[str, Any],
+        tower: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.head = HeadGraph(saved)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
-        self.tower = _tower(network, torch.zeros(1, 3, *_pair(config["size"])))
+        self.tower = tower or _tower(network, torch.zeros(1, 3, *_pair(config["size"])))
 
     def forward(self, pixels: Tensor) -> Tensor | Answer:
         """What the head gives for 8-bit RGB (N, 3, S, S), resized and cropped. (N, C) each"""

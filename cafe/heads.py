@@ -64,13 +64,18 @@ class SavedHead:
         return found
 
     @property
+    def pool(self) -> int | None:
+        """Largest side of the spatial maps that the head takes; None for heads without."""
+        return max(self.about["cache_key"]["spatial"]["grid"]) if self.head.spatial else None
+
+    @property
     def has_scores(self) -> bool:
         """Whether the encoder has a logit bias (SigLIP), and the head keeps to its logits."""
         biased = self.zero_shot is not None and self.zero_shot.logit_bias != 0
         return biased and self.head.cosine_logits
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Calibrated probabilities of raw image features (N, D). (N, C)"""
+        """Calibrated probabilities of raw image features, as `Head.logits` takes them. (N, C)"""
         return torch.softmax(predict_in_blocks(self.head, x) / (self.temperature or 1.0), dim=-1)
 
     def scores(self, x: Tensor) -> Tensor | None:
@@ -82,7 +87,7 @@ class SavedHead:
         Parameters
         ----------
         x : Tensor
-            Raw image features. (N, D)
+            Raw image features, as `Head.logits` takes them.
 
         Returns
         -------

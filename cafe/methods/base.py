@@ -64,10 +64,13 @@ class Head(ABC):
         Name of the method that fitted it.
     params : mapping
         The hyper-parameters in force, chosen ones included; JSON values only.
+    spatial : bool
+        Whether it needs the spatial map of an image beside its feature.
     """
 
     method: str
     params: Mapping[str, Any]
+    spatial: ClassVar[bool] = False
 
     @property
     def cosine_logits(self) -> bool:
@@ -85,7 +88,8 @@ class Head(ABC):
         Parameters
         ----------
         x : Tensor
-            Raw image features. (N, D)
+            Raw image features (N, D); for a spatial head the feature and then the map of each
+            image (N, 1 + T, D).
 
         Returns
         -------
@@ -169,7 +173,19 @@ class BatchedMethod(Method):
         """Fit one head per training set, all side by side."""
 
 
+ROWS, SPATIAL_ROWS = 65536, 256
+"""Images at a time: a map of 7 x 7 tokens is fifty features, and is compared with every class."""
+
+
+def predict(head: Head, features: Features) -> Tensor:
+    """Logits of images, a block at a time, with their maps where the head needs them. (N, C)"""
+    rows = SPATIAL_ROWS if head.spatial else ROWS
+    blocks = features.blocks(rows, spatial=head.spatial)
+    return torch.cat([predict_in_blocks(head, block) for block in blocks])
+
+
 @torch.inference_mode()
-def predict_in_blocks(head: Head, x: Tensor, rows: int = 65536) -> Tensor:
+def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
     """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
+    rows = rows or (SPATIAL_ROWS if head.spatial else ROWS)
     return torch.cat([head.logits(block) for block in torch.split(x, rows)])

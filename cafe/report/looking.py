@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 
 from cafe.details import bins_json, reliability
 from cafe.errors import CafeError
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features import ClassText, Features, StoredFeatures, TrainingSet
 from cafe.methods.adapter import adapt
-from cafe.methods.base import Head, predict_in_blocks
+from cafe.methods.base import Head, predict
 from cafe.results import head_file, load_head
 from cafe.splits import draw_shots
 from cafe.store import FeatureCache
@@ -96,8 +96,8 @@ def look(
         Where the images lie; None tries what ships with cafe and `$CAFE_DATA`.
     """
     saved = load_head(folder / head_file(row["method"], row["shots"], seed))
-    test = cache.read("test", dtype=np.float32)
-    x, y = torch.from_numpy(test.features), torch.from_numpy(test.labels)
+    test = StoredFeatures(cache, "test").whole
+    x, y = test.x, test.y
     notes: list[str] = []
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     before, projection = project(normalize(x[some], dim=-1).numpy())
@@ -118,7 +118,7 @@ def look(
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability=_reliability(saved.head, x, y, temperature),
+        reliability=_reliability(saved.head, test, temperature),
         temperature=temperature,
         pictures=_pictures(cache, {r: ids[r] for r in rows}, images, notes),
         ids={r: ids[r] for r in rows},
@@ -141,8 +141,8 @@ def _temperature(
 ) -> float | None:
     """Fitted on the head's own shots, each judged by a fit without it, where the run has none."""
     labels = torch.from_numpy(cache.labels("train"))
-    drawn = cache.read("train", draw_shots(labels, row["shots"], seed).numpy(), dtype=np.float32)
-    features = Features(torch.from_numpy(drawn.features), torch.from_numpy(drawn.labels))
+    drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
+    features = Features(drawn.x, drawn.y, tokens=drawn.tokens)
     header = cache.header
     text = ClassText(
         torch.from_numpy(header.text_features),
@@ -187,11 +187,11 @@ def _small(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     return small
 
 
-def _reliability(head: Head, x: Tensor, y: Tensor, temperature: float | None) -> dict[str, Any]:
-    z = predict_in_blocks(head, x)  # (N, C)
-    found = {"before": bins_json(reliability(z, y))}
+def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
+    z = predict(head, test)  # (N, C)
+    found = {"before": bins_json(reliability(z, test.y))}
     if temperature:
-        found["after"] = bins_json(reliability(z / temperature, y))
+        found["after"] = bins_json(reliability(z / temperature, test.y))
     return found
 
 
