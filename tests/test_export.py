@@ -58,8 +58,9 @@ def execute(code: list[str], folder: Path, **names: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_head_goes_into_a_graph(name: str) -> None:
-    train, x = draw_task(), draw_images().x
+    train = draw_task()
     head = make_method(name, Context(precision="fp32"), {"epochs": 2}).fit(train)
+    x = draw_images().inputs(spatial=head.spatial)
     about = {"class_names": list(train.text.names), "calibration": {"temperature": 1.7}}
     saved = SavedHead(head, about)
     program = trace(HeadGraph(saved), x[:2]).module()
