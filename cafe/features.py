@@ -15,8 +15,6 @@ from cafe.errors import InputError
 from cafe.store import FeatureCache, SplitArrays
 from cafe.tokens import Tokens
 
-NO_TOKENS = "there are no spatial features; 'cafe extract --spatial' adds them to a cache."
-
 LARGE = 1 << 28
 """Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
 
@@ -90,7 +88,9 @@ class Features:
         if not spatial:
             return self.x
         if self.tokens is None:
-            raise InputError(NO_TOKENS)
+            raise InputError(
+                "these images have no spatial features; 'cafe extract --spatial' adds them."
+            )
         return torch.cat([self.x[:, None].float(), self.tokens.tensor()], dim=1)
 
     def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ from cafe.errors import WeightsError
 from cafe.extract import extract
 from cafe.prompts import fill
 from cafe.runs import Wish, find_head
+from cafe.spatial import see
 from cafe.vision import import_open_clip
 
 Run = Callable[..., Answer]
@@ -286,6 +287,18 @@ def test_from_pixels_to_scores(run: Run, folder: Path, tmp_path: Path, form: Any
     assert "probabilities, scores" in card
     assert "judge each class alone" in card
     assert "both sides fit" in card
+
+
+def test_a_token_is_what_the_pool_makes_of_it_alone(siglip: Encoder) -> None:
+    visual = siglip._network.visual
+    x = siglip.standardized(torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8))
+    with torch.no_grad():
+        found = visual.trunk.forward_features(x)  # (2, 16, 32)
+        alone = torch.stack([visual.trunk.forward_head(found[:, [t]]) for t in range(16)], 1)
+        features, tokens = see(siglip._network, x, 7)
+        assert torch.equal(features, siglip._network.encode_image(x))
+    assert tokens.shape == (2, 16, 32)
+    torch.testing.assert_close(tokens, alone)
 
 
 def test_a_report(run: Run, tmp_path: Path) -> None:

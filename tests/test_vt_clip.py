@@ -124,7 +124,7 @@ def test_gates_are_chosen_under_validation() -> None:
 def test_what_cannot_be_meant() -> None:
     train = draw_task()
     without = TrainingSet(replace(train.features, tokens=None), train.text)
-    with pytest.raises(InputError, match=r"vt-clip needs spatial features: .*extract --spatial"):
+    with pytest.raises(InputError, match=r"vt-clip needs spatial features, .*extract --spatial"):
         fit(train=without)
     with pytest.raises(InputError, match="views have no spatial map"):
         VtClip(recipe=Recipe(views=True))

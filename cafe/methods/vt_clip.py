@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from cafe.engine import Batch, Family, Recipe, Run, Trained, linear_weights, shared_product
 from cafe.engine.contract import Tensors
 from cafe.errors import InputError
-from cafe.features import NO_TOKENS, ClassText, TrainingSet
+from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.clip_adapter import parse_bottleneck
@@ -233,7 +233,10 @@ class VtClip(BatchedMethod):
 
     def _run(self, train: TrainingSet, job: int, seed: int) -> Run:
         if train.features.tokens is None:
-            raise InputError(f"vt-clip needs spatial features: {NO_TOKENS}")
+            raise InputError(
+                "vt-clip needs spatial features, and the training images have none; 'cafe extract "
+                "--spatial' adds them to a cache."
+            )
         count = train.features.tokens.count
         family = VisualGuided(
             parse_bottleneck(self.bottleneck, train.text.features.shape[-1]), count
