@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -88,16 +87,22 @@ def step_write(path: Path, images: int) -> None:
 
 
 def step_fit(path: Path, _: int) -> None:
-    """Fit on 16 shots and test on the whole test split."""
-    cafe.fit(path, method="vt-clip", shots=16, seeds=1, device="cpu", runs=None)
+    """Fit on 4 shots, and on 4 folds of them for the temperature, and test on the test split."""
+    cafe.fit(path, method="vt-clip", shots=4, seeds=1, device="cpu", runs=None)
 
 
 def step_adapter(path: Path, _: int) -> None:
     """The same with CLIP-Adapter, which reads no map."""
-    cafe.fit(path, method="clip-adapter", shots=16, seeds=1, device="cpu", runs=None)
+    cafe.fit(path, method="clip-adapter", shots=4, seeds=1, device="cpu", runs=None)
 
 
 STEPS = {"write": step_write, "clip-adapter": step_adapter, "vt-clip": step_fit}
+
+
+def peak_mb() -> float:
+    """Peak memory of this process; what `resource` tells is at least that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e3
 
 
 def costs(images: int) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def costs(images: int) -> dict[str, Any]:
         path = Path(folder) / "noise" / "noise.none.h5"
         for name in STEPS:
             words = ["--step", name, "--path", str(path), "--images", str(images)]
-            made = subprocess.run(
+            made = subprocess.run(  # noqa: S603 - this very script
                 [sys.executable, __file__, *words], check=True, capture_output=True, text=True
             )
             found[name] = json.loads(made.stdout)
@@ -134,7 +139,8 @@ def table(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"{cost['images']:,} images with maps of {TOKENS} x {WIDTH} in float16, {CLASSES} classes: "
-        f"{cost['bytes'] / 1e6:,.0f} MB.",
+        f"{cost['bytes'] / 1e6:,.0f} MB. A fit is of 400 images, five times with the folds that "
+        "its temperature is from, and a test of half of the images.",
         "",
         "| step | s | peak MB |",
         "| --- | ---: | ---: |",
@@ -153,8 +159,7 @@ def main() -> None:
     if args.step:
         start = time.perf_counter()
         STEPS[args.step](args.path, args.images)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak}))
+        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}))
         return
     found: dict[str, Any] = {"machine": machine(torch.device("cpu"))}
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +171,8 @@ def main() -> None:
     print(text)
     none = found["digits"]["none"]
     assert none["vt-clip"]["16"]["accuracy"] > none["zero-shot"]["16"]["accuracy"] + 1
-    assert found["costs"]["vt-clip"]["peak_mb"] < found["costs"]["bytes"] / 1e6 + 1000
+    plain, guided = (found["costs"][name]["peak_mb"] for name in METHODS)
+    assert guided - plain < found["costs"]["bytes"] / 1e6  # maps are read block by block
 
 
 if __name__ == "__main__":
