@@ -182,15 +182,15 @@ class VtClip(BatchedMethod):
     gates : sequence of float
         Candidates for `gate` under validation, from the weakest on.
     recipe : Recipe or None
-        How to optimise; None is `Recipe(batch_size=32)`.
+        How to optimise, on plain images, as augmented views have no map; None is
+        `Recipe(batch_size=32)`.
     context : Context or None
         Where and how to compute.
 
     Raises
     ------
     InputError
-        If the gate is negative, the bottleneck cannot be meant, or views are asked for: only plain
-        images have maps.
+        If the gate is negative, or the bottleneck cannot be meant.
     """
 
     name = "vt-clip"
@@ -209,10 +209,8 @@ class VtClip(BatchedMethod):
         self.gate = check_not_negative("gate", gate)
         self.gates = tuple(check_not_negative("gate", candidate) for candidate in gates)
         self.bottleneck = bottleneck
-        self.recipe = recipe or Recipe(batch_size=32)
+        self.recipe = replace(recipe or Recipe(batch_size=32), views=False)
         parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
-        if self.recipe.views:
-            raise InputError("vt-clip trains on plain images: augmented views have no spatial map.")
 
     def fit_many(
         self,
