@@ -85,10 +85,11 @@ def load_tokenizer(model: str, identifier: str) -> Any:
     WeightsError
         If it cannot be had.
     """
+    open_clip = import_open_clip()  # and with it transformers, which stays offline if it starts so
 
     def get() -> Any:
         try:
-            return import_open_clip().get_tokenizer(identifier)
+            return open_clip.get_tokenizer(identifier)
         except ImportError as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(
