@@ -52,7 +52,7 @@ def extract(
     pretrained: Annotated[
         str | None,
         typer.Option(
-            help="A tag of open_clip, a checkpoint file, or none [default: openai, or the only one]."
+            help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."
         ),
     ] = None,
     template: Annotated[
