@@ -89,12 +89,14 @@ def load_tokenizer(model: str, identifier: str) -> Any:
 
     def get() -> Any:
         try:
-            return open_clip.get_tokenizer(identifier)
+            tokenizer = open_clip.get_tokenizer(identifier)
+            tokenizer(["a"])  # a lack of padding, say, shows when it is used
         except ImportError as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(
                 f"the tokenizer of '{model}' needs a package that is missing ({reason}): "
                 f"pip install {PACKAGE} sentencepiece."
             ) from error
+        return tokenizer
 
     return hub.fetch(get, f"the tokenizer of '{model}'", _ADVICE)

@@ -356,6 +356,15 @@ def test_a_tokenizer_that_cannot_be_fetched(no_hub: None) -> None:
         tokenizer.load_tokenizer("ViT-B-16-SigLIP", "ViT-B-16-SigLIP")
 
 
+def test_a_tokenizer_that_cannot_pad(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("Asking to pad but the tokenizer does not have a padding token")
+
+    monkeypatch.setattr(Words, "__call__", fail)
+    with pytest.raises(WeightsError, match=r"tokenizer of .* cannot be set up \(Asking to pad"):
+        load_encoder(str(folder), device="cpu", precision="fp32")
+
+
 def test_a_tokenizer_that_lacks_a_package(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ImportError("\nT5Converter requires the SentencePiece library")
