@@ -45,7 +45,7 @@ def encode_batch(encoder: Encoder, batch: Sequence[Decoded], pool: int | None) -
     Raises
     ------
     CafeError
-        If a feature is not finite, or no number of the type that is stored.
+        If a feature is not finite in the type that is stored.
     """
     images = [(image.item.id, image.views) for image in batch if image.views is not None]
     if not images:

@@ -94,9 +94,9 @@ class Features:
         return torch.cat([self.x[:, None].float(), self.tokens.tensor()], dim=1)
 
     def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
-        """The same, some rows at a time: maps are read block by block."""
+        """The same in float32, some rows at a time: maps are read block by block."""
         if not spatial:
-            yield from torch.split(self.x, rows)
+            yield from (block.float() for block in torch.split(self.x, rows))
             return
         for some in torch.split(torch.arange(len(self), device=self.x.device), rows):
             yield self[some].inputs(spatial=True)

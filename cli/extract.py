@@ -139,7 +139,10 @@ def extract(
             height, width = grid_of(encoder, side)
             images = sum(map(len, data.splits.values()))
             size = images * height * width * encoder.width * 2 / 1e6
-            say(f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB.")
+            say(
+                f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
+                "again until the file is made."
+            )
         with progress_bar("images", quiet=as_json) as progress:
             options = Options(
                 augmentation=augmentation,

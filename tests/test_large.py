@@ -47,7 +47,9 @@ def logits(name: str, trains: list[TrainingSet]) -> list[torch.Tensor]:
     heads = method.fit_many(
         trains, validations=[NO_VALIDATION] * len(trains), seeds=list(range(len(trains)))
     )
-    return [predict(head, draw_images()) for head in heads]
+    images = draw_images()
+    test = replace(images, x=images.x.half().to(trains[0].features.x.dtype))
+    return [predict(head, test) for head in heads]
 
 
 @pytest.mark.parametrize("views", [0, 3])

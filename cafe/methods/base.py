@@ -188,4 +188,4 @@ def predict(head: Head, features: Features) -> Tensor:
 def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
     """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
     rows = rows or (SPATIAL_ROWS if head.spatial else ROWS)
-    return torch.cat([head.logits(block) for block in torch.split(x, rows)])
+    return torch.cat([head.logits(block.float()) for block in torch.split(x, rows)])

@@ -97,7 +97,7 @@ def look(
     """
     saved = load_head(folder / head_file(row["method"], row["shots"], seed))
     test = StoredFeatures(cache, "test").whole
-    x, y = test.x, test.y
+    x, y = test.x.float(), test.y
     notes: list[str] = []
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     before, projection = project(normalize(x[some], dim=-1).numpy())
