@@ -140,8 +140,8 @@ def extract(
             images = sum(map(len, data.splits.values()))
             size = images * height * width * encoder.width * 2 / 1e6
             say(
-                f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
-                "again until the file is made."
+                f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as "
+                "much again until the file is made."
             )
         with progress_bar("images", quiet=as_json) as progress:
             options = Options(
