@@ -176,14 +176,16 @@ class VtClip(BatchedMethod):
     Parameters
     ----------
     gate : float
-        Weight of what a text finds in the image; 0 is zero-shot.
+        Weight of what a text finds in the image; 0 is zero-shot. 0.3 and the recipe's rate are
+        ours, chosen on validation images of `digits`: at 1 and 1e-3 a single shot is learnt by
+        heart, which cost 5 points of zero-shot's accuracy with maps of four tokens.
     bottleneck : str or int
         H of the four projections, as a number or as a part of D.
     gates : sequence of float
         Candidates for `gate` under validation, from the weakest on.
     recipe : Recipe or None
         How to optimise, on plain images, as augmented views have no map; None is
-        `Recipe(batch_size=32)`.
+        `Recipe(lr=3e-4, batch_size=32)`.
     context : Context or None
         Where and how to compute.
 
@@ -198,7 +200,7 @@ class VtClip(BatchedMethod):
 
     def __init__(
         self,
-        gate: float = 1.0,
+        gate: float = 0.3,
         bottleneck: str | int = "D/8",
         *,
         gates: Sequence[float] = (0.1, 0.3, 1.0, 3.0),
@@ -209,7 +211,7 @@ class VtClip(BatchedMethod):
         self.gate = check_not_negative("gate", gate)
         self.gates = tuple(check_not_negative("gate", candidate) for candidate in gates)
         self.bottleneck = bottleneck
-        self.recipe = replace(recipe or Recipe(batch_size=32), views=False)
+        self.recipe = replace(recipe or Recipe(lr=3e-4, batch_size=32), views=False)
         parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
 
     def fit_many(
