@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cafe.heads import SavedHead
+from cafe.heads import SavedHead, output_names
 
 _LOAD: Mapping[str, str] = {
     "safetensors": """\
 import cafe, torch
 
 saved = cafe.load_head("{file}")
-probabilities = saved.probabilities(torch.as_tensor({input}))  # {form}
+probabilities = saved.probabilities(torch.as_tensor({input}))  # {form}{scores}
 names = [saved.class_names[i] for i in probabilities.argmax(1)]""",
     "onnx": """\
 import json, onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
-(probabilities,) = session.run(None, {{"{input}": {input}}})  # {form}
+{listed} = session.run(None, {{"{input}": {input}}})  # {form}
 classes = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 names = [classes[i] for i in probabilities.argmax(1)]""",
     "torch": """\
@@ -26,7 +26,7 @@ import json, torch  # cafe is not needed
 
 extra = {{"cafe.json": ""}}
 program = torch.export.load("{file}", extra_files=extra).module()
-probabilities = program(torch.as_tensor({input}))  # {form}
+{answer} = program(torch.as_tensor({input}))  # {form}
 classes = json.loads(extra["cafe.json"])["class_names"]
 names = [classes[i] for i in probabilities.argmax(1)]""",
 }
@@ -36,10 +36,15 @@ def loading(
     file: str, form: str, saved: SavedHead, width: int, size: tuple[int, int] | None
 ) -> str:
     """Python that loads an exported file; `size` is the encoder's input, None for a head alone."""
-    rows = f"float32 (N, {width})" if size is None else f"uint8 (N, 3, {size[0]}, {size[1]})"
+    taken = f"{1 + saved.head.params['tokens']}, {width}" if saved.head.spatial else str(width)
+    rows = f"float32 (N, {taken})" if size is None else f"uint8 (N, 3, {size[0]}, {size[1]})"
+    names = output_names(saved)
     return _LOAD[form].format(
         file=file,
         input="features" if size is None else "pixels",
+        answer=", ".join(names),
+        listed=f"({', '.join(names)})" if len(names) > 1 else f"({names[0]},)",
+        scores="\nscores = saved.scores(torch.as_tensor(features))" if len(names) > 1 else "",
         form=f"{rows} -> (N, {len(saved.class_names)})",
     )
 
@@ -67,6 +72,7 @@ def write_card(
         f"{encoder['model']} ({encoder['pretrained']}), fitted by cafe.",
         "## Use",
         _input(preprocess),
+        _SPATIAL if saved.head.spatial and preprocess is None else "",
         f"```python\n{code}\n```",
         check,
         "## Accuracy",
@@ -74,6 +80,7 @@ def write_card(
         about.get("protocol", ""),
         "## How sure it is",
         _sureness(about.get("calibration", {})),
+        _SCORES if saved.has_scores else "",
         "## Limits",
         _limits(about),
         "## Details",
@@ -150,6 +157,17 @@ def _sureness(calibration: Mapping[str, Any]) -> str:
         f"Logits are divided by a temperature of {temperature:.3f}, fitted on "
         f"{calibration['images']} {on}. It holds for images like those of the dataset."
     )
+
+
+_SPATIAL = (
+    "After an image's feature come the tokens of its spatial map, row by row, as `cafe extract "
+    "--spatial` stores them."
+)
+_SCORES = (
+    "`scores` judge each class alone, by the sigmoid that the encoder was trained with: they need "
+    "not sum to 1, and where all are low the image may show none of the classes. They are not "
+    "calibrated."
+)
 
 
 def _limits(about: Mapping[str, Any]) -> str:

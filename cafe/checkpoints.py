@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import cafe.hub as hub
 from cafe.errors import UnknownNameError, WeightsError
 from cafe.key import digest_of_file
+from cafe.tokenizer import check_tokenizer
 from cafe.vision import import_open_clip
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
 NANO, NANO_TAG = "nano", "glyphs"
 UNTRAINED = "none"
+PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -54,11 +56,19 @@ def default_pretrained(model: str) -> str:
     """The weights that a model gets when none are named."""
     if model == NANO:
         return NANO_TAG
-    return "local" if _is_local(model) else DEFAULT_TAG
+    if model == DEFAULT_MODEL:
+        return DEFAULT_TAG
+    return "local" if _is_local(model) else _only_tag(model)
+
+
+def _only_tag(model: str) -> str:
+    """The tag of an architecture that was published with one (SigLIP's), else OpenAI's."""
+    tags = import_open_clip().list_pretrained_tags_by_model(model)
+    return str(tags[0]) if len(tags) == 1 else DEFAULT_TAG
 
 
 def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
-    """Names of an encoder as they appear in a cache's file name, without loading anything."""
+    """Names of an encoder as they appear in a cache's file name, without loading weights."""
     name = Path(model).absolute().stem if _is_local(model) and model != NANO else model
     tag = pretrained or default_pretrained(model)
     return name.replace("/", "-"), Path(tag).stem if Path(tag).is_file() else tag
@@ -102,9 +112,10 @@ def locate(model: str, pretrained: str | None) -> Source:
     if model not in open_clip.list_models():
         known = [*open_clip.list_models(), NANO]
         raise UnknownNameError("model", model, known, "Or give a folder or a JSON file.")
-    tag = pretrained or DEFAULT_TAG
+    check_tokenizer(model, architecture(model)["text_cfg"])
+    tag = pretrained or default_pretrained(model)
     if tag == UNTRAINED:
-        return Source(model, UNTRAINED, model, {}, None)
+        return Source(model, UNTRAINED, model, _shared_preprocess(model), None)
     if Path(tag).is_file():
         return _with_file(model, Path(tag))
     described = open_clip.get_pretrained_cfg(model, tag)
@@ -119,7 +130,22 @@ def _with_file(model: str, file: Path) -> Source:
     described: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
     if described and digest_of_file(file) in described.get("url", ""):
         return Source(model, file.stem, model, described, file, is_openai_file=True)
-    return Source(model, file.stem, model, {}, file)
+    return Source(model, file.stem, model, _shared_preprocess(model), file)
+
+
+def _shared_preprocess(model: str) -> dict[str, Any]:
+    """The preprocess that all published weights of an architecture have; empty if they differ.
+
+    A checkpoint file does not tell its preprocess, and SigLIP's is not OpenAI's: it squashes images
+    where OpenAI's crops them.
+    """
+    open_clip = import_open_clip()
+    found = []
+    for tag in open_clip.list_pretrained_tags_by_model(model):
+        published = open_clip.get_pretrained_cfg(model, tag)
+        found.append({part: published[part] for part in PREPROCESS if part in published})
+    agree = found and all(other == found[0] for other in found)
+    return found[0] if agree else {}
 
 
 def _locate_local(model: str, pretrained: str | None) -> Source:
@@ -130,8 +156,9 @@ def _locate_local(model: str, pretrained: str | None) -> Source:
     else:
         _read_config(folder / CONFIG_FILE, ("model_cfg",))
         identifier = f"local-dir:{folder}"
-    architecture(identifier)
     name, tag = encoder_names(model, pretrained)
+    text = architecture(identifier)["text_cfg"]
+    check_tokenizer(name, text, None if model.endswith(".json") else folder)
     if pretrained == UNTRAINED:
         return Source(name, tag, identifier, {}, None)
     own = pretrained is None or (model == NANO and pretrained == NANO_TAG)

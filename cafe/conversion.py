@@ -26,7 +26,8 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
     """Write a cache as a NumPy archive or as safetensors.
 
     The arrays are those that `cafe.importing.import_features` reads, and `{split}_ids` and
-    `{split}_views`. A safetensors file holds numbers alone; names are JSON in its metadata.
+    `{split}_views`; spatial maps are left out. A safetensors file holds numbers alone; names are
+    JSON in its metadata.
 
     Parameters
     ----------
@@ -173,6 +174,7 @@ def _about(cache: FeatureCache) -> dict[str, Any]:
         "text features": header.text_features.tobytes().hex()[:64],
         "type": cache.dtype,
         "views": cache.views,
+        "spatial tokens": cache.tokens,
     }
 
 

@@ -20,6 +20,7 @@ from cafe.checkpoints import (
     DEFAULT_TAG,
     NANO,
     NANO_TAG,
+    PREPROCESS,
     UNTRAINED,
     Source,
     architecture,
@@ -31,6 +32,7 @@ from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.errors import WeightsError
 from cafe.images import Preprocess
 from cafe.key import digest_of_file
+from cafe.tokenizer import load_tokenizer
 from cafe.vision import import_open_clip
 
 __all__ = [
@@ -47,7 +49,6 @@ __all__ = [
 ]
 
 _SENTENCES_PER_BATCH = 256
-_PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -102,13 +103,16 @@ class Encoder:
         Tensor
             Raw features in float32 on the CPU. (B, D)
         """
+        features: Tensor = self._network.encode_image(self.standardized(pixels))
+        return features.float().cpu()
+
+    def standardized(self, pixels: Tensor) -> Tensor:
+        """The same pixels as the image tower takes them, on its device. (B, 3, S, S)"""
         config = self.preprocess.config
         mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        x = ((x - mean) / std).to(_DTYPES[self.precision])  # (B, 3, S, S)
-        features: Tensor = self._network.encode_image(x)
-        return features.float().cpu()
+        return ((x - mean) / std).to(_DTYPES[self.precision])
 
     @torch.inference_mode()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -168,14 +172,11 @@ def load_encoder(
         If the weights cannot be fetched (within ten seconds where there is no network), read, or
         do not fit the architecture.
     """
-    open_clip = import_open_clip()
     target = resolve_device(device)
     chosen = encoder_precision(precision, target)
     source = locate(model, pretrained)
+    tokenizer = load_tokenizer(model, source.identifier)
     network = hub.fetch(lambda: _build(source, chosen), f"a part of '{model}'")
-    tokenizer = hub.fetch(
-        lambda: open_clip.get_tokenizer(source.identifier), f"the tokenizer of '{model}'"
-    )
     config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
     return Encoder(
@@ -196,7 +197,7 @@ def load_encoder(
 
 def _build(source: Source, precision: Precision) -> Any:
     open_clip = import_open_clip()
-    known = {part: source.described[part] for part in _PREPROCESS if part in source.described}
+    known = {part: source.described[part] for part in PREPROCESS if part in source.described}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # untrained weights are the same every time
@@ -214,9 +215,21 @@ def _build(source: Source, precision: Precision) -> Any:
         raise WeightsError(
             f"open_clip cannot build model '{source.model}' ({reason}); correct its configuration."
         ) from error
+    _widen_scalars(network)
     if source.weights is not None:
         _load(network, source)
     return network
+
+
+def _widen_scalars(network: Any) -> None:
+    """Logit scale and bias in float32, as the checkpoint has them.
+
+    open_clip casts them with a timm tower, and in bfloat16 SigLIP's scale is off by up to 1.6 %.
+    """
+    for name in ("logit_scale", "logit_bias"):
+        value = getattr(network, name, None)
+        if value is not None:
+            value.data = value.data.float()
 
 
 @contextmanager

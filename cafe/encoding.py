@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cafe.datasets.base import SPLITS, Dataset, Item
 from cafe.decoding import Decoded, Decoder, ahead
 from cafe.devices import torch_threads
+from cafe.encoded import Encoded, block_of, encode_batch
 from cafe.encoders import Encoder
-from cafe.errors import CafeError, InputError
+from cafe.errors import InputError
 from cafe.images import Augmentation, quiet_pillow
 from cafe.partial import Failure, Partial
-from cafe.store import Block
 
 Progress = Callable[[str, int, int], None]
 """Called with the split's name, the images done and the images in all, over all splits."""
@@ -52,6 +50,8 @@ class Options:
         an accelerator 16 at most.
     progress : callable or None
         Called after every batch.
+    spatial : int or None
+        Largest side of the spatial maps that are stored too; None stores none.
     """
 
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -59,6 +59,7 @@ class Options:
     batch_size: int | None = None
     workers: int | None = None
     progress: Progress | None = None
+    spatial: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
@@ -121,7 +122,7 @@ def encode_units(
     decoder = Decoder(dataset, encoder.preprocess, strict=options.on_error == "fail")
     encode = _on_cores if encoder.device.type == "cpu" else _beside_device
     with quiet_pillow(), torch_threads(1):
-        batches = encode(encoder, decoder, todo, options.augmentation, threads)
+        batches = encode(encoder, decoder, todo, options, threads)
         for unit, group in groupby(batches, key=itemgetter(0)):
             features, read, failures = [], [], []
             for _, images, encoded_batch in group:
@@ -131,7 +132,7 @@ def encode_units(
                 done += len(images)
                 if options.progress is not None:
                     options.progress(unit.split, done, total)
-            partial.save(unit.split, unit.number, _block(features, read), failures)
+            partial.save(unit.split, unit.number, block_of(features, read), failures)
             encoded += len(read)
     return encoded
 
@@ -148,7 +149,7 @@ def unfinished(partial: Partial, units: Sequence[Unit]) -> list[Unit]:
     return [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
 
 
-Batches = Iterator[tuple[Unit, list[Decoded], NDArray[Any]]]
+Batches = Iterator[tuple[Unit, list[Decoded], Encoded]]
 """Unit, images, and the features of those that could be read, batch by batch; none spans units."""
 
 
@@ -156,7 +157,7 @@ def _on_cores(
     encoder: Encoder,
     decoder: Decoder,
     units: Sequence[Unit],
-    augmentation: Augmentation,
+    options: Options,
     threads: int,
 ) -> Batches:
     """Each thread decodes a batch and encodes it, on one core.
@@ -166,9 +167,9 @@ def _on_cores(
     Features do not depend on the number of cores either.
     """
 
-    def work(job: tuple[Unit, tuple[Item, ...]]) -> tuple[list[Decoded], NDArray[Any]]:
-        images = decoder.decode(job[1], _augmentation(job[0].split, augmentation))
-        return images, _encode_batch(encoder, images)
+    def work(job: tuple[Unit, tuple[Item, ...]]) -> tuple[list[Decoded], Encoded]:
+        images = decoder.decode(job[1], _augmentation(job[0].split, options.augmentation))
+        return images, encode_batch(encoder, images, options.spatial)
 
     for (unit, _), (images, features) in ahead(work, _pieces(units), threads):
         yield unit, images, features
@@ -178,13 +179,13 @@ def _beside_device(
     encoder: Encoder,
     decoder: Decoder,
     units: Sequence[Unit],
-    augmentation: Augmentation,
+    options: Options,
     threads: int,
 ) -> Batches:
     """Threads decode small pieces, two batches ahead of the accelerator."""
 
     def decode(job: tuple[Unit, tuple[Item, ...]]) -> list[Decoded]:
-        return decoder.decode(job[1], _augmentation(job[0].split, augmentation))
+        return decoder.decode(job[1], _augmentation(job[0].split, options.augmentation))
 
     largest = max((unit.batch for unit in units), default=1)
     waiting = threads + 2 * -(-largest // _PIECE)
@@ -195,7 +196,7 @@ def _beside_device(
         batch += images
         left -= len(images)
         if len(batch) == unit.batch or not left:
-            yield unit, batch, _encode_batch(encoder, batch)
+            yield unit, batch, encode_batch(encoder, batch, options.spatial)
             batch = []
 
 
@@ -209,37 +210,3 @@ def _pieces(
             step = piece or unit.batch
             for first in range(0, len(batch), step):
                 yield unit, batch[first : first + step]
-
-
-def _encode_batch(encoder: Encoder, batch: Sequence[Decoded]) -> NDArray[Any]:
-    """Features of the images of a batch that could be read. (n, V, D)"""
-    images = [(image.item.id, image.views) for image in batch if image.views is not None]
-    if not images:
-        return np.empty((0, 1, encoder.width), _storage_type(encoder))
-    stacked = np.stack([views for _, views in images])  # (n, V, S, S, 3)
-    encoded = encoder.encode_pixels(torch.from_numpy(stacked).flatten(0, 1))
-    with np.errstate(over="ignore"):  # it is refused below
-        features = encoded.numpy().astype(_storage_type(encoder))
-    features = features.reshape(*stacked.shape[:2], -1)
-    if not np.isfinite(features).all():
-        bad = ~np.isfinite(features).all(axis=(1, 2))
-        raise CafeError(
-            f"the feature of image '{images[int(bad.argmax())][0]}' is not finite in "
-            f"{encoder.precision}; use --precision fp32."
-        )
-    return features
-
-
-def _storage_type(encoder: Encoder) -> type[np.floating[Any]]:
-    """float16 holds what a half-precision encoder gives: bf16 has fewer digits, fp16 as many."""
-    return np.float32 if encoder.precision == "fp32" else np.float16
-
-
-def _block(features: Sequence[NDArray[Any]], read: Sequence[Item]) -> Block:
-    views = np.concatenate([part for part in features if len(part)] or features[:1])  # (n, V, D)
-    return Block(
-        ids=[item.id for item in read],
-        labels=np.array([item.label for item in read], np.int32),
-        features=views[:, 0],
-        views=views if views.shape[1] > 1 else None,
-    )

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,19 +17,23 @@ from cafe.card import loading, write_card
 from cafe.encoders import Encoder
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.evidence import find_cache
+from cafe.features import StoredFeatures
 from cafe.graphs import (
+    Answer,
     HeadGraph,
     WholeGraph,
+    answer_of,
     check_onnx,
     run_onnx,
     run_torch,
     write_onnx,
     write_torch,
 )
-from cafe.heads import SavedHead, load_head
-from cafe.pictures import Source, list_images, read_pixels
+from cafe.heads import SavedHead, load_head, output_names
+from cafe.pictures import Source, inputs_of, list_images, read_pixels
 from cafe.predict import check_encoder, encoder_of
 from cafe.runs import Wish, find_head
+from cafe.spatial import SpatialTower
 from cafe.splits import Shots
 
 Format = Literal["safetensors", "onnx", "torch"]
@@ -92,7 +95,7 @@ def export_head(
     format : {"safetensors", "onnx", "torch"}
         "safetensors" is cafe's own file of a head; "onnx" runs in any ONNX runtime; "torch" is an
         archive of `torch.export` and needs PyTorch alone. The latter two give probabilities for any
-        number of rows.
+        number of rows, and beside them the scores of `SavedHead.scores` where the head has them.
     output : Path or str, optional
         The file; None is `<dataset>.<method>` with the format's suffix, in the working directory.
     with_encoder : bool
@@ -151,16 +154,18 @@ def _export(
     form: Format,
 ) -> Export:
     graph: nn.Module = HeadGraph(saved)
-    original: Callable[[Tensor], Tensor] = saved.probabilities
+    original: Callable[[Tensor], Answer] = partial(answer_of, saved)
     if encoder is not None:
-        graph = WholeGraph(saved, encoder._network, encoder.preprocess.config)
+        network = encoder._network
+        tower = None if saved.pool is None else SpatialTower(network, saved.pool)
+        graph = WholeGraph(saved, network, encoder.preprocess.config, tower)
         original = partial(_by_encoder, saved, encoder)
     folder = path.absolute().parent / f".{path.name}.{os.getpid()}.writing"
     try:
         folder.mkdir(parents=True)
         made = folder / path.name
         answer = _write(saved, file, graph, sample.rows, made, form)
-        difference = (answer - original(sample.rows)).abs().max().item()
+        difference = _difference(answer, original(sample.rows))
         if not difference <= TOLERANCE:
             raise CafeError(
                 f"the {form} file's probabilities differ by {difference:.2g} from the original's "
@@ -181,22 +186,28 @@ def _export(
     return Export(path, path.with_name(f"{path.name}.md"), difference, sample.what)
 
 
-def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Tensor:
-    return saved.probabilities(encoder.encode_pixels(pixels.permute(0, 2, 3, 1)))
+def _difference(answer: Answer, original: Answer) -> float:
+    """Largest difference of two answers, in whatever they give."""
+    pairs = zip(answer, original, strict=True)
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Answer:
+    return answer_of(saved, inputs_of(encoder, pixels.permute(0, 2, 3, 1), saved.pool))
 
 
 def _write(
     saved: SavedHead, file: Path, graph: nn.Module, rows: Tensor, path: Path, form: Format
-) -> Tensor:
+) -> Answer:
     """Write one file and give its own answer."""
     if form == "safetensors":
         shutil.copyfile(file, path)
-        return load_head(path).probabilities(rows)
+        return answer_of(load_head(path), rows)
     if form == "torch":
         write_torch(graph, rows[:2], path, saved.about)
         return run_torch(path, rows)
-    names = ("pixels" if isinstance(graph, WholeGraph) else "features", "probabilities")
-    write_onnx(graph, rows[:2], path, names, saved.about)
+    given = "pixels" if isinstance(graph, WholeGraph) else "features"
+    write_onnx(graph, rows[:2], path, (given, output_names(saved)), saved.about)
     return run_onnx(path, rows)
 
 
@@ -220,12 +231,13 @@ def _features(saved: SavedHead, file: Path, home: Path | str | None) -> _Sample:
         cache = find_cache(saved, file, None if home is None else Path(home))
         count = min(cache.counts.get("test", 0), _CHECKED)
         if cache.width == width and count > 1:
-            rows = np.linspace(0, cache.counts["test"] - 1, count).astype(int)
-            found = cache.read("test", rows, views=False, dtype=np.float32).features
-            return _Sample(torch.from_numpy(found), f"{count} test images' features")
+            rows = torch.linspace(0, cache.counts["test"] - 1, count).long()
+            found = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
+            return _Sample(found, f"{count} test images' features")
     except CacheError:
         pass  # a head may travel without its cache
-    noise = torch.randn(_CHECKED, width, generator=torch.Generator().manual_seed(0))
+    form = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
+    noise = torch.randn(_CHECKED, *form, generator=torch.Generator().manual_seed(0))
     return _Sample(noise, f"{_CHECKED} features of noise")
 
 

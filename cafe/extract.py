@@ -20,6 +20,7 @@ from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
 from cafe.images import Augmentation
 from cafe.key import Key, differences, digest_of_array, digest_of_names
 from cafe.partial import Partial, sweep
+from cafe.spatial import grid_of
 from cafe.store import FeatureCache, Header, write_cache
 
 __all__ = ["Extraction", "Options", "cache_key", "extract"]
@@ -60,10 +61,13 @@ def cache_key(
     encoder: Encoder,
     sentences: Sequence[Sequence[str]],
     augmentation: Augmentation,
+    grid: tuple[int, int] | None = None,
 ) -> Key:
-    """Everything that determines the features of an extraction."""
+    """Everything that determines the features of an extraction; `grid` is that of spatial maps."""
     flat = [sentence for row in sentences for sentence in row]
+    maps = {} if grid is None else {"spatial": {"grid": list(grid), "tokens": "projected"}}
     return {
+        **maps,
         "augmentation": augmentation.key(),
         "architecture_sha256": encoder.architecture_sha256,
         "class_names_sha256": digest_of_names(dataset.class_names),
@@ -128,7 +132,8 @@ def extract(
         If the cache folder cannot be written, or another process extracts the same cache.
     """
     options = options or Options()
-    key = cache_key(dataset, encoder, sentences, options.augmentation)
+    grid = None if options.spatial is None else grid_of(encoder, options.spatial)
+    key = cache_key(dataset, encoder, sentences, options.augmentation, grid)
     if path.is_file() and _is_same(path, key, rebuild):
         sweep(path)
         return Extraction(path, 0, 0, 0.0, was_there=True)

@@ -80,6 +80,7 @@ class Extractor:
         prompts: Path | str | None = None,
         views: int = 1,
         view_seed: int = 0,
+        spatial: int | None = None,
         cache: Path | str | None = None,
         on_error: Literal["skip", "fail"] = "skip",
         allow_missing: bool = False,
@@ -103,6 +104,9 @@ class Extractor:
             JSON file: class name -> list of sentences; it replaces the templates.
         views, view_seed : int
             Views per training image, the plain one counted, and the seed of the others.
+        spatial : int, optional
+            Store each image's spatial map too, averaged to a grid of this side at most (7 is
+            common); it is what `vt-clip` needs, and far larger than the features. None stores none.
         cache : Path or str, optional
             Folder of caches; None is `$CAFE_CACHE`, else `./cache`.
         on_error : {"skip", "fail"}
@@ -144,6 +148,7 @@ class Extractor:
             batch_size=self.batch_size,
             workers=self.workers,
             progress=progress,
+            spatial=spatial,
         )
         encoder = self.encoder(chosen)
         extract(data, encoder, path, sentences=sentences, options=options, rebuild=rebuild)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from cafe.errors import InputError
 from cafe.store import FeatureCache, SplitArrays
+from cafe.tokens import Tokens
 
 LARGE = 1 << 28
 """Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
@@ -31,11 +32,14 @@ class Features:
         Class indices, int64. (N,)
     views : Tensor or None
         Raw features of augmented views, view 0 being the plain one. (N, V, D)
+    tokens : Tokens or None
+        Spatial maps. (N, T, D)
     """
 
     x: Tensor
     y: Tensor
     views: Tensor | None = None
+    tokens: Tokens | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -49,7 +53,8 @@ class Features:
 
     def __getitem__(self, rows: Tensor) -> Features:
         views = None if self.views is None else self.views[rows]
-        return Features(self.x[rows], self.y[rows], views)
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Features(self.x[rows], self.y[rows], views, tokens)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -59,7 +64,42 @@ class Features:
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
         views = None if self.views is None else self.views.to(device)
-        return Features(self.x.to(device), self.y.to(device), views)
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return Features(self.x.to(device), self.y.to(device), views, tokens)
+
+    def inputs(self, *, spatial: bool = False) -> Tensor:
+        """What a head takes of these images.
+
+        Parameters
+        ----------
+        spatial : bool
+            Whether it needs the spatial map.
+
+        Returns
+        -------
+        Tensor
+            The features (N, D); for a spatial head the feature and then the map (N, 1 + T, D).
+
+        Raises
+        ------
+        InputError
+            If there are no maps.
+        """
+        if not spatial:
+            return self.x
+        if self.tokens is None:
+            raise InputError(
+                "these images have no spatial features; 'cafe extract --spatial' adds them."
+            )
+        return torch.cat([self.x[:, None].float(), self.tokens.tensor()], dim=1)
+
+    def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
+        """The same in float32, some rows at a time: maps are read block by block."""
+        if not spatial:
+            yield from (block.float() for block in torch.split(self.x, rows))
+            return
+        for some in torch.split(torch.arange(len(self), device=self.x.device), rows):
+            yield self[some].inputs(spatial=True)
 
 
 @dataclass(frozen=True)
@@ -140,19 +180,28 @@ class StoredFeatures:
 
     @cached_property
     def whole(self) -> Features:
-        """All of it in memory."""
+        """All of it in memory, but for spatial maps."""
         return self._read(self._rows)
 
     def _read(self, rows: Tensor | None) -> Features:
         count = self._cache.counts[self._split] if rows is None else len(rows)
         numbers = count * self._cache.width * self._cache.views
-        return _tensors(
-            self._cache.read(
-                self._split,
-                None if rows is None else rows.cpu().numpy(),
-                dtype=None if numbers > LARGE else np.float32,
-            )
+        read = self._cache.read(
+            self._split,
+            None if rows is None else rows.cpu().numpy(),
+            dtype=None if numbers > LARGE else np.float32,
         )
+        return _tensors(read, self._tokens(torch.arange(count) if rows is None else rows))
+
+    def _tokens(self, rows: Tensor) -> Tokens | None:
+        cache, split = self._cache, self._split
+        if not cache.tokens:
+            return None
+
+        def read(rows: Tensor) -> Tensor:
+            return torch.from_numpy(cache.read_tokens(split, rows.numpy(), dtype=np.float32))
+
+        return Tokens(read, rows, cache.tokens)
 
     @property
     def x(self) -> Tensor:
@@ -188,6 +237,8 @@ class Task:
         Class-text features and the logit scale.
     splits : mapping of str to Features or StoredFeatures
         Keys are among "train", "val" and "test".
+    tokens : int
+        T, tokens of an image's spatial map; 0 without maps.
     """
 
     name: str
@@ -195,6 +246,7 @@ class Task:
     pretrained: str
     text: ClassText
     splits: Mapping[str, Features | StoredFeatures]
+    tokens: int = 0
 
     @property
     def width(self) -> int:
@@ -224,9 +276,10 @@ def load_task(cache: FeatureCache) -> Task:
     splits: dict[str, Features | StoredFeatures] = {
         name: StoredFeatures(cache, name) for name in cache.counts
     }
-    return Task(header.dataset, header.model, header.pretrained, text, splits)
+    return Task(header.dataset, header.model, header.pretrained, text, splits, cache.tokens)
 
 
-def _tensors(arrays: SplitArrays) -> Features:
+def _tensors(arrays: SplitArrays, tokens: Tokens | None) -> Features:
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
-    return Features(torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels), views)
+    x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
+    return Features(x, y, views, tokens)

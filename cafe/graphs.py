@@ -25,17 +25,33 @@ _LARGEST = 1 << 30
 """Bytes of weights that go inside an ONNX file; the format ends at 2 GB, more lie in a second."""
 
 
+Answer = tuple[Tensor, ...]
+"""Probabilities (N, C), and scores (N, C) where the head has them; see `SavedHead.scores`."""
+
+
 class HeadGraph(nn.Module):
-    """`softmax(head(features) / T)`: raw features (N, D) to probabilities (N, C)."""
+    """`softmax(head(features) / T)`: raw features (N, D) to probabilities (N, C).
+
+    Where the head has scores, `sigmoid(head(features))` is a second output.
+    """
 
     def __init__(self, saved: SavedHead) -> None:
         super().__init__()
         self._logits = portable(saved.head)
         self._temperature = saved.temperature or 1.0
+        self._has_scores = saved.has_scores
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Probabilities. (N, C)"""
-        return torch.softmax(self._logits(features) / self._temperature, dim=-1)
+    def forward(self, features: Tensor) -> Tensor | Answer:
+        """Probabilities, or both. (N, C) each"""
+        logits = self._logits(features)
+        probabilities = torch.softmax(logits / self._temperature, dim=-1)
+        return (probabilities, torch.sigmoid(logits)) if self._has_scores else probabilities
+
+
+def answer_of(saved: SavedHead, features: Tensor) -> Answer:
+    """What a graph of a head shall give for raw features. (N, C) each"""
+    scores = saved.scores(features)
+    return (saved.probabilities(features), *([] if scores is None else [scores]))
 
 
 class WholeGraph(nn.Module):
@@ -48,22 +64,30 @@ class WholeGraph(nn.Module):
         open_clip's model, in float32.
     config : mapping
         Its preprocess; `mean` and `std` are used here, the geometry is the caller's.
+    tower : Module, optional
+        What gives the head its input, where that is more than the image's feature.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, saved: SavedHead, network: Any, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        saved: SavedHead,
+        network: Any,
+        config: Mapping[str, Any],
+        tower: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.head = HeadGraph(saved)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
-        self.tower = _tower(network, torch.zeros(1, 3, *_pair(config["size"])))
+        self.tower = tower or _tower(network, torch.zeros(1, 3, *_pair(config["size"])))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Probabilities of 8-bit RGB (N, 3, S, S), resized and cropped. (N, C)"""
-        probabilities: Tensor = self.head(self.tower((pixels.float() - self.mean) / self.std))
-        return probabilities
+    def forward(self, pixels: Tensor) -> Tensor | Answer:
+        """What the head gives for 8-bit RGB (N, 3, S, S), resized and cropped. (N, C) each"""
+        answer: Tensor | Answer = self.head(self.tower((pixels.float() - self.mean) / self.std))
+        return answer
 
 
 class _Images(nn.Module):
@@ -138,11 +162,11 @@ def write_torch(graph: nn.Module, example: Tensor, path: Path, about: Mapping[st
         torch.export.save(program, stream, extra_files={"cafe.json": json.dumps(about)})
 
 
-def run_torch(path: Path, rows: Tensor) -> Tensor:
-    """Probabilities by a written archive."""
+def run_torch(path: Path, rows: Tensor) -> Answer:
+    """The answer of a written archive."""
     with _quiet(), path.open("rb") as stream:
-        found: Tensor = torch.export.load(stream).module()(rows)
-    return found
+        found: Tensor | Answer = torch.export.load(stream).module()(rows)
+    return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 def check_onnx() -> None:
@@ -156,7 +180,11 @@ def check_onnx() -> None:
 
 
 def write_onnx(
-    graph: nn.Module, example: Tensor, path: Path, names: tuple[str, str], about: Mapping[str, Any]
+    graph: nn.Module,
+    example: Tensor,
+    path: Path,
+    names: tuple[str, tuple[str, ...]],
+    about: Mapping[str, Any],
 ) -> None:
     """Write a graph as ONNX.
 
@@ -166,8 +194,8 @@ def write_onnx(
     example : Tensor
         Two rows of input.
     path : Path
-    names : tuple of str
-        Of the input and of the output.
+    names : tuple
+        Of the input, and of the outputs.
     about : mapping
         Goes into the file's metadata under "cafe", the class names under "class_names" too.
     """
@@ -176,8 +204,8 @@ def write_onnx(
     with _quiet():
         made = torch.onnx.export(
             program,
-            input_names=names[:1],
-            output_names=names[1:],
+            input_names=[names[0]],
+            output_names=list(names[1]),
             dynamo=True,
             verbose=False,
         )
@@ -188,13 +216,13 @@ def write_onnx(
         made.save(path, external_data=size > _LARGEST)
 
 
-def run_onnx(path: Path, rows: Tensor) -> Tensor:
-    """Probabilities by a written ONNX file, on the CPU."""
+def run_onnx(path: Path, rows: Tensor) -> Answer:
+    """The answer of a written ONNX file, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
-    return torch.from_numpy(found)
+    found = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+    return tuple(map(torch.from_numpy, found))
 
 
 @contextlib.contextmanager

@@ -63,9 +63,43 @@ class SavedHead:
         found: float | None = self.about.get("calibration", {}).get("temperature")
         return found
 
+    @property
+    def pool(self) -> int | None:
+        """Largest side of the spatial maps that the head takes; None for heads without."""
+        return max(self.about["cache_key"]["spatial"]["grid"]) if self.head.spatial else None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the encoder has a logit bias (SigLIP), and the head keeps to its logits."""
+        biased = self.zero_shot is not None and self.zero_shot.logit_bias != 0
+        return biased and self.head.cosine_logits
+
     def probabilities(self, x: Tensor) -> Tensor:
-        """Calibrated probabilities of raw image features (N, D). (N, C)"""
+        """Calibrated probabilities of raw image features, as `Head.logits` takes them. (N, C)"""
         return torch.softmax(predict_in_blocks(self.head, x) / (self.temperature or 1.0), dim=-1)
+
+    def scores(self, x: Tensor) -> Tensor | None:
+        """How probable each class is by itself, `sigmoid(logits)`; None without `has_scores`.
+
+        Each class is judged alone, so that they need not sum to 1 and all may be low; see
+        `Head.cosine_logits`. They are not calibrated.
+
+        Parameters
+        ----------
+        x : Tensor
+            Raw image features, as `Head.logits` takes them.
+
+        Returns
+        -------
+        Tensor or None
+            (N, C)
+        """
+        return torch.sigmoid(predict_in_blocks(self.head, x)) if self.has_scores else None
+
+
+def output_names(saved: SavedHead) -> tuple[str, ...]:
+    """What an exported head gives, in order."""
+    return ("probabilities", "scores") if saved.has_scores else ("probabilities",)
 
 
 def save_head(

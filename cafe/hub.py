@@ -73,7 +73,7 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def fetch(get: Callable[[], T], what: str) -> T:
+def fetch(get: Callable[[], T], what: str, advice: str = ADVICE) -> T:
     """Run a function that may download, first from what is on disk.
 
     Parameters
@@ -82,6 +82,8 @@ def fetch(get: Callable[[], T], what: str) -> T:
         Fetches through Hugging Face's client, which keeps what it has downloaded.
     what : str
         What is fetched, for the error.
+    advice : str
+        What else to do, for the error.
 
     Raises
     ------
@@ -101,18 +103,19 @@ def fetch(get: Callable[[], T], what: str) -> T:
         ) from error
     if not reachable(hub_address()):
         raise WeightsError(
-            f"{what} is not on this machine and {hub_address()} does not answer; {ADVICE}."
+            f"{what} is not on this machine and {hub_address()} does not answer; {advice}."
         ) from missing
     try:
         return get()
     except CafeError:
         raise
     except Exception as error:
-        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {ADVICE}.") from error
+        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {advice}.") from error
 
 
 def _brief(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def weights(described: Mapping[str, Any], what: str) -> Path:

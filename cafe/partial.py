@@ -123,6 +123,8 @@ class Partial:
         arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
         if block.views is not None:
             arrays["views"] = block.views
+        if block.spatial is not None:
+            arrays["spatial"] = block.spatial
         names = json.dumps({"ids": list(block.ids), "failures": failures})
         try:
             with temporary.open("wb") as stream:
@@ -150,7 +152,8 @@ class Partial:
         try:
             with np.load(path, allow_pickle=False) as file:
                 names = json.loads(file["names"].tobytes())
-                block = Block(names["ids"], file["labels"], file["features"], file.get("views"))
+                more = file.get("views"), file.get("spatial")
+                block = Block(names["ids"], file["labels"], file["features"], *more)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CacheError(
                 f"finished work in '{path}' is damaged ({error}); run the same command again: it "

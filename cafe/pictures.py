@@ -19,6 +19,7 @@ from cafe.decoding import ahead
 from cafe.encoders import Encoder
 from cafe.errors import CafeError, InputError
 from cafe.images import Preprocess, upright_rgb
+from cafe.spatial import encode_spatial
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the images done and the images in all."""
@@ -38,7 +39,8 @@ class Seen(NamedTuple):
     reasons : list of str
         Why an image has no feature; "" where it has. Length n.
     features : Tensor
-        Raw features of those that have, in order. (m, D)
+        Raw features of those that have, in order (m, D); with their maps (m, 1 + T, D), where
+        these were asked for.
     """
 
     names: list[str]
@@ -58,11 +60,14 @@ class Pace:
         Threads that decode; None takes one per core, 16 at most.
     progress : callable or None
         Called after every batch.
+    pool : int or None
+        Largest side of the spatial maps; None makes none.
     """
 
     batch_size: int | None = None
     workers: int | None = None
     progress: Progress | None = None
+    pool: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
@@ -115,7 +120,7 @@ def look(encoder: Encoder, sources: Sequence[Source], pace: Pace) -> Iterator[Se
     done = 0
     for batch, pixels in ahead(lambda b: decode_all(b, encoder.preprocess), batches, threads):
         names = [_name(source, done + place) for place, source in enumerate(batch)]
-        yield _encode(encoder, names, pixels)
+        yield _encode(encoder, names, pixels, pace.pool)
         done += len(batch)
         if pace.progress is not None:
             pace.progress("images", done, len(sources))
@@ -145,17 +150,27 @@ def _pixels(source: Source, preprocess: Preprocess) -> _Pixels:
         return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def inputs_of(encoder: Encoder, pixels: Tensor, pool: int | None) -> Tensor:
+    """What a head takes of preprocessed images (m, S, S, 3): (m, D), or with maps (m, 1 + T, D)."""
+    if pool is None:
+        return encoder.encode_pixels(pixels)
+    features, tokens = encode_spatial(encoder, pixels, pool)
+    return torch.cat([features[:, None], tokens.float()], dim=1)
+
+
 def _name(source: Source, number: int) -> str:
     return f"image {number}" if isinstance(source, Image.Image) else str(source)
 
 
-def _encode(encoder: Encoder, names: list[str], pixels: Sequence[_Pixels]) -> Seen:
+def _encode(
+    encoder: Encoder, names: list[str], pixels: Sequence[_Pixels], pool: int | None
+) -> Seen:
     reasons = [found if isinstance(found, str) else "" for found in pixels]
     read = [found for found in pixels if not isinstance(found, str)]
     if not read:
         return Seen(names, reasons, torch.empty(0, encoder.width))
-    features = encoder.encode_pixels(torch.from_numpy(np.stack(read)))  # (m, D)
-    finite = features.isfinite().all(dim=1)
+    features = inputs_of(encoder, torch.from_numpy(np.stack(read)), pool)
+    finite = features.isfinite().flatten(1).all(dim=1)
     places = [place for place, reason in enumerate(reasons) if not reason]
     for place, good in zip(places, finite.tolist(), strict=True):
         if not good:

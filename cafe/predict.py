@@ -131,15 +131,18 @@ class Predictor:
             raise InputError(f"top must be at least 1; got {top}.")
         if not 0 <= unknown_below <= 1:
             raise InputError(f"unknown-below must be a probability, 0 to 1; got {unknown_below}.")
-        pace = Pace(batch_size, workers, progress)
+        pace = Pace(batch_size, workers, progress, self.saved.pool)
         seen = look(self.encoder, list_images(images), pace)
         return chain.from_iterable(self._judge(s, top, unknown_below, explain) for s in seen)
 
     def _judge(self, seen: Seen, top: int, unknown_below: float, explain: bool) -> list[Prediction]:
         """What is said of a batch."""
-        x = seen.features
-        best = guesses(self.saved.probabilities(x), self.saved.class_names, top)
-        rows = zip(best, *self._explanations(x, explain), strict=True)
+        x, saved = seen.features, self.saved
+        best: list[tuple[Guess, ...]] = []
+        if len(x):
+            best = guesses(saved.probabilities(x), saved.class_names, top, saved.scores(x))
+        alone = x[:, 0] if x.ndim == 3 else x  # without the map
+        rows = zip(best, *self._explanations(alone, explain), strict=True)
         return [
             Prediction(name, reason=reason)
             if reason
@@ -154,8 +157,10 @@ class Predictor:
         zero_shot: Iterable[Guess | None] = [None] * len(x)
         nearest: Iterable[tuple[Neighbour, ...]] = [()] * len(x)
         if explain and text is not None:
-            probabilities = torch.softmax(text.logits(x), dim=-1)
-            zero_shot = [one for (one,) in guesses(probabilities, self.saved.class_names, 1)]
+            plain = SavedHead(text, self.saved.about, text)
+            scores = plain.scores(x)
+            likely = torch.softmax(text.logits(x), dim=-1)
+            zero_shot = [one for (one,) in guesses(likely, plain.class_names, 1, scores)]
         if explain and evidence is not None:
             nearest = evidence.nearest(x)
         return zero_shot, nearest

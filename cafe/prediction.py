@@ -12,10 +12,24 @@ from cafe.evidence import Neighbour
 
 
 class Guess(NamedTuple):
-    """A class and how sure it is."""
+    """A class and how sure it is.
+
+    Attributes
+    ----------
+    label : str
+    probability : float
+        Among the classes: they sum to 1 over all of them.
+    score : float or None
+        Of the class by itself, as SigLIP gives it; None for encoders and heads without.
+    """
 
     label: str
     probability: float
+    score: float | None = None
+
+    def json(self) -> dict[str, Any]:
+        """The guess as JSON values, without a score where there is none."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -56,24 +70,32 @@ class Prediction:
         """Probability of the best class; None where the image could not be read."""
         return self.top[0].probability if self.top else None
 
+    @property
+    def score(self) -> float | None:
+        """Score of the best class; None without one."""
+        return self.top[0].score if self.top else None
+
     def json(self) -> dict[str, Any]:
         """The prediction as JSON values."""
         found: dict[str, Any] = {
             "image": self.image,
             "label": self.label,
             "probability": self.probability,
-            "top": [guess._asdict() for guess in self.top],
+            **({} if self.score is None else {"score": self.score}),
+            "top": [guess.json() for guess in self.top],
         }
         if self.reason:
             found["reason"] = self.reason
         if self.zero_shot is not None:
-            found["zero_shot"] = self.zero_shot._asdict()
+            found["zero_shot"] = self.zero_shot.json()
         if self.nearest:
             found["nearest"] = [vars(neighbour) for neighbour in self.nearest]
         return found
 
 
-def guesses(probabilities: Tensor, names: Sequence[str], top: int) -> list[tuple[Guess, ...]]:
+def guesses(
+    probabilities: Tensor, names: Sequence[str], top: int, scores: Tensor | None = None
+) -> list[tuple[Guess, ...]]:
     """The likeliest classes of each row, the best first.
 
     Parameters
@@ -84,9 +106,15 @@ def guesses(probabilities: Tensor, names: Sequence[str], top: int) -> list[tuple
         (C,)
     top : int
         How many, or all where there are fewer.
+    scores : Tensor, optional
+        Of each class by itself. (N, C)
     """
     values, classes = probabilities.topk(min(top, len(names)), dim=-1)
-    rows = zip(values.tolist(), classes.tolist(), strict=True)
+    alone = None if scores is None else scores.gather(-1, classes).tolist()
     return [
-        tuple(Guess(names[c], round(p, 6)) for p, c in zip(ps, cs, strict=True)) for ps, cs in rows
+        tuple(
+            Guess(names[c], round(p, 6), None if alone is None else round(alone[row][place], 6))
+            for place, (p, c) in enumerate(zip(ps, cs, strict=True))
+        )
+        for row, (ps, cs) in enumerate(zip(values.tolist(), classes.tolist(), strict=True))
     ]

@@ -19,7 +19,7 @@ from cafe.methods.base import (
     Head,
     Protocol,
     Validation,
-    predict_in_blocks,
+    predict,
 )
 from cafe.methods.catalog import find_method, make_method
 from cafe.metrics import Summary, accuracy, summarize
@@ -143,7 +143,7 @@ def _judged(
 
     def logits() -> Iterator[Tensor]:
         for head in heads:
-            z = predict_in_blocks(head, test.x)  # (N, C)
+            z = predict(head, test)  # (N, C)
             scores.append(accuracy(z, test.y))
             yield z
 
@@ -179,7 +179,11 @@ def _validation(
 def check_plan(task: Task, plan: Plan) -> None:
     """Refuse a plan that a cache cannot serve, before anything is fitted."""
     for name in plan.methods:
-        find_method(name)
+        if find_method(name).needs == "spatial features" and not task.tokens:
+            raise InputError(
+                f"{name} needs spatial features, which the cache of {task.name} has none of: "
+                f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
+            )
     if not plan.seeds or not plan.shots or not plan.methods:
         raise InputError("a study needs at least one method, one shot count and one seed.")
     for split in ("train", "test"):

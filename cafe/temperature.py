@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cafe.features import LARGE, ClassText, Features, StoredFeatures, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, predict_in_blocks
+from cafe.methods.base import NO_VALIDATION, Context, Head, predict
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
 from cafe.store import FeatureCache
@@ -157,7 +157,7 @@ def _fitted(pairs: Sequence[tuple[Tensor, Tensor]], source: str) -> Calibration:
 
 
 def _logits(head: Head, features: Features) -> Tensor:
-    return predict_in_blocks(head, features.x.to(_device(head))).cpu()
+    return predict(head, features.to(_device(head))).cpu()
 
 
 def _device(head: Head) -> torch.device:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cafe.errors import InputError
+
 from .options import CacheHome, Device, Json, say
 from .progress import interruptible, progress_bar
 
@@ -49,7 +51,9 @@ def extract(
     ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option(help="A tag of open_clip, a checkpoint file, or none [default: openai]."),
+        typer.Option(
+            help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."
+        ),
     ] = None,
     template: Annotated[
         list[str] | None,
@@ -65,6 +69,12 @@ def extract(
         int, typer.Option(help="Views per training image, the plain one counted.")
     ] = 1,
     view_seed: Annotated[int, typer.Option(help="Seed of the augmented views.")] = 0,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Store spatial maps too, for vt-clip: large.")
+    ] = False,
+    pool: Annotated[
+        int | None, typer.Option(help="Largest side of the maps' grid [default: 7].")
+    ] = None,
     cache: CacheHome = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -102,7 +112,11 @@ def extract(
     from cafe.home import cache_home, cache_path
     from cafe.images import Augmentation
     from cafe.prompts import fill, read_prompts
+    from cafe.spatial import POOL, grid_of
 
+    if pool is not None and not spatial:
+        raise InputError("--pool is of spatial maps; add --spatial.")
+    side = POOL if pool is None else pool
     augmentation = Augmentation(views=views, seed=view_seed)
     data = load_dataset(
         dataset,
@@ -121,6 +135,14 @@ def extract(
     path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, pretrained))
     with interruptible("finished work is kept: run the same command again to go on."):
         encoder = load_encoder(chosen, pretrained, device=device, precision=precision)
+        if spatial:
+            height, width = grid_of(encoder, side)
+            images = sum(map(len, data.splits.values()))
+            size = images * height * width * encoder.width * 2 / 1e6
+            say(
+                f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as "
+                "much again until the file is made."
+            )
         with progress_bar("images", quiet=as_json) as progress:
             options = Options(
                 augmentation=augmentation,
@@ -128,6 +150,7 @@ def extract(
                 batch_size=batch_size,
                 workers=workers,
                 progress=progress,
+                spatial=side if spatial else None,
             )
             encode = RayEngine(chosen, pretrained) if engine is EngineName.ray else encode_units
             done = run(

@@ -19,7 +19,7 @@ from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from cafe.heads import SavedHead
-    from cafe.prediction import Prediction
+    from cafe.prediction import Guess, Prediction
 
 
 class Format(str, Enum):
@@ -149,8 +149,9 @@ def _csv(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
     """Image, label and probability, then the runners-up, then the explanations."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     count = min(top, len(saved.class_names))
-    others = [f"{word}_{n}" for n in range(2, count + 1) for word in ("label", "probability")]
-    head = ["image", "label", "probability", *others]
+    words = ["label", "probability", *(["score"] if saved.has_scores else [])]
+    others = [f"{word}_{n}" for n in range(2, count + 1) for word in words]
+    head = ["image", *words, *others]
     written = False
 
     def write(found: Prediction) -> None:
@@ -161,9 +162,9 @@ def _csv(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
         if not written:
             writer.writerow([*head, *more])
             written = True
-        runners = [value for guess in found.top[1:] for value in guess]
-        row = [found.image, found.label or "", found.probability, *runners, *more.values()]
-        writer.writerow(row)
+        best, *rest = (tuple(guess.json().values()) for guess in found.top)
+        runners = [value for guess in rest for value in guess]
+        writer.writerow([found.image, found.label or "", *best[1:], *runners, *more.values()])
 
     return write
 
@@ -179,10 +180,12 @@ def _table(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
     wide = min(max(cell_len(name) for name in names), _WIDEST)
     count = min(top, len(saved.class_names))
 
-    def cell(label: str, probability: float) -> str:
-        return f"{set_cell_size(label, wide)} {100 * probability:5.1f} %"
+    def cell(label: str, guess: Guess) -> str:
+        alone = "" if guess.score is None else f" {100 * guess.score:6.1f} % alone"
+        return f"{set_cell_size(label, wide)} {100 * guess.probability:5.1f} %{alone}"
 
-    headers = [set_cell_size("label", wide + 8), *[set_cell_size("or", wide + 8)] * (count - 1)]
+    full = wide + (23 if saved.has_scores else 8)
+    headers = [set_cell_size("label", full), *[set_cell_size("or", full)] * (count - 1)]
     waiting = ["  ".join([*headers, "image"])]  # until something is read
 
     def write(found: Prediction) -> None:
@@ -191,19 +194,19 @@ def _table(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
         best, *others = found.top
         if found.label is None:
             others = [best, *others][: count - 1]
-        cells = [cell(found.label or "unknown", best.probability), *map(_pair(cell), others)]
+        cells = [cell(found.label or "unknown", best), *[cell(one.label, one) for one in others]]
         typer.echo("  ".join([*cells, found.image]))
         if found.zero_shot is not None:
-            label, probability = found.zero_shot
-            typer.echo(f"    zero-shot: {label} {100 * probability:.1f} %")
+            typer.echo(f"    zero-shot: {_brief(found.zero_shot)}")
         for near in found.nearest:
             typer.echo(f"    near to {near.image}, {near.label}, cosine {near.cosine:.3f}")
 
     return write
 
 
-def _pair(cell: Callable[[str, float], str]) -> Callable[[Any], str]:
-    return lambda guess: cell(*guess)
+def _brief(guess: Guess) -> str:
+    alone = "" if guess.score is None else f" ({100 * guess.score:.1f} % alone)"
+    return f"{guess.label} {100 * guess.probability:.1f} %{alone}"
 
 
 _WRITERS = {Format.table: _table, Format.csv: _csv, Format.jsonl: _jsonl}

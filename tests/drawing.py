@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from cafe.features import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.tower import TextTower
+from cafe.tokens import Tokens
 
 CLASSES, WIDTH = 5, 24
 
@@ -30,7 +31,8 @@ def draw_task(
     y = y[torch.randperm(len(y), generator=generator)]
     x = _images(y, generator)
     copies = [x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(views - 1)]
-    return TrainingSet(Features(x, y, torch.stack([x, *copies], 1) if views else None), text)
+    stacked = torch.stack([x, *copies], 1) if views else None
+    return TrainingSet(Features(x, y, stacked, _tokens(y, seed)), text)
 
 
 def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
@@ -45,12 +47,21 @@ def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
 def draw_images(per_class: int = 6, seed: int = 7) -> Features:
     """Held-out images."""
     y = torch.arange(CLASSES).repeat(per_class)
-    return Features(_images(y, torch.Generator().manual_seed(seed)), y)
+    return Features(_images(y, torch.Generator().manual_seed(seed)), y, tokens=_tokens(y, seed))
 
 
 def draw_validation_set() -> Validation:
     """Validation images under the protocol that takes all of them."""
     return Validation("full", draw_images(seed=8))
+
+
+def _tokens(y: Tensor, seed: int) -> Tokens:
+    """Maps of four tokens, one of them of the image's class. (N, 4, D)"""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    noise = torch.randn(len(y), 4, WIDTH, generator=generator)
+    place = torch.randint(4, (len(y),), generator=generator)
+    noise[torch.arange(len(y)), place] += 2 * _directions()[y]
+    return Tokens.of(2 * noise)
 
 
 def _directions() -> Tensor:

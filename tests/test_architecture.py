@@ -25,6 +25,9 @@ LEFT = {
     "cafe.decoding",
     "cafe.hub",
     "cafe.checkpoints",
+    "cafe.tokenizer",
+    "cafe.spatial",
+    "cafe.encoded",
     "cafe.distributed",
     "cafe.worker",
     "cafe.encoding",
@@ -40,6 +43,7 @@ LEFT = {
 # right of the store: may import faiss, never open_clip, torchvision or Pillow
 RIGHT = {
     "cafe.features",
+    "cafe.tokens",
     "cafe.splits",
     "cafe.methods",
     "cafe.engine",

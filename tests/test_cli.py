@@ -334,6 +334,8 @@ BAD_EXTRACTS = [
     (["--dataset", "photos", "--split-file", "lacks.json"], 1, "gone.png"),
     (["--dataset", "photos", "--template", "a photo"], 2, "{}"),
     (["--dataset", "photos", "--views", "0"], 2, "views must be at least 1"),
+    (["--dataset", "photos", "--pool", "3"], 2, "add --spatial"),
+    (["--dataset", "photos", "--spatial", "--pool", "0"], 2, "pool must be at least 1"),
     (["--dataset", "photos", "--precision", "fp8"], 2, "unknown precision 'fp8'"),
     (["--dataset", "photos", "--precision", "fp16", "--device", "cpu"], 2, "needs CUDA"),
     (["--dataset", "photos", "--cache", "notes.txt/c"], 1, "--cache"),

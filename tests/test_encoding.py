@@ -9,6 +9,7 @@ import torch
 from cafe import encoding
 from cafe.datasets.base import Dataset
 from cafe.decoding import Decoder
+from cafe.encoded import Encoded
 from cafe.encoders import Encoder
 from cafe.extract import Options, extract
 from cafe.images import Augmentation
@@ -17,13 +18,14 @@ from cafe.store import FeatureCache
 
 def batches(
     way: str, dataset: Dataset, encoder: Encoder, threads: int, piece: int = 2
-) -> list[tuple[str, list[str], np.ndarray]]:
+) -> list[tuple[str, list[str], Encoded]]:
     units = encoding.plan_units(dataset, encoder, Options(batch_size=6))
     decoder = Decoder(dataset, encoder.preprocess)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "_PIECE", piece)
-        found = getattr(encoding, way)(encoder, decoder, units, Augmentation(views=2), threads)
-        return [(u.split, [i.item.id for i in images], features) for u, images, features in found]
+        options = Options(augmentation=Augmentation(views=2), spatial=2)
+        found = getattr(encoding, way)(encoder, decoder, units, options, threads)
+        return [(u.split, [i.item.id for i in images], batch) for u, images, batch in found]
 
 
 @pytest.mark.parametrize("piece", [1, 4, 6, 100])
@@ -33,7 +35,10 @@ def test_pieces_are_put_together_as_batches(dataset: Dataset, tiny: Encoder, pie
     assert [len(ids) for _, ids, _ in cores] == [6, 6, 6, 2, 4, 4]
     assert [(split, ids) for split, ids, _ in device] == [(split, ids) for split, ids, _ in cores]
     for (_, _, one), (_, _, other) in zip(device, cores, strict=True):
-        assert np.array_equal(one, other)
+        assert np.array_equal(one.features, other.features)
+        assert one.spatial is not None
+        assert other.spatial is not None
+        assert np.array_equal(one.spatial, other.spatial)
 
 
 def test_features_do_not_depend_on_threads(dataset: Dataset, tiny: Encoder, tmp_path: Path) -> None:

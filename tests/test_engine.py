@@ -299,5 +299,5 @@ def test_evaluation_in_blocks_equals_the_plain_formula(mixed: list[Trained]) -> 
         logits, y = model(held_out[held].x).detach(), held_out[held].y
         assert score.accuracy == pytest.approx(float((logits.argmax(-1) == y).float().mean()))
         assert score.nll == pytest.approx(float(cross_entropy(logits, y)), rel=1e-4)
-    block = next(logit_blocks([mixed[0], mixed[1]], SETS[0], held_out[0].x))
+    block = next(logit_blocks([mixed[0], mixed[1]], SETS[0], held_out[0]))
     assert block.shape == (2, 31, C)

@@ -59,9 +59,10 @@ def execute(code: list[str], folder: Path, **names: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_head_goes_into_a_graph(name: str) -> None:
-    train, x = draw_task(), draw_images().x
+    train = draw_task()
     settings = {"epochs": 2, **settings_for(name)}
     head = make_method(name, Context(precision="fp32"), settings).fit(train)
+    x = draw_images().inputs(spatial=head.spatial)
     about = {"class_names": list(train.text.names), "calibration": {"temperature": 1.7}}
     saved = SavedHead(head, about)
     program = trace(HeadGraph(saved), x[:2]).module()
@@ -135,7 +136,7 @@ def test_resizing_in_the_card_is_the_preprocess(work: Path, tmp_path: Path) -> N
 def test_a_file_that_answers_otherwise_is_not_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "run_torch", lambda _, rows: torch.zeros(len(rows), 10))
+    monkeypatch.setattr(export, "run_torch", lambda _, rows: (torch.zeros(len(rows), 10),))
     with pytest.raises(CafeError, match="differ by"):
         cafe.export_head("runs/mine", "torch", output=tmp_path / "bad.pt2")
     assert list(tmp_path.iterdir()) == []

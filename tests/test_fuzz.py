@@ -7,12 +7,14 @@ of ending it. `python tests/test_fuzz.py FIRST COUNT FILE` runs more of them.
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cafe.errors import CafeError
-from cafe.store import FeatureCache
+from cafe.store import FeatureCache, write_cache
 
 CASES = 600
 MEMORY = 2 << 30
@@ -50,7 +52,8 @@ def everything(path: Path) -> list[object]:
     for split in cache.counts:
         read = cache.read(split)
         views = None if read.views is None else read.views.tobytes()
-        found += [cache.ids(split), read.labels.tobytes(), read.features.tobytes(), views]
+        maps = cache.read_tokens(split).tobytes() if cache.tokens else b""
+        found += [cache.ids(split), read.labels.tobytes(), read.features.tobytes(), views, maps]
     return found
 
 
@@ -76,16 +79,21 @@ def run(first: int, count: int, original: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_mutated_files_are_refused_or_read_right(noise_cache: Path) -> None:
+def test_mutated_files_are_refused_or_read_right(noise_cache: Path, tmp_path: Path) -> None:
+    from making import make_block, make_header  # not on the path of a worker
+
     half = CASES // 2
+    maps = np.random.default_rng(0).standard_normal((20, 4, 8)).astype(np.float16)
+    block = replace(make_block(20), spatial=maps)
+    write_cache(tmp_path / "maps.h5", make_header(), {"train": [block]})
     workers = [
         subprocess.Popen(
-            [sys.executable, __file__, str(first), str(half), str(noise_cache)],
+            [sys.executable, __file__, str(first), str(half), str(original)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for first in (0, half)
+        for first, original in ((0, noise_cache), (half, tmp_path / "maps.h5"))
     ]
     for worker in workers:
         output, _ = worker.communicate(timeout=120)

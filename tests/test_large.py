@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from digits_run import digits_run
 from drawing import CLASSES, draw_images, draw_task, draw_text
 
 import cafe
-from cafe.features import Features, StoredFeatures, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.features import StoredFeatures, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, predict
 from cafe.methods.catalog import make_method
 from cafe.store import FeatureCache
 from cafe.temperature import ENOUGH, _folds
@@ -32,13 +33,13 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 def halved(train: TrainingSet) -> TrainingSet:
     features = train.features
     views = None if features.views is None else features.views.half()
-    return TrainingSet(Features(features.x.half(), features.y, views), train.text)
+    return TrainingSet(replace(features, x=features.x.half(), views=views), train.text)
 
 
 def widened(train: TrainingSet) -> TrainingSet:
     half = halved(train).features
     views = None if half.views is None else half.views.float()
-    return TrainingSet(Features(half.x.float(), half.y, views), train.text)
+    return TrainingSet(replace(half, x=half.x.float(), views=views), train.text)
 
 
 def logits(name: str, trains: list[TrainingSet]) -> list[torch.Tensor]:
@@ -46,11 +47,15 @@ def logits(name: str, trains: list[TrainingSet]) -> list[torch.Tensor]:
     heads = method.fit_many(
         trains, validations=[NO_VALIDATION] * len(trains), seeds=list(range(len(trains)))
     )
-    return [head.logits(draw_images().x) for head in heads]
+    images = draw_images()
+    test = replace(images, x=images.x.half().to(trains[0].features.x.dtype))
+    return [predict(head, test) for head in heads]
 
 
 @pytest.mark.parametrize("views", [0, 3])
-@pytest.mark.parametrize("name", ["clip-adapter", "clip-adapter-both", "taskres", "nearest-class"])
+@pytest.mark.parametrize(
+    "name", ["clip-adapter", "clip-adapter-both", "taskres", "nearest-class", "vt-clip"]
+)
 def test_rows_that_come_late_are_the_same_rows(
     name: str, views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -13,7 +14,7 @@ from drawing import CLASSES, draw_images, draw_task, draw_validation_set
 from needing import settings_for
 from torch import Tensor
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Method, Protocol, Validation
 from cafe.methods.catalog import CATALOG, make_method, method_class
 
@@ -38,12 +39,17 @@ def fit(name: str, train: TrainingSet, protocol: Protocol = "none", seed: int = 
     return make(name).fit(train, validation=validation(protocol), seed=seed)
 
 
-def probabilities(head: Head, x: Tensor = TEST.x) -> Tensor:
-    return head.logits(x).softmax(dim=-1)
+def given(head: Head) -> Tensor:
+    """The test images as the head takes them: features, or with their maps."""
+    return TEST.inputs(spatial=head.spatial)
+
+
+def probabilities(head: Head, factor: float = 1.0) -> Tensor:
+    return head.logits(factor * given(head)).softmax(dim=-1)
 
 
 def assert_usable(head: Head) -> None:
-    logits = head.logits(TEST.x)
+    logits = head.logits(given(head))
     assert logits.shape == (len(TEST), CLASSES)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
@@ -54,7 +60,7 @@ class TestContract:
     def test_learns_something(self, name: str) -> None:
         head = fit(name, draw_task((8,) * CLASSES))
         assert_usable(head)
-        assert (head.logits(TEST.x).argmax(dim=-1) == TEST.y).float().mean() > 0.5
+        assert (head.logits(given(head)).argmax(dim=-1) == TEST.y).float().mean() > 0.5
         assert head.method == name
         assert isinstance(head, method_class(name).head)
 
@@ -63,7 +69,7 @@ class TestContract:
         head = fit(name, draw_task(), protocol)
         assert_usable(head)
         again = fit(name, draw_task(), protocol)
-        assert torch.equal(head.logits(TEST.x), again.logits(TEST.x))
+        assert torch.equal(head.logits(given(head)), again.logits(given(again)))
         assert head.params == again.params
 
     @pytest.mark.parametrize("protocol", get_args(Protocol))
@@ -86,9 +92,10 @@ class TestContract:
     def test_leaves_its_input_alone(self, name: str) -> None:
         train, held = draw_task(views=2), draw_validation_set()
         before = copy.deepcopy((train, held.features))
-        x = TEST.x.clone()
-        make(name).fit(train, validation=held).logits(x)
-        assert torch.equal(x, TEST.x)
+        head = make(name).fit(train, validation=held)
+        x = given(head)
+        head.logits(x)
+        assert torch.equal(x, given(head))
         features, text = before[0].features, before[0].text
         assert torch.equal(train.features.x, features.x)
         assert torch.equal(train.features.y, features.y)
@@ -104,11 +111,11 @@ class TestContract:
         train = draw_task()
         images, text = train.features, train.text
         stretched = TrainingSet(
-            Features(images.x * torch.linspace(0.5, 2, len(images))[:, None], images.y),
+            replace(images, x=images.x * torch.linspace(0.5, 2, len(images))[:, None]),
             ClassText(text.features * 0.1, text.names, text.logit_scale),
         )
         torch.testing.assert_close(
-            probabilities(fit(name, stretched), 3 * TEST.x),
+            probabilities(fit(name, stretched), 3),
             probabilities(fit(name, train)),
             atol=2e-3,
             rtol=0,
@@ -121,7 +128,9 @@ class TestContract:
         again = method_class(name).head.from_tensors(tensors, params)
         assert again.method == name
         assert params == dict(head.params)
-        torch.testing.assert_close(again.logits(TEST.x), head.logits(TEST.x), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            again.logits(given(again)), head.logits(given(head)), atol=1e-5, rtol=0
+        )
 
     def test_fits_many_as_one_by_one(self, name: str) -> None:
         trains = [draw_task(seed=seed) for seed in (0, 1)] + [draw_task((2,) * CLASSES)]
@@ -144,8 +153,8 @@ class TestContract:
 
     def test_takes_a_batch_of_one(self, name: str) -> None:
         head = fit(name, draw_task())
-        one = head.logits(TEST.x[:1])
-        torch.testing.assert_close(one, head.logits(TEST.x)[:1], atol=1e-4, rtol=1e-5)
+        one = head.logits(given(head)[:1])
+        torch.testing.assert_close(one, head.logits(given(head))[:1], atol=1e-4, rtol=1e-5)
 
     def test_a_logit_bias_changes_no_probability(self, name: str) -> None:
         plain, biased = draw_task(), draw_task(bias=-7.0)
@@ -156,12 +165,11 @@ class TestContract:
     def test_takes_views(self, name: str) -> None:
         train = draw_task(views=3)
         assert_usable(fit(name, train))
-        assert torch.equal(
-            fit(name, train).logits(TEST.x), fit(name, draw_task(views=3)).logits(TEST.x)
-        )
+        one, other = fit(name, train), fit(name, draw_task(views=3))
+        assert torch.equal(one.logits(given(one)), other.logits(given(other)))
 
     def test_does_not_need_a_gradient(self, name: str) -> None:
-        assert not fit(name, draw_task()).logits(TEST.x).requires_grad
+        assert not probabilities(fit(name, draw_task())).requires_grad
 
     def test_says_its_name_and_source(self, name: str) -> None:
         assert method_class(name).name == name

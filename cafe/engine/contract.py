@@ -128,9 +128,12 @@ class Family(ABC):
     ----------
     undecayed : frozenset of str
         Names of parameters that weight decay leaves alone.
+    spatial : bool
+        Whether `rows` gets the spatial map of each image too, as `Features.inputs` gives it.
     """
 
     undecayed: ClassVar[frozenset[str]] = frozenset()
+    spatial: ClassVar[bool] = False
 
     @abstractmethod
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
@@ -163,6 +166,10 @@ class Family(ABC):
         losses = mean_cross_entropy(logits.to(work.wide), batch.y)
         penalty = self.penalty(params, batch)
         return losses if penalty is None else losses + penalty
+
+    def row_numbers(self, width: int) -> int:
+        """Numbers that `rows` keeps of an image, at most; `width` is D."""
+        return width
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:  # noqa: ARG002 (same)
         """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""

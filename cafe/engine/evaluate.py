@@ -78,7 +78,7 @@ def _score(
     right = torch.zeros(len(group), dtype=torch.float64, device=features.x.device)
     nats = torch.zeros_like(right)
     start = 0
-    for logits in logit_blocks(group, train, features.x, memory_budget=memory_budget):
+    for logits in logit_blocks(group, train, features, memory_budget=memory_budget):
         y = features.y[start : (start := start + logits.shape[1])]  # (n,)
         right += (logits.argmax(-1) == y).sum(-1)
         labels = y.expand(len(group), -1)  # (M, n)
@@ -91,7 +91,7 @@ def _score(
 def logit_blocks(
     group: Sequence[Trained],
     train: TrainingSet,
-    x: Tensor,
+    features: Features,
     *,
     memory_budget: int | None = None,
 ) -> Iterator[Tensor]:
@@ -103,8 +103,8 @@ def logit_blocks(
         M runs.
     train : TrainingSet
         What they were trained on.
-    x : Tensor
-        Raw image features. (N, D)
+    features : Features
+        The images.
     memory_budget : int or None
         Bytes that a block may take; None takes half of what is free.
 
@@ -113,13 +113,14 @@ def logit_blocks(
     Tensor
         Logits of the next n images. (M, n, C)
     """
-    device, runs = x.device, [one.run for one in group]
+    device, runs = features.x.device, [one.run for one in group]
     family = runs[0].family
     params = stack_tensors([one.tensors for one in group], 1, device)
     scalars = stack_scalars(runs, 1, device)
     constants = stack_constants(family, [train], device)
     text = train.text.to(device)
-    for block in torch.split(x, _rows_in(budget_bytes(device, memory_budget), group, train)):
+    most = _rows_in(budget_bytes(device, memory_budget), group, train)
+    for block in features.blocks(most, spatial=family.spatial):
         rows = {name: value[None] for name, value in family.rows(block, text).items()}
         nobody = torch.zeros(1, len(block), dtype=torch.int64, device=device)
         yield family.logits(params, make_batch({**rows, "y": nobody}, scalars, constants, text))[0]
@@ -131,4 +132,5 @@ def _rows_in(budget: int, group: Sequence[Trained], train: TrainingSet) -> int:
     parameters = sum(value.numel() for value in group[0].tensors.values())
     family = group[0].run.family
     one, two = (family.activations(parameters, rows, classes, width) for rows in (1, 2))
-    return max(1, int(budget // (4 * len(group) * max(two - one, 1))))
+    row = len(group) * max(two - one, 1) + (family.row_numbers(width) if family.spatial else 0)
+    return max(1, int(budget // (4 * row)))

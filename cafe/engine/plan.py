@@ -176,6 +176,7 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     batch = min(run.recipe.batch_size, images)
     parameters = sum(value.numel() for value in run.family.initial(run, train).values())
     activations = run.family.activations(parameters, batch, classes, width)
-    held = 0 if rows * width > LARGE else rows  # else the rows of a batch are all that is made
-    per_stream = 4 * (held + batch) * (width + 2 * classes)
+    numbers = run.family.row_numbers(width)
+    held = 0 if rows * numbers > LARGE else rows  # else the rows of a batch are all that is made
+    per_stream = 4 * (held + batch) * (numbers + 2 * classes)
     return per_stream, MASTER_BYTES * parameters + 4 * activations

@@ -79,16 +79,32 @@ class Streams:
         self.views = len(flat[0]) // self.images
         place = {id(train): i * len(flat[0]) for i, train in enumerate(distinct)}
         self._starts = {n: place[id(training_sets[n])] for n in numbers}
-        self._late = rows_come_late(flat[0].x)
-        tables = [{"y": f.y, **({"x": f.x} if self._late else self._rows(f.x))} for f in flat]
+        self._sets = flat
+        self._late = rows_come_late(flat[0], self._family)
+        tables = [{"y": f.y, **self._early(f)} for f in flat]
         if len(tables) == 1:
             return tables[0]
         return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
 
+    def _early(self, features: Features) -> dict[str, Tensor]:
+        """The rows of a set; of a large one what they are made of, but for maps."""
+        if self._late:
+            return {"x": features.x}
+        return self._rows(features.inputs(spatial=self._family.spatial))
+
     def _rows(self, x: Tensor) -> dict[str, Tensor]:
-        """What the family needs of raw features (..., D). Each (..., *)"""
-        rows = self._family.rows(x.flatten(0, -2).float(), self._text)
-        return {name: value.view(*x.shape[:-1], *value.shape[1:]) for name, value in rows.items()}
+        """What the family needs of raw features (..., D), or with maps (..., 1 + T, D)."""
+        lead = x.ndim - (2 if self._family.spatial else 1)
+        rows = self._family.rows(x.flatten(0, lead - 1).float(), self._text)
+        return {n: value.view(*x.shape[:lead], *value.shape[1:]) for n, value in rows.items()}
+
+    def _inputs(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """The features of a batch (S, B, D), or with maps, read now (S, B, 1 + T, D)."""
+        if not self._family.spatial:
+            return x
+        rows = len(self._sets[0])
+        drawn = [self._sets[int(some[0]) // rows][some % rows] for some in chosen]
+        return torch.stack([features.inputs(spatial=True) for features in drawn])
 
     @property
     def steps(self) -> int:
@@ -104,13 +120,13 @@ class Streams:
                 for name, table in self._table.items()
             }
             if self._late:
-                rows |= self._rows(rows.pop("x"))
+                rows |= self._rows(self._inputs(rows.pop("x"), chosen))
             yield make_batch(rows, self._scalars, self._constants, self._text)
 
 
-def rows_come_late(x: Tensor) -> bool:
+def rows_come_late(features: Features, family: Family) -> bool:
     """Whether a family's rows are made batch by batch: made once, they are a copy of all images."""
-    return x.numel() > LARGE
+    return len(features) * family.row_numbers(features.x.shape[-1]) > LARGE
 
 
 def make_batch(

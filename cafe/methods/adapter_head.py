@@ -31,6 +31,11 @@ class AdapterHead(Head):
         self.params = params
         self._tensors = dict(tensors)
 
+    @property
+    def cosine_logits(self) -> bool:
+        """They are; see `Head.cosine_logits`."""
+        return True
+
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
         images = self._images(x)  # (N, D)

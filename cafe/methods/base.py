@@ -67,10 +67,22 @@ class Head(ABC):
         Name of the method that fitted it.
     params : mapping
         The hyper-parameters in force, chosen ones included; JSON values only.
+    spatial : bool
+        Whether it needs the spatial map of an image beside its feature.
     """
 
     method: str
     params: Mapping[str, Any]
+    spatial: ClassVar[bool] = False
+
+    @property
+    def cosine_logits(self) -> bool:
+        """Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features.
+
+        Only then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
+        probable it is that image and class belong together, whatever the other classes are.
+        """
+        return False
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -79,7 +91,8 @@ class Head(ABC):
         Parameters
         ----------
         x : Tensor
-            Raw image features. (N, D)
+            Raw image features (N, D); for a spatial head the feature and then the map of each
+            image (N, 1 + T, D).
 
         Returns
         -------
@@ -167,7 +180,19 @@ class BatchedMethod(Method):
         """Fit one head per training set, all side by side."""
 
 
+ROWS, SPATIAL_ROWS = 65536, 256
+"""Images at a time: a map of 7 x 7 tokens is fifty features, and is compared with every class."""
+
+
+def predict(head: Head, features: Features) -> Tensor:
+    """Logits of images, a block at a time, with their maps where the head needs them. (N, C)"""
+    rows = SPATIAL_ROWS if head.spatial else ROWS
+    blocks = features.blocks(rows, spatial=head.spatial)
+    return torch.cat([predict_in_blocks(head, block) for block in blocks])
+
+
 @torch.inference_mode()
-def predict_in_blocks(head: Head, x: Tensor, rows: int = 65536) -> Tensor:
+def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
     """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
-    return torch.cat([head.logits(block) for block in torch.split(x, rows)])
+    rows = rows or (SPATIAL_ROWS if head.spatial else ROWS)
+    return torch.cat([head.logits(block.float()) for block in torch.split(x, rows)])

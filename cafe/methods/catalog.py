@@ -132,6 +132,15 @@ CATALOG: Mapping[str, Entry] = {
             ("alpha", "beta", "grid", "recipe"),
         ),
         Entry(
+            "vt-clip",
+            "class texts that look at the image's spatial map (cafe extract --spatial)",
+            "Qiu et al. 2021, arXiv 2112.02399",
+            "cafe.methods.vt_clip",
+            "VtClip",
+            ("gate", "gates", "bottleneck", "recipe"),
+            needs="spatial features",
+        ),
+        Entry(
             "gda",
             "zero-shot plus Gaussian discriminant analysis in closed form",
             "Wang et al. 2024, arXiv 2402.04087",

@@ -21,6 +21,7 @@ class ClapHead(LinearHead):
     """`s norm(x) norm(W)^T`."""
 
     method = "clap"
+    unit_weights = True
 
 
 class Clap(TrainedLinear):

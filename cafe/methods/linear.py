@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,10 +26,18 @@ class LinearHead(Head):
         The hyper-parameters in force.
     """
 
+    unit_weights: ClassVar[bool] = False
+    """Whether the rows of W have one length, the logit scale."""
+
     def __init__(self, weights: Tensor, intercept: Tensor, params: Mapping[str, Any]) -> None:
         self.weights = weights
         self.intercept = intercept
         self.params = params
+
+    @property
+    def cosine_logits(self) -> bool:
+        """See `Head.cosine_logits`."""
+        return self.unit_weights
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""

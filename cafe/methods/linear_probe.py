@@ -30,6 +30,11 @@ class LinearProbeHead(LinearHead):
 
     method = "linear-probe"
 
+    @property
+    def cosine_logits(self) -> bool:
+        """Where W started from the texts; see `Head.cosine_logits`."""
+        return bool(self.params["start"] == "zero-shot")
+
 
 class LinearProbe(TrainedLinear):
     """A linear classifier on unit image features.

@@ -100,7 +100,7 @@ def ratio_members(
 def _judge(trained: Sequence[Trained], part: Part) -> Tensor:
     """Log-likelihood of held-out images under each ratio. (M, n)"""
     blocks, start = [], 0
-    for logits in logit_blocks(trained, part.train, part.held_out.x):  # (M, n', C)
+    for logits in logit_blocks(trained, part.train, part.held_out):  # (M, n', C)
         rows = torch.arange(start, start := start + logits.shape[1], device=logits.device)
         blocks.append(log_likelihood(logits, part._replace(held_out=part.held_out[rows])))
     return torch.cat(blocks, dim=-1)

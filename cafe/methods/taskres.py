@@ -48,6 +48,7 @@ class TaskResHead(LinearHead):
     """`s norm(x) norm(w + alpha r)^T`."""
 
     method = "taskres"
+    unit_weights = True
 
 
 class TaskRes(TrainedLinear):

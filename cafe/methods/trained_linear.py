@@ -70,7 +70,7 @@ class TrainedLinear(BatchedMethod):
         for job, (train, validation) in enumerate(zip(trains, validations, strict=True)):
             recipe = self.recipe_for(train)
             run = Run(self.family(), job, seeds[job], recipe, dict(self.scalars()))
-            options = self.candidates(run) if _can_choose(train, validation) else []
+            options = self.candidates(run) if can_choose(train, validation) else []
             candidates.append(options or [run])
         trained = train_selected(candidates, trains, validations, self.context)
         return [self._head(one, train.text) for one, train in zip(trained, trains, strict=True)]
@@ -87,7 +87,7 @@ class TrainedLinear(BatchedMethod):
         return self.head(weights, weights.new_full((len(weights),), text.logit_bias), params)
 
 
-def _can_choose(train: TrainingSet, validation: Validation) -> bool:
+def can_choose(train: TrainingSet, validation: Validation) -> bool:
     """Whether there are validation images, or folds: a class with two images."""
     if validation.protocol == "cv":
         return int(train.features.y.bincount().max()) > 1

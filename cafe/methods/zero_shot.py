@@ -23,6 +23,11 @@ class ZeroShotHead(Head):
     method: str = "zero-shot"
     params: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def cosine_logits(self) -> bool:
+        """They are; see `Head.cosine_logits`."""
+        return True
+
     def logits(self, x: Tensor) -> Tensor:
         """Scaled cosines to the class texts. (N, C)"""
         return self.logit_scale * normalize(x, dim=-1) @ self.weights.T + self.logit_bias

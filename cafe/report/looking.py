@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.details import bins_json, reliability
 from cafe.errors import CafeError, InputError
-from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.base import Head, predict_in_blocks
+from cafe.features import ClassText, Features, StoredFeatures, TrainingSet
+from cafe.methods.base import Head, predict
 from cafe.methods.catalog import find_method
 from cafe.results import head_file, load_head
 from cafe.splits import draw_shots
@@ -96,8 +95,8 @@ def look(
         Where the images lie; None tries what ships with cafe and `$CAFE_DATA`.
     """
     saved = load_head(folder / head_file(row["method"], row["shots"], seed))
-    test = cache.read("test", dtype=np.float32)
-    x, y = torch.from_numpy(test.features), torch.from_numpy(test.labels)
+    test = StoredFeatures(cache, "test").whole
+    x, y = test.x.float(), test.y
     notes: list[str] = []
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     before, projection = project(normalize(x[some], dim=-1).numpy())
@@ -122,7 +121,7 @@ def look(
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability=_reliability(saved.head, x, y, temperature),
+        reliability=_reliability(saved.head, test, temperature),
         temperature=temperature,
         pictures=_pictures(cache, {r: ids[r] for r in rows}, images, notes),
         ids={r: ids[r] for r in rows},
@@ -137,8 +136,8 @@ def _temperature(
     if find_method(row["method"]).needs == "text tower":  # a page loads no tower
         return None
     labels = torch.from_numpy(cache.labels("train"))
-    drawn = cache.read("train", draw_shots(labels, row["shots"], seed).numpy(), dtype=np.float32)
-    features = Features(torch.from_numpy(drawn.features), torch.from_numpy(drawn.labels))
+    drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
+    features = Features(drawn.x, drawn.y, tokens=drawn.tokens)
     header = cache.header
     text = ClassText(
         torch.from_numpy(header.text_features),
@@ -183,11 +182,11 @@ def _small(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     return small
 
 
-def _reliability(head: Head, x: Tensor, y: Tensor, temperature: float | None) -> dict[str, Any]:
-    z = predict_in_blocks(head, x)  # (N, C)
-    found = {"before": bins_json(reliability(z, y))}
+def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
+    z = predict(head, test)  # (N, C)
+    found = {"before": bins_json(reliability(z, test.y))}
     if temperature:
-        found["after"] = bins_json(reliability(z / temperature, y))
+        found["after"] = bins_json(reliability(z / temperature, test.y))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from cafe.store.contents import FORMAT, SPLITS
+from cafe.store.contents import FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.layout import (
     COLUMNS,
     GROUPS,
@@ -57,6 +57,7 @@ def check_file(file: h5py.File) -> None:
     for name, form in HEADER.items():
         _check_dataset(file, name, form)
     _check_splits(file)
+    _check_maps(file)
     _check_total(file)
 
 
@@ -68,9 +69,10 @@ def _check_format(file: h5py.File) -> None:
         )
     _number_attribute(file, "cafe_format")
     found = file.attrs["cafe_format"]
-    if found > FORMAT:
-        raise Refused(f"it has format {found}, this cafe reads up to {FORMAT}", "update cafe")
-    _refuse_unless(found == FORMAT, f"it has the unknown format {found}")
+    if found > SPATIAL_FORMAT:
+        words = f"it has format {found}, this cafe reads up to {SPATIAL_FORMAT}"
+        raise Refused(words, "update cafe")
+    _refuse_unless(found in (FORMAT, SPATIAL_FORMAT), f"it has the unknown format {found}")
 
 
 def _refuse_unless(fine: Any, reason: str) -> None:
@@ -164,11 +166,24 @@ def _check_splits(file: h5py.File) -> None:
                 _check_dataset(file, name, form)
         group = file["splits"][split]
         counts = {len(group[column]) for column in group}
-        widths = {group[column].shape[-1] for column in ("features", "views") if column in group}
+        wide = [column for column in ("features", "spatial", "views") if column in group]
+        widths = {group[column].shape[-1] for column in wide}
         _refuse_unless(
             len(counts) == 1 and widths == {width},
             f"the arrays of split '{split}' differ in length, or from the text in width",
         )
+
+
+def _check_maps(file: h5py.File) -> None:
+    """Spatial maps of one size in every split, or none and the format that all readers know."""
+    groups = file["splits"].values()
+    sizes = {group["spatial"].shape[1] if "spatial" in group else 0 for group in groups}
+    found = file.attrs["cafe_format"]
+    expected = SPATIAL_FORMAT if sizes != {0} else FORMAT
+    _refuse_unless(
+        len(sizes) == 1 and found == expected,
+        f"it has format {found} and spatial maps of {sorted(sizes)} tokens",
+    )
 
 
 def _check_total(file: h5py.File) -> None:

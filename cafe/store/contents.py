@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from cafe.key import Key
 
 FORMAT = 1
+SPATIAL_FORMAT = 2
+"""Of files with spatial maps: a reader that knows format 1 alone says so."""
+
 SPLITS = ("train", "val", "test")
 
 
@@ -77,12 +80,15 @@ class Block:
         Raw image features, float32 or float16. (n, D)
     views : ndarray or None
         Features of augmented views, view 0 the plain one. (n, V, D)
+    spatial : ndarray or None
+        Spatial maps: projected tokens, row by row, float16. (n, T, D)
     """
 
     ids: Sequence[str]
     labels: NDArray[np.int32]
     features: NDArray[Any]
     views: NDArray[Any] | None = None
+    spatial: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ COLUMNS: Mapping[str, Array] = {
     "features": Array(2, ("<f4", "<f2")),
     "ids": Array(1, TEXT),
     "labels": Array(1, ("<i4",)),
+    "spatial": Array(3, ("<f2",)),
     "views": Array(3, ("<f4", "<f2")),
 }
-OPTIONAL = ("views",)
+OPTIONAL = ("spatial", "views")
 GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
 
 NAMES = ("dataset", "model", "pretrained", "source")

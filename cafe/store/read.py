@@ -35,6 +35,8 @@ class FeatureCache:
         Type of the stored image features.
     views : int
         Augmented views per training image, 1 where there are none.
+    tokens : int
+        T, tokens of an image's spatial map, 0 where there are none.
     content_sha256 : str
         Digest of all that counts in the file: equal for equal features, whenever they were made.
     """
@@ -45,6 +47,7 @@ class FeatureCache:
     width: int
     dtype: str
     views: int
+    tokens: int
     content_sha256: str
     _stamp: Stamp = field(repr=False)
 
@@ -78,6 +81,9 @@ class FeatureCache:
                 dtype=str(one.dtype),
                 views=max(
                     (g["views"].shape[1] for g in splits.values() if "views" in g), default=1
+                ),
+                tokens=max(
+                    (g["spatial"].shape[1] for g in splits.values() if "spatial" in g), default=0
                 ),
                 content_sha256=get_text(file, "content_sha256"),
                 _stamp=state,
@@ -121,6 +127,22 @@ class FeatureCache:
             self._check_labels(split, labels)
         return SplitArrays(labels, features, augmented)
 
+    def read_tokens(
+        self, split: str, rows: ArrayLike | None = None, *, dtype: DTypeLike | None = None
+    ) -> NDArray[Any]:
+        """Read spatial maps of one split; see `read`. (n, T, D)
+
+        Raises
+        ------
+        InputError
+            If there are none, or no such split or row.
+        """
+        chosen = self._rows(split, rows)
+        with self._group(split) as group:
+            if "spatial" not in group:
+                raise InputError(f"cache '{self.path}' has no spatial features of split '{split}'.")
+            return _read_rows(group["spatial"], chosen, dtype)
+
     def labels(self, split: str) -> NDArray[np.int64]:
         """Class indices of one split. (N,)"""
         with self._group(split) as group:
@@ -135,9 +157,9 @@ class FeatureCache:
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
-        width = self.width * self.views * np.dtype(self.dtype).itemsize
+        width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.tokens)
         with self._group(split) as group:
-            views = group.get("views")
+            views, spatial = group.get("views"), group.get("spatial")
             for slab in slabs(self.counts[split], width):
                 labels = group["labels"][slab]
                 self._check_labels(split, labels)
@@ -146,6 +168,7 @@ class FeatureCache:
                     labels=labels,
                     features=checked(group["features"], group["features"][slab]),
                     views=None if views is None else checked(views, views[slab]),
+                    spatial=None if spatial is None else checked(spatial, spatial[slab]),
                 )
 
     def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
@@ -194,7 +217,16 @@ def _read_rows(
         first, last = np.searchsorted(rows, (slab.start, slab.stop), sorter=order)
         if first < last:
             here = order[first:last]  # places in `out` whose rows lie in this slab
-            low, high = int(rows[here[0]]), int(rows[here[-1]]) + 1
-            part = checked(dataset, dataset[low:high])
-            out[here] = part[rows[here] - low]
+            for some in _neighbours(rows, here, dataset):
+                low, high = int(rows[some[0]]), int(rows[some[-1]]) + 1
+                part = checked(dataset, dataset[low:high])
+                out[some] = part[rows[some] - low]
     return out
+
+
+def _neighbours(
+    rows: NDArray[np.int64], places: NDArray[np.int64], dataset: h5py.Dataset
+) -> list[NDArray[np.int64]]:
+    """Places whose rows lie in one chunk or the next; what lies between is not worth reading."""
+    apart = np.flatnonzero(np.diff(rows[places]) > dataset.chunks[0]) + 1
+    return np.split(places, apart)

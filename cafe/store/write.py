@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheError
 from cafe.key import canonical, digest
-from cafe.store.contents import FORMAT, Block, Header
+from cafe.store.contents import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.layout import content_digest, pack_text, raw, set_text
 from cafe.store.sink import Sink
 
@@ -51,6 +51,8 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
                     file.create_group("splits")
                     for name, blocks in splits.items():
                         _write_split(file, f"splits/{name}", _checked(blocks, sink))
+                    if any("spatial" in group for group in file["splits"].values()):
+                        file.attrs["cafe_format"] = SPATIAL_FORMAT
                     set_text(file, "content_sha256", content_digest(file))
             finally:
                 sink.check()  # what HDF5 stumbles over after a failed write does not count
@@ -159,6 +161,8 @@ def _parts(block: Block) -> dict[str, NDArray[Any]]:
     parts = {"features": _little(block.features), "labels": block.labels.astype("<i4")}
     if block.views is not None:
         parts["views"] = _little(block.views)
+    if block.spatial is not None:
+        parts["spatial"] = _little(block.spatial)
     return parts
 
 
