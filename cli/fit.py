@@ -97,6 +97,10 @@ def fit(
         bool,
         typer.Option("--class-specific", help="Of coop and cpl: learn words for each class."),
     ] = False,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Of sgva: a saved head of coop or cpl, whose learned words it takes."),
+    ] = None,
     encoder: EncoderFolder = None,
     pretrained: EncoderWeights = None,
     meta: MetaWeights = None,
@@ -124,6 +128,7 @@ def fit(
         "counterfactual": 1.0 if counterfactual else None,
         "prompt": None if prompt is None else parse_prompt(prompt),
         "class_specific": class_specific or None,
+        "words": None if words is None else str(words),
         "meta": None if meta is None else str(meta),
     }
     methods = method or ["clip-adapter"]

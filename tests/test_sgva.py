@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from cafe.engine import BatchOrder, Recipe, linear_weights
 from cafe.errors import InputError
 from cafe.features import TrainingSet
+from cafe.heads import save_head
 from cafe.methods.base import Context, Validation
+from cafe.methods.coop import PromptHead
 from cafe.methods.guided import members
 from cafe.methods.sgva import Sgva
-from cafe.methods.zero_shot import ZeroShot
+from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,6 +47,43 @@ def test_without_mix_it_is_prototypes_and_text_of_plain_features(alpha: float) -
     w = train.text.weights.numpy()
     expected = 20 * (alpha * x @ class_means(train, shots).T + (1 - alpha) * x @ w.T)
     np.testing.assert_allclose(head.logits(TEST.x).numpy(), expected, atol=1e-4)
+
+
+def saved_words(path: Path, weights: Tensor, names: tuple[str, ...], method: str = "coop") -> str:
+    head = PromptHead(20 * weights, torch.zeros(len(weights)), {}, torch.zeros(1, 2, 3))
+    save_head(path, head, {"class_names": list(names)})
+    if method != "coop":
+        save_head(path, ZeroShotHead(weights, 20.0, 0.0), {"class_names": list(names)})
+    return str(path)
+
+
+def test_learned_words_stand_for_the_prompts(tmp_path: Path) -> None:
+    train = draw_task()
+    own = saved_words(tmp_path / "own.safetensors", train.text.weights, train.text.names)
+    plain = Sgva(recipe=Recipe(epochs=3), context=FP32).fit(train)
+    same = Sgva(words=own, recipe=Recipe(epochs=3), context=FP32).fit(train)
+    torch.testing.assert_close(same.logits(TEST.x), plain.logits(TEST.x), atol=1e-3, rtol=0)
+    assert same.params["words"] == own
+    other = saved_words(tmp_path / "o.safetensors", train.text.weights.flip(0), train.text.names)
+    head = Sgva(0.0, words=other, recipe=Recipe(epochs=3), context=FP32).fit(train)
+    expected = ZeroShot().fit(train).logits(TEST.x).flip(1)
+    torch.testing.assert_close(head.logits(TEST.x), expected, atol=1e-4, rtol=0)
+
+
+def test_words_of_other_classes_or_no_words_are_refused(tmp_path: Path) -> None:
+    train, file = draw_task(), tmp_path / "words.safetensors"
+    weights = train.text.weights
+    for names in (train.text.names[::-1], ("a", "b")):
+        saved_words(file, weights[: len(names)], names)
+        with pytest.raises(InputError, match="fit coop on this cache"):
+            Sgva(words=str(file), context=FP32).fit(train)
+    saved_words(file, weights, train.text.names, "zero-shot")
+    with pytest.raises(InputError, match="is a head of 'zero-shot'; learned words are in one of"):
+        Sgva(words=str(file), context=FP32).fit(train)
+    for content in (b"", b"nonsense"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="is no saved head with learned words"):
+            Sgva(words=str(file), context=FP32).fit(train)
 
 
 def test_no_weight_on_prototypes_is_zero_shot() -> None:

@@ -212,7 +212,7 @@ CATALOG: Mapping[str, Entry] = {
             "Peng et al. 2022, arXiv 2211.16191",
             "cafe.methods.sgva",
             "Sgva",
-            ("alpha", "alphas", "mix", "temperature", "bottleneck", "recipe"),
+            ("alpha", "alphas", "mix", "temperature", "words", "bottleneck", "recipe"),
         ),
         Entry(
             "meta-adapter",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from cafe.methods.checks import check_positive, check_share
 from cafe.methods.clip_adapter import parse_bottleneck
 from cafe.methods.guided import GuidedAdapter, members
 from cafe.methods.held_out import Part, judge, parts_of, with_parts
+from cafe.methods.learned_text import learned_text
 
 HIDDEN = 2
 """H over D: the authors' `_dim_x2`."""
@@ -85,7 +86,8 @@ def adapted_features(x: Tensor, down: Tensor, up: Tensor, mix: float) -> Tensor:
 class Sgva(BatchedMethod):
     """An adapter trained on image prototypes, guided by the text; both speak in the score.
 
-    The prompts are the cache's: what the authors train of prompts beside the adapter is left out.
+    The prompts are the cache's, or words that `coop` learned before. The authors train such words
+    at the same time, by `coop`'s loss on plain features, which does not move the adapter.
 
     Parameters
     ----------
@@ -98,6 +100,8 @@ class Sgva(BatchedMethod):
         Where the trained weight of the adapter in the features starts; 0.5 is the authors'.
     temperature : float
         Of the distillation; 5 is the authors' default.
+    words : str or None
+        The file of a head of `coop` or `cpl` on these classes, whose texts stand for the cache's.
     bottleneck : str, int or None
         H, as for `ClipAdapter`; None is the paper's 2 D, no bottleneck at all.
     recipe : Recipe or None
@@ -121,6 +125,7 @@ class Sgva(BatchedMethod):
         alphas: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         mix: float = 0.5,
         temperature: float = 5.0,
+        words: str | None = None,
         bottleneck: str | int | None = None,
         recipe: Recipe | None = None,
         context: Context | None = None,
@@ -130,7 +135,7 @@ class Sgva(BatchedMethod):
         self.alphas = tuple(check_share("alpha", candidate) for candidate in alphas)
         self.mix = check_share("mix", mix)
         self.temperature = check_positive("temperature", temperature)
-        self.bottleneck = bottleneck
+        self.words, self.bottleneck = words, bottleneck
         self.recipe = recipe or PUBLISHED
         self._hidden(1 << 20)  # refuses a bad word before features are read
 
@@ -146,6 +151,8 @@ class Sgva(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Train all jobs and all their folds side by side, then choose a weight for each job."""
+        if self.words is not None:
+            trains = [replace(one, text=learned_text(self.words, one.text)) for one in trains]
         parts = [
             parts_of(train_set, validation, seed)
             for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
@@ -178,6 +185,7 @@ class Sgva(BatchedMethod):
         mix = float(trained.tensors["mix"])
         shots = adapted_features(of.features.unit, down, up, mix)  # (N, D)
         params = {
+            **({} if self.words is None else {"words": self.words}),
             "alpha": trained.run.scalars["alpha"],
             "mix": self.mix,
             "learned_mix": mix,
