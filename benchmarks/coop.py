@@ -31,7 +31,7 @@ from cafe.datasets import load_dataset
 from cafe.encoders import Encoder
 from cafe.engine import BatchOrder, Recipe
 from cafe.engine.draws import normal_weights
-from cafe.features import Task, TrainingSet
+from cafe.features import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.coop import INITIAL_STD, Coop
 from cafe.methods.prompt_training import rate
@@ -39,6 +39,7 @@ from cafe.methods.tower import Prompts
 from cafe.metrics import accuracy
 from cafe.splits import draw_shots
 from cafe.store import FeatureCache
+from cafe.task import Task
 from cafe.text_tower import EncoderTower, load_tower
 
 RECIPE = Recipe(lr=2e-3, weight_decay=5e-4, epochs=20, batch_size=32)

@@ -19,10 +19,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 import cafe
-from cafe.features import Task, load_task
 from cafe.home import named_path
 from cafe.metrics import summarize
 from cafe.study import Plan, run
+from cafe.task import Task, load_task
 
 ROOT = Path(__file__).parents[1]
 FEATURES = ROOT.parent / "shared/data/features"

@@ -173,6 +173,7 @@ def main() -> None:
     # what is read is held once, and a few megabytes beside it
     raw = args.images * args.width * 2 / 1e6
     assert found["load"]["peak_mb_above_import"] < 1.2 * raw + 100
+    assert found["fit_all"]["peak_mb_above_import"] < 2 * raw + 50
     assert found["draw_16"]["peak_mb_above_import"] < 200
     assert found["nearest_class"]["peak_mb_above_import"] < 200
     assert found["verify"]["peak_mb_above_import"] < 0.2 * raw + 200

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cafe.errors import CafeError
     from cafe.export import export_head
     from cafe.extractor import Extractor
-    from cafe.features import load_task
     from cafe.fitting import fit, grid
     from cafe.heads import load_head
     from cafe.importing import import_features
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from cafe.predict import Predictor
     from cafe.report import write_report
     from cafe.store import FeatureCache
+    from cafe.task import load_task
 
 _HOMES = {
     "AdapterClassifier": "cafe.classifier",
@@ -40,7 +40,7 @@ _HOMES = {
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders",
     "load_head": "cafe.heads",
-    "load_task": "cafe.features",
+    "load_task": "cafe.task",
     "meta_train": "cafe.meta",
     "write_report": "cafe.report",
 }

@@ -9,7 +9,6 @@ from typing import Any
 
 from cafe.devices import resolve_device
 from cafe.errors import InputError
-from cafe.features import Task, load_task
 from cafe.home import cache_home, find_caches
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import ANYWHERE
@@ -19,6 +18,7 @@ from cafe.results import Record, make_record, save_run
 from cafe.splits import Shots
 from cafe.store import FeatureCache
 from cafe.study import Plan, Progress, check_plan, class_counts, protocol_in_words, run
+from cafe.task import Task, load_task
 from cafe.transfer import base_and_new, left_out, transfer_words, transferable
 
 DEFAULT_SHOTS: tuple[Shots, ...] = (1, 2, 4, 8, 16)

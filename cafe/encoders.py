@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,18 +17,16 @@ from cafe.checkpoints import (
     DEFAULT_TAG,
     NANO,
     NANO_TAG,
-    PREPROCESS,
     UNTRAINED,
-    Source,
     architecture,
     default_pretrained,
     encoder_names,
     locate,
 )
 from cafe.devices import Precision, encoder_precision, resolve_device
-from cafe.errors import WeightsError
 from cafe.images import Preprocess
 from cafe.key import digest_of_file
+from cafe.networks import build_network, state_digest
 from cafe.tokenizer import load_tokenizer
 from cafe.vision import import_open_clip
 
@@ -154,7 +149,8 @@ def load_encoder(
     pretrained : str, optional
         A tag that open_clip knows for the architecture ("openai"), a checkpoint file
         (safetensors, or a PyTorch file that holds nothing but tensors), or "none" for untrained
-        weights (seed 0). None takes "openai", or the weights in the folder of a local model.
+        weights (seed 0). None takes "openai" where there is one, else the one tag there is, or the
+        weights in the folder of a local model.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : str
@@ -176,13 +172,13 @@ def load_encoder(
     chosen = encoder_precision(precision, target)
     source = locate(model, pretrained)
     tokenizer = load_tokenizer(model, source.identifier)
-    network = hub.fetch(lambda: _build(source, chosen), f"a part of '{model}'")
+    network = hub.fetch(lambda: build_network(source, chosen), f"a part of '{model}'")
     config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=digest_of_file(source.weights) if source.weights else _state_digest(network),
+        weights_sha256=digest_of_file(source.weights) if source.weights else state_digest(network),
         architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,
@@ -193,76 +189,3 @@ def load_encoder(
         _network=network.to(target).eval().requires_grad_(False),
         _tokenizer=tokenizer,
     )
-
-
-def _build(source: Source, precision: Precision) -> Any:
-    open_clip = import_open_clip()
-    known = {part: source.described[part] for part in PREPROCESS if part in source.described}
-    try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # untrained weights are the same every time
-            network = open_clip.create_model(
-                source.identifier,
-                precision=precision,
-                load_weights=False,
-                force_quick_gelu=bool(source.described.get("quick_gelu")),
-                force_preprocess_cfg=known,
-                pretrained_image=False,
-                pretrained_text=False,
-            )
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(
-            f"open_clip cannot build model '{source.model}' ({reason}); correct its configuration."
-        ) from error
-    _widen_scalars(network)
-    if source.weights is not None:
-        _load(network, source)
-    return network
-
-
-def _widen_scalars(network: Any) -> None:
-    """Logit scale and bias in float32, as the checkpoint has them.
-
-    open_clip casts them with a timm tower, and in bfloat16 SigLIP's scale is off by up to 1.6 %.
-    """
-    for name in ("logit_scale", "logit_bias"):
-        value = getattr(network, name, None)
-        if value is not None:
-            value.data = value.data.float()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip warns on the root logger that weights are not loaded yet; they come right after."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _load(network: Any, source: Source) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that OpenAI's file is a TorchScript archive
-            # such an archive may hold code: it is opened only where it is known to be OpenAI's
-            weights_only = not source.is_openai_file
-            import_open_clip().load_checkpoint(
-                network, str(source.weights), weights_only=weights_only
-            )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(
-            f"'{source.weights}' is no checkpoint of {source.model} ({reason}); give a safetensors "
-            "file, or a PyTorch file of tensors, made for this architecture."
-        ) from error
-
-
-def _state_digest(network: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -17,7 +17,6 @@ from cafe.card import loading, write_card
 from cafe.encoders import Encoder
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.evidence import find_cache
-from cafe.features import StoredFeatures
 from cafe.graphs import (
     Answer,
     HeadGraph,
@@ -35,6 +34,7 @@ from cafe.predict import check_encoder, encoder_of
 from cafe.runs import Wish, find_head
 from cafe.spatial import SpatialTower
 from cafe.splits import Shots
+from cafe.task import StoredFeatures
 
 Format = Literal["safetensors", "onnx", "torch"]
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from cafe.devices import resolve_device
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features import Task, load_task
 from cafe.gridding import Grid
 from cafe.gridding import grid as search
 from cafe.home import cache_home, find_caches
@@ -28,6 +27,7 @@ from cafe.study import (
     run,
 )
 from cafe.sweep import Sweep, span
+from cafe.task import Task, load_task
 from cafe.temperature import calibrate
 
 DEFAULT_SHOTS = 16

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cafe.features import Task, load_task
 from cafe.journal import FIELDS, Journal, Row
 from cafe.methods.base import Context
 from cafe.metrics import summarize
@@ -28,6 +27,7 @@ from cafe.store import FeatureCache
 from cafe.study import Result, check_plan, protocol_in_words, run
 from cafe.sweep import BRANCHES, Cell, Point, Sweep, check_sweep
 from cafe.sweeping import Progress, plan_of, train_sweep
+from cafe.task import Task, load_task
 from cafe.temperature import calibrate
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from cafe.comparing import open_caches
 from cafe.devices import resolve_device
 from cafe.errors import InputError
-from cafe.features import TrainingSet, load_task
+from cafe.features import TrainingSet
 from cafe.methods.checks import check_count
 from cafe.methods.meta_file import MetaFile, save_meta
 from cafe.methods.meta_training import PUBLISHED, Progress, train_meta
 from cafe.provenance import differ, encoder_name, encoder_of_cache
 from cafe.store import FeatureCache
+from cafe.task import load_task
 
 DEFAULT_SHOTS = 16
 """K in the authors' configurations."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cafe.details import describe
 from cafe.errors import InputError
-from cafe.features import Features, Task, TrainingSet
+from cafe.features import Features, TrainingSet
 from cafe.methods.base import (
     NO_VALIDATION,
     Context,
@@ -24,6 +24,7 @@ from cafe.methods.base import (
 from cafe.methods.catalog import find_method, make_method
 from cafe.metrics import Summary, accuracy, summarize
 from cafe.splits import Shots, draw_shots, draw_validation
+from cafe.task import Task
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the fits done and the fits in all."""

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features import Task
 from cafe.methods.base import Protocol
 from cafe.methods.checks import check_ratio
 from cafe.methods.clip_adapter import parse_bottleneck
 from cafe.splits import MOST_FOLDS, Shots
+from cafe.task import Task
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cafe.engine import Run, Score, Trained, evaluate, train
-from cafe.features import Features, Task, TrainingSet
+from cafe.features import Features, TrainingSet
 from cafe.journal import Journal, Row
 from cafe.methods.base import Context
 from cafe.methods.catalog import BASELINES, make_method
@@ -16,6 +16,7 @@ from cafe.methods.selection import folds_of, pool
 from cafe.splits import Shots, draw_shots, draw_validation
 from cafe.study import Plan
 from cafe.sweep import BRANCHES, Cell, Point, Sweep
+from cafe.task import Task
 
 Progress = Callable[[str, int, int], None]
 _LOT = 128  # finished runs are scored and kept in lots of this size

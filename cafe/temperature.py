@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features import LARGE, ClassText, Features, StoredFeatures, TrainingSet
+from cafe.features import LARGE, ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict
 from cafe.methods.catalog import known_settings, make_method
 from cafe.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
 from cafe.store import FeatureCache
 from cafe.study import Plan, Progress, Result
+from cafe.task import StoredFeatures, class_text
 
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
@@ -117,15 +118,9 @@ def calibrate(
     if plan.validation in ("few-shot", "full"):
         held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
         return [_on_validation(result.heads, held_out[result.shots]) for result in results]
-    text = _text(cache)
+    text = class_text(cache.header)
     drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
     return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
-
-
-def _text(cache: FeatureCache) -> ClassText:
-    header = cache.header
-    features = torch.from_numpy(header.text_features)
-    return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
 
 
 def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:

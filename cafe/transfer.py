@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from cafe.errors import InputError
-from cafe.features import ClassText, Features, StoredFeatures, Task
+from cafe.features import ClassText, Features
 from cafe.methods.base import Context, Head, predict_in_blocks
 from cafe.methods.catalog import find_method
 from cafe.metrics import Summary, accuracy, summarize
 from cafe.study import Plan, Progress, Result, check_plan, run
+from cafe.task import StoredFeatures, Task
 
 TRANSFERABLE = ("zero-shot", "clip-adapter", "clip-adapter-text", "clip-adapter-both")
 """Methods whose head is a map of features and class weights, so that new weights can be put in."""

@@ -150,8 +150,8 @@ def _agree(sweep: Sweep, source: FeatureCache, *, yes: bool) -> None:
     import torch
 
     from cafe.devices import product_rate
-    from cafe.features import load_task
     from cafe.sweep import training_flops
+    from cafe.task import load_task
 
     rate = product_rate(torch.device("cpu"), torch.float32)
     hours = training_flops(sweep, load_task(source)) / rate / 3600

@@ -34,6 +34,7 @@ LEFT = {
     "cafe.locking",
     "cafe.resampling",
     "cafe.encoders",
+    "cafe.networks",
     "cafe.partial",
     "cafe.extract",
     "cafe.extractor",
@@ -43,6 +44,7 @@ LEFT = {
 # right of the store: may import faiss, never open_clip, torchvision or Pillow
 RIGHT = {
     "cafe.features",
+    "cafe.task",
     "cafe.tokens",
     "cafe.splits",
     "cafe.methods",
@@ -84,7 +86,14 @@ MIDDLE = {
 JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export", "cafe.text_tower"}
 ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
 # within the right side, imports run against the arrows: engine <- methods <- study <- results
-RIGHT_ORDER = ["cafe.features", "cafe.splits", "cafe.engine", "cafe.methods", "cafe.study"]
+RIGHT_ORDER = [
+    "cafe.features",
+    "cafe.task",
+    "cafe.splits",
+    "cafe.engine",
+    "cafe.methods",
+    "cafe.study",
+]
 
 
 def module_name(path: Path) -> str:

@@ -15,12 +15,12 @@ from making import make_header
 import cafe
 from cafe import published
 from cafe.errors import CacheNotFoundError, InputError
-from cafe.features import load_task
 from cafe.metrics import accuracy
 from cafe.pairing import average, differences
 from cafe.paper import cache_warnings, published_methods, reproduce
 from cafe.results import load_head
 from cafe.store import Block, FeatureCache, write_cache
+from cafe.task import load_task
 from cafe.transfer import with_classes
 from cafe_cli.main import main
 from cafe_cli.plots import print_bars, print_lines

@@ -12,15 +12,16 @@ from digits_run import digits_run
 from drawing import CLASSES, draw_images, draw_task, draw_text
 
 import cafe
-from cafe.features import StoredFeatures, TrainingSet
+from cafe.features import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, predict
 from cafe.methods.catalog import make_method
 from cafe.store import FeatureCache
+from cafe.task import StoredFeatures
 from cafe.temperature import ENOUGH, _folds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LIMITS = ("cafe.features.LARGE", "cafe.engine.stack.LARGE", "cafe.engine.plan.LARGE")
+LIMITS = ("cafe.task.LARGE", "cafe.engine.stack.LARGE", "cafe.engine.plan.LARGE")
 
 
 @pytest.fixture

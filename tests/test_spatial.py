@@ -21,11 +21,11 @@ from cafe.datasets.base import Dataset
 from cafe.encoders import Encoder, load_encoder
 from cafe.errors import CacheFormatError, CacheMismatchError, InputError
 from cafe.extract import Options, extract
-from cafe.features import load_task
 from cafe.prompts import fill
 from cafe.runs import Wish, find_head
 from cafe.spatial import SpatialTower, _vit, encode_spatial, grid_of, see
 from cafe.store import FORMAT, Block, FeatureCache, verify_cache, write_cache
+from cafe.task import load_task
 
 Run = Callable[..., Answer]
 RESNET = {

@@ -17,12 +17,13 @@ from torch.nn.functional import normalize
 
 from cafe.details import bins_json, reliability
 from cafe.errors import CafeError, InputError
-from cafe.features import ClassText, Features, StoredFeatures, TrainingSet
+from cafe.features import Features
 from cafe.methods.base import Head, predict
 from cafe.methods.catalog import find_method
 from cafe.results import head_file, load_head
 from cafe.splits import draw_shots
 from cafe.store import FeatureCache
+from cafe.task import StoredFeatures, class_text
 from cafe.temperature import out_of_fold, settings_in_force
 
 if TYPE_CHECKING:
@@ -138,16 +139,8 @@ def _temperature(
     labels = torch.from_numpy(cache.labels("train"))
     drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
     features = Features(drawn.x, drawn.y, tokens=drawn.tokens)
-    header = cache.header
-    text = ClassText(
-        torch.from_numpy(header.text_features),
-        header.class_names,
-        header.logit_scale,
-        header.logit_bias or 0.0,
-    )
-    settings = settings_in_force(row["method"], {}, head.params)
-    train = TrainingSet(features, text)
-    return out_of_fold(row["method"], settings, train.features, train.text, seed=seed).temperature
+    settings, text = settings_in_force(row["method"], {}, head.params), class_text(cache.header)
+    return out_of_fold(row["method"], settings, features, text, seed=seed).temperature
 
 
 def project(
