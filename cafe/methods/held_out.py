@@ -13,6 +13,8 @@ from cafe.features import Features, TrainingSet
 from cafe.methods.base import Method, Validation
 from cafe.splits import MOST_FOLDS, draw_folds
 
+_ROUNDING = 1e-5  # relative, of a sum of float32 losses
+
 
 class Part(NamedTuple):
     """A candidate is fitted on `train` and judged on `held_out`."""
@@ -105,7 +107,10 @@ def best_of(hits: Tensor, nats: Tensor) -> int:
         Its place in the list.
     """
     ties = torch.nonzero(hits == hits.max()).flatten()  # (T,)
-    return int(ties[nats[ties].argmin()])
+    losses = nats[ties]
+    # to rounding: candidates that do the same are equal, whatever the order of summation made of it
+    alike = losses <= losses.min() + _ROUNDING * losses.min().abs().clamp_min(1)
+    return int(ties[alike][0])
 
 
 def count_hits(logits: Tensor, y: Tensor) -> Tensor:
