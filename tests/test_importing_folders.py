@@ -117,6 +117,15 @@ class TestTipAdapter:
         assert np.array_equal(cache.header.text_features[:, 0], data.text.numpy())
         assert cache.header.class_names[1] == "class 1"
 
+    def test_what_means_nothing_here_is_refused(self, tmp_path: Path) -> None:
+        data = Set()
+        source, text = tip_adapter(tmp_path / "caches", data), data.text_file(tmp_path)
+        with pytest.raises(InputError, match=r"--label cls means nothing for .*clip-retrieval"):
+            import_features(source, target(tmp_path), text=text, label="cls")
+        source = clip_benchmark(tmp_path / "f", data, ("test",))
+        with pytest.raises(InputError, match=r"--shots 4 means nothing for .*Tip-Adapter"):
+            import_features(source, target(tmp_path), text=text, shots=4)
+
     def test_soft_values_are_refused(self, tmp_path: Path) -> None:
         data = Set()
         source = tip_adapter(tmp_path / "caches", data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from cafe.errors import InputError
 from cafe.importing import clip_benchmark, clip_retrieval, npz, tip_adapter
@@ -79,6 +81,16 @@ def import_features(
     )
     for tool in _TOOLS:
         if tool.fits(source):
+            _refuse_strange(source, tool, {"shots": shots, "label": label})
             return save(tool.gather(source, given), path)
     forms = "; ".join(tool.FORM for tool in _TOOLS)
     raise InputError(f"'{source}' is none of the kinds that are read: {forms}.")
+
+
+def _refuse_strange(source: Path, tool: ModuleType, asked: Mapping[str, object]) -> None:
+    """Refuse what is said of another tool's features."""
+    for name, owner in (("shots", tip_adapter), ("label", clip_retrieval)):
+        if asked[name] is not None and tool is not owner:
+            raise InputError(
+                f"--{name} {asked[name]} means nothing for '{source}'; it is for {owner.FORM}."
+            )
