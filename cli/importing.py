@@ -77,6 +77,8 @@ def import_(
         raise InputError(f"'{path}' is there already; choose another name, or use --replace.")
     if encode and (text is not None or classes is None):
         raise InputError("--encode computes the text of --classes FILE; give that, and no --text.")
+    if template and not encode:
+        raise InputError("--template is of the text that --encode computes; add --encode.")
     made = import_features(
         source,
         path,

@@ -353,3 +353,5 @@ def test_text_can_be_encoded(tmp_path: Path) -> None:
     assert header.class_names == tuple(names)
     refused = CliRunner().invoke(app, [*base, "--replace", "--encode"])
     assert isinstance(refused.exception, InputError)
+    refused = CliRunner().invoke(app, [*base, "--replace", "--template", "a {}"])
+    assert "add --encode" in str(refused.exception)

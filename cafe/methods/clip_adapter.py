@@ -108,7 +108,7 @@ class ClipAdapter(BatchedMethod):
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
         self.counterfactual = check_counterfactual(counterfactual, self.family)
-        _bottleneck_word(bottleneck)  # a bad word is refused before features are read
+        bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def fit_many(
         self,
@@ -210,7 +210,7 @@ def parse_bottleneck(bottleneck: str | int, width: int) -> int:
     >>> parse_bottleneck("D/4", 512)
     128
     """
-    part, whole = _bottleneck_word(bottleneck)
+    part, whole = bottleneck_word(bottleneck)
     hidden = int(whole) if whole else width // int(part or 1)
     if not 1 <= hidden <= WIDEST * width:
         raise InputError(
@@ -220,8 +220,14 @@ def parse_bottleneck(bottleneck: str | int, width: int) -> int:
     return hidden
 
 
-def _bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
-    """The 4 of "D/4", or a whole number."""
+def bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
+    """The 4 of "D/4", or a whole number; its bounds are known with D.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
     word = str(bottleneck).strip().upper()
     match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
     if match is None or isinstance(bottleneck, bool):

@@ -15,7 +15,7 @@ from cafe.features import TrainingSet
 from cafe.methods.adapter import adapt
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_positive, check_share
-from cafe.methods.clip_adapter import parse_bottleneck
+from cafe.methods.clip_adapter import bottleneck_word, parse_bottleneck
 from cafe.methods.guided import GuidedAdapter, members
 from cafe.methods.held_out import Part, judge, parts_of, with_parts
 from cafe.methods.learned_text import learned_text
@@ -137,7 +137,8 @@ class Sgva(BatchedMethod):
         self.temperature = check_positive("temperature", temperature)
         self.words, self.bottleneck = words, bottleneck
         self.recipe = recipe or PUBLISHED
-        self._hidden(1 << 20)  # refuses a bad word before features are read
+        if bottleneck is not None:
+            bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def _hidden(self, width: int) -> int:
         wanted = HIDDEN * width if self.bottleneck is None else self.bottleneck

@@ -23,7 +23,7 @@ from cafe.errors import InputError
 from cafe.features import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_not_negative
-from cafe.methods.clip_adapter import parse_bottleneck
+from cafe.methods.clip_adapter import bottleneck_word, parse_bottleneck
 from cafe.methods.selection import train_selected
 from cafe.methods.trained_linear import can_choose
 
@@ -212,7 +212,7 @@ class VtClip(BatchedMethod):
         self.gates = tuple(check_not_negative("gate", candidate) for candidate in gates)
         self.bottleneck = bottleneck
         self.recipe = replace(recipe or Recipe(lr=3e-4, batch_size=32), views=False)
-        parse_bottleneck(bottleneck, width=1 << 20)  # refuses a bad word before features are read
+        bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     def fit_many(
         self,
