@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import torch
 from grid import machine, read_features
 
-from cafe.features import Features, TrainingSet
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Head, Protocol, Validation
 from cafe.methods.catalog import make_method
-from cafe.methods.pool import PoolHead
-from cafe.splits import draw_shots
+from cafe.methods.ensemble import PoolHead
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = {

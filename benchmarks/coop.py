@@ -28,19 +28,19 @@ from torch.nn.functional import cross_entropy, normalize
 
 import cafe
 from cafe.datasets import load_dataset
-from cafe.encoders import Encoder
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.text_tower import EncoderTower, load_tower
 from cafe.engine import BatchOrder, Recipe
 from cafe.engine.draws import normal_weights
-from cafe.features import TrainingSet
+from cafe.features.splits import draw_shots
+from cafe.features.task import Task
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
-from cafe.methods.coop import INITIAL_STD, Coop
-from cafe.methods.prompt_training import rate
-from cafe.methods.tower import Prompts
-from cafe.metrics import accuracy
-from cafe.splits import draw_shots
+from cafe.methods.prompt_learning.coop import INITIAL_STD, Coop
+from cafe.methods.prompt_learning.prompts import Prompts
+from cafe.methods.prompt_learning.training import rate
+from cafe.results.metrics import accuracy
 from cafe.store import FeatureCache
-from cafe.task import Task
-from cafe.text_tower import EncoderTower, load_tower
 
 RECIPE = Recipe(lr=2e-3, weight_decay=5e-4, epochs=20, batch_size=32)
 SHOTS, LEARNED = 16, 16

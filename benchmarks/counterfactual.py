@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 import cafe
-from cafe.features import TrainingSet
-from cafe.home import named_path
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context
-from cafe.methods.clip_adapter import ClipAdapter
-from cafe.metrics import accuracy, summarize
-from cafe.splits import draw_shots
+from cafe.methods.clip_adapter.method import ClipAdapter
+from cafe.results.metrics import accuracy, summarize
+from cafe.store.paths import named_path
 
 FEATURES = Path(__file__).parents[2] / "shared/data/features"
 NAMES = ("whu-rs19.ViT-B-32.openai", "caltech101-66.ViT-B-32.openai")

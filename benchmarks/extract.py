@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from cafe.datasets import Dataset, Item, load_dataset
-from cafe.decoding import Decoder, ahead
 from cafe.devices import torch_threads
-from cafe.encoders import Encoder, load_encoder
-from cafe.encoding import plan_units
-from cafe.extract import Options, extract
-from cafe.images import Augmentation
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.preprocess import Augmentation
+from cafe.extract.decode import Decoder, ahead
+from cafe.extract.encode import plan_units
+from cafe.extract.extract import Options, extract
 
 ROUNDS = 2
 BATCHES = (16, 32, 64, 256)
@@ -42,7 +42,7 @@ class Images(TorchDataset[torch.Tensor]):
     """What one writes without cafe: one image at a time, as open_clip's transform gives it."""
 
     def __init__(self, dataset: Dataset, items: tuple[Item, ...], encoder: Encoder) -> None:
-        from cafe.vision import import_open_clip
+        from cafe.compat import import_open_clip
 
         transform = import_open_clip().transform
         config = transform.PreprocessCfg(**encoder.preprocess.config)

@@ -19,10 +19,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 import cafe
-from cafe.home import named_path
-from cafe.metrics import summarize
-from cafe.study import Plan, run
-from cafe.task import Task, load_task
+from cafe.features.task import Task, load_task
+from cafe.results.metrics import summarize
+from cafe.results.plan import Plan
+from cafe.store.paths import named_path
+from cafe.study.study import run
 
 ROOT = Path(__file__).parents[1]
 FEATURES = ROOT.parent / "shared/data/features"

@@ -25,9 +25,9 @@ from plain import PlainAdapter, PlainRecipe, accuracy, train_plain
 
 from cafe.devices import product_rate
 from cafe.engine import Recipe, Run, evaluate, train
-from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter import VisualAdapter
-from cafe.splits import draw_shots
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.clip_adapter.family import VisualAdapter
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("whu-rs19.ViT-B-32.openai", "caltech101-66.ViT-B-32.openai")

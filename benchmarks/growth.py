@@ -17,8 +17,8 @@ import torch
 from grid import machine
 
 from cafe.engine import Recipe, Run, train
-from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter import VisualAdapter
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.clip_adapter.family import VisualAdapter
 
 BASE = {"runs": 27, "shots": 16, "classes": 100, "width": 512}
 ROWS = {

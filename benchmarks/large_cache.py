@@ -132,10 +132,6 @@ STEPS = {
 
 def run_step(name: str, path: Path, args: argparse.Namespace) -> None:
     """Run one step in this process and print its time and peak memory."""
-    import cafe.fitting
-    import cafe.methods.nearest_class
-    import cafe.store  # noqa: F401 - importing is no part of a step
-
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
     STEPS[name](path, args)

@@ -29,14 +29,14 @@ from typing import Any, NamedTuple
 import torch
 from grid import machine, read_features
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
 from cafe.methods.linear import LinearHead
-from cafe.methods.meta_adapter import refine
-from cafe.methods.meta_training import PUBLISHED, train_meta
-from cafe.methods.meta_weights import MetaWeights
-from cafe.splits import draw_shots
+from cafe.methods.meta_adapter.meta_adapter import refine
+from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
+from cafe.methods.meta_adapter.weights import MetaWeights
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "caltech101-66.ViT-B-32"

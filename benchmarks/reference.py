@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 import cafe
-from cafe.features import TrainingSet
-from cafe.home import named_path
+from cafe.features.tensors import TrainingSet
 from cafe.methods.nearest_class import NearestClass
-from cafe.metrics import accuracy
+from cafe.results.metrics import accuracy
+from cafe.store.paths import named_path
 
 FEATURES = Path(__file__).parents[2] / "shared/data/features"
 SHOTS = (1, 2, 4, 8, 16)

@@ -20,8 +20,8 @@ import torch
 from auto import CELLS, ROOT, Choice, Measured, measure_cell, table
 from grid import machine, read_features
 
-from cafe.features import TrainingSet
-from cafe.splits import draw_shots
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import TrainingSet
 
 CHOICES = {
     "zero-shot": Choice("zero-shot", {}),

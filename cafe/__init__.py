@@ -10,38 +10,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cafe.classifier import AdapterClassifier
-    from cafe.comparing import compare
     from cafe.datasets import load_dataset
-    from cafe.encoders import load_encoder
+    from cafe.encoders.encoder import load_encoder
     from cafe.errors import CafeError
-    from cafe.export import export_head
-    from cafe.extractor import Extractor
-    from cafe.fitting import fit, grid
-    from cafe.heads import load_head
-    from cafe.importing import import_features
-    from cafe.meta import meta_train
-    from cafe.predict import Predictor
+    from cafe.extract.extractor import Extractor
+    from cafe.extract.importers import import_features
+    from cafe.features.task import load_task
+    from cafe.inference.export import export_head
+    from cafe.inference.predictor import Predictor
     from cafe.report import write_report
+    from cafe.results.saved_head import load_head
     from cafe.store import FeatureCache
-    from cafe.task import load_task
+    from cafe.study.classifier import AdapterClassifier
+    from cafe.study.compare import compare
+    from cafe.study.fit import fit, grid
+    from cafe.study.meta_train import meta_train
 
 _HOMES = {
-    "AdapterClassifier": "cafe.classifier",
+    "AdapterClassifier": "cafe.study.classifier",
     "CafeError": "cafe.errors",
-    "Extractor": "cafe.extractor",
+    "Extractor": "cafe.extract.extractor",
     "FeatureCache": "cafe.store",
-    "Predictor": "cafe.predict",
-    "compare": "cafe.comparing",
-    "export_head": "cafe.export",
-    "fit": "cafe.fitting",
-    "grid": "cafe.fitting",
-    "import_features": "cafe.importing",
+    "Predictor": "cafe.inference.predictor",
+    "compare": "cafe.study.compare",
+    "export_head": "cafe.inference.export",
+    "fit": "cafe.study.fit",
+    "grid": "cafe.study.fit",
+    "import_features": "cafe.extract.importers",
     "load_dataset": "cafe.datasets",
-    "load_encoder": "cafe.encoders",
-    "load_head": "cafe.heads",
-    "load_task": "cafe.task",
-    "meta_train": "cafe.meta",
+    "load_encoder": "cafe.encoders.encoder",
+    "load_head": "cafe.results.saved_head",
+    "load_task": "cafe.features.task",
+    "meta_train": "cafe.study.meta_train",
     "write_report": "cafe.report",
 }
 

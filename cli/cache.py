@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from cafe.errors import CafeError
 
 from . import cache_files, importing
+from .cache_summary import summary
 from .options import CacheHome, CacheName, Json, open_cache, say
-
-if TYPE_CHECKING:
-    from cafe.store import FeatureCache
 
 app = typer.Typer(
     help="List, show, check, remove, export, import and merge feature caches.",
@@ -28,8 +26,8 @@ def list_(cache: CacheHome = None, as_json: Json = False) -> None:
 
     Example: cafe cache ls
     """
-    from cafe.home import cache_home, cache_name, list_caches
     from cafe.store import FeatureCache
+    from cafe.store.paths import cache_home, cache_name, list_caches
 
     home = cache_home(cache)
     rows: list[dict[str, Any]] = []
@@ -63,27 +61,6 @@ def list_(cache: CacheHome = None, as_json: Json = False) -> None:
         ],
         numbers=(1, 2, 3, 4, 5, 6),
     )
-
-
-def summary(cache: FeatureCache) -> dict[str, Any]:
-    """What `ls`, `show` and `import` say of a cache."""
-    header = cache.header
-    return {
-        "path": str(cache.path),
-        "dataset": header.dataset,
-        "encoder": {"model": header.model, "pretrained": header.pretrained},
-        "classes": len(header.class_names),
-        "images": dict(cache.counts),
-        "width": cache.width,
-        "dtype": cache.dtype,
-        "prompts": len(header.sentences[0]),
-        "views": cache.views,
-        "tokens": cache.tokens,
-        "skipped": len(header.skipped),
-        "missing": len(header.missing),
-        "bytes": cache.path.stat().st_size,
-        "created": header.created,
-    }
 
 
 @app.command("show")

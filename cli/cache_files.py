@@ -45,8 +45,8 @@ def verify(
 
     Example: cafe cache verify digits/nano.glyphs --sample 20
     """
-    from cafe.home import cache_home, find_caches
     from cafe.store import verify_cache
+    from cafe.store.paths import cache_home, find_caches
 
     path = find_caches(cache_home(cache), cache_argument)[0]
     with progress_bar("bytes", quiet=as_json) as progress:
@@ -81,8 +81,8 @@ def _sample(
     model: str | None,
 ) -> float:
     from cafe.datasets import load_dataset
-    from cafe.encoders import load_encoder
-    from cafe.resampling import sample_again
+    from cafe.encoders.encoder import load_encoder
+    from cafe.extract.reencode import sample_again
 
     header = opened.header
     data = load_dataset(
@@ -107,8 +107,8 @@ def remove(
 
     Example: cafe cache rm digits/nano.glyphs --yes
     """
-    from cafe.conversion import remove_cache
-    from cafe.home import cache_home, find_caches
+    from cafe.store.conversion import remove_cache
+    from cafe.store.paths import cache_home, find_caches
 
     path = find_caches(cache_home(cache), name)[0]
     if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
@@ -131,7 +131,7 @@ def export(
 
     Example: cafe cache export digits/nano.glyphs digits.npz
     """
-    from cafe.conversion import export_cache
+    from cafe.store.conversion import export_cache
 
     opened = open_cache(name, cache, None, None)
     _refuse_present(target, replace=replace)
@@ -156,8 +156,8 @@ def merge(
 
     Example: cafe cache merge all/ViT-B-32.openai north/ViT-B-32.openai south/ViT-B-32.openai
     """
-    from cafe.conversion import merge_caches
-    from cafe.home import cache_home, named_path
+    from cafe.store.conversion import merge_caches
+    from cafe.store.paths import cache_home, named_path
 
     path = named_path(cache_home(cache), name)
     _refuse_present(path, replace=replace)

@@ -30,8 +30,8 @@ from .options import (
 from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from cafe.comparing import Comparison
-    from cafe.paper import Reproduction
+    from cafe.report.paper import Reproduction
+    from cafe.study.compare import Comparison
 
 
 def compare(
@@ -98,11 +98,11 @@ def compare(
         progress_bar("fits", quiet=as_json) as progress,
     ):
         if paper:
-            from cafe.paper import reproduce
+            from cafe.report.paper import reproduce
 
             _show_paper(reproduce(home=cache, progress=progress, **words), as_json=as_json)
             return
-        from cafe.comparing import compare as run
+        from cafe.study.compare import compare as run
 
         names: list[str | None] = [*caches] if caches else [None]
         sources = [open_cache(name, cache, dataset, model) for name in names]

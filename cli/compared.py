@@ -11,7 +11,7 @@ from .plots import print_lines
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from cafe.paper import Reproduction
+    from cafe.report.paper import Reproduction
 
 Row = Mapping[str, Any]
 

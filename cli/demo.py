@@ -19,11 +19,11 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
     Example: cafe demo
     """
     from cafe.datasets import load_dataset
-    from cafe.encoders import NANO, encoder_names, load_encoder
-    from cafe.extract import Options, extract
-    from cafe.fitting import fit
-    from cafe.home import cache_home, cache_path
-    from cafe.prompts import fill
+    from cafe.datasets.prompts import fill
+    from cafe.encoders.encoder import NANO, encoder_names, load_encoder
+    from cafe.extract.extract import Options, extract
+    from cafe.store.paths import cache_home, cache_path
+    from cafe.study.fit import fit
 
     from .tables import print_shots
 

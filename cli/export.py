@@ -62,7 +62,7 @@ def export(
 
     Example: cafe export runs --format onnx -o digits.onnx
     """
-    from cafe.export import export_head
+    from cafe.inference.export import export_head
 
     if images and not with_encoder:
         raise InputError("--images compares graphs from pixels on; add --with-encoder.")

@@ -14,7 +14,7 @@ from .options import CacheHome, Device, Json, say
 from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from cafe.extract import Extraction
+    from cafe.extract.extract import Extraction
 
 
 class OnError(str, Enum):
@@ -104,15 +104,15 @@ def extract(
     Example: cafe extract --dataset eurosat --data-root ~/data --model ViT-B-32
     """
     from cafe.datasets import load_dataset
-    from cafe.distributed import RayEngine
-    from cafe.encoders import encoder_names, load_encoder
-    from cafe.encoding import encode_units
-    from cafe.extract import Options
-    from cafe.extract import extract as run
-    from cafe.home import cache_home, cache_path
-    from cafe.images import Augmentation
-    from cafe.prompts import fill, read_prompts
-    from cafe.spatial import POOL, grid_of
+    from cafe.datasets.prompts import fill, read_prompts
+    from cafe.encoders.encoder import encoder_names, load_encoder
+    from cafe.encoders.preprocess import Augmentation
+    from cafe.encoders.spatial import POOL, grid_of
+    from cafe.extract.encode import encode_units
+    from cafe.extract.extract import Options
+    from cafe.extract.extract import extract as run
+    from cafe.extract.ray import RayEngine
+    from cafe.store.paths import cache_home, cache_path
 
     if pool is not None and not spatial:
         raise InputError("--pool is of spatial maps; add --spatial.")
@@ -166,7 +166,7 @@ def extract(
 
 
 def _report(done: Extraction, *, as_json: bool) -> None:
-    from cafe.home import cache_name
+    from cafe.store.paths import cache_name
 
     if as_json:
         import json

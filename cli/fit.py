@@ -115,8 +115,8 @@ def fit(
 
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
-    from cafe.fitting import fit as run
-    from cafe.provenance import meta_notes
+    from cafe.study.fit import fit as run
+    from cafe.study.provenance import meta_notes
 
     settings = {
         **parse_ratio(ratio),

@@ -31,7 +31,7 @@ from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from cafe.store import FeatureCache
-    from cafe.sweep import Sweep
+    from cafe.study.grid.space import Sweep
 
 MANY_RUNS = 20_000
 
@@ -93,9 +93,9 @@ def grid(
     """
     from cafe.devices import resolve_device
     from cafe.engine import Recipe
-    from cafe.gridding import grid as run
     from cafe.methods.base import Context
-    from cafe.sweep import Sweep, span
+    from cafe.study.grid.search import grid as run
+    from cafe.study.grid.space import Sweep, span
 
     sweep = Sweep(
         ratios=span(ratio),
@@ -150,8 +150,8 @@ def _agree(sweep: Sweep, source: FeatureCache, *, yes: bool) -> None:
     import torch
 
     from cafe.devices import product_rate
-    from cafe.sweep import training_flops
-    from cafe.task import load_task
+    from cafe.features.task import load_task
+    from cafe.study.grid.space import training_flops
 
     rate = product_rate(torch.device("cpu"), torch.float32)
     hours = training_flops(sweep, load_task(source)) / rate / 3600

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cafe.sweep import Sweep
+    from cafe.study.grid.space import Sweep
 
 # a perceptually even scale from dark to light (viridis, in the terminal's 256 colours)
 _COLOURS = (53, 54, 60, 61, 31, 30, 36, 35, 71, 77, 113, 149, 185, 220)

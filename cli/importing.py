@@ -13,7 +13,7 @@ from cafe.errors import InputError
 from .options import CacheHome, Json, say
 
 if TYPE_CHECKING:
-    from cafe.importing import GivenText, ZeroShotCheck
+    from cafe.extract.importers import GivenText, ZeroShotCheck
     from cafe.store import FeatureCache
 
 
@@ -69,8 +69,8 @@ def import_(
 
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
-    from cafe.home import cache_home, named_path
-    from cafe.importing import check_zero_shot, import_features
+    from cafe.extract.importers import check_zero_shot, import_features
+    from cafe.store.paths import cache_home, named_path
 
     path = named_path(cache_home(cache), name)
     if path.exists() and not replace:
@@ -92,11 +92,11 @@ def import_(
 
 
 def _encoded(path: Path, classes: Path, templates: list[str] | None) -> GivenText:
-    from cafe.encoders import load_encoder
-    from cafe.home import cache_name
-    from cafe.importing import encode_classes
-    from cafe.importing.text import read_classes
-    from cafe.prompts import TEMPLATE_SETS, check_templates, templates_for
+    from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, templates_for
+    from cafe.encoders.encoder import load_encoder
+    from cafe.extract.importers import encode_classes
+    from cafe.extract.importers.text import read_classes
+    from cafe.store.paths import cache_name
 
     dataset, _, encoder = cache_name(path).partition("/")
     model, _, pretrained = encoder.partition(".")
@@ -106,7 +106,7 @@ def _encoded(path: Path, classes: Path, templates: list[str] | None) -> GivenTex
 
 
 def _report(made: FeatureCache, name: str, found: ZeroShotCheck, *, as_json: bool) -> None:
-    from .cache import summary
+    from .cache_summary import summary
 
     if as_json:
         typer.echo(json.dumps({**summary(made), "zero_shot": vars(found)}))

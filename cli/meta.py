@@ -41,7 +41,7 @@ def meta_train(
 
     Example: cafe meta-train digits/nano.glyphs -o meta.safetensors
     """
-    from cafe.meta import meta_train as run
+    from cafe.study.meta_train import meta_train as run
 
     names: list[str | None] = [*caches] if caches else [None]
     with (

@@ -59,7 +59,7 @@ def needs_of(
     def find(cache: FeatureCache) -> dict[str, Any]:
         if "text tower" not in wanted:
             return {}
-        from cafe.text_tower import load_tower
+        from cafe.encoders.text_tower import load_tower
 
         return {"tower": load_tower(cache, encoder, pretrained, device=device)}
 

@@ -10,8 +10,8 @@ import typer
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
-    from cafe.runs import Wish
-    from cafe.splits import Shots
+    from cafe.features.splits import Shots
+    from cafe.results.runs import Wish
     from cafe.store import FeatureCache
 
 CacheHome = Annotated[
@@ -73,7 +73,7 @@ def parse_shots(text: str) -> list[Shots]:
 
 def parse_wish(method: str | None, shots: str | None, seed: int | None) -> Wish:
     """Which head of a run the options mean."""
-    from cafe.runs import Wish
+    from cafe.results.runs import Wish
 
     counts = [None] if shots is None else parse_shots(shots)
     if len(counts) > 1:
@@ -141,8 +141,8 @@ def open_cache(
     cache: str | None, home: Path | None, dataset: str | None, model: str | None
 ) -> FeatureCache:
     """Open the cache that the words mean; say which, where there was a choice."""
-    from cafe.home import cache_home, cache_name, find_caches
     from cafe.store import FeatureCache
+    from cafe.store.paths import cache_home, cache_name, find_caches
 
     found = find_caches(cache_home(home), cache, dataset=dataset, model=model)
     if len(found) > 1:

@@ -18,8 +18,8 @@ from .options import CacheHome, Device, HeadMethod, HeadSeed, HeadShots, RunName
 from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from cafe.heads import SavedHead
-    from cafe.prediction import Guess, Prediction
+    from cafe.inference.prediction import Guess, Prediction
+    from cafe.results.saved_head import SavedHead
 
 
 class Format(str, Enum):
@@ -73,11 +73,11 @@ def predict(
 
     Example: cafe predict runs photo.jpg ./photos --top 3
     """
-    from cafe.heads import load_head
-    from cafe.images import quiet_pillow
-    from cafe.pictures import list_images
-    from cafe.predict import Predictor, encoder_of
-    from cafe.runs import find_head
+    from cafe.encoders.preprocess import quiet_pillow
+    from cafe.inference.images import list_images
+    from cafe.inference.predictor import Predictor, encoder_of
+    from cafe.results.runs import find_head
+    from cafe.results.saved_head import load_head
 
     file = find_head(run, parse_wish(method, shots, seed))
     saved = load_head(file)
@@ -112,7 +112,7 @@ def _caveat(saved: SavedHead) -> None:
 
 
 def _evidence(saved: SavedHead, file: Path, home: Path | None) -> Any:
-    from cafe.evidence import Evidence, find_cache
+    from cafe.inference.neighbours import Evidence, find_cache
 
     try:
         return Evidence(saved, find_cache(saved, file, home))

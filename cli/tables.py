@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cafe.metrics import Summary
-    from cafe.study import Result
+    from cafe.results.metrics import Summary
+    from cafe.results.plan import Result
 
 _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
 

@@ -9,7 +9,7 @@ import torch
 from making import TINY, make_block, make_dataset, make_header
 
 from cafe.datasets.base import Dataset
-from cafe.encoders import Encoder, load_encoder
+from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.store import write_cache
 
 
@@ -67,4 +67,4 @@ def noise_cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model hub that nothing answers for."""
-    monkeypatch.setattr("cafe.hub.reachable", lambda *_: False)
+    monkeypatch.setattr("cafe.encoders.hub.reachable", lambda *_: False)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.spatial_maps import Tokens
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
-from cafe.methods.tower import TextTower
-from cafe.tokens import Tokens
+from cafe.methods.prompt_learning.prompts import TextTower
 
 CLASSES, WIDTH = 5, 24
 

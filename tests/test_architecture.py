@@ -1,11 +1,12 @@
-"""The layout is the architecture: who may import whom, read from the source."""
+"""The layout is the architecture: `docs/design.md` says which room may import which."""
 
 from __future__ import annotations
 
-import ast
+import importlib.util
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,205 +17,121 @@ else:
 
 ROOT = Path(__file__).parents[1]
 
-# left of the store: may import open_clip and Pillow, never faiss
-LEFT = {
-    "cafe.datasets",
-    "cafe.prompts",
-    "cafe.vision",
-    "cafe.images",
-    "cafe.decoding",
-    "cafe.hub",
-    "cafe.checkpoints",
-    "cafe.tokenizer",
-    "cafe.spatial",
-    "cafe.encoded",
-    "cafe.distributed",
-    "cafe.worker",
-    "cafe.encoding",
-    "cafe.locking",
-    "cafe.resampling",
-    "cafe.encoders",
-    "cafe.networks",
-    "cafe.partial",
-    "cafe.extract",
-    "cafe.extractor",
-    "cafe.pictures",
-    "cafe.importing",
+# packages that only some rooms may import
+RESTRICTED = {
+    "open_clip": {"compat", "encoders"},
+    "torchvision": {"compat", "datasets", "encoders"},
+    "PIL": {"datasets", "encoders", "extract", "inference"},
+    "faiss": {"methods", "inference"},
+    "h5py": {"store"},
+    "typer": {"cli"},
+    "rich": {"cli"},
 }
-# right of the store: may import faiss, never open_clip, torchvision or Pillow
-RIGHT = {
-    "cafe.features",
-    "cafe.task",
-    "cafe.tokens",
-    "cafe.splits",
-    "cafe.methods",
-    "cafe.engine",
-    "cafe.metrics",
-    "cafe.study",
-    "cafe.results",
-    "cafe.heads",
-    "cafe.temperature",
-    "cafe.runs",
-    "cafe.evidence",
-    "cafe.prediction",
-    "cafe.classifier",
-    "cafe.graphs",
-    "cafe.card",
-    "cafe.comparing",
-    "cafe.fitting",
-    "cafe.gridding",
-    "cafe.meta",
-    "cafe.provenance",
-    "cafe.journal",
-    "cafe.sweep",
-    "cafe.sweeping",
-    "cafe.details",
-    "cafe.pairing",
-    "cafe.transfer",
-    "cafe.published",
-}
-# the store itself and what both sides stand on
-MIDDLE = {
-    "cafe.errors",
-    "cafe.key",
-    "cafe.store",
-    "cafe.home",
-    "cafe.devices",
-    "cafe.conversion",
-}
-# modules that join both sides
-JOINERS = {"cafe.report", "cafe.paper", "cafe.predict", "cafe.export", "cafe.text_tower"}
-ENCODER_PACKAGES = {"open_clip", "torchvision", "PIL"}
-# within the right side, imports run against the arrows: engine <- methods <- study <- results
-RIGHT_ORDER = [
-    "cafe.features",
-    "cafe.task",
-    "cafe.splits",
-    "cafe.engine",
-    "cafe.methods",
-    "cafe.study",
-]
+MOST_LOOSE_MODULES = 6
+FOLDERS = 11
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    return name.replace("cli", "cafe_cli", 1) if name.startswith("cli") else name
+def load_tool() -> ModuleType:
+    """`tools/architecture.py`, which is no package."""
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "tools/architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every import of a module, at any depth, but those for the type checker alone."""
-    module = module_name(path)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in run_time_nodes(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = ".".join([*package.split(".")[: 1 - node.level or None], base]).strip(".")
-            for alias in node.names:
-                name = f"{base}.{alias.name}"
-                yield name if name in MODULES else base
+architecture = load_tool()
+GRAPH = architecture.module_graph()
+MODULES = sorted(set(GRAPH) - {"cafe"})  # the list of the API imports each name on first use
 
 
-def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield from run_time_nodes(child)
+def read_table() -> dict[str, set[str]]:
+    """The table of `docs/design.md`: room -> rooms that it may import."""
+    rows = re.findall(
+        r"^\| `(\w+)`[^|]*\|([^|]*)\|[^|]*\|$", (ROOT / "docs/design.md").read_text(), re.MULTILINE
+    )
+    return {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
 
 
-def noun(module: str) -> str:
-    """The part of the picture that a module belongs to: `cafe.methods.gda` -> `cafe.methods`."""
-    return ".".join(module.split(".")[:2])
-
-
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
-
-
-MODULES = {module_name(path) for top in ("cafe", "cli") for path in sources(top)}
+TABLE = read_table()
 
 
 def violations(module: str, imported: set[str]) -> list[str]:
-    here, nouns = noun(module), {noun(name) for name in imported}
-    top = {name.split(".")[0] for name in imported}
-    found = []
-    if module.startswith("cafe.") and "cafe_cli" in top:
-        found.append("the library imports the command line")
-    if "h5py" in top and here != "cafe.store":
-        found.append("only the store imports h5py")
-    if "rich" in top and not module.startswith("cafe_cli"):
-        found.append("only the command line knows rich")
-    if here in LEFT and ("faiss" in top or nouns & RIGHT):
-        found.append(f"left of the store, it imports {nouns & RIGHT or 'faiss'}")
-    if here in RIGHT and (ENCODER_PACKAGES & top or nouns & LEFT):
-        found.append(f"right of the store, it imports {nouns & LEFT or ENCODER_PACKAGES & top}")
-    if here in MIDDLE and (nouns & (LEFT | RIGHT) or ENCODER_PACKAGES & top):
-        found.append(f"under both sides, it imports {nouns & (LEFT | RIGHT)}")
-    if here in RIGHT_ORDER:
-        later = set(RIGHT_ORDER[RIGHT_ORDER.index(here) + 1 :])
-        found += [f"it imports {name}, which stands on it" for name in nouns & later]
+    """What a module imports and may not."""
+    here = architecture.room(module)
+    rooms = {architecture.room(name) for name in imported if name in GRAPH} - {here, "cafe"}
+    packages = {name.split(".")[0] for name in imported}
+    found = [f"{here} may not import {room}" for room in sorted(rooms - TABLE[here])]
+    found += [
+        f"{here} may not import {package}"
+        for package in sorted(packages & RESTRICTED.keys())
+        if here not in RESTRICTED[package]
+    ]
     return found
 
 
-@pytest.mark.parametrize("path", sources("cafe") + sources("cli"), ids=module_name)
-def test_imports_keep_the_wall(path: Path) -> None:
-    assert violations(module_name(path), set(imports(path))) == []
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_keeps_to_the_table(module: str) -> None:
+    assert violations(module, GRAPH[module]) == []
 
 
-def test_every_module_has_its_place() -> None:
-    placed = LEFT | MIDDLE | RIGHT | JOINERS
-    nouns = {noun(module_name(path)) for path in sources("cafe")} - {"cafe", "cafe.assets"}
-    assert nouns == placed
+def test_the_table_names_every_room_and_no_other() -> None:
+    assert set(TABLE) == {architecture.room(module) for module in MODULES}
+    assert set().union(*TABLE.values()) <= set(TABLE)
+
+
+def test_the_table_allows_no_more_than_is_used() -> None:
+    assert architecture.room_graph(GRAPH) == TABLE
 
 
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("cafe.study", {"open_clip"}),
-        ("cafe.methods.gda", {"cafe.encoders"}),
-        ("cafe.extract", {"faiss"}),
+        ("cafe.study.study", {"open_clip"}),
+        ("cafe.methods.gda", {"cafe.encoders.encoder"}),
+        ("cafe.report.page", {"PIL.Image"}),
+        ("cafe.extract.extract", {"faiss"}),
+        ("cafe.extract.extract", {"cafe.features.splits"}),
         ("cafe.engine.trainer", {"cafe.methods.base"}),
-        ("cafe.key", {"cafe.features"}),
-        ("cafe.results", {"h5py"}),
-        ("cafe.metrics", {"rich.table"}),
+        ("cafe.store.key", {"cafe.features.tensors"}),
+        ("cafe.results.record", {"h5py"}),
+        ("cafe.results.record", {"cafe.study.study"}),
         ("cafe.errors", {"cafe_cli.main"}),
+        ("cafe.results.metrics", {"rich.table"}),
     ],
 )
 def test_the_check_can_fail(module: str, imported: set[str]) -> None:
     assert violations(module, imported)
 
 
-def test_no_import_cycle() -> None:
-    graph = {
-        module_name(path): {name for name in imports(path) if name.startswith("cafe.")}
-        for path in sources("cafe")
-    }
-    del graph["cafe"]  # the list of the API: it imports each name when it is first used
-    done: set[str] = set()
+def test_no_import_cycle_between_files_or_rooms() -> None:
+    files = {name: GRAPH[name] for name in MODULES}
+    assert architecture.cycle(files) == []
+    assert architecture.cycle(architecture.room_graph(GRAPH)) == []
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join([*trail, module])
-        if module in done:
-            return
-        for name in graph.get(module, ()):
-            if name in graph and name != module:
-                visit(name, (*trail, module))
-        done.add(module)
 
-    for module in graph:
-        visit(module, ())
+def test_a_cycle_is_found() -> None:
+    assert architecture.cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+
+
+def test_the_rooms_can_be_counted() -> None:
+    cafe = ROOT / "cafe"
+    assert len(list(cafe.glob("*.py"))) <= MOST_LOOSE_MODULES
+    assert len([p for p in cafe.iterdir() if (p / "__init__.py").exists()]) == FOLDERS
+
+
+def test_the_counts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    architecture.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"loose modules \d+, rooms \d+, levels \d+, arrows \d+", last)
 
 
 def test_packages_are_the_folders() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {
-        module_name(path)
-        for top in ("cafe", "cli")
-        for path in sources(top)
+        architecture.module_name(path)
+        for path in architecture.sources()
         if path.name == "__init__.py"
     }
     assert sorted(listed) == sorted(folders)

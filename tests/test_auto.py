@@ -8,14 +8,14 @@ import torch
 from drawing import CLASSES, draw_images, draw_task
 
 from cafe.engine import Recipe
-from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter_head import AdapterHead
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.auto import Auto, gaussian_members
 from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.ensemble import PoolHead
 from cafe.methods.lda_prior import LdaPrior
-from cafe.methods.pool import PoolHead
 from cafe.methods.stacking import log_likelihood, parts_to_judge
-from cafe.splits import draw_shots
 
 FEATURES = Path(__file__).parents[2] / "shared" / "data" / "features"
 FP32 = Context(precision="fp32")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cafe.datasets.base import Dataset
-from cafe.encoders import Encoder
-from cafe.extract import cache_key
-from cafe.images import Augmentation
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation
+from cafe.extract.extract import cache_key
 from cafe.store import FORMAT, FeatureCache
 
 ROOT = Path(__file__).parents[1]

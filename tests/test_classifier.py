@@ -17,10 +17,10 @@ from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import cafe
-from cafe.classifier import AdapterClassifier
 from cafe.errors import CafeError
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
+from cafe.study.classifier import AdapterClassifier
 
 NAMES = np.array(["wren", "auk", "owl", "kite", "Ölammer"])
 TRAIN, TEST = draw_task((6,) * CLASSES), draw_images()

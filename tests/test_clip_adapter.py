@@ -12,16 +12,16 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.methods.clip_adapter import (
+from cafe.methods.clip_adapter.method import (
     AdapterHead,
     ClipAdapter,
     ClipAdapterBoth,
     ClipAdapterText,
     parse_bottleneck,
 )
-from cafe.splits import draw_shots
 
 REAL = Path(__file__).parents[1] / "../shared/data/features/whu-rs19.ViT-B-32.openai.npz"
 QUICK = Recipe(epochs=10, batch_size=32)

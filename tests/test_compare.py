@@ -13,15 +13,15 @@ import torch
 from making import make_header
 
 import cafe
-from cafe import published
 from cafe.errors import CacheNotFoundError, InputError
-from cafe.metrics import accuracy
-from cafe.pairing import average, differences
-from cafe.paper import cache_warnings, published_methods, reproduce
-from cafe.results import load_head
+from cafe.features.task import load_task
+from cafe.report import published
+from cafe.report.paper import cache_warnings, published_methods, reproduce
+from cafe.results.metrics import accuracy
+from cafe.results.paired import average, differences
+from cafe.results.record import load_head
 from cafe.store import Block, FeatureCache, write_cache
-from cafe.task import load_task
-from cafe.transfer import with_classes
+from cafe.study.base_to_new import with_classes
 from cafe_cli.main import main
 from cafe_cli.plots import print_bars, print_lines
 
@@ -54,7 +54,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def comparison(home: Path, tmp_path_factory: pytest.TempPathFactory) -> cafe.comparing.Comparison:
+def comparison(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> cafe.study.compare.Comparison:
     """Two caches, three methods, two shot counts."""
     return cafe.compare(
         [home / "one" / "tiny.none.h5", home / "two" / "tiny.none.h5"],
@@ -65,7 +67,7 @@ def comparison(home: Path, tmp_path_factory: pytest.TempPathFactory) -> cafe.com
     )
 
 
-def test_every_method_at_every_shot_count(comparison: cafe.comparing.Comparison) -> None:
+def test_every_method_at_every_shot_count(comparison: cafe.study.compare.Comparison) -> None:
     assert len(comparison.records) == 2
     for record in comparison.records:
         assert record.folder is not None
@@ -75,7 +77,7 @@ def test_every_method_at_every_shot_count(comparison: cafe.comparing.Comparison)
         assert record.json["protocol"]["shots"] == [1, 2]
 
 
-def test_differences_are_paired_by_seed(comparison: cafe.comparing.Comparison) -> None:
+def test_differences_are_paired_by_seed(comparison: cafe.study.compare.Comparison) -> None:
     record = comparison.records[0].json
     scores = {(r["method"], r["shots"]): r["accuracy"]["per_seed"] for r in record["results"]}
     assert len(record["differences"]) == 2 * (len(METHODS) - 1)
@@ -97,7 +99,7 @@ def test_an_interval_of_differences_is_narrower_than_the_seeds_spread() -> None:
     assert found["accuracy"]["ci95"] == 0.0
 
 
-def test_the_average_is_seed_by_seed(comparison: cafe.comparing.Comparison) -> None:
+def test_the_average_is_seed_by_seed(comparison: cafe.study.compare.Comparison) -> None:
     one, two = (record.json["results"] for record in comparison.records)
     for row, a, b in zip(comparison.json["results"], one, two, strict=True):
         pairs = zip(a["accuracy"]["per_seed"], b["accuracy"]["per_seed"], strict=True)
@@ -147,7 +149,7 @@ def test_no_method_that_can_take_new_classes(home: Path) -> None:
 
 
 def test_a_zero_shot_head_with_new_classes_is_the_zero_shot_head_of_them(home: Path) -> None:
-    from cafe.features import TrainingSet
+    from cafe.features.tensors import TrainingSet
     from cafe.methods.zero_shot import ZeroShot
 
     task = load_task(FeatureCache.open(home / "one" / "tiny.none.h5"))

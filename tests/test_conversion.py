@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from cafe.conversion import export_cache, merge_caches
 from cafe.datasets.base import Dataset
-from cafe.encoders import Encoder
+from cafe.encoders.encoder import Encoder
 from cafe.errors import CacheError, CacheMismatchError, InputError
-from cafe.extract import Options, extract
-from cafe.importing import import_features
-from cafe.resampling import sample_again
+from cafe.extract.extract import Options, extract
+from cafe.extract.importers import import_features
+from cafe.extract.reencode import sample_again
 from cafe.store import FeatureCache, verify_cache, write_cache
+from cafe.store.conversion import export_cache, merge_caches
 from cafe_cli.main import app
 
 

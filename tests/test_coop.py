@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 import cafe
-from cafe.encoders import Encoder
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.text_tower import EncoderTower, load_tower
 from cafe.engine import BatchOrder, Recipe
 from cafe.errors import InputError
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context
-from cafe.methods.coop import INITIAL_STD, Coop, PromptHead
-from cafe.methods.prompt_training import WARM_UP, rate
-from cafe.methods.tower import Prompts
-from cafe.text_tower import EncoderTower, load_tower
+from cafe.methods.prompt_learning.coop import INITIAL_STD, Coop, PromptHead
+from cafe.methods.prompt_learning.prompts import Prompts
+from cafe.methods.prompt_learning.training import WARM_UP, rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -333,7 +333,7 @@ def test_an_interrupted_fit_says_so_in_one_line(
     def stop(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cafe.methods.prompt_training.rate", stop)
+    monkeypatch.setattr("cafe.methods.prompt_learning.training.rate", stop)
     answer = call(monkeypatch, capsys, "fit", "--method", "coop", *FEW, tmp_path)
     assert answer.code == 130
     assert answer.err.strip().splitlines()[-1].startswith("cafe: interrupted; nothing was saved")

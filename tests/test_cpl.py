@@ -18,14 +18,18 @@ from torch.nn.functional import cross_entropy, normalize
 from cafe.engine import Batch, Recipe, Run, train
 from cafe.engine.stack import make_batch
 from cafe.errors import InputError
-from cafe.features import TrainingSet
-from cafe.methods.adapter import VisualAdapter
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
-from cafe.methods.clip_adapter import ClipAdapter, ClipAdapterText
-from cafe.methods.coop import Coop
-from cafe.methods.counterfactual import confusable_classes, counterfactuals, smallest_mask
-from cafe.methods.counterfactual_adapter import CounterfactualAdapter
-from cafe.methods.cpl import Cpl
+from cafe.methods.clip_adapter.counterfactual_family import CounterfactualAdapter
+from cafe.methods.clip_adapter.counterfactuals import (
+    confusable_classes,
+    counterfactuals,
+    smallest_mask,
+)
+from cafe.methods.clip_adapter.family import VisualAdapter
+from cafe.methods.clip_adapter.method import ClipAdapter, ClipAdapterText
+from cafe.methods.prompt_learning.coop import Coop
+from cafe.methods.prompt_learning.cpl import Cpl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

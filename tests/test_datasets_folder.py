@@ -8,9 +8,9 @@ from typing import NoReturn
 import pytest
 
 from cafe.datasets import Dataset, load_dataset
-from cafe.datasets.deal import deal, hold_out_validation
 from cafe.datasets.folder import images_below
 from cafe.datasets.listing import Entry
+from cafe.datasets.make_split import deal, hold_out_validation
 from cafe.errors import DatasetError, MissingFilesError
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cafe import prompts
-from cafe.datasets import catalog, list_datasets, load, load_dataset
+from cafe.datasets import catalog, list_datasets, load, load_dataset, prompts
 from cafe.datasets.catalog import BY_NAME, KNOWN
 from cafe.datasets.known import Known
 from cafe.errors import DatasetError, InputError, MissingFilesError

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cafe.datasets.base import Dataset, Item
-from cafe.decoding import Decoder, ahead
-from cafe.encoders import Encoder
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation
 from cafe.errors import DatasetError
-from cafe.images import Augmentation
+from cafe.extract.decode import Decoder, ahead
 
 PLAIN = Augmentation()
 

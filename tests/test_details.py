@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cafe.details import describe
-from cafe.metrics import expected_calibration_error
+from cafe.results.metrics import expected_calibration_error
+from cafe.study.diagnostics import describe
 
 Y = torch.tensor([0, 0, 1, 1, 1])
 RIGHT = torch.nn.functional.one_hot(Y, 3).float() * 10

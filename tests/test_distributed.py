@@ -18,11 +18,11 @@ from PIL import Image
 
 from cafe import errors
 from cafe.datasets.base import Dataset, Item
-from cafe.distributed import RayEngine, _join, _pool
-from cafe.encoders import Encoder
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CafeError, DatasetError, DeviceError, UnknownNameError, WeightsError
-from cafe.extract import Extraction, Options, extract
-from cafe.images import Augmentation
+from cafe.extract.extract import Extraction, Options, extract
+from cafe.extract.ray import RayEngine, _join, _pool
 from cafe.store import FeatureCache, verify_cache
 from cafe_cli.main import main
 
@@ -153,7 +153,7 @@ def run(
     tmp_path: Path,
 ) -> Callable[..., Extraction]:
     """Extracts without a cluster, by the same code but Ray's own."""
-    monkeypatch.setattr("cafe.distributed._cluster", lambda: contextlib.nullcontext(InProcess()))
+    monkeypatch.setattr("cafe.extract.ray._cluster", lambda: contextlib.nullcontext(InProcess()))
     monkeypatch.chdir(tmp_path)
 
     def call(encoder: Encoder = tiny, model: str = str(tiny_folder), **changes: Any) -> Extraction:
@@ -201,8 +201,8 @@ def test_a_block_that_kills_every_worker_is_given_up(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("cafe.worker.encode_units", die)
-        patch.setattr("cafe.worker.TRIES", ".deaths")  # which the driver does not clear
+        patch.setattr("cafe.extract.ray_worker.encode_units", die)
+        patch.setattr("cafe.extract.ray_worker.TRIES", ".deaths")  # which the driver does not clear
         for _ in range(4):
             with pytest.raises(SystemExit):
                 run()

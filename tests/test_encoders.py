@@ -13,12 +13,12 @@ import torch
 from making import TINY, draw_image
 from safetensors.torch import load_file, save_file
 
-from cafe import encoders
+from cafe.compat import import_open_clip
 from cafe.devices import bf16_is_faster_on_cpu
-from cafe.encoders import NANO, Encoder, encoder_names, load_encoder
+from cafe.encoders import encoder as encoders
+from cafe.encoders.encoder import NANO, Encoder, encoder_names, load_encoder
 from cafe.errors import DeviceError, InputError, UnknownNameError, WeightsError
-from cafe.key import digest_of_file
-from cafe.vision import import_open_clip
+from cafe.files import digest_of_file
 
 SENTENCES = ["a disc.", "a square.", "a much longer sentence than the context can hold, " * 5]
 
@@ -186,7 +186,7 @@ def test_published_openai_weights_get_quickgelu_and_their_preprocess(
     built_in: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tiny_folder / "open_clip_model.safetensors"
-    monkeypatch.setattr("cafe.hub.weights", lambda *_: file)
+    monkeypatch.setattr("cafe.encoders.hub.weights", lambda *_: file)
     encoder = load(built_in, "openai")
     assert activations(encoder) == {"QuickGELU"}
     assert encoder.preprocess.config["mean"] == (0.48145466, 0.4578275, 0.40821073)

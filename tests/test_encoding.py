@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cafe import encoding
 from cafe.datasets.base import Dataset
-from cafe.decoding import Decoder
-from cafe.encoded import Encoded
-from cafe.encoders import Encoder
-from cafe.extract import Options, extract
-from cafe.images import Augmentation
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation
+from cafe.extract import encode as encoding
+from cafe.extract.decode import Decoder
+from cafe.extract.encode_batch import Encoded
+from cafe.extract.extract import Options, extract
 from cafe.store import FeatureCache
 
 

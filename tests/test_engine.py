@@ -25,8 +25,8 @@ from cafe.engine import (
 )
 from cafe.engine import trainer as trainer_module
 from cafe.errors import InputError
-from cafe.features import ClassText, Features, TrainingSet
-from cafe.methods.adapter import BothAdapter, TextAdapter, VisualAdapter
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.clip_adapter.family import BothAdapter, TextAdapter, VisualAdapter
 
 C, D = 5, 32
 SHORT = Recipe(epochs=3, batch_size=16)

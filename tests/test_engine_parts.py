@@ -13,7 +13,7 @@ from cafe.engine.memory import budget_bytes, free_bytes, in_words
 from cafe.engine.optimizer import cosine
 from cafe.engine.precision import choose
 from cafe.errors import InputError
-from cafe.methods.adapter import VisualAdapter
+from cafe.methods.clip_adapter.family import VisualAdapter
 
 CPU = torch.device("cpu")
 

@@ -17,14 +17,14 @@ from drawing import draw_images, draw_task
 from needing import settings_for
 
 import cafe
-from cafe import export, graphs
 from cafe.errors import CafeError, InputError
-from cafe.graphs import HeadGraph, trace
-from cafe.heads import SavedHead
+from cafe.inference import export, graphs
+from cafe.inference.graphs import HeadGraph, trace
+from cafe.inference.predictor import encoder_of
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, make_method
-from cafe.predict import encoder_of
-from cafe.runs import find_head
+from cafe.results.runs import find_head
+from cafe.results.saved_head import SavedHead
 
 Run = Callable[..., Answer]
 NO_ONNX = any(importlib.util.find_spec(name) is None for name in graphs.ONNX_PACKAGES)
@@ -121,7 +121,7 @@ def test_the_card_tells_what_matters(run: Run, tmp_path: Path) -> None:
 def test_resizing_in_the_card_is_the_preprocess(work: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from cafe.card import _input
+    from cafe.inference.model_card import _input
 
     encoder = encoder_of(cafe.load_head(find_head("runs/mine")), device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), np.uint8)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from making import draw_image
 
-from cafe import encoding
 from cafe.datasets.base import Dataset
-from cafe.encoders import Encoder, load_encoder
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.preprocess import Augmentation
 from cafe.errors import (
     CacheError,
     CacheFormatError,
@@ -23,9 +23,9 @@ from cafe.errors import (
     DatasetError,
     InputError,
 )
-from cafe.extract import Extraction, Options, cache_key, extract
-from cafe.images import Augmentation
-from cafe.partial import Partial
+from cafe.extract import encode as encoding
+from cafe.extract.extract import Extraction, Options, cache_key, extract
+from cafe.extract.resume import Partial
 from cafe.store import FeatureCache, verify_cache
 
 SENTENCES = (("a disc.", "one disc."), ("a square.",))

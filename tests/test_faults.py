@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from making import make_dataset
 
-from cafe.encoders import load_encoder
-from cafe.extract import Options, extract
+from cafe.encoders.encoder import load_encoder
+from cafe.extract.extract import Options, extract
 from cafe.store import FeatureCache, verify_cache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -32,9 +32,9 @@ SCRIPT = """
     import torch
     torch.set_num_threads(1)  # a forked process must not meet another thread's locks
     from making import make_dataset
-    from cafe.encoders import load_encoder
+    from cafe.encoders.encoder import load_encoder
     from cafe.errors import CafeError
-    from cafe.extract import Options, extract
+    from cafe.extract.extract import Options, extract
 
     root, folder, sizes, batch = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     dataset = make_dataset(root, json.loads(sizes))

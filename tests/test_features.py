@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cafe.errors import InputError
-from cafe.features import ClassText, Features
-from cafe.importing import import_features
+from cafe.extract.importers import import_features
+from cafe.features.task import StoredFeatures, load_task
+from cafe.features.tensors import ClassText, Features
 from cafe.store import FeatureCache
-from cafe.task import StoredFeatures, load_task
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from drawing import CLASSES, WIDTH, draw_images, draw_task, draw_validation_set
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.gda import ALPHAS, Gda
 from cafe.methods.held_out import best_of

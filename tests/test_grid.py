@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
-from cafe.gridding import choose, grid
-from cafe.importing import import_features
-from cafe.journal import FIELDS, Journal
+from cafe.extract.importers import import_features
 from cafe.store import FeatureCache
-from cafe.sweep import Cell, Point, Sweep, span
+from cafe.study.grid.journal import FIELDS, Journal
+from cafe.study.grid.search import choose, grid
+from cafe.study.grid.space import Cell, Point, Sweep, span
 
 SWEEP = Sweep(
     ratios=(0.1, 0.5),
@@ -145,7 +145,7 @@ def test_an_interrupted_grid_goes_on(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = grid(cache, SWEEP, runs=tmp_path / "whole")
-    monkeypatch.setattr("cafe.sweeping._LOT", 1)
+    monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
     with pytest.raises(KeyboardInterrupt):
         grid(cache, SWEEP, runs=tmp_path / "cut", progress=Interrupt(0.9))
     (waiting,) = (tmp_path / "cut").iterdir()

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cafe.errors import CacheNotFoundError, InputError, UnknownNameError
-from cafe.home import cache_home, cache_name, cache_path, find_caches, list_caches, named_path
+from cafe.store.paths import (
+    cache_home,
+    cache_name,
+    cache_path,
+    find_caches,
+    list_caches,
+    named_path,
+)
 
 
 def plant(home: Path, *names: str) -> None:

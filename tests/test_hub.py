@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cafe import hub
-from cafe.encoders import load_encoder
+from cafe.encoders import hub
+from cafe.encoders.encoder import load_encoder
 from cafe.errors import WeightsError
 
 

@@ -11,9 +11,9 @@ import torch
 from making import draw_image
 from PIL import Image
 
-from cafe.encoders import Encoder
-from cafe.images import Augmentation, Preprocess, quiet_pillow, upright_rgb
-from cafe.vision import import_open_clip
+from cafe.compat import import_open_clip
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation, Preprocess, quiet_pillow, upright_rgb
 
 CONFIG: dict[str, Any] = {
     "size": 24,
@@ -122,7 +122,7 @@ def test_broken_exif_does_not_lose_the_image() -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cafe.images._MOST_PIXELS", 63)
+    monkeypatch.setattr("cafe.encoders.preprocess._MOST_PIXELS", 63)
     image = opened(RED, "png")
     monkeypatch.setattr(image, "load", None)
     with pytest.raises(Image.DecompressionBombError, match="8 x 8 pixels are more than 63"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cafe.errors import CacheFormatError, CafeError
-from cafe.importing import import_features
+from cafe.extract.importers import import_features
 from cafe.store import FeatureCache, verify_cache
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "features"

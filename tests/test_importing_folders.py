@@ -16,8 +16,8 @@ from torch.nn.functional import normalize, one_hot
 from typer.testing import CliRunner
 
 from cafe.errors import CacheFormatError, CafeError, InputError
-from cafe.importing import check_zero_shot, import_features
-from cafe.importing.text import read_classes
+from cafe.extract.importers import check_zero_shot, import_features
+from cafe.extract.importers.text import read_classes
 from cafe.store import FeatureCache, verify_cache
 from cafe_cli.main import app
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cafe.key import canonical, differences, digest, digest_of_array, digest_of_names
+from cafe.store.key import canonical, differences, digest, digest_of_array, digest_of_names
 
 VALUES = st.recursive(
     st.none()

@@ -12,22 +12,22 @@ from digits_run import digits_run
 from drawing import CLASSES, draw_images, draw_task, draw_text
 
 import cafe
-from cafe.features import TrainingSet
+from cafe.features.task import StoredFeatures
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, predict
 from cafe.methods.catalog import make_method
 from cafe.store import FeatureCache
-from cafe.task import StoredFeatures
-from cafe.temperature import ENOUGH, _folds
+from cafe.study.calibration import ENOUGH, _folds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LIMITS = ("cafe.task.LARGE", "cafe.engine.stack.LARGE", "cafe.engine.plan.LARGE")
+LIMITS = ("cafe.features.task.LARGE", "cafe.engine.stack.LARGE", "cafe.engine.plan.LARGE")
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every split is a large one."""
-    for name in (*LIMITS, "cafe.temperature.LARGE"):
+    for name in (*LIMITS, "cafe.study.calibration.LARGE"):
         monkeypatch.setattr(name, 1)
 
 
@@ -98,7 +98,7 @@ def test_a_study_of_a_large_cache(
         return [result.accuracy.mean for result in record.results]
 
     expected = fit()
-    for limit in (*LIMITS, "cafe.temperature.LARGE"):
+    for limit in (*LIMITS, "cafe.study.calibration.LARGE"):
         monkeypatch.setattr(limit, 1)
     assert fit() == pytest.approx(expected, abs=0.3)
 

@@ -6,7 +6,7 @@ import torch
 from drawing import CLASSES, draw_images, draw_task, draw_validation_set
 
 from cafe.errors import InputError
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.gda import fit_gaussian
 from cafe.methods.lda_prior import LdaPrior, candidate_heads, gaussian, measure, posterior

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.engine import BatchOrder, Recipe
 from cafe.errors import InputError
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.clap import Clap
 from cafe.methods.cross_modal import CrossModalLinear
-from cafe.methods.linear_probe import LinearProbe
+from cafe.methods.linear_probe.linear_probe import LinearProbe
 from cafe.methods.prototypes import multipliers
 from cafe.methods.taskres import TaskRes
 

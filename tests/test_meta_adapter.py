@@ -22,13 +22,13 @@ from torch.nn.functional import cross_entropy, normalize
 import cafe
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
-from cafe.features import Features, TrainingSet
-from cafe.methods.meta_adapter import MetaAdapter, refine
-from cafe.methods.meta_episodes import Episodes, Queries, Shelves
-from cafe.methods.meta_file import load_meta, save_meta
-from cafe.methods.meta_training import PUBLISHED, episode_loss, train_meta
-from cafe.methods.meta_weights import MetaWeights
-from cafe.report.gather import gather
+from cafe.features.tensors import Features, TrainingSet
+from cafe.methods.meta_adapter.episodes import Episodes, Queries, Shelves
+from cafe.methods.meta_adapter.file import load_meta, save_meta
+from cafe.methods.meta_adapter.meta_adapter import MetaAdapter, refine
+from cafe.methods.meta_adapter.training import PUBLISHED, episode_loss, train_meta
+from cafe.methods.meta_adapter.weights import MetaWeights
+from cafe.report.report_data import gather
 from cafe.store import Block, FeatureCache, write_cache
 from cafe_cli.main import main
 
@@ -475,7 +475,7 @@ def test_an_interrupt_leaves_no_half_file(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cafe.methods.meta_training.episode_loss", stop)
+    monkeypatch.setattr("cafe.methods.meta_adapter.training.episode_loss", stop)
     assert call(monkeypatch, "meta-train", "one/tiny.none", "-o", "m.safetensors") == 130
     assert "interrupted; 'm.safetensors' was not written" in capsys.readouterr().err
     assert list(work.iterdir()) == []

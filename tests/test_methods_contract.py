@@ -14,7 +14,7 @@ from drawing import CLASSES, draw_images, draw_task, draw_validation_set
 from needing import settings_for
 from torch import Tensor
 
-from cafe.features import ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Method, Protocol, Validation
 from cafe.methods.catalog import CATALOG, make_method, method_class
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import make_method
-from cafe.metrics import accuracy
-from cafe.splits import draw_shots
+from cafe.results.metrics import accuracy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

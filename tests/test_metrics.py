@@ -11,10 +11,10 @@ from drawing import CLASSES, draw_task
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
 from sklearn.metrics import top_k_accuracy_score as sklearn_top_k
 
-from cafe import metrics
 from cafe.errors import InputError
 from cafe.methods.gda import Gda
 from cafe.methods.held_out import out_of_fold_logits
+from cafe.results import metrics
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(200, 7, generator=GENERATOR)

@@ -17,17 +17,17 @@ from making import make_dataset
 from PIL import Image
 
 import cafe
-from cafe import pictures
-from cafe.encoders import Encoder
+from cafe.datasets.prompts import fill
+from cafe.encoders.encoder import Encoder
 from cafe.errors import CafeError, InputError
-from cafe.evidence import Evidence
-from cafe.extract import extract
-from cafe.heads import load_head
-from cafe.prediction import Guess, Prediction
-from cafe.prompts import fill
-from cafe.runs import Wish, find_head
-from cafe.splits import draw_shots
-from cafe.temperature import cautious_temperature
+from cafe.extract.extract import extract
+from cafe.features.splits import draw_shots
+from cafe.inference import images as pictures
+from cafe.inference.neighbours import Evidence
+from cafe.inference.prediction import Guess, Prediction
+from cafe.results.runs import Wish, find_head
+from cafe.results.saved_head import load_head
+from cafe.study.calibration import cautious_temperature
 
 Run = Callable[..., Answer]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafe import prompts
+from cafe.datasets import prompts
 from cafe.errors import CafeError, InputError, UnknownNameError
 
 

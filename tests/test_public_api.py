@@ -65,18 +65,18 @@ def test_no_module_hides_a_name() -> None:
 
 
 EXAMPLES = [
-    "cafe.classifier.AdapterClassifier",
-    "cafe.comparing.compare",
-    "cafe.export.export_head",
+    "cafe.study.classifier.AdapterClassifier",
+    "cafe.study.compare.compare",
+    "cafe.inference.export.export_head",
     "cafe.engine.memory.in_words",
-    "cafe.extractor.Extractor",
-    "cafe.fitting.fit",
-    "cafe.fitting.grid",
-    "cafe.heads.SavedHead",
-    "cafe.meta.meta_train",
-    "cafe.methods.clip_adapter.parse_bottleneck",
-    "cafe.predict.Predictor",
-    "cafe.temperature.cautious_temperature",
+    "cafe.extract.extractor.Extractor",
+    "cafe.study.fit.fit",
+    "cafe.study.fit.grid",
+    "cafe.results.saved_head.SavedHead",
+    "cafe.study.meta_train.meta_train",
+    "cafe.methods.clip_adapter.method.parse_bottleneck",
+    "cafe.inference.predictor.Predictor",
+    "cafe.study.calibration.cautious_temperature",
 ]
 
 

@@ -10,16 +10,16 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from cafe.engine import Recipe
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head
-from cafe.methods.clip_adapter import (
+from cafe.methods.clip_adapter.method import (
     AdapterHead,
     ClipAdapter,
     ClipAdapterBoth,
     ClipAdapterText,
 )
-from cafe.methods.pool import Member, PoolHead, make_pool
-from cafe.methods.ratio_pool import RATIOS
+from cafe.methods.clip_adapter.ratio_ensemble import RATIOS
+from cafe.methods.ensemble import Member, PoolHead, make_pool
 from cafe.methods.stacking import (
     ENOUGH,
     Part,

@@ -16,17 +16,17 @@ import pytest
 import torch
 from making import draw_image, make_header
 
-from cafe.comparing import compare
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
-from cafe.gridding import grid
-from cafe.heads import load_head
 from cafe.report import gather, write_report
+from cafe.report.analysis import project
 from cafe.report.figures import heat_cells
-from cafe.report.looking import project
 from cafe.report.page import render
+from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
-from cafe.sweep import Sweep
+from cafe.study.compare import compare
+from cafe.study.grid.search import grid
+from cafe.study.grid.space import Sweep
 from cafe_cli.main import main
 
 EVIL = "<script>alert(1)</script> & co"

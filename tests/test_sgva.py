@@ -15,13 +15,13 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from cafe.engine import BatchOrder, Recipe, linear_weights
 from cafe.errors import InputError
-from cafe.features import TrainingSet
-from cafe.heads import save_head
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.methods.coop import PromptHead
-from cafe.methods.guided import members
-from cafe.methods.sgva import Sgva
+from cafe.methods.prompt_learning.coop import PromptHead
+from cafe.methods.sgva.family import members
+from cafe.methods.sgva.sgva import Sgva
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
+from cafe.results.saved_head import save_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,15 +26,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import cafe
-from cafe import graphs, tokenizer
-from cafe.checkpoints import default_pretrained, encoder_names, locate
-from cafe.encoders import Encoder, load_encoder
+from cafe.compat import import_open_clip
+from cafe.datasets.prompts import fill
+from cafe.encoders import tokenizer
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.spatial import see
+from cafe.encoders.weights import default_pretrained, encoder_names, locate
 from cafe.errors import WeightsError
-from cafe.extract import extract
-from cafe.prompts import fill
-from cafe.runs import Wish, find_head
-from cafe.spatial import see
-from cafe.vision import import_open_clip
+from cafe.extract.extract import extract
+from cafe.inference import graphs
+from cafe.results.runs import Wish, find_head
 
 Run = Callable[..., Answer]
 TOWER = "vit_base_patch16_siglip_224"
@@ -159,7 +160,7 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return lambda *words: call(monkeypatch, capsys, *words)
 
 
-def head(work: Path, method: str) -> cafe.heads.SavedHead:
+def head(work: Path, method: str) -> cafe.results.saved_head.SavedHead:
     return cafe.load_head(find_head(work / "runs/mine", Wish(method)))
 
 
@@ -327,7 +328,7 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("weights were fetched before the tokenizer was checked")
 
-    monkeypatch.setattr("cafe.hub.weights", fail)
+    monkeypatch.setattr("cafe.encoders.hub.weights", fail)
 
 
 def test_without_transformers(

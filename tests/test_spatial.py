@@ -16,16 +16,16 @@ from making import TINY, make_block, make_header
 from PIL import Image
 
 import cafe
-from cafe.conversion import merge_caches
 from cafe.datasets.base import Dataset
-from cafe.encoders import Encoder, load_encoder
+from cafe.datasets.prompts import fill
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.spatial import SpatialTower, _vit, encode_spatial, grid_of, see
 from cafe.errors import CacheFormatError, CacheMismatchError, InputError
-from cafe.extract import Options, extract
-from cafe.prompts import fill
-from cafe.runs import Wish, find_head
-from cafe.spatial import SpatialTower, _vit, encode_spatial, grid_of, see
+from cafe.extract.extract import Options, extract
+from cafe.features.task import load_task
+from cafe.results.runs import Wish, find_head
 from cafe.store import FORMAT, Block, FeatureCache, verify_cache, write_cache
-from cafe.task import load_task
+from cafe.store.conversion import merge_caches
 
 Run = Callable[..., Answer]
 RESNET = {

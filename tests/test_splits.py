@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe.errors import InputError
-from cafe.splits import draw_class_halves, draw_folds, draw_shots, draw_validation
+from cafe.features.splits import draw_class_halves, draw_folds, draw_shots, draw_validation
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(torch.tensor)
 seeds = st.integers(0, 2**31)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from making import TINY, make_block, make_header
 
-from cafe.encoders import Encoder, load_encoder
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.text_tower import EncoderTower, load_tower
 from cafe.errors import CacheMismatchError, CafeError, InputError, WeightsError
-from cafe.methods.tower import Prompts
+from cafe.methods.prompt_learning.prompts import Prompts
 from cafe.store import FeatureCache, write_cache
-from cafe.text_tower import EncoderTower, load_tower
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from cafe.errors import InputError
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.methods.tip_adapter import TipAdapter, affinities, cache_keys
-from cafe.methods.tip_adapter_f import TipAdapterF
-from cafe.methods.tip_search import Grid, count_hits, search
+from cafe.methods.tip_adapter.search import Grid, count_hits, search
+from cafe.methods.tip_adapter.tip_adapter import TipAdapter, affinities, cache_keys
+from cafe.methods.tip_adapter.tip_adapter_f import TipAdapterF
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

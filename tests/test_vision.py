@@ -7,13 +7,13 @@ from typing import NoReturn
 
 import pytest
 
-from cafe import vision
+from cafe import compat as vision
 from cafe.errors import WeightsError
 
 
 def test_both_import_and_torchvision_has_what_the_catalog_names() -> None:
     code = """
-from cafe import vision
+from cafe import compat as vision
 from cafe.datasets.catalog import KNOWN
 datasets = vision.import_torchvision().datasets
 assert all(hasattr(datasets, row.torchvision) for row in KNOWN if row.torchvision)

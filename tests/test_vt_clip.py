@@ -12,11 +12,11 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features import Features, TrainingSet
+from cafe.features.spatial_maps import Tokens
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Validation, predict
 from cafe.methods.vt_clip import PARTS, VtClip, VtClipHead, guided_cosines
 from cafe.methods.zero_shot import ZeroShot
-from cafe.tokens import Tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEST = draw_images()

@@ -41,7 +41,7 @@ from nano.fonts import DEBIAN_PACKAGES, FONTSOURCE, Pool, draw_pool, find_fonts
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cafe.vision import import_open_clip
+from cafe.compat import import_open_clip
 
 MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """CLIP's own; `preprocess_cfg` in the configuration names the same."""
@@ -192,9 +192,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fonts", type=Path, nargs="+", metavar="DIR", help="font folders")
     parser.add_argument("--list-fonts", action="store_true", help="print how to get the fonts")
     parser.add_argument(
-        "--config", type=Path, default=Path("cafe/assets/nano/open_clip_config.json")
+        "--config", type=Path, default=Path("cafe/encoders/nano/open_clip_config.json")
     )
-    parser.add_argument("--out", type=Path, default=Path("cafe/assets/nano"))
+    parser.add_argument("--out", type=Path, default=Path("cafe/encoders/nano"))
     parser.add_argument("--steps", type=int, default=550)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")

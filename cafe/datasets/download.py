@@ -11,10 +11,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from cafe.compat import import_torchvision
 from cafe.datasets.known import Known
 from cafe.datasets.text import show
 from cafe.errors import DatasetError
-from cafe.vision import import_torchvision
 
 _ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
 _FAILURES = (

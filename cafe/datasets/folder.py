@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cafe.datasets.deal import DEALT, deal
 from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
+from cafe.datasets.make_split import DEALT, deal
 from cafe.datasets.text import is_utf8, show, some
 from cafe.errors import DatasetError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cafe import prompts
+from cafe.datasets import prompts
 from cafe.datasets.base import Dataset
 from cafe.datasets.catalog import BY_NAME
 from cafe.datasets.disk import best_root, to_dataset

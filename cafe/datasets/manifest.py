@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe.datasets.deal import DEALT, deal
 from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
+from cafe.datasets.make_split import DEALT, deal
 from cafe.datasets.text import clean_path, read_text, show, some
 from cafe.errors import DatasetError
 

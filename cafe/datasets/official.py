@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cafe.datasets.deal import HELD_OUT, hold_out_validation
 from cafe.datasets.folder import class_entries, subfolders
 from cafe.datasets.listing import Entry
+from cafe.datasets.make_split import HELD_OUT, hold_out_validation
 from cafe.datasets.text import clean_path, read_text, show, some
 from cafe.errors import DatasetError
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cafe.datasets.base import SPLITS
-from cafe.datasets.deal import DEALT, deal
 from cafe.datasets.download import by_hand
 from cafe.datasets.folder import images_below
 from cafe.datasets.known import Known
 from cafe.datasets.listing import Entry, Listing, Names, make_listing
+from cafe.datasets.make_split import DEALT, deal
 from cafe.datasets.official import read_official
 from cafe.datasets.splitfile import read_split_file
 from cafe.errors import DatasetError

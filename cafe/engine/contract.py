@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 
 from cafe.engine.recipe import Recipe
 from cafe.engine.workspace import Workspace
-from cafe.features import ClassText, Features, TrainingSet
+from cafe.features.tensors import ClassText, Features, TrainingSet
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""

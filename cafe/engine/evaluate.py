@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from cafe.engine.contract import Trained
 from cafe.engine.memory import budget_bytes
 from cafe.engine.stack import make_batch, stack_constants, stack_scalars, stack_tensors
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from cafe.engine.contract import Run
 from cafe.engine.memory import in_words
 from cafe.errors import InputError
-from cafe.features import LARGE, ClassText, TrainingSet
+from cafe.features.tensors import LARGE, ClassText, TrainingSet
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cafe.engine.contract import Batch, Family, Run
 from cafe.engine.draws import BatchOrder
-from cafe.features import LARGE, ClassText, Features, TrainingSet
+from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
 
 
 def stack_tensors(

@@ -16,7 +16,7 @@ from cafe.engine.precision import Precision, choose
 from cafe.engine.stack import Streams, stack_scalars, stack_tensors
 from cafe.engine.workers import work_off
 from cafe.engine.workspace import Workspace
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 
 BLOCK_BYTES = 96 << 20
 """Bytes of a chunk on a CPU. Measured: a bfloat16 product costs 40 us to call, so that narrow heads

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cafe.engine import Recipe
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
-from cafe.methods.clip_adapter import ClipAdapter
+from cafe.methods.clip_adapter.method import ClipAdapter
+from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_members
+from cafe.methods.ensemble import Member, PoolHead, make_pool
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
-from cafe.methods.pool import Member, PoolHead, make_pool
-from cafe.methods.ratio_pool import RATIOS, ratio_members
 from cafe.methods.stacking import Part, held_out_labels, log_likelihood, parts_to_judge
 
 PRIOR_IMAGES = 1.0 + len(RATIOS)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 
 Protocol = Literal["none", "few-shot", "full", "cv"]
 """How hyper-parameters are chosen: not at all, on min(K, 4) validation images per class, on the

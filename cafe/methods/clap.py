@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.engine import Family, Recipe, Trained
-from cafe.features import ClassText
+from cafe.features.tensors import ClassText
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
 from cafe.methods.linear import LinearHead

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Batch, Family, Recipe, Run, Trained, mean_cross_entropy, shared_product
 from cafe.engine.contract import Tensors
-from cafe.features import ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
 from cafe.methods.linear import LinearHead

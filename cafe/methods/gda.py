@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.engine.stack import flatten_views
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import judge, parts_of

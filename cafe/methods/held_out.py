@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cafe.features import Features, TrainingSet
+from cafe.features.splits import MOST_FOLDS, draw_folds
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Method, Validation
-from cafe.splits import MOST_FOLDS, draw_folds
 
 _ROUNDING = 1e-5  # relative, of a sum of float32 losses
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cafe.features import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_not_negative, check_positive
 from cafe.methods.held_out import judge, parts_of

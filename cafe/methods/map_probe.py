@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_positive
 from cafe.methods.held_out import judge, parts_of

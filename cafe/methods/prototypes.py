@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Batch, Family, Run, shared_product
 from cafe.engine.contract import Tensors
-from cafe.features import ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 
 TEXT_NORM = 10.0
 """Order of magnitude of the norm of OpenAI CLIP's raw text features.

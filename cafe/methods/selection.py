@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from cafe.engine import Run, Score, Trained, evaluate, train
 from cafe.errors import InputError
-from cafe.features import Features, TrainingSet
+from cafe.features.splits import MOST_FOLDS, draw_class_halves, draw_folds
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.splits import MOST_FOLDS, draw_class_halves, draw_folds
 
 Candidates = Sequence[Sequence[Run]]
 """For each job, the runs to choose among; their `data` is the job's number."""

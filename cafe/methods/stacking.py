@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features import Features, TrainingSet
-from cafe.splits import MOST_FOLDS
+from cafe.features.splits import MOST_FOLDS
+from cafe.features.tensors import Features, TrainingSet
 
 HALVINGS = 2
 """How often the classes are halved where no class has two images."""

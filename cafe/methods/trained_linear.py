@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from cafe.engine import Family, Recipe, Run, Trained
-from cafe.features import ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.linear import LinearHead
 from cafe.methods.selection import train_selected

@@ -20,10 +20,10 @@ from torch.nn.functional import normalize
 from cafe.engine import Batch, Family, Recipe, Run, Trained, linear_weights, shared_product
 from cafe.engine.contract import Tensors
 from cafe.errors import InputError
-from cafe.features import ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_not_negative
-from cafe.methods.clip_adapter import bottleneck_word, parse_bottleneck
+from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
 from cafe.methods.selection import train_selected
 from cafe.methods.trained_linear import can_choose
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features import TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Head, Method, Validation
 
 

@@ -4,7 +4,7 @@ The page needs no network and no server: its plotting library, its data and its 
 Tables are plain HTML; only the figures need JavaScript.
 """
 
-from cafe.report.gather import Gathered, gather
 from cafe.report.page import write_report
+from cafe.report.report_data import Gathered, gather
 
 __all__ = ["Gathered", "gather", "write_report"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cafe.report.analysis import Look, class_order
 from cafe.report.figures import LEGEND_BELOW, Figure, Json
-from cafe.report.gather import Gathered
-from cafe.report.looking import Look, class_order
+from cafe.report.report_data import Gathered
 
 _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cafe.report.gather import Gathered
+from cafe.report.report_data import Gathered
 
 Json = dict[str, Any]
 LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError
-from cafe.report.gather import Gathered, gather
+from cafe.report.report_data import Gathered, gather
 from cafe.report.sections import Page, name_of, section, title_of
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"

@@ -11,7 +11,7 @@ from typing import Any
 
 from cafe.report import diagrams, figures, tables
 from cafe.report.figures import Figure
-from cafe.report.gather import Gathered
+from cafe.report.report_data import Gathered
 
 
 @dataclass

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from cafe.report.figures import heat_cells, mean_val, shots_words
-from cafe.report.gather import Gathered
+from cafe.report.report_data import Gathered
 
 Row = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.key import Key
+from cafe.store.key import Key
 
 FORMAT = 1
 SPATIAL_FORMAT = 2
@@ -25,7 +25,7 @@ class Header:
     Attributes
     ----------
     key : mapping
-        Everything that determines the features; see `cafe.key`.
+        Everything that determines the features; see `cafe.store.key`.
     dataset, model, pretrained : str
         Names of the dataset and of the encoder.
     class_names : tuple of str

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.key import digest
 from cafe.store.contents import SPLITS
+from cafe.store.key import digest
 
 
 class Array(NamedTuple):

@@ -13,9 +13,9 @@ import h5py
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError
-from cafe.key import digest
 from cafe.store.check import Refused, check_file
 from cafe.store.contents import Header
+from cafe.store.key import digest
 from cafe.store.layout import HEADER, content_digest, finite, get_text, raw, unpack_text
 
 _FAULTS = (

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError
-from cafe.key import canonical, digest
 from cafe.store.contents import FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.key import canonical, digest
 from cafe.store.layout import content_digest, pack_text, raw, set_text
 from cafe.store.sink import Sink
 

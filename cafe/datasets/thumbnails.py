@@ -1,0 +1,81 @@
+"""Small pictures of a dataset's images, for a page; knows no cache."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cafe.datasets.load import load_dataset
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_EDGE = 144  # pixels: twice what a page shows, so that it is sharp on dense screens
+
+
+def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]:
+    """Thumbnails of files.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that the ids are relative to.
+    ids : mapping of int to str
+        Row -> image id.
+
+    Returns
+    -------
+    dict of int to str
+        Row -> data URI; an image that is not there or cannot be read is left out.
+    """
+    from PIL import Image
+
+    paths = {row: root / name for row, name in ids.items()}
+    return _encode_all({row: Image.open(path) for row, path in paths.items() if path.is_file()})
+
+
+def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:
+    """Thumbnails of a dataset known by name: what ships with cafe, or lies in the data root.
+
+    Parameters
+    ----------
+    name : str
+        As `cafe datasets` lists it.
+    ids : mapping of int to str
+        Row -> id of an image of the test split.
+
+    Returns
+    -------
+    dict of int to str
+        Row -> data URI; an image that is not there or cannot be read is left out.
+
+    Raises
+    ------
+    CafeError
+        If the dataset cannot be loaded.
+    """
+    dataset = load_dataset(name, allow_missing=True)
+    items = {item.id: item for item in dataset.splits.get("test", ())}
+    there = {row: items[image] for row, image in ids.items() if image in items}
+    return _encode_all({row: dataset.open_image(item) for row, item in there.items()})
+
+
+def _encode_all(images: Mapping[int, Image.Image]) -> dict[int, str]:
+    uris = {}
+    for row, image in images.items():
+        try:
+            uris[row] = _data_uri(image)
+        except OSError:
+            continue  # the page does without an image that cannot be read
+    return uris
+
+
+def _data_uri(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((_EDGE, _EDGE))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""Frozen CLIP encoders: networks, weights, tokenizers and preprocessing; knows no dataset."""

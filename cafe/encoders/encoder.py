@@ -1,0 +1,191 @@
+"""The frozen encoder: image -> feature, sentence -> feature; knows no dataset and no cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import cafe.encoders.hub as hub
+from cafe.compat import import_open_clip
+from cafe.devices import Precision, encoder_precision, resolve_device
+from cafe.encoders.network import build_network, state_digest
+from cafe.encoders.preprocess import Preprocess
+from cafe.encoders.tokenizer import load_tokenizer
+from cafe.encoders.weights import (
+    DEFAULT_MODEL,
+    DEFAULT_TAG,
+    NANO,
+    NANO_TAG,
+    UNTRAINED,
+    architecture,
+    default_pretrained,
+    encoder_names,
+    locate,
+)
+from cafe.files import digest_of_file
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_TAG",
+    "NANO",
+    "NANO_TAG",
+    "UNTRAINED",
+    "Encoder",
+    "default_pretrained",
+    "encoder_names",
+    "import_open_clip",
+    "load_encoder",
+]
+
+_SENTENCES_PER_BATCH = 256
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen CLIP model with its preprocess and tokenizer.
+
+    Attributes
+    ----------
+    model, pretrained : str
+        Names of the architecture and of its weights.
+    weights_sha256 : str
+        SHA-256 of the checkpoint file; of the state dict where the weights are untrained.
+    architecture_sha256 : str
+        SHA-256 of open_clip's configuration of the architecture.
+    precision : {"fp32", "bf16", "fp16"}
+        Precision of the weights.
+    device : torch.device
+    preprocess : Preprocess
+    width : int
+        Feature width D.
+    logit_scale : float
+        `exp` of the model's logit scale: 100 for OpenAI's.
+    logit_bias : float or None
+        The model's logit bias (SigLIP).
+    """
+
+    model: str
+    pretrained: str
+    weights_sha256: str
+    architecture_sha256: str
+    precision: Precision
+    device: torch.device
+    preprocess: Preprocess
+    width: int
+    logit_scale: float
+    logit_bias: float | None
+    _network: Any = field(repr=False)
+    _tokenizer: Any = field(repr=False)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Encode a batch of preprocessed images.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            8-bit RGB as `Preprocess.pixels` gives it. (B, S, S, 3) uint8
+
+        Returns
+        -------
+        Tensor
+            Raw features in float32 on the CPU. (B, D)
+        """
+        features: Tensor = self._network.encode_image(self.standardized(pixels))
+        return features.float().cpu()
+
+    def standardized(self, pixels: Tensor) -> Tensor:
+        """The same pixels as the image tower takes them, on its device. (B, 3, S, S)"""
+        config = self.preprocess.config
+        mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
+        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        return ((x - mean) / std).to(_DTYPES[self.precision])
+
+    @torch.inference_mode()
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Encode sentences.
+
+        Parameters
+        ----------
+        sentences : sequence of str
+            Length n.
+
+        Returns
+        -------
+        Tensor
+            Raw features in float32 on the CPU. (n, D)
+        """
+        batches = torch.split(self.tokens(sentences).to(self.device), _SENTENCES_PER_BATCH)
+        return torch.cat([self._network.encode_text(tokens).float().cpu() for tokens in batches])
+
+    def tokens(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids of sentences, as the text tower takes them. (n, context)"""
+        tokens: Tensor = self._tokenizer(list(sentences))
+        return tokens
+
+
+def load_encoder(
+    model: str = DEFAULT_MODEL,
+    pretrained: str | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Encoder:
+    """Load a frozen encoder.
+
+    Parameters
+    ----------
+    model : str
+        An open_clip architecture ("ViT-B-32"), "nano", a folder with an `open_clip_config.json`,
+        or such a JSON file.
+    pretrained : str, optional
+        A tag that open_clip knows for the architecture ("openai"), a checkpoint file
+        (safetensors, or a PyTorch file that holds nothing but tensors), or "none" for untrained
+        weights (seed 0). None takes "openai" where there is one, else the one tag there is, or the
+        weights in the folder of a local model.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+    precision : str
+        "auto", "fp32", "bf16", "fp16"; see `encoder_precision`.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    UnknownNameError
+        If open_clip knows no such architecture or tag; the nearest names are suggested.
+    WeightsError
+        If the weights cannot be fetched (within ten seconds where there is no network), read, or
+        do not fit the architecture.
+    """
+    target = resolve_device(device)
+    chosen = encoder_precision(precision, target)
+    source = locate(model, pretrained)
+    tokenizer = load_tokenizer(model, source.identifier)
+    network = hub.fetch(lambda: build_network(source, chosen), f"a part of '{model}'")
+    config = architecture(source.identifier)
+    bias = getattr(network, "logit_bias", None)
+    return Encoder(
+        model=source.model,
+        pretrained=source.pretrained,
+        weights_sha256=digest_of_file(source.weights) if source.weights else state_digest(network),
+        architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
+        precision=chosen,
+        device=target,
+        preprocess=Preprocess(network.visual.preprocess_cfg),
+        width=int(config["embed_dim"]),
+        logit_scale=float(network.logit_scale.detach().exp()),
+        logit_bias=None if bias is None else float(bias.detach()),
+        _network=network.to(target).eval().requires_grad_(False),
+        _tokenizer=tokenizer,
+    )

@@ -1,0 +1,102 @@
+"""The tokenizer of an encoder: open_clip's own, or one of Hugging Face's; loads no weights.
+
+SigLIP's and a few other text towers were trained on the vocabularies of language models. open_clip
+reads those through the package transformers, which cafe does not depend on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cafe.encoders.hub as hub
+from cafe.compat import import_open_clip
+from cafe.errors import WeightsError
+
+PACKAGE = "transformers"
+
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Any of these holds a vocabulary."""
+
+_ADVICE = (
+    "fetch it once where there is a network, or give --model a folder that holds "
+    "open_clip_config.json, the weights and the tokenizer's files"
+)
+
+
+def check_tokenizer(model: str, text: Any, folder: Path | None = None) -> None:
+    """Refuse a tokenizer that lacks its package or its files, before weights are fetched.
+
+    Parameters
+    ----------
+    model : str
+        The encoder, for the error.
+    text : mapping
+        The text part of its configuration.
+    folder : Path, optional
+        The folder that a local encoder comes from; its tokenizer must lie there too.
+
+    Raises
+    ------
+    WeightsError
+        If it is missing; the message says what to install or to copy.
+    """
+    published = text.get("hf_tokenizer_name") if isinstance(text, Mapping) else None
+    if not published:
+        return
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise WeightsError(
+            f"the tokenizer of '{model}' ({published}) needs the package {PACKAGE}, which is not "
+            f"installed: pip install {PACKAGE}."
+        )
+    if folder is not None and not any((folder / name).is_file() for name in _FILES):
+        raise WeightsError(
+            f"'{folder}' has no tokenizer; copy the files of {published} (tokenizer.json, "
+            "tokenizer_config.json) there, beside open_clip_config.json."
+        )
+
+
+def load_tokenizer(model: str, identifier: str) -> Any:
+    """Load the tokenizer of an encoder, from what is on disk if it is there.
+
+    Parameters
+    ----------
+    model : str
+        The encoder, for errors.
+    identifier : str
+        What open_clip calls it.
+
+    Returns
+    -------
+    callable
+        Sentences -> token ids. (n, context)
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be had.
+    """
+    open_clip = import_open_clip()  # and with it transformers, which stays offline if it starts so
+
+    def get() -> Any:
+        try:
+            tokenizer = open_clip.get_tokenizer(identifier)
+            tokenizer(["a"])  # a lack of padding, say, shows when it is used
+        except ImportError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(
+                f"the tokenizer of '{model}' needs a package that is missing ({reason}): "
+                f"pip install {PACKAGE} sentencepiece."
+            ) from error
+        return tokenizer
+
+    return hub.fetch(get, f"the tokenizer of '{model}'", _ADVICE)

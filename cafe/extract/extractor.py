@@ -1,0 +1,161 @@
+"""`cafe.Extractor`: `cafe extract` as a library call; knows no method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from cafe.datasets import load_dataset
+from cafe.datasets.base import Dataset
+from cafe.datasets.prompts import fill, read_prompts
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.preprocess import Augmentation
+from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
+from cafe.extract.encode import Progress
+from cafe.extract.extract import Options, extract
+from cafe.store import FeatureCache
+from cafe.store.paths import cache_home, cache_path
+
+
+class Extractor:
+    """A frozen encoder that turns datasets into caches; it is loaded when it is first needed.
+
+    Parameters
+    ----------
+    model : str, optional
+        An open_clip architecture, "nano", or a folder or JSON file with a configuration. None takes
+        "nano" for the digits that come with cafe and "ViT-B-32" for all else.
+    pretrained : str, optional
+        A tag of open_clip, a checkpoint file, or "none"; None takes the model's own.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+    precision : str
+        "auto", "fp32", "bf16" or "fp16".
+    batch_size : int, optional
+        Images per forward pass; None fits it to input size and device.
+    workers : int, optional
+        Threads that decode, and on a CPU encode too; None takes one per core, beside an
+        accelerator 16 at most.
+
+    Examples
+    --------
+    >>> cache = cafe.Extractor("nano").extract("digits")
+    >>> cache.counts
+    {'train': 600, 'val': 200, 'test': 997}
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        pretrained: str | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.model, self.pretrained = model, pretrained
+        self.device, self.precision = device, precision
+        self.batch_size, self.workers = batch_size, workers
+        self._loaded: tuple[str, Encoder] | None = None
+
+    def encoder(self, model: str | None = None) -> Encoder:
+        """The encoder, loaded once; `model` is what "None" means this time."""
+        name = self.model or model or DEFAULT_MODEL
+        if self._loaded is None or self._loaded[0] != name:
+            loaded = load_encoder(
+                name, self.pretrained, device=self.device, precision=self.precision
+            )
+            self._loaded = name, loaded
+        return self._loaded[1]
+
+    def extract(
+        self,
+        dataset: Dataset | Path | str,
+        *,
+        split_file: Path | str | None = None,
+        data_root: Path | str | None = None,
+        template: str | Sequence[str] | None = None,
+        prompts: Path | str | None = None,
+        views: int = 1,
+        view_seed: int = 0,
+        spatial: int | None = None,
+        cache: Path | str | None = None,
+        on_error: Literal["skip", "fail"] = "skip",
+        allow_missing: bool = False,
+        download: bool = False,
+        rebuild: bool = False,
+        progress: Progress | None = None,
+    ) -> FeatureCache:
+        """Encode a dataset once; a cache that is there and made in the same way is taken as it is.
+
+        Parameters
+        ----------
+        dataset : Dataset, Path or str
+            A name of `cafe datasets`, a folder, a CSV or JSONL manifest, or a loaded dataset.
+        split_file : Path or str, optional
+            A split in CoOp's JSON format, or a manifest.
+        data_root : Path or str, optional
+            Where datasets lie; None is `$CAFE_DATA`, else `./data`.
+        template : str or sequence of str, optional
+            Prompts with `{}` for the class name; None takes the dataset's.
+        prompts : Path or str, optional
+            JSON file: class name -> list of sentences; it replaces the templates.
+        views, view_seed : int
+            Views per training image, the plain one counted, and the seed of the others.
+        spatial : int, optional
+            Store each image's spatial map too, averaged to a grid of this side at most (7 is
+            common); it is what `vt-clip` needs, and far larger than the features. None stores none.
+        cache : Path or str, optional
+            Folder of caches; None is `$CAFE_CACHE`, else `./cache`.
+        on_error : {"skip", "fail"}
+            What to do with an image that cannot be read.
+        allow_missing, download, rebuild : bool
+            Go on without files that the split names; fetch the dataset where torchvision can;
+            replace a cache that was made differently.
+        progress : callable, optional
+            Called with the split's name, the images done and the images in all.
+
+        Returns
+        -------
+        FeatureCache
+
+        Raises
+        ------
+        CafeError
+            If dataset, encoder or cache cannot be had; the message says which and what to do.
+        """
+        data = dataset
+        if not isinstance(data, Dataset):
+            data = load_dataset(
+                str(dataset),
+                data_root=None if data_root is None else Path(data_root),
+                split_file=None if split_file is None else Path(split_file),
+                download=download,
+                allow_missing=allow_missing,
+                templates=_templates(template),
+            )
+        elif template is not None:
+            data = data.with_templates(_templates(template) or ())
+        names = data.class_names
+        sentences = read_prompts(Path(prompts), names) if prompts else fill(names, data.templates)
+        chosen = self.model or (NANO if data.root is None else DEFAULT_MODEL)
+        path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, self.pretrained))
+        options = Options(
+            augmentation=Augmentation(views=views, seed=view_seed),
+            on_error=on_error,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            progress=progress,
+            spatial=spatial,
+        )
+        encoder = self.encoder(chosen)
+        extract(data, encoder, path, sentences=sentences, options=options, rebuild=rebuild)
+        return FeatureCache.open(path)
+
+
+def _templates(template: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if template is None:
+        return None
+    return (template,) if isinstance(template, str) else tuple(template)

@@ -1,0 +1,164 @@
+"""The classes' text features and names, as people keep them beside image features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import CacheFormatError, InputError
+from cafe.extract.importers.arrays import finite, read_array, read_npz
+
+if TYPE_CHECKING:
+    from cafe.encoders.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """Text features of classes.
+
+    Attributes
+    ----------
+    name : str
+        Where they come from, for messages.
+    features : ndarray
+        As they were given. (C, P, D), (C, D) or (D, C)
+    class_names : tuple of str
+        Empty where they came without. (C,)
+    sentences : tuple of tuple of str
+        Empty where they came without. (C, P)
+    logit_scale, logit_bias : float or None
+        The encoder's, where they came with them.
+    """
+
+    name: str
+    features: NDArray[Any]
+    class_names: tuple[str, ...] = ()
+    sentences: tuple[tuple[str, ...], ...] = ()
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def oriented(self, width: int) -> NDArray[np.float32]:
+        """The features with the axes in cafe's order. (C, P, D)
+
+        Raises
+        ------
+        CacheFormatError
+            If no axis is as wide as the image features, or a number is not finite.
+        """
+        given = self.features
+        if given.dtype.kind != "f" or given.ndim not in (2, 3) or not given.size:
+            raise CacheFormatError(
+                f"{self.name} must be floats (C, P, {width}) or (C, {width}); found {given.dtype} "
+                f"{given.shape}."
+            )
+        if given.ndim == 2 and given.shape[1] != width and given.shape[0] == width:
+            given = given.T  # Tip-Adapter keeps a column for each class
+        if given.shape[-1] != width:
+            raise CacheFormatError(
+                f"{self.name} {self.features.shape} must be as wide as the image features, "
+                f"(C, P, {width}) or (C, {width}); give those of the same encoder."
+            )
+        text = given[:, None] if given.ndim == 2 else given
+        return finite(self.name, text).astype(np.float32)
+
+
+def read_text(file: Path) -> GivenText:
+    """Read text features from an npz, npy or pt file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or its ending is another.
+    CacheFormatError
+        If it holds no array of numbers.
+    """
+    if file.suffix == ".npz":
+        return text_of_npz(file, read_npz(file, ("text_prompts", "class_names", "logit_scale")))
+    return GivenText(f"'{file}'", read_array(file))
+
+
+def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> GivenText:
+    """The text features in an npz file, with class names and scale where it has them."""
+    if "text_prompts" not in arrays:
+        raise CacheFormatError(f"'{file}' has no text_prompts; found {', '.join(sorted(arrays))}.")
+    names = arrays.get("class_names")
+    if names is not None and (names.dtype.kind not in "US" or names.ndim != 1):
+        raise CacheFormatError(
+            f"'{file}': class_names must be text (C,); found {names.dtype} {names.shape}."
+        )
+    scale = arrays.get("logit_scale")
+    if scale is not None and (scale.size != 1 or scale.dtype.kind not in "fiu"):
+        raise CacheFormatError(
+            f"'{file}': logit_scale must be one number; found {scale.shape} {scale.dtype}."
+        )
+    return GivenText(
+        f"'{file}': text_prompts",
+        arrays["text_prompts"],
+        () if names is None else tuple(str(name) for name in names.tolist()),
+        logit_scale=None if scale is None else float(scale.item()),
+    )
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Read class names: a JSON list, or one a line.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds no names.
+    """
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"cannot read class names from '{file}' ({reason}).") from error
+    if file.suffix == ".json":
+        return _json_names(file, content)
+    names = tuple(line.strip() for line in content.splitlines() if line.strip())
+    if not names:
+        raise InputError(f"'{file}' holds no class names; give one a line.")
+    return names
+
+
+def _json_names(file: Path, content: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(content)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise InputError(f'\'{file}\' is no list of class names; give ["cat", "dog", ...].')
+    return tuple(names)
+
+
+def encode_classes(
+    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]
+) -> GivenText:
+    """Compute the text features of classes with the encoder that made the image features.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    class_names : sequence of str
+        (C,)
+    templates : sequence of str
+        Prompts with `{}` for the class name. (P,)
+    """
+    from cafe.datasets.prompts import fill
+
+    sentences = fill(class_names, templates)
+    flat = [sentence for row in sentences for sentence in row]
+    features = encoder.encode_text(flat).numpy().reshape(len(sentences), -1, encoder.width)
+    return GivenText(
+        f"the text of {encoder.model} '{encoder.pretrained}'",
+        features,
+        tuple(class_names),
+        tuple(map(tuple, sentences)),
+        encoder.logit_scale,
+        encoder.logit_bias,
+    )

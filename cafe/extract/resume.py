@@ -1,0 +1,173 @@
+"""The folder in which an extraction keeps its finished blocks until the cache file is written.
+
+An HDF5 file that is killed in mid-write cannot be opened again, so blocks wait as small files of
+their own, each appearing complete under its name; a run that is interrupted resumes after them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from cafe.errors import CacheError
+from cafe.files import lock_file
+from cafe.store import Block
+from cafe.store.key import Key, canonical
+
+
+class Failure(NamedTuple):
+    """An image that could not be read."""
+
+    id: str
+    reason: str
+
+
+def sweep(cache: Path) -> None:
+    """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
+    folder = _folder(cache)
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and (lock := lock_file(folder / "lock")):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
+
+
+def _folder(cache: Path) -> Path:
+    return cache.with_name(f".{cache.name}.partial")
+
+
+class Partial:
+    """Finished blocks of an extraction that is under way; use as a context manager.
+
+    Parameters
+    ----------
+    cache : Path
+        Final name of the cache file; the folder stands beside it.
+    key : Key
+        Key of the extraction.
+    batch : int
+        Images per batch. Blocks of another key or batch are thrown away.
+
+    Raises
+    ------
+    CacheError
+        On entering, if the folder cannot be written or another process extracts the same cache.
+    """
+
+    def __init__(self, cache: Path, key: Key, batch: int) -> None:
+        self.folder = _folder(cache)
+        self._cache = cache
+        self._identity = canonical({"batch": batch, "key": dict(key)})
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Partial:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(self.folder / "lock")
+            if self._lock is not None:
+                self._drop_others()
+        except OSError as error:
+            raise CacheError(
+                f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
+                "choose another with --cache."
+            ) from error
+        if self._lock is None:
+            raise CacheError(
+                f"another process is extracting '{self._cache}'; wait for it, or stop it first."
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled copy reads and writes blocks; the lock stays with its owner."""
+        return {**vars(self), "_lock": None, "folder": self.folder.absolute()}
+
+    def _drop_others(self) -> None:
+        """Remove blocks of another extraction, and what a killed run was writing."""
+        identity = self.folder / "extraction.json"
+        same = identity.is_file() and identity.read_text() == self._identity
+        for file in self.folder.iterdir():
+            if file.suffix == ".tmp" or (file.suffix == ".npz" and not same):
+                file.unlink()
+        if not same:
+            identity.write_text(self._identity)
+
+    def _path(self, split: str, number: int) -> Path:
+        return self.folder / f"{split}-{number:06d}.npz"
+
+    def has(self, split: str, number: int, images: int) -> bool:
+        """Whether a block of so many images is finished, and whole."""
+        if not self._path(split, number).is_file():
+            return False
+        with contextlib.suppress(CacheError):
+            block, failures = self.load(split, number)
+            return len(block.ids) + len(failures) == images
+        return False
+
+    def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
+        """Keep a finished block; it is on disk when this returns."""
+        path = self._path(split, number)
+        # of its own name: a worker of a cluster may be taken for lost and still be writing
+        temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
+        arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
+        if block.views is not None:
+            arrays["views"] = block.views
+        if block.spatial is not None:
+            arrays["spatial"] = block.spatial
+        names = json.dumps({"ids": list(block.ids), "failures": failures})
+        try:
+            with temporary.open("wb") as stream:
+                np.savez(stream, names=np.frombuffer(names.encode(), np.uint8), **arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise CacheError(
+                f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
+                "some space and run the same command again: it goes on where it stopped."
+            ) from error
+
+    def load(self, split: str, number: int) -> tuple[Block, list[Failure]]:
+        """Read a finished block; its bytes are checked on the way.
+
+        Raises
+        ------
+        CacheError
+            If it is damaged.
+        """
+        path = self._path(split, number)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = json.loads(file["names"].tobytes())
+                more = file.get("views"), file.get("spatial")
+                block = Block(names["ids"], file["labels"], file["features"], *more)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CacheError(
+                f"finished work in '{path}' is damaged ({error}); run the same command again: it "
+                "is encoded anew."
+            ) from error
+        return block, [Failure(*pair) for pair in names["failures"]]
+
+    def blocks(self, split: str, count: int) -> Iterator[Block]:
+        """Every block of a split, in order, one in memory at a time."""
+        for number in range(count):
+            block, _ = self.load(split, number)
+            if block.ids:
+                yield block
+
+    def discard(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)

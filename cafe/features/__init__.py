@@ -1,0 +1,1 @@
+"""Cached features as tensors, drawn into shots and splits; knows no encoder."""

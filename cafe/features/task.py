@@ -1,0 +1,157 @@
+"""One cache as tensors: text and labels at once, image features when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe.features.spatial_maps import Tokens
+from cafe.features.tensors import LARGE, ClassText, Features
+from cafe.store import FeatureCache, Header, SplitArrays
+
+
+class StoredFeatures:
+    """Features of a split that stay on disk: a few-shot fit reads the rows that it draws.
+
+    It reads as `Features` do; whatever needs all of it loads it, once.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    split : {"train", "val", "test"}
+    rows : Tensor, optional
+        The part of the split that is meant; None is all of it.
+
+    Attributes
+    ----------
+    y : Tensor
+        Class indices, int64. (N,)
+    """
+
+    def __init__(self, cache: FeatureCache, split: str, rows: Tensor | None = None) -> None:
+        labels = torch.from_numpy(cache.labels(split))
+        self._cache, self._split, self._rows = cache, split, rows
+        self.y = labels if rows is None else labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Features:
+        if "whole" in self.__dict__:  # it is in memory already
+            return self.whole[rows]
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        return self._read(rows if self._rows is None else self._rows[rows])
+
+    @cached_property
+    def whole(self) -> Features:
+        """All of it in memory, but for spatial maps."""
+        return self._read(self._rows)
+
+    def _read(self, rows: Tensor | None) -> Features:
+        count = self._cache.counts[self._split] if rows is None else len(rows)
+        numbers = count * self._cache.width * self._cache.views
+        read = self._cache.read(
+            self._split,
+            None if rows is None else rows.cpu().numpy(),
+            dtype=None if numbers > LARGE else np.float32,
+        )
+        return _tensors(read, self._tokens(torch.arange(count) if rows is None else rows))
+
+    def _tokens(self, rows: Tensor) -> Tokens | None:
+        cache, split = self._cache, self._split
+        if not cache.tokens:
+            return None
+
+        def read(rows: Tensor) -> Tensor:
+            return torch.from_numpy(cache.read_tokens(split, rows.numpy(), dtype=np.float32))
+
+        return Tokens(read, rows, cache.tokens)
+
+    @property
+    def x(self) -> Tensor:
+        """Raw image features of all of it. (N, D)"""
+        return self.whole.x
+
+    @property
+    def views(self) -> Tensor | None:
+        """Augmented views of all of it. (N, V, D)"""
+        return self.whole.views
+
+    @property
+    def unit(self) -> Tensor:
+        """L2-normalised features of all of it. (N, D)"""
+        return self.whole.unit
+
+    def to(self, device: torch.device | str) -> Features:
+        """All of it on a device."""
+        return self.whole.to(device)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cache as tensors: the classes' text and the features of every split.
+
+    Attributes
+    ----------
+    name : str
+        Dataset name.
+    model, pretrained : str
+        The encoder.
+    text : ClassText
+        Class-text features and the logit scale.
+    splits : mapping of str to Features or StoredFeatures
+        Keys are among "train", "val" and "test".
+    tokens : int
+        T, tokens of an image's spatial map; 0 without maps.
+    """
+
+    name: str
+    model: str
+    pretrained: str
+    text: ClassText
+    splits: Mapping[str, Features | StoredFeatures]
+    tokens: int = 0
+
+    @property
+    def width(self) -> int:
+        """Feature width D."""
+        return self.text.features.shape[-1]
+
+
+def load_task(cache: FeatureCache) -> Task:
+    """Open a cache as tensors: text and labels now, the image features that are asked for later.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Raises
+    ------
+    CacheFormatError
+        If a split is damaged.
+    """
+    header = cache.header
+    splits: dict[str, Features | StoredFeatures] = {
+        name: StoredFeatures(cache, name) for name in cache.counts
+    }
+    return Task(
+        header.dataset, header.model, header.pretrained, class_text(header), splits, cache.tokens
+    )
+
+
+def class_text(header: Header) -> ClassText:
+    """The classes' text as a cache's header holds it."""
+    features = torch.from_numpy(header.text_features)
+    return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
+
+
+def _tensors(arrays: SplitArrays, tokens: Tokens | None) -> Features:
+    views = None if arrays.views is None else torch.from_numpy(arrays.views)
+    x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
+    return Features(x, y, views, tokens)

@@ -1,0 +1,143 @@
+"""Cached features as tensors in memory: what methods are fitted on; knows no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.errors import InputError
+from cafe.features.spatial_maps import Tokens
+
+LARGE = 1 << 28
+"""Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of one split, or of a part of it.
+
+    Attributes
+    ----------
+    x : Tensor
+        Raw (not normalised) image features: float32, or float16 where they were stored so and
+        there are more than `LARGE` numbers, whatever is computed from them being float32. (N, D)
+    y : Tensor
+        Class indices, int64. (N,)
+    views : Tensor or None
+        Raw features of augmented views, view 0 being the plain one. (N, V, D)
+    tokens : Tokens or None
+        Spatial maps. (N, T, D)
+    """
+
+    x: Tensor
+    y: Tensor
+    views: Tensor | None = None
+    tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise InputError(
+                f"features must be (N, D) with labels (N,); got {tuple(self.x.shape)} and "
+                f"{tuple(self.y.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Features:
+        views = None if self.views is None else self.views[rows]
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Features(self.x[rows], self.y[rows], views, tokens)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """L2-normalised features. (N, D)"""
+        return normalize(self.x.float(), dim=-1)
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same features on another device."""
+        views = None if self.views is None else self.views.to(device)
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return Features(self.x.to(device), self.y.to(device), views, tokens)
+
+    def inputs(self, *, spatial: bool = False) -> Tensor:
+        """What a head takes of these images.
+
+        Parameters
+        ----------
+        spatial : bool
+            Whether it needs the spatial map.
+
+        Returns
+        -------
+        Tensor
+            The features (N, D); for a spatial head the feature and then the map (N, 1 + T, D).
+
+        Raises
+        ------
+        InputError
+            If there are no maps.
+        """
+        if not spatial:
+            return self.x
+        if self.tokens is None:
+            raise InputError(
+                "these images have no spatial features; 'cafe extract --spatial' adds them."
+            )
+        return torch.cat([self.x[:, None].float(), self.tokens.tensor()], dim=1)
+
+    def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
+        """The same in float32, some rows at a time: maps are read block by block."""
+        if not spatial:
+            yield from (block.float() for block in torch.split(self.x, rows))
+            return
+        for some in torch.split(torch.arange(len(self), device=self.x.device), rows):
+            yield self[some].inputs(spatial=True)
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """What the text tower says of each class.
+
+    Attributes
+    ----------
+    features : Tensor
+        Raw text features of every prompt, float32; rows of zeros where a class has fewer
+        prompts than others. (C, P, D)
+    names : tuple of str
+        Class names. (C,)
+    logit_scale : float
+        Factor on cosines before the softmax (CLIP's `exp(logit_scale)`, 100 for OpenAI's).
+    logit_bias : float
+        Constant added to the logits (SigLIP); 0 where the encoder has none.
+    """
+
+    features: Tensor
+    names: tuple[str, ...]
+    logit_scale: float
+    logit_bias: float = 0.0
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Zero-shot class weights `norm(mean_p norm(t))`. (C, D)
+
+        The prompt ensemble of Radford et al. 2021, section 3.1.4.
+        """
+        return normalize(normalize(self.features, dim=-1).mean(dim=1), dim=-1)
+
+    def to(self, device: torch.device | str) -> ClassText:
+        """The same text on another device."""
+        return ClassText(self.features.to(device), self.names, self.logit_scale, self.logit_bias)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What every method is fitted on: labelled image features and the classes' text."""
+
+    features: Features
+    text: ClassText

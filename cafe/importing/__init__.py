@@ -1,9 +1,0 @@
-"""Caches from features that were computed elsewhere: by other people's tools, or by one's own."""
-
-from __future__ import annotations
-
-from cafe.importing.chance import ZeroShotCheck, check_zero_shot
-from cafe.importing.sources import import_features
-from cafe.importing.text import GivenText, encode_classes
-
-__all__ = ["GivenText", "ZeroShotCheck", "check_zero_shot", "encode_classes", "import_features"]

@@ -1,0 +1,1 @@
+"""A saved head at work: prediction on new images, export, model cards."""

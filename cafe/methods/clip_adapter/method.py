@@ -1,0 +1,239 @@
+"""CLIP-Adapter (Gao et al., arXiv 2110.04544): a bottleneck blended with the features it adapts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from cafe.engine import Recipe, Run, Trained
+from cafe.errors import InputError
+from cafe.features.tensors import TrainingSet
+from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_ratio
+from cafe.methods.clip_adapter.counterfactual_family import (
+    CounterfactualAdapter,
+    check_counterfactual,
+)
+from cafe.methods.clip_adapter.family import (
+    AdapterFamily,
+    BothAdapter,
+    TextAdapter,
+    VisualAdapter,
+    ratios_in_force,
+)
+from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_pools
+from cafe.methods.ensemble import PoolHead
+from cafe.methods.selection import train_selected
+
+DEFAULT_RATIO = 0.2
+"""The paper's ratio for generic images (Caltech101, ImageNet); where a learned one starts."""
+
+WIDEST = 4
+"""Bottlenecks wider than this many times D are refused as a slip of the pen."""
+
+
+class FittedAdapter(AdapterHead):
+    """An adapter of one ratio; what is read back may also be a pool of ratios."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:  # type: ignore[override]
+        """Build the head again; see `Head.from_tensors`."""
+        kind = PoolHead if "members" in params else cls
+        return kind(tensors, params)
+
+
+class ClipAdapter(BatchedMethod):
+    """The visual branch, the paper's default.
+
+    Parameters
+    ----------
+    ratio : float, "learn" or "auto"
+        Weight of the adapted features in the blend, from 0 (zero-shot) to 1; 0.2 is the paper's
+        for generic images. "learn" trains one per run, from 0.2. "auto" pools several, weighted by
+        cross-validation inside the shots, whatever the protocol; see `ratio_ensemble` beside this
+        file.
+    bottleneck : str or int
+        H, as a number or as a part of D ("D/4", the paper's best).
+    text_ratio : float or None
+        The ratio of the class weights where both branches are on; None takes `ratio`.
+    ratios : sequence of float
+        Candidates for `ratio`, chosen among by validation: highest accuracy, then lowest
+        likelihood loss. Fewer than two keep `ratio` whatever the protocol.
+    recipe : Recipe or None
+        How to optimise; None is `Recipe()`.
+    final_relu : bool
+        ReLU after the second layer: True is the authors' module, False the paper's formula.
+    normalize_input : bool
+        Feed the adapter normalised image features. The authors' module takes raw ones and
+        normalises after the blend; but the raw norm differs from encoder to encoder (about 10 for
+        ViT-B/32), and with it the balance of adapter and residual at one ratio and the fit of one
+        learning rate. Normalised, a ratio means the same for every encoder.
+    counterfactual : float
+        Weight of telling images from their counterfactuals (`counterfactual_family` beside this
+        file); 0, the paper's training, does without. For the visual branch alone.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If a ratio is outside [0, 1] or the bottleneck cannot be meant.
+    """
+
+    name: ClassVar[str] = "clip-adapter"
+    head: ClassVar[type[Head]] = FittedAdapter
+    family: ClassVar[type[AdapterFamily]] = VisualAdapter
+
+    def __init__(
+        self,
+        ratio: float | Literal["learn", "auto"] = 0.2,
+        bottleneck: str | int = "D/4",
+        *,
+        text_ratio: float | None = None,
+        ratios: Sequence[float] = (),
+        recipe: Recipe | None = None,
+        final_relu: bool = True,
+        normalize_input: bool = True,
+        counterfactual: float = 0.0,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.learn_ratio, self.pool_ratios = ratio == "learn", ratio == "auto"
+        unknown = self.learn_ratio or self.pool_ratios
+        self.ratio = DEFAULT_RATIO if unknown else check_ratio(ratio)
+        self.text_ratio = None if text_ratio is None else check_ratio(text_ratio)
+        self.ratios = tuple(check_ratio(candidate) for candidate in ratios)
+        self.bottleneck = bottleneck
+        self.recipe = recipe or Recipe()
+        self.final_relu, self.normalize_input = final_relu, normalize_input
+        self.counterfactual = check_counterfactual(counterfactual, self.family)
+        bottleneck_word(bottleneck)  # a bad word is refused before features are read
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set, all candidates of all jobs side by side."""
+        if self.pool_ratios:
+            return fit_ratio_pools(self, trains, seeds)
+        candidates = [
+            [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]
+            for job, (train, validation, seed) in enumerate(
+                zip(trains, validations, seeds, strict=True)
+            )
+        ]
+        trained = train_selected(candidates, trains, validations, self.context)
+        return [self.head_for(one, train) for one, train in zip(trained, trains, strict=True)]
+
+    def _ratios(self, validation: Validation) -> tuple[float, ...]:
+        fixed = validation.protocol == "none" or self.learn_ratio or len(self.ratios) < 2
+        return (self.ratio,) if fixed else self.ratios
+
+    def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
+        """The engine's run for one training set (number `job` of a call), seed and ratio."""
+        width = train.text.features.shape[-1]
+        told: Any = {"weight": self.counterfactual} if self.counterfactual else {}
+        family: AdapterFamily = (CounterfactualAdapter if told else self.family)(
+            bottleneck=parse_bottleneck(self.bottleneck, width),
+            final_relu=self.final_relu,
+            normalize_input=self.normalize_input,
+            learn_ratio=self.learn_ratio,
+            **told,
+        )
+        both = len(self.family.branches) > 1
+        last = self.text_ratio if both and self.text_ratio is not None else ratio
+        values = {"ratio": ratio, "text_ratio": last}
+        scalars = {f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.family.branches}
+        return Run(family, job, seed, self.recipe, scalars)
+
+    def head_for(self, trained: Trained, train: TrainingSet) -> AdapterHead:
+        """The head of a run that is done."""
+        width = train.text.features.shape[-1]
+        params = {
+            "method": self.name,
+            **ratios_in_force(trained),
+            "bottleneck": parse_bottleneck(self.bottleneck, width),
+            "final_relu": self.final_relu,
+            "normalize_input": self.normalize_input,
+            "learn_ratio": self.learn_ratio,
+            **({"counterfactual": self.counterfactual} if self.counterfactual else {}),
+            **asdict(trained.run.recipe),
+            "seed": trained.run.seed,
+            "precision": trained.precision,
+            "logit_scale": train.text.logit_scale,
+            "logit_bias": train.text.logit_bias,
+        }
+        kept = {n: v for n, v in trained.tensors.items() if not n.endswith("ratio_u")}
+        return FittedAdapter({**kept, "weights": train.text.weights}, params)
+
+
+class ClipAdapterText(ClipAdapter):
+    """The text branch alone: `ratio` weights the adapted class weights."""
+
+    name: ClassVar[str] = "clip-adapter-text"
+    family: ClassVar[type[AdapterFamily]] = TextAdapter
+
+
+class ClipAdapterBoth(ClipAdapter):
+    """Both branches: `ratio` for the images, `text_ratio` for the class weights."""
+
+    name: ClassVar[str] = "clip-adapter-both"
+    family: ClassVar[type[AdapterFamily]] = BothAdapter
+
+
+def parse_bottleneck(bottleneck: str | int, width: int) -> int:
+    """H of a bottleneck as people write it.
+
+    Parameters
+    ----------
+    bottleneck : str or int
+        "D/4", "D", or a whole number.
+    width : int
+        D.
+
+    Returns
+    -------
+    int
+        H, at least 1 and at most 4 D.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number, or out of these bounds.
+
+    Examples
+    --------
+    >>> parse_bottleneck("D/4", 512)
+    128
+    """
+    part, whole = bottleneck_word(bottleneck)
+    hidden = int(whole) if whole else width // int(part or 1)
+    if not 1 <= hidden <= WIDEST * width:
+        raise InputError(
+            f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
+            f"'{bottleneck}' gives {hidden}."
+        )
+    return hidden
+
+
+def bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
+    """The 4 of "D/4", or a whole number; its bounds are known with D.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    word = str(bottleneck).strip().upper()
+    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
+    if match is None or isinstance(bottleneck, bool):
+        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
+    return match[1], match[2]

@@ -1,0 +1,180 @@
+"""A pool of heads: one head that answers with the weighted mean of its members' probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cafe.features.tensors import ClassText
+from cafe.methods.base import Head
+from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.linear import LinearHead
+from cafe.methods.stacking import stack
+
+NEGLIGIBLE = 0.01
+"""Members of less weight are left out of the head, but for the best single adapter."""
+
+
+class Member(NamedTuple):
+    """A candidate for a pool.
+
+    Attributes
+    ----------
+    about : dict
+        What it is, as JSON values: "kind" and its own hyper-parameters.
+    tensors : dict of str to Tensor
+        As its head has them, but for the zero-shot class weights; none for zero-shot.
+    evidence : Tensor
+        Log-likelihood of each held-out image. (J,)
+    prior : float
+        Imaginary images for which it alone is likely; see `cafe.methods.stacking.stack`.
+    """
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+    evidence: Tensor
+    prior: float = 1.0
+
+
+class PoolHead(Head):
+    """`log sum_m a_m softmax(z_m)`: logits whose softmax is the mean of the members' answers.
+
+    It is a mean of probabilities, which keeps the members' doubt where they disagree; in a mean of
+    logits one member that is wrong and very sure overrules the others.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        "mixture" (M,), the weights `a`; "weights" (C, D), the zero-shot `w`; the tensors of all
+        members that have a name in common, one under another: "down" (A, H, D) of the adapters,
+        "linear" (L, C, D) of the linear heads.
+    params : mapping
+        The hyper-parameters in force. "members" says of each its kind, weight and mean negative
+        log-likelihood on held-out images.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
+        self.method = params["method"]
+        self.params = params
+        self._tensors = dict(tensors)
+
+    @cached_property
+    def heads(self) -> list[Head]:
+        """The members in the order of `params["members"]`, each a head in its own right."""
+        own, used = self._tensors, dict.fromkeys(self._tensors, 0)
+        heads: list[Head] = []
+        for member in self.params["members"]:
+            mine = {}
+            for name in member["tensors"]:
+                mine[name] = own[name][used[name]]
+                used[name] += 1
+            if member["kind"] == "linear":
+                heads.append(LinearHead(mine["linear"], mine["intercept"], member))
+            else:
+                heads.append(AdapterHead({**mine, "weights": own["weights"]}, self._alone(member)))
+        return heads
+
+    def _alone(self, member: Mapping[str, Any]) -> dict[str, Any]:
+        """The params of a member adapter as if it had been fitted alone."""
+        shared = {name: value for name, value in self.params.items() if name != "members"}
+        ratios = {name: value for name, value in member.items() if name.endswith("ratio")}
+        return {**shared, **ratios, "method": self.params["adapter"]}
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Log-probabilities of the mixture; see `Head.logits`. (N, C)"""
+        weights = self._tensors["mixture"].log()  # (M,)
+        terms = (
+            weight + torch.log_softmax(head.logits(x), dim=-1)
+            for weight, head in zip(weights, self.heads, strict=True)
+        )
+        pooled: Tensor = next(terms)
+        for term in terms:  # one at a time: (M, N, C) may not fit
+            pooled = torch.logaddexp(pooled, term)
+        return pooled
+
+    def best_single(self) -> AdapterHead:
+        """The member adapter whose ratio is nearest to the mean ratio of the mixture.
+
+        One adapter of one ratio, to export or for a small device. It is better than the member that
+        makes held-out images likeliest; `docs/choosing-nothing.md` has what it costs.
+        """
+        members = self.params["members"]
+        chosen = _nearest(members, self.params["best_ratio"])
+        return AdapterHead(self.heads[chosen].tensors(), self._alone(members[chosen]))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beside `params`; see `Head.tensors`."""
+        return dict(self._tensors)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> PoolHead:
+        """Build the head again; see `Head.from_tensors`."""
+        return cls(tensors, params)
+
+
+def make_pool(
+    members: Sequence[Member], labels: Tensor, text: ClassText, params: Mapping[str, Any]
+) -> PoolHead:
+    """Weigh members and join those that matter.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Candidates, at least one of them an adapter.
+    labels : Tensor
+        Class indices of the held-out images. (J,)
+    text : ClassText
+        Of the task.
+    params : mapping
+        "method", "adapter" (the method of the member adapters) and what all adapters share.
+
+    Returns
+    -------
+    PoolHead
+        Members of less than `NEGLIGIBLE` weight are left out.
+    """
+    evidence = torch.stack([member.evidence for member in members])  # (M, J)
+    prior = evidence.new_tensor([member.prior for member in members])  # (M,)
+    mixture = stack(evidence, labels, prior)  # (M,)
+    losses = (-evidence.sum(dim=1) / max(len(labels), 1)).tolist()
+    told = [member.about for member in members]
+    best_ratio = _mean_ratio(told, mixture.tolist())
+    best = _nearest(told, best_ratio)
+    kept = [i for i, weight in enumerate(mixture.tolist()) if weight >= NEGLIGIBLE or i == best]
+    mixture = mixture[kept] / mixture[kept].sum()
+    about = [
+        {
+            **members[i].about,
+            "weight": round(weight, 3),
+            "held_out_nll": round(losses[i], 4),
+            "tensors": sorted(members[i].tensors),
+        }
+        for i, weight in zip(kept, mixture.tolist(), strict=True)
+    ]
+    names = sorted({name for i in kept for name in members[i].tensors})
+    joined = [members[i].tensors for i in kept]
+    stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
+    tensors = {**stacked, "weights": text.weights, "mixture": mixture.float()}
+    return PoolHead(tensors, {**params, "best_ratio": round(best_ratio, 3), "members": about})
+
+
+def _ratio(about: Mapping[str, Any]) -> float:
+    """The ratio of an adapter; of both branches they are equal, or the first is the pooled one."""
+    return next(float(value) for name, value in about.items() if name.endswith("ratio"))
+
+
+def _mean_ratio(told: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> float:
+    """Mean ratio of the adapters and zero-shot, as they are weighted in the mixture."""
+    pairs = [(_ratio(a), w) for a, w in zip(told, weights, strict=True) if a["kind"] != "linear"]
+    return sum(ratio * w for ratio, w in pairs) / sum(w for _, w in pairs)
+
+
+def _nearest(told: Sequence[Mapping[str, Any]], ratio: float) -> int:
+    """Place of the adapter whose ratio is the nearest by factor."""
+    adapters = [i for i, about in enumerate(told) if about["kind"] == "adapter"]
+    return min(adapters, key=lambda i: abs(math.log(_ratio(told[i]) / max(ratio, 1e-3))))

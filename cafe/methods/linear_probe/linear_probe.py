@@ -1,0 +1,137 @@
+"""Linear probe: logistic regression on image features, or a cosine probe from the class texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.engine import Family, Recipe, Trained
+from cafe.errors import InputError
+from cafe.features.tensors import ClassText, TrainingSet
+from cafe.methods.base import Context, Head, Validation
+from cafe.methods.checks import check_positive
+from cafe.methods.held_out import judge, parts_of
+from cafe.methods.linear import LinearHead
+from cafe.methods.linear_probe.logistic import logistic_regressions
+from cafe.methods.prototypes import Prototypes
+from cafe.methods.trained_linear import TrainedLinear
+
+IMAGE_NORM = 10.0
+"""Norm of OpenAI CLIP's raw image features for ViT-B/32, roughly. The C that is published for them
+does the same on unit features when it is multiplied by the square."""
+
+
+class LinearProbeHead(LinearHead):
+    """`norm(x) W^T + c`, or `s norm(x) norm(W)^T` where W started from the class texts."""
+
+    method = "linear-probe"
+
+    @property
+    def cosine_logits(self) -> bool:
+        """Where W started from the texts; see `Head.cosine_logits`."""
+        return bool(self.params["start"] == "zero-shot")
+
+
+class LinearProbe(TrainedLinear):
+    """A linear classifier on unit image features.
+
+    Parameters
+    ----------
+    start : {"zero", "zero-shot"}
+        "zero" is plain logistic regression by L-BFGS (Radford et al. 2021, section 3.2), which
+        knows nothing of the texts. "zero-shot" trains a cosine classifier from the class texts, by
+        the engine: ZS-LP of Silva-Rodriguez et al. 2024 (arXiv 2312.12730).
+    c : float
+        Inverse strength of the L2 penalty for "zero". The example of CLIP's authors has 0.316 on
+        raw features; on unit ones that is 0.316 * `IMAGE_NORM` ** 2.
+    cs : sequence of float
+        Candidates for c under validation, from the most conservative on. CoOp's linear probe
+        (arXiv 2109.01134) searches 1e-6 to 1e6 in steps of 100 on raw features; this is the part
+        that is not plainly too strong or without effect on unit ones. "zero-shot" has none.
+    recipe : Recipe or None
+        How to optimise for "zero-shot"; None is that of ZS-LP with AdamW at 1e-4 in the place of
+        SGD at 0.1: 300 epochs in batches of 256, on augmented views where the cache has them.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If `start` is neither, or c is not above 0.
+    """
+
+    name = "linear-probe"
+    head = LinearProbeHead
+    published = Recipe(lr=1e-4, weight_decay=0.0, epochs=300, views=True)
+
+    def __init__(
+        self,
+        start: Literal["zero", "zero-shot"] = "zero",
+        c: float = 0.316 * IMAGE_NORM**2,
+        *,
+        cs: Sequence[float] = (0.1, 1.0, 10.0, 1e2, 1e3, 1e4),
+        recipe: Recipe | None = None,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(recipe=recipe, context=context)
+        if start not in ("zero", "zero-shot"):
+            raise InputError(f"start must be 'zero' or 'zero-shot'; got '{start}'.")
+        self.start = start
+        self.c = check_positive("c", c)
+        self.cs = tuple(check_positive("c", candidate) for candidate in cs)
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set; "zero-shot" trains all of them side by side."""
+        if self.start == "zero-shot":
+            return super().fit_many(trains, validations=validations, seeds=seeds)
+        jobs = zip(trains, validations, seeds, strict=True)
+        return [self._fit_plain(train, validation, seed) for train, validation, seed in jobs]
+
+    def _fit_plain(self, train: TrainingSet, validation: Validation, seed: int) -> LinearProbeHead:
+        c = self._choose(train, validation, seed)
+        weights, intercept = _regress(train, [c])
+        params = {"start": self.start, "c": c}
+        return LinearProbeHead(weights[0].float(), intercept[0].float(), params)
+
+    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
+        """All candidates of a part are regressions side by side."""
+        parts = parts_of(train, validation, seed)
+        if not parts or not self.cs:
+            return self.c
+        logits = []
+        for part in parts:
+            weights, intercept = _regress(part.train, self.cs, tolerance=1e-5)
+            x = part.held_out.unit.double()  # (n, D)
+            logits.append(x @ weights.mT + intercept[:, None])  # (G, n, C)
+        return self.cs[judge(logits, parts)]
+
+    def family(self) -> Family:
+        """See `TrainedLinear.family`."""
+        return Prototypes()
+
+    def in_force(self) -> Mapping[str, Any]:
+        """Where the weights started."""
+        return {"start": self.start}
+
+    def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
+        """The trained prototypes, on the unit sphere. (C, D)"""
+        return normalize(trained.tensors["w"], dim=-1)
+
+
+def _regress(
+    train: TrainingSet, cs: Sequence[float], tolerance: float = 1e-7
+) -> tuple[Tensor, Tensor]:
+    """Weights (G, C, D) and intercepts (G, C) of one regression per strength."""
+    x, y = train.features.unit, train.features.y
+    strengths = torch.tensor(cs, dtype=torch.float64, device=x.device)
+    return logistic_regressions(x, y, strengths, len(train.text.names), tolerance=tolerance)

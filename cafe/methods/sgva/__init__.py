@@ -1,0 +1,1 @@
+"""SgVA-CLIP (Peng et al., arXiv 2211.16191)."""

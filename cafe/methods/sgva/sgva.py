@@ -1,0 +1,220 @@
+"""SgVA-CLIP (Peng et al. 2022, arXiv 2211.16191): adapted features against image prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.engine import Recipe, Run, Trained, train
+from cafe.features.tensors import TrainingSet
+from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_positive, check_share
+from cafe.methods.clip_adapter.family import adapt
+from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
+from cafe.methods.held_out import Part, judge, parts_of, with_parts
+from cafe.methods.prompt_learning.learned_text import learned_text
+from cafe.methods.sgva.family import GuidedAdapter, members
+
+HIDDEN = 2
+"""H over D: the authors' `_dim_x2`."""
+
+PUBLISHED = Recipe(lr=1e-3, epochs=100, batch_size=4096, views=True)
+"""The authors take SGD with momentum for 100 epochs, a rate of 5e-4 to 4e-2 for each dataset and
+shot count, and episodes of 50 classes with all their shots. AdamW needs no such table; and as every
+step makes all prototypes anew, steps are few and large."""
+
+ALPHAS = {1: 0.05, 2: 0.075, 4: 0.1, 8: 0.22, 16: 0.27}
+"""Images per class, and the weight of their prototypes: the authors' for ImageNet, their only fixed
+ones. Elsewhere they search on validation images."""
+
+
+class SgvaHead(Head):
+    """`s (a f P^T + (1 - a) norm(x) w^T)` with `f = norm(m A(x) + (1 - m) norm(x))`.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        "down" and "up" (H, D), the "prototypes" P and the class texts "weights" (C, D).
+    params : mapping
+        "alpha", "learned_mix" m, "logit_scale", "logit_bias" and what else is in force.
+    """
+
+    method = "sgva"
+
+    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
+        self._tensors = dict(tensors)
+        self.params = params
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores; see `Head.logits`. (N, C)"""
+        x, own = normalize(x, dim=-1), self._tensors
+        alpha: float = self.params["alpha"]
+        scale: float = self.params["logit_scale"]
+        bias: float = self.params["logit_bias"]
+        adapted = self.adapted(x)  # (N, D)
+        score = alpha * adapted @ own["prototypes"].mT + (1 - alpha) * x @ own["weights"].mT
+        return scale * score + bias
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """See `Head.adapted`. (N, D)"""
+        own = self._tensors
+        return adapted_features(
+            normalize(x, dim=-1), own["down"], own["up"], self.params["learned_mix"]
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beside `params`; see `Head.tensors`."""
+        return dict(self._tensors)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> SgvaHead:
+        """Build the head again; see `Head.from_tensors`."""
+        return cls(tensors, params)
+
+
+def adapted_features(x: Tensor, down: Tensor, up: Tensor, mix: float) -> Tensor:
+    """`norm(m A(x) + (1 - m) x)` of unit features. (N, D)"""
+    adapted = adapt(x, down, up, final_relu=False)  # (N, D)
+    return normalize(mix * adapted + (1 - mix) * x, dim=-1)
+
+
+class Sgva(BatchedMethod):
+    """An adapter trained on image prototypes, guided by the text; both speak in the score.
+
+    The prompts are the cache's, or words that `coop` learned before. The authors train such words
+    at the same time, by `coop`'s loss on plain features, which does not move the adapter.
+
+    Parameters
+    ----------
+    alpha : float or None
+        Weight of the prototypes in the score where nothing is validated, from 0 (zero-shot) to 1;
+        None takes that of `ALPHAS` for the images of the largest class.
+    alphas : sequence of float
+        Candidates under validation, from the most conservative on; the authors draw ten at random.
+    mix : float
+        Where the trained weight of the adapter in the features starts; 0.5 is the authors'.
+    temperature : float
+        Of the distillation; 5 is the authors' default.
+    words : str or None
+        The file of a head of `coop` or `cpl` on these classes, whose texts stand for the cache's.
+    bottleneck : str, int or None
+        H, as for `ClipAdapter`; None is the paper's 2 D, no bottleneck at all.
+    recipe : Recipe or None
+        How to optimise; None is `PUBLISHED`.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If a weight is outside [0, 1], the temperature not above 0, or the width cannot be meant.
+    """
+
+    name = "sgva"
+    head: ClassVar[type[Head]] = SgvaHead
+
+    def __init__(
+        self,
+        alpha: float | None = None,
+        *,
+        alphas: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        mix: float = 0.5,
+        temperature: float = 5.0,
+        words: str | None = None,
+        bottleneck: str | int | None = None,
+        recipe: Recipe | None = None,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.alpha = None if alpha is None else check_share("alpha", alpha)
+        self.alphas = tuple(check_share("alpha", candidate) for candidate in alphas)
+        self.mix = check_share("mix", mix)
+        self.temperature = check_positive("temperature", temperature)
+        self.words, self.bottleneck = words, bottleneck
+        self.recipe = recipe or PUBLISHED
+        if bottleneck is not None:
+            bottleneck_word(bottleneck)  # a bad word is refused before features are read
+
+    def _hidden(self, width: int) -> int:
+        wanted = HIDDEN * width if self.bottleneck is None else self.bottleneck
+        return parse_bottleneck(wanted, width)
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Train all jobs and all their folds side by side, then choose a weight for each job."""
+        if self.words is not None:
+            trains = [replace(one, text=learned_text(self.words, one.text)) for one in trains]
+        parts = [
+            parts_of(train_set, validation, seed)
+            for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
+        ]
+        sets, jobs, where = with_parts(trains, parts)
+        runs = [self._run(trains[job], i, seeds[job]) for i, job in enumerate(jobs)]
+        trained = train(
+            runs,
+            sets,
+            device=self.context.device,
+            precision=self.context.precision,
+            memory_budget=self.context.memory_budget,
+        )
+        heads = [self._head(one, of) for one, of in zip(trained, sets, strict=True)]
+        return [
+            self._chosen(heads[job], [heads[i] for i in where[job]], parts[job])
+            for job in range(len(trains))
+        ]
+
+    def _run(self, train_set: TrainingSet, data: int, seed: int) -> Run:
+        width = train_set.text.features.shape[-1]
+        shots = len(train_set.features)
+        family = GuidedAdapter(self._hidden(width), shots, self.temperature, self.mix)
+        most = int(train_set.features.y.bincount().max())
+        alpha = ALPHAS[max(k for k in ALPHAS if k <= most)] if self.alpha is None else self.alpha
+        return Run(family, data, seed, self.recipe, {"alpha": alpha})
+
+    def _head(self, trained: Trained, of: TrainingSet) -> SgvaHead:
+        down, up = trained.tensors["down"], trained.tensors["up"]
+        mix = float(trained.tensors["mix"])
+        shots = adapted_features(of.features.unit, down, up, mix)  # (N, D)
+        params = {
+            **({} if self.words is None else {"words": self.words}),
+            "alpha": trained.run.scalars["alpha"],
+            "mix": self.mix,
+            "learned_mix": mix,
+            "bottleneck": len(down),
+            "temperature": self.temperature,
+            **asdict(trained.run.recipe),
+            "seed": trained.run.seed,
+            "precision": trained.precision,
+            "logit_scale": of.text.logit_scale,
+            "logit_bias": of.text.logit_bias,
+        }
+        prototypes = members(of) @ shots  # (C, D)
+        weights = of.text.weights
+        tensors = {"down": down, "up": up, "prototypes": prototypes, "weights": weights}
+        return SgvaHead(tensors, params)
+
+    def _chosen(
+        self, head: SgvaHead, judged: Sequence[SgvaHead], parts: Sequence[Part]
+    ) -> SgvaHead:
+        """The head with the best candidate of alpha by heads that were trained on each part."""
+        if not parts or not self.alphas:
+            return head
+        logits = [
+            torch.stack([_with(one, alpha).logits(part.held_out.x) for alpha in self.alphas])
+            for one, part in zip(judged, parts, strict=True)
+        ]  # each (G, n, C)
+        return _with(head, self.alphas[judge(logits, parts)])
+
+
+def _with(head: SgvaHead, alpha: float) -> SgvaHead:
+    return SgvaHead(head.tensors(), {**head.params, "alpha": alpha})

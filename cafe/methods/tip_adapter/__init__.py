@@ -1,0 +1,1 @@
+"""Tip-Adapter and Tip-Adapter-F (Zhang et al., arXiv 2111.03930)."""

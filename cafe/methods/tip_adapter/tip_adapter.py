@@ -1,0 +1,148 @@
+"""Tip-Adapter (Zhang et al., ECCV 2022, arXiv 2111.03930): the shots as a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.checks import check_not_negative
+from cafe.methods.held_out import parts_of
+from cafe.methods.tip_adapter.search import Affinities, Grid, search
+
+
+def cache_keys(features: Features) -> Tensor:
+    """Unit keys of the shots: the mean over augmented views, where there are any.
+
+    The authors average raw features of ten random views; views are normalised first here, so that
+    each counts the same.
+
+    Parameters
+    ----------
+    features : Features
+        The shots.
+
+    Returns
+    -------
+    Tensor
+        One key a shot. (M, D)
+    """
+    if features.views is None:
+        return features.unit
+    return normalize(normalize(features.views, dim=-1).mean(dim=1), dim=-1)
+
+
+class TipHead(Head):
+    """`s norm(x) w^T + alpha exp(-beta (1 - norm(x) K^T)) V`, plus the encoder's logit bias.
+
+    Equations 6 and 7, with V the one-hot labels of the keys K.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        "keys" (M, D), their class indices "labels" (M,), the zero-shot "weights" (C, D).
+    params : mapping
+        "alpha", "beta", "logit_scale", "logit_bias" and what else is in force.
+    """
+
+    method = "tip-adapter"
+
+    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
+        self._tensors = dict(tensors)
+        self.params = params
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores; see `Head.logits`. (N, C)"""
+        x = normalize(x, dim=-1)
+        alpha: float = self.params["alpha"]
+        beta: float = self.params["beta"]
+        scale: float = self.params["logit_scale"]
+        bias: float = self.params["logit_bias"]
+        w, values = self._tensors["weights"], self._values()
+        affinity = (-beta * (1 - x @ self._tensors["keys"].mT)).exp()  # (N, M)
+        return scale * x @ w.mT + bias + alpha * affinity @ values
+
+    def _values(self) -> Tensor:
+        """V, one-hot. (M, C)"""
+        weights = self._tensors["weights"]
+        return one_hot(self._tensors["labels"], len(weights)).to(weights.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beside `params`; see `Head.tensors`."""
+        return dict(self._tensors)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> TipHead:
+        """Build the head again; see `Head.from_tensors`."""
+        return cls(tensors, params)
+
+
+def affinities(keys: Tensor, labels: Tensor, text: ClassText, held_out: Features) -> Affinities:
+    """What the search needs of a cache and of held-out images."""
+    x = held_out.unit
+    zero_shot = text.logit_scale * x @ text.weights.mT + text.logit_bias  # (n, C)
+    values = one_hot(labels, len(text.names)).to(x.dtype)  # (M, C)
+    return Affinities(x @ keys.mT, values, zero_shot, held_out.y)
+
+
+class TipAdapter(Method):
+    """Training-free Tip-Adapter.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        Weight of the cache and sharpness of its affinities where nothing is validated; 1 and 5.5
+        are the paper's (section 4.1).
+    grid : Grid
+        Candidates under validation, 200 betas by 20 alphas as in the authors' code.
+    context : Context or None
+        Where to compute.
+
+    Raises
+    ------
+    InputError
+        If alpha or beta is negative.
+    """
+
+    name = "tip-adapter"
+    head: ClassVar[type[Head]] = TipHead
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 5.5,
+        *,
+        grid: Grid | None = None,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.alpha = check_not_negative("alpha", alpha)
+        self.beta = check_not_negative("beta", beta)
+        self.grid = grid or Grid()
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> TipHead:
+        """Keep the shots; under validation all 4,000 candidates are judged as tensors."""
+        parts = parts_of(train, validation, seed)
+        caches = [
+            affinities(cache_keys(p.train.features), p.train.features.y, p.train.text, p.held_out)
+            for p in parts
+        ]
+        alpha, beta = search(caches, self.grid) if caches else (self.alpha, self.beta)
+        params = {
+            "alpha": alpha,
+            "beta": beta,
+            "logit_scale": train.text.logit_scale,
+            "logit_bias": train.text.logit_bias,
+        }
+        return TipHead(tip_tensors(cache_keys(train.features), train), params)
+
+
+def tip_tensors(keys: Tensor, train: TrainingSet) -> dict[str, Tensor]:
+    """The tensors of a head whose keys are as given."""
+    return {"keys": keys, "labels": train.features.y, "weights": train.text.weights}

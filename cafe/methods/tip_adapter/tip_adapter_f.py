@@ -1,0 +1,172 @@
+"""Tip-Adapter-F (Zhang et al., ECCV 2022, arXiv 2111.03930): the cache's keys are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product, train
+from cafe.engine.contract import Tensors
+from cafe.features.tensors import ClassText, TrainingSet
+from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.checks import check_not_negative
+from cafe.methods.held_out import Part, parts_of, with_parts
+from cafe.methods.tip_adapter.search import Grid, search
+from cafe.methods.tip_adapter.tip_adapter import TipHead, affinities, cache_keys, tip_tensors
+
+EPSILON = 1e-4
+"""AdamW's epsilon in the authors' code."""
+
+ENGINE_EPSILON = 1e-8
+"""The engine's, which is torch's default."""
+
+
+@dataclass(frozen=True)
+class Cache(Family):
+    """`s x w^T + alpha exp(-beta (1 - x K^T)) V` with K trained; scalars "alpha" and "beta"."""
+
+    def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
+        """The keys of Tip-Adapter."""
+        return {"keys": cache_keys(train.features).clone()}  # (M, D)
+
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
+        """Unit features."""
+        return {"x": normalize(x, dim=-1)}  # (N, D)
+
+    def constants(self, train: TrainingSet) -> dict[str, Tensor]:
+        """The keys' labels, one-hot."""
+        values = one_hot(train.features.y, len(train.text.names))  # (M, C)
+        return {"values": values.float()}
+
+    def logits(self, params: Tensors, batch: Batch) -> Tensor:
+        """Class scores. (S, M, B, C)"""
+        x = batch.rows["x"]  # (S, B, D)
+        zero_shot = batch.scale * x @ batch.weights.mT + batch.bias  # (S, B, C)
+        cosines = shared_product(x, params["keys"])  # (S, M, B, K)
+        affinity = (-batch.scalars["beta"] * (1 - cosines)).exp()
+        cached = torch.matmul(affinity, batch.constants["values"])  # (S, M, B, C)
+        return zero_shot[:, None] + batch.scalars["alpha"] * cached
+
+    def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
+        """See `Family.activations`: affinities with their gradients, and logits."""
+        return 4 * parameters + 4 * rows * (parameters // width) + 6 * rows * classes
+
+    def gradients(
+        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
+    ) -> Callable[[], Tensor]:
+        """The default's, scaled so that the engine's epsilon acts as the authors'.
+
+        AdamW's step is `m / (sqrt(v) + eps)`. With gradients times k, both m and sqrt(v) are times
+        k, and the step is `m / (sqrt(v) + eps / k)`.
+        """
+        losses = super().gradients(params, batch, grads, work)
+        for grad in grads.values():
+            grad.mul_(ENGINE_EPSILON / EPSILON)
+        return losses
+
+
+class TipFHead(TipHead):
+    """Tip-Adapter's head with trained keys."""
+
+    method = "tip-adapter-f"
+
+
+class TipAdapterF(BatchedMethod):
+    """Tip-Adapter with trained keys.
+
+    As in the authors' code the keys are trained under the initial alpha and beta, and the search
+    comes after; unlike there, it is the last epoch that counts, not the one with the best test
+    accuracy.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        As for `TipAdapter`, while the keys are trained and where nothing is validated.
+    grid : Grid
+        Candidates under validation.
+    recipe : Recipe or None
+        How to optimise; None is the authors': AdamW at 1e-3 with a decay of 1e-2 (torch's), cosine,
+        batch 256, 20 epochs, on augmented views where the cache has them.
+    context : Context or None
+        Where and how to compute.
+
+    Raises
+    ------
+    InputError
+        If alpha or beta is negative.
+    """
+
+    name = "tip-adapter-f"
+    head: ClassVar[type[Head]] = TipFHead
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 5.5,
+        *,
+        grid: Grid | None = None,
+        recipe: Recipe | None = None,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(context)
+        self.alpha = check_not_negative("alpha", alpha)
+        self.beta = check_not_negative("beta", beta)
+        self.grid = grid or Grid()
+        self.recipe = recipe or Recipe(epochs=20, views=True)
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Train all jobs and all their folds side by side, then search for each job."""
+        parts = [
+            parts_of(train_set, validation, seed)
+            for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
+        ]
+        sets, jobs, where = with_parts(trains, parts)
+        scalars = {"alpha": self.alpha, "beta": self.beta}
+        runs = [Run(Cache(), i, seeds[job], self.recipe, scalars) for i, job in enumerate(jobs)]
+        trained = train(
+            runs,
+            sets,
+            device=self.context.device,
+            precision=self.context.precision,
+            memory_budget=self.context.memory_budget,
+        )
+        heads: list[Head] = []
+        for job, train_set in enumerate(trains):
+            keys = [trained[i].tensors["keys"] for i in where[job]]
+            pair = self._choose(keys, parts[job])
+            heads.append(self._head(trained[job], train_set, pair))
+        return heads
+
+    def _choose(self, keys: Sequence[Tensor], parts: Sequence[Part]) -> tuple[float, float]:
+        """Alpha and beta for keys that were trained on each part."""
+        caches = [
+            affinities(k, p.train.features.y, p.train.text, p.held_out)
+            for k, p in zip(keys, parts, strict=True)
+        ]
+        return search(caches, self.grid) if caches else (self.alpha, self.beta)
+
+    def _head(
+        self, trained: Trained, train_set: TrainingSet, pair: tuple[float, float]
+    ) -> TipFHead:
+        alpha, beta = pair
+        params = {
+            "alpha": alpha,
+            "beta": beta,
+            **asdict(trained.run.recipe),
+            "seed": trained.run.seed,
+            "precision": trained.precision,
+            "logit_scale": train_set.text.logit_scale,
+            "logit_bias": train_set.text.logit_bias,
+        }
+        return TipFHead(tip_tensors(trained.tensors["keys"], train_set), params)

@@ -1,0 +1,201 @@
+"""What the cached features show of a head: a map, calibrated reliability, pictures of mistakes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from cafe.datasets.thumbnails import thumbnails_from_dataset, thumbnails_from_folder
+from cafe.errors import CafeError, InputError
+from cafe.features.splits import draw_shots
+from cafe.features.task import StoredFeatures, class_text
+from cafe.features.tensors import Features
+from cafe.methods.base import Head, predict
+from cafe.methods.catalog import find_method
+from cafe.results.record import head_file, load_head
+from cafe.store import FeatureCache
+from cafe.study.calibration import out_of_fold, settings_in_force
+from cafe.study.diagnostics import bins_json, reliability
+
+MOST_POINTS = 1000
+"""Test images on a map; more are drawn from evenly."""
+
+FEWEST_FOR_TSNE = 60
+"""Below, t-SNE has no neighbourhoods to keep: a map is by PCA."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the cached test features show of one head.
+
+    Attributes
+    ----------
+    method, shots, seed
+        The head.
+    labels : list of int
+        Class of each point of the map. (n,)
+    before, after : list of (float, float), or None
+        The map of the features as the encoder gives them, and after the adapter; None for heads
+        that leave the features as they are. (n, 2)
+    projection : str
+        In words: how the map was made.
+    reliability : mapping of str to list
+        Bins "before" and, where the run has a temperature, "after" it; see
+        `cafe.study.diagnostics`.
+    temperature : float or None
+    pictures : mapping of int to str
+        Rows of the test split -> a small JPEG as a data URI.
+    ids : mapping of int to str
+        Names of the same rows.
+    notes : list of str
+        What is not shown, and why.
+    """
+
+    method: str
+    shots: Any
+    seed: int
+    labels: list[int]
+    before: list[list[float]]
+    after: list[list[float]] | None
+    projection: str
+    reliability: Mapping[str, Any]
+    temperature: float | None
+    pictures: Mapping[int, str] = field(default_factory=dict)
+    ids: Mapping[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def look(
+    folder: Path, cache: FeatureCache, row: Mapping[str, Any], seed: int, images: Path | None
+) -> Look:
+    """Look at the test features through one head of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The run.
+    cache : FeatureCache
+    row : mapping
+        The result in focus.
+    seed : int
+        Which of its heads.
+    images : Path, optional
+        Where the images lie; None tries what ships with cafe and `$CAFE_DATA`.
+    """
+    saved = load_head(folder / head_file(row["method"], row["shots"], seed))
+    test = StoredFeatures(cache, "test").whole
+    x, y = test.x.float(), test.y
+    notes: list[str] = []
+    some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
+    before, projection = project(normalize(x[some], dim=-1).numpy())
+    calibration = row.get("calibration") or {}
+    adapted = saved.head.adapted(x[some])
+    if adapted is None:
+        notes.append(
+            f"{row['method']} leaves the image features as they are: the map has one side."
+        )
+    temperature = calibration.get("temperature")
+    try:
+        temperature = temperature or _temperature(cache, saved.head, row, seed)
+    except InputError as error:  # a file that the method needs may be gone
+        notes.append(f"No temperature was fitted: {error}")
+    rows = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
+    ids = cache.ids("test")
+    return Look(
+        method=row["method"],
+        shots=row["shots"],
+        seed=seed,
+        labels=y[some].tolist(),
+        before=before,
+        after=None if adapted is None else project(adapted.numpy(), before)[0],
+        projection=projection,
+        reliability=_reliability(saved.head, test, temperature),
+        temperature=temperature,
+        pictures=_pictures(cache, {r: ids[r] for r in rows}, images, notes),
+        ids={r: ids[r] for r in rows},
+        notes=notes,
+    )
+
+
+def _temperature(
+    cache: FeatureCache, head: Head, row: Mapping[str, Any], seed: int
+) -> float | None:
+    """Fitted on the head's own shots, each judged by a fit without it, where the run has none."""
+    if find_method(row["method"]).needs == "text tower":  # a page loads no tower
+        return None
+    labels = torch.from_numpy(cache.labels("train"))
+    drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
+    features = Features(drawn.x, drawn.y, tokens=drawn.tokens)
+    settings, text = settings_in_force(row["method"], {}, head.params), class_text(cache.header)
+    return out_of_fold(row["method"], settings, features, text, seed=seed).temperature
+
+
+def project(
+    x: NDArray[np.float32], start: Sequence[Sequence[float]] | None = None
+) -> tuple[list[list[float]], str]:
+    """Two dimensions of features by t-SNE, or by PCA where there are few, and which in words.
+
+    t-SNE may start from another map of the same images, so that classes stay where they were.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    width = min(50, *x.shape)
+    main = PCA(n_components=width, random_state=0).fit_transform(x)
+    if len(x) < FEWEST_FOR_TSNE:
+        points, words = main[:, :2], f"PCA, first two components, {len(x)} test images"
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn warns of its own coming defaults
+            first = "pca" if start is None else _small(start)
+            points = TSNE(perplexity=30, init=first, random_state=0).fit_transform(main)
+        words = f"t-SNE (scikit-learn, perplexity 30) of {len(x)} test images, after PCA to {width}"
+    flat = np.zeros((len(x), 2))
+    flat[:, : points.shape[1]] = points
+    return np.round(flat, 2).tolist(), words
+
+
+def _small(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """A map shrunk to the spread that t-SNE starts from (scikit-learn's own for PCA)."""
+    array = np.asarray(points, np.float32)
+    small: NDArray[np.float32] = array / array[:, 0].std() * np.float32(1e-4)
+    return small
+
+
+def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
+    z = predict(head, test)  # (N, C)
+    found = {"before": bins_json(reliability(z, test.y))}
+    if temperature:
+        found["after"] = bins_json(reliability(z / temperature, test.y))
+    return found
+
+
+def _pictures(
+    cache: FeatureCache, ids: Mapping[int, str], images: Path | None, notes: list[str]
+) -> dict[int, str]:
+    """Thumbnails of some test images, where the images are at hand."""
+    try:
+        if images:
+            found = thumbnails_from_folder(images, ids)
+        else:
+            found = thumbnails_from_dataset(cache.header.dataset, ids)
+    except CafeError:
+        found = {}
+    if ids and not found:
+        where = f"in '{images}'" if images else "at hand; --images FOLDER says where they are"
+        notes.append(f"The images are not {where}, so confusions have no pictures.")
+    return found
+
+
+def class_order(labels: Sequence[int], most: int) -> list[int]:
+    """The classes with the most points, the largest first; of equals the lower index."""
+    counts = np.bincount(labels)
+    return [int(c) for c in np.argsort(-counts, kind="stable")[:most] if counts[c]]

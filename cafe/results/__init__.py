@@ -1,0 +1,1 @@
+"""The run folder as a format: records, saved heads, and finding them again."""

@@ -1,0 +1,209 @@
+"""Caches as files that other programs read, and several caches as one."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import CacheError, CacheMismatchError, InputError
+from cafe.store import SPLITS, Block, FeatureCache, write_cache
+from cafe.store.key import differences
+from cafe.store.paths import cache_name
+
+Arrays = Mapping[str, NDArray[Any]]
+_OF_ONE_PART = ("dataset", "dataset_sha256", "imported_from", "imported_sha256", "merged_sha256")
+
+
+def export_cache(cache: FeatureCache, path: Path) -> None:
+    """Write a cache as a NumPy archive or as safetensors.
+
+    The arrays are those that `cafe.extract.importers.import_features` reads, and `{split}_ids` and
+    `{split}_views`; spatial maps are left out. A safetensors file holds numbers alone; names are
+    JSON in its metadata.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    path : Path
+        The file to write; its ending, `.npz` or `.safetensors`, says which.
+
+    Raises
+    ------
+    InputError
+        If the ending is another.
+    CacheError
+        If the file cannot be written; nothing is left of it.
+    """
+    writers: dict[str, Callable[[FeatureCache, Path], None]] = {
+        ".npz": _write_npz,
+        ".safetensors": _write_safetensors,
+    }
+    if path.suffix not in writers:
+        raise InputError(
+            f"cannot export to '{path}'; end its name in .npz or .safetensors to say which."
+        )
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix](cache, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, CacheError):
+            raise
+        reason = error.strerror or error
+        raise CacheError(f"cannot write '{path}' ({reason}); choose another place.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _arrays(cache: FeatureCache) -> dict[str, NDArray[Any]]:
+    header = cache.header
+    arrays: dict[str, NDArray[Any]] = {
+        "text_prompts": header.text_features,
+        "logit_scale": np.array(header.logit_scale),
+    }
+    for split in cache.counts:
+        read = cache.read(split)
+        arrays[f"{split}_features"], arrays[f"{split}_labels"] = read.features, read.labels
+        if read.views is not None:
+            arrays[f"{split}_views"] = read.views
+    return arrays
+
+
+def _write_npz(cache: FeatureCache, path: Path) -> None:
+    names = {f"{split}_ids": np.array(cache.ids(split)) for split in cache.counts}
+    classes = np.array(cache.header.class_names)
+    with path.open("wb") as stream:
+        np.savez(stream, class_names=classes, **names, **_arrays(cache))  # type: ignore[arg-type]
+
+
+def _write_safetensors(cache: FeatureCache, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    header = cache.header
+    lists = {
+        "class_names": list(header.class_names),
+        "sentences": [list(row) for row in header.sentences],
+        "key": dict(header.key),
+        **{f"{split}_ids": list(cache.ids(split)) for split in cache.counts},
+    }
+    about = {name: json.dumps(value) for name, value in lists.items()}
+    about |= {n: getattr(header, n) for n in ("dataset", "model", "pretrained", "source")}
+    save_file({n: np.ascontiguousarray(a) for n, a in _arrays(cache).items()}, path, about)
+
+
+def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
+    """Join caches of one encoder, made in the same way for the same classes, into one.
+
+    Each split's images follow each other in the order given. Features are copied a few megabytes
+    at a time.
+
+    Parameters
+    ----------
+    caches : sequence of FeatureCache
+        At least two.
+    path : Path
+        The cache file to write.
+
+    Returns
+    -------
+    FeatureCache
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two, or two hold an image of the same name in one split.
+    CacheMismatchError
+        If they were made differently; the difference is named.
+    """
+    if len(caches) < 2:
+        raise InputError(f"merging needs at least two caches; got {len(caches)}.")
+    first = caches[0]
+    for other in caches[1:]:
+        _refuse_others(first, other)
+    splits = [split for split in SPLITS if any(split in cache.counts for cache in caches)]
+    for split in splits:
+        _refuse_twice(caches, split)
+    dataset, _, _ = cache_name(path).partition("/")
+    header = replace(
+        first.header,
+        key={**_shared(first), "merged_sha256": [cache.content_sha256 for cache in caches]},
+        dataset=dataset,
+        source=" + ".join(dict.fromkeys(cache.header.source for cache in caches)),
+        missing=tuple(name for cache in caches for name in cache.header.missing),
+        skipped=tuple(row for cache in caches for row in cache.header.skipped),
+        versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    write_cache(path, header, {split: _joined(caches, split) for split in splits})
+    return FeatureCache.open(path)
+
+
+def _shared(cache: FeatureCache) -> dict[str, Any]:
+    return {name: part for name, part in cache.header.key.items() if name not in _OF_ONE_PART}
+
+
+def _refuse_others(first: FeatureCache, other: FeatureCache) -> None:
+    different = differences(
+        {**_shared(first), **_about(first)}, {**_shared(other), **_about(other)}
+    )
+    if different:
+        raise CacheMismatchError(
+            f"'{other.path}' was made differently from '{first.path}': "
+            f"{'; '.join(different).replace('asked for', 'here')}; caches of one encoder and the "
+            "same classes and prompts can be merged."
+        )
+
+
+def _about(cache: FeatureCache) -> dict[str, Any]:
+    header = cache.header
+    return {
+        "model": header.model,
+        "pretrained": header.pretrained,
+        "class names": list(header.class_names),
+        "sentences": [list(row) for row in header.sentences],
+        "text features": header.text_features.tobytes().hex()[:64],
+        "type": cache.dtype,
+        "views": cache.views,
+        "spatial tokens": cache.tokens,
+    }
+
+
+def _refuse_twice(caches: Sequence[FeatureCache], split: str) -> None:
+    seen: set[str] = set()
+    for cache in caches:
+        ids = cache.ids(split) if split in cache.counts else ()
+        twice = seen.intersection(ids)
+        if twice:
+            raise InputError(
+                f"'{cache.path}' holds {len(twice):,} images of split '{split}' that another one "
+                f"holds too, such as '{min(twice)}'; merge caches of different images."
+            )
+        seen.update(ids)
+
+
+def _joined(caches: Sequence[FeatureCache], split: str) -> Iterator[Block]:
+    for cache in caches:
+        if split in cache.counts:
+            yield from cache.blocks(split)
+
+
+def remove_cache(path: Path) -> int:
+    """Remove a cache file, and its folder when nothing else is in it; returns the bytes freed."""
+    size = path.stat().st_size
+    try:
+        path.unlink()
+    except OSError as error:
+        raise CacheError(f"cannot remove '{path}' ({error.strerror}); check its folder.") from error
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return size

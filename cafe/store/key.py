@@ -1,0 +1,69 @@
+"""Everything that determines a feature, as canonical JSON and a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Key = Mapping[str, Any]
+"""A flat mapping from a part's name ("weights_sha256") to a JSON value."""
+
+
+def canonical(key: Key) -> str:
+    """The key as JSON, the same text for the same content: sorted, compact, ASCII."""
+    return json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(key: Key) -> str:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(key).encode()).hexdigest()
+
+
+def digest_of_names(names: Iterable[str]) -> str:
+    """SHA-256 of a list of strings, in order."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
+def digest_of_array(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's form and numbers."""
+    form = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(form + array.tobytes()).hexdigest()
+
+
+def differences(found: Key, asked: Key) -> list[str]:
+    """Name every part in which two keys differ.
+
+    Parameters
+    ----------
+    found : Key
+        The key of the cache at hand.
+    asked : Key
+        The key that was asked for.
+
+    Returns
+    -------
+    list of str
+        One clause per part: "precision is bf16, asked for fp32". A part that is absent is null.
+    """
+    parts = sorted(found.keys() | asked.keys())
+    return [
+        f"{part} is {_brief(found.get(part))}, asked for {_brief(asked.get(part))}"
+        for part in parts
+        if _text(found.get(part)) != _text(asked.get(part))
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+        return text[:12] + "…"
+    return text if len(text) <= 80 else text[:77] + "…"

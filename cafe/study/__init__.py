@@ -1,0 +1,1 @@
+"""Methods x shots x seeds under one validation protocol."""

@@ -1,0 +1,157 @@
+"""Base to new: fit on half of the classes, test on the other half by their text alone.
+
+As CoCoOp (Zhou et al. 2022, arXiv 2203.05557) does with CoOp's order: the first half of the labels
+is the base half, ceil(C / 2) classes; each half is tested among its own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cafe.errors import InputError
+from cafe.features.task import StoredFeatures, Task
+from cafe.features.tensors import ClassText, Features
+from cafe.methods.base import Context, Head, predict_in_blocks
+from cafe.methods.catalog import find_method
+from cafe.results.metrics import Summary, accuracy, summarize
+from cafe.results.plan import Plan, Result
+from cafe.study.study import Progress, check_plan, run
+
+TRANSFERABLE = ("zero-shot", "clip-adapter", "clip-adapter-text", "clip-adapter-both")
+"""Methods whose head is a map of features and class weights, so that new weights can be put in."""
+
+_WHY_NOT = {
+    "nearest-class": "a class is the mean of its shots, and a new class has none",
+    "knn": "neighbours vote for the classes they are of, and a new class has none",
+    "linear-probe": "a row of the head is learnt per class from its shots",
+    "tip-adapter": "its shots speak for base classes only; new ones get zero-shot's answer",
+    "tip-adapter-f": "its shots speak for base classes only; new ones get zero-shot's answer",
+    "gda": "a class is the mean of its shots, and a new class has none",
+    "cross-modal": "a row of the head is learnt per class",
+    "taskres": "a residual is learnt per class, and a new class has none",
+    "clap": "a row of the head is learnt per class",
+    "coop": "its head holds the text features of the base classes; new ones need the text tower",
+    "cpl": "its head holds the text features of the base classes; new ones need the text tower",
+    "meta-adapter": "without shots a new class keeps its text, which is zero-shot's answer; with "
+    "shots it needs no base half: give it weights that were meta-trained elsewhere",
+}
+_OTHERWISE = "its head is made of the shots of each class, and a new class has none"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What fitting on the base half gave.
+
+    Attributes
+    ----------
+    task : Task
+        The base half.
+    results : list of Result
+        Accuracy on the base half, as of any study.
+    transfers : list of dict
+        For each result `new`, the accuracy on the other half, and `harmonic_mean` of both.
+    halves : dict
+        Number of `base` and `new` classes.
+    """
+
+    task: Task
+    results: list[Result]
+    transfers: list[dict[str, Summary]]
+    halves: dict[str, int]
+
+
+def transferable(methods: Sequence[str]) -> list[str]:
+    """Those of the methods that can take new classes.
+
+    Raises
+    ------
+    InputError
+        If none can.
+    """
+    for name in methods:
+        find_method(name)
+    found = [name for name in methods if name in TRANSFERABLE]
+    if not found:
+        raise InputError(
+            f"{', '.join(methods)} cannot take new classes; base-to-new works for "
+            f"{', '.join(TRANSFERABLE)}."
+        )
+    return found
+
+
+def left_out(methods: Sequence[str]) -> dict[str, str]:
+    """Methods that cannot take new classes, each with the reason."""
+    return {m: _WHY_NOT.get(m, _OTHERWISE) for m in methods if m not in TRANSFERABLE}
+
+
+def transfer_words(found: Transfer) -> str:
+    """The protocol in words."""
+    base, new = found.halves["base"], found.halves["new"]
+    return (
+        f"Base to new: heads are fitted on the first {base} classes in the order of their labels, "
+        f"and tested on those and on the other {new} classes apart, each half among its own "
+        "classes."
+    )
+
+
+def base_and_new(
+    task: Task, plan: Plan, context: Context, progress: Progress | None = None
+) -> Transfer:
+    """Fit on the base half and test on both.
+
+    Parameters
+    ----------
+    task : Task
+    plan : Plan
+        Its methods must be among `TRANSFERABLE`.
+    context : Context
+    progress : callable, optional
+    """
+    classes = len(task.text.names)
+    middle = (classes + 1) // 2
+    base, new = _half(task, 0, middle), _half(task, middle, classes)
+    check_plan(base, plan)
+    for half in (base, new):
+        if not len(half.splits["test"]):
+            raise InputError(f"half of the classes of {task.name} have no test image.")
+    test = new.splits["test"].to(context.device)
+    text = new.text.to(context.device)
+    results = run(base, plan, context=context, progress=progress)
+    transfers = []
+    for result in results:
+        there = [
+            accuracy(predict_in_blocks(with_classes(head, text), test.x), test.y)
+            for head in result.heads
+        ]
+        pairs = zip(result.accuracy.per_seed, there, strict=True)
+        means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
+        transfers.append({"new": summarize(there), "harmonic_mean": summarize(means)})
+    return Transfer(base, results, transfers, {"base": middle, "new": classes - middle})
+
+
+def _half(task: Task, start: int, stop: int) -> Task:
+    """The task of the classes from `start` to `stop`, numbered from 0."""
+    text = ClassText(
+        task.text.features[start:stop],
+        task.text.names[start:stop],
+        task.text.logit_scale,
+        task.text.logit_bias,
+    )
+    splits = {name: _classes(features, start, stop) for name, features in task.splits.items()}
+    return replace(task, text=text, splits=splits)
+
+
+def _classes(features: Features | StoredFeatures, start: int, stop: int) -> Features:
+    rows = torch.nonzero((features.y >= start) & (features.y < stop)).flatten()
+    part = features[rows]
+    return Features(part.x, part.y - start, part.views)
+
+
+def with_classes(head: Head, text: ClassText) -> Head:
+    """The same head over other classes: their text weights take the place of its own."""
+    tensors: dict[str, Any] = {**head.tensors(), "weights": text.weights}
+    return type(head).from_tensors(tensors, head.params)

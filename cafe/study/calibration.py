@@ -1,0 +1,231 @@
+"""The temperature of a study's heads, fitted on what they have not seen; knows no encoder.
+
+Probabilities are `softmax(z / T)` (Guo et al. 2017, arXiv 1706.04599), with one T per method and
+shot count. The order of the classes stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe.features.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
+from cafe.features.task import StoredFeatures, class_text
+from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
+from cafe.methods.base import NO_VALIDATION, Context, Head, predict
+from cafe.methods.catalog import known_settings, make_method
+from cafe.results.plan import Calibration, Plan, Result
+from cafe.store import FeatureCache
+from cafe.study.study import Progress
+
+ENOUGH = 2000
+"""Held-out images that a single number needs at most: beyond, no further fold is fitted."""
+
+WIDEST = 100.0
+"""Temperatures are sought from 1 / WIDEST to WIDEST."""
+
+
+def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of the lowest likelihood loss, for as few images as a class's shots.
+
+    A handful of images may all be right, and then the likeliest temperature is 0 and every answer
+    certain. So targets are smoothed as if one more image had any label (Platt 1999, for two
+    classes).
+
+    Parameters
+    ----------
+    logits : Tensor
+        (N, C), N at least 1.
+    labels : Tensor
+        Class indices. (N,)
+
+    Returns
+    -------
+    float
+        T, from 0.01 to 100: above 1 where the head is too sure of itself.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[6.0, 0.0], [6.0, 0.0], [0.0, 6.0], [0.0, 6.0]])
+    >>> round(cautious_temperature(logits, torch.tensor([0, 0, 1, 0])), 1)  # 3 of 4, all very sure
+    7.1
+    """
+    z = logits.double()
+    if not (z - z[:, :1]).any():  # a head without an opinion: every temperature is as good
+        return 1.0
+    own = z.gather(1, labels[:, None]).squeeze(1)  # (N,)
+    smoothing = 1 / (len(z) + 1)
+    target = ((1 - smoothing) * own + smoothing * z.mean(dim=1)).mean()
+    low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
+    for _ in range(40):  # the loss is convex in 1 / T: its slope has one zero
+        middle = (low + high) / 2
+        expected = (torch.softmax(math.exp(middle) * z, dim=1) * z).sum(dim=1).mean()
+        low, high = (low, middle) if expected > target else (middle, high)
+    return math.exp(-(low + high) / 2)
+
+
+def calibrate(
+    cache: FeatureCache, plan: Plan, results: Sequence[Result], progress: Progress | None = None
+) -> list[Calibration]:
+    """Fit a temperature for every result of a study, never on a test image.
+
+    Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
+    method is fitted again on folds of the first seed's shots, until `ENOUGH` images are judged.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        The cache of the study; only the drawn images are read.
+    plan : Plan
+    results : sequence of Result
+    progress : callable, optional
+        Hears of the fits of methods that take long; see `cafe.study.study.Progress`.
+
+    Returns
+    -------
+    list of Calibration
+        One per result.
+    """
+    if plan.validation in ("few-shot", "full"):
+        held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
+        return [_on_validation(result.heads, held_out[result.shots]) for result in results]
+    text = class_text(cache.header)
+    drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
+    return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
+
+
+def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:
+    """Validation images of every seed."""
+    if plan.validation == "full":
+        return [StoredFeatures(cache, "val").whole] * len(plan.seeds)
+    stored = StoredFeatures(cache, "val")
+    return [stored[draw_validation(stored.y, shots, seed)] for seed in plan.seeds]
+
+
+def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features | StoredFeatures:
+    """The images of a draw, in memory where they are few."""
+    rows = draw_shots(torch.from_numpy(cache.labels(split)), shots, seed)
+    drawn = StoredFeatures(cache, split, rows)
+    return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
+
+
+def _on_validation(heads: Sequence[Head], held_out: Sequence[Features]) -> Calibration:
+    some = [part[_spread(len(part))] for part in held_out]
+    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, some, strict=True) if len(f)]
+    return _fitted(pairs, "validation")
+
+
+def _fitted(pairs: Sequence[tuple[Tensor, Tensor]], source: str) -> Calibration:
+    if not pairs:
+        return Calibration()
+    logits, labels = torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs])
+    return Calibration(cautious_temperature(logits, labels), source, len(labels))
+
+
+def _logits(head: Head, features: Features) -> Tensor:
+    return predict(head, features.to(_device(head))).cpu()
+
+
+def _device(head: Head) -> torch.device:
+    return next(iter(head.tensors().values())).device
+
+
+def _refit(
+    result: Result,
+    plan: Plan,
+    images: Features | StoredFeatures,
+    text: ClassText,
+    progress: Progress | None,
+) -> Calibration:
+    head, seed, method = result.heads[0], plan.seeds[0], result.method
+
+    def tell(done: int, in_all: int) -> None:
+        if progress is not None:
+            progress(f"calibrating {method}, epoch {done} of {in_all}", 0, 1)
+
+    settings = settings_in_force(method, plan.settings, head.params)
+    context = Context(_device(head), tell=tell)
+    return out_of_fold(method, settings, images, text, seed=seed, context=context)
+
+
+def settings_in_force(
+    method: str, settings: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A study's settings with what validation chose in its head's `params`, to fit it again."""
+    own = {name: params[name] for name in known_settings(method) if name in params}
+    learned = {name: value for name, value in settings.items() if value == "learn"}
+    return {**settings, **own, **learned}
+
+
+def out_of_fold(
+    method: str,
+    settings: Mapping[str, Any],
+    images: Features | StoredFeatures,
+    text: ClassText,
+    *,
+    seed: int = 0,
+    context: Context | None = None,
+) -> Calibration:
+    """Calibrate a method on its own training images, each judged by a fit without it.
+
+    Parameters
+    ----------
+    method : str
+        A name of the catalog.
+    settings : mapping
+        Its hyper-parameters.
+    images : Features or StoredFeatures
+        The shots.
+    text : ClassText
+        The classes' text.
+    seed : int
+        Seed of the folds and of the fits.
+    context : Context or None
+        Where and how to compute; None is the CPU.
+
+    Returns
+    -------
+    Calibration
+        Without a temperature where no class has two images.
+    """
+    folds = _folds(images.y, seed)
+    if not folds:
+        return Calibration()
+    context = context or Context()
+    there, text = context.device, text.to(context.device)
+    fitted = make_method(method, context, settings).fit_many(
+        [TrainingSet(images[kept].to(there), text) for kept, _ in folds],
+        validations=[NO_VALIDATION] * len(folds),
+        seeds=[seed] * len(folds),
+    )
+    held_out = [images[out] for _, out in folds]
+    pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]
+    return _fitted(pairs, "out-of-fold")
+
+
+def _folds(y: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """As many of min(K, 4) folds as hold `ENOUGH` images together; none for K < 2."""
+    largest = int(y.bincount().max())
+    if largest < 2:
+        return []
+    folds = draw_folds(y, min(largest, MOST_FOLDS), seed)
+    judged = np.cumsum([len(out) for _, out in folds])
+    return [_trim(*fold) for fold in folds[: int(np.searchsorted(judged, ENOUGH)) + 1]]
+
+
+def _trim(kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Hold no more out than is needed: `ENOUGH` images, evenly from the classes."""
+    chosen = _spread(len(out))
+    rest = torch.ones(len(out), dtype=torch.bool)
+    rest[chosen] = False
+    return torch.cat([kept, out[rest]]), out[chosen]
+
+
+def _spread(count: int) -> Tensor:
+    """`ENOUGH` of so many rows, or all, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()

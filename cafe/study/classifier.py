@@ -1,0 +1,237 @@
+"""`cafe.AdapterClassifier`: the methods as a scikit-learn estimator over features in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.nn.functional import normalize
+
+from cafe.devices import resolve_device
+from cafe.errors import InputError
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.base import Context, Validation, predict_in_blocks
+from cafe.methods.catalog import known_settings, make_method
+from cafe.study.calibration import out_of_fold, settings_in_force
+
+
+class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A few-shot head as a scikit-learn classifier.
+
+    Every image in `X` is trained on; draws of few shots are scikit-learn's affair here. Without
+    text the unit mean of each class's features stands in for it.
+
+    Parameters
+    ----------
+    method : str
+        A name of `cafe methods`.
+    ratio : float, "learn" or None
+        Weight of the adapted features; None takes the method's own, as for all that follow.
+    bottleneck : int, str or None
+        Hidden width: a number, or a part of the feature width ("D/4").
+    lr, weight_decay : float or None
+        Of the method's optimiser.
+    epochs, batch_size : int or None
+        Of the method's optimiser.
+    settings : dict or None
+        Other hyper-parameters of the method by name.
+    text_features : array or None
+        Raw text features of the classes, (C, D) or (C, P, D) for P prompts a class. None takes
+        class means.
+    class_names : sequence or None
+        Which label each row of `text_features` is for; labels of `y` must be among them, and all of
+        them can be predicted. None: the sorted labels of `y`.
+    logit_scale : float
+        Factor on cosines (100 for OpenAI's CLIP).
+    logit_bias : float
+        Constant on the logits (SigLIP).
+    validation : {"none", "cv"}
+        Whether hyper-parameters with several candidates are chosen by cross-validation inside `X`.
+    calibrate : bool
+        Fit a temperature for `predict_proba` on out-of-fold predictions; it costs up to four more
+        fits.
+    random_state : int, RandomState or None
+        Seed of weights and batch order; None draws one.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The labels, sorted: the columns of `predict_proba`. (C,)
+    n_features_in_ : int
+        D.
+    head_ : Head
+        The fitted head.
+    params_ : dict
+        The hyper-parameters in force.
+    temperature_ : float
+        What the logits are divided by; 1 where nothing was calibrated.
+
+    Examples
+    --------
+    >>> task = cafe.load_task(cafe.FeatureCache.open("cache/digits/nano.glyphs.h5"))
+    >>> train, test = task.splits["train"], task.splits["test"]
+    >>> classifier = cafe.AdapterClassifier(ratio=0.2, text_features=task.text.features)
+    >>> classifier.fit(train.x, train.y).score(test.x, test.y) > 0.8
+    True
+    """
+
+    def __init__(
+        self,
+        method: str = "clip-adapter",
+        *,
+        ratio: float | str | None = None,
+        bottleneck: int | str | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        text_features: ArrayLike | None = None,
+        class_names: ArrayLike | None = None,
+        logit_scale: float = 100.0,
+        logit_bias: float = 0.0,
+        validation: str = "none",
+        calibrate: bool = False,
+        random_state: Any = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.method = method
+        self.ratio = ratio
+        self.bottleneck = bottleneck
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.settings = settings
+        self.text_features = text_features
+        self.class_names = class_names
+        self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
+        self.validation = validation
+        self.calibrate = calibrate
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> AdapterClassifier:  # noqa: N803
+        """Fit the head.
+
+        Parameters
+        ----------
+        X : array
+            Raw image features. (N, D)
+        y : array
+            Labels of any kind. (N,)
+
+        Returns
+        -------
+        AdapterClassifier
+            This one.
+
+        Raises
+        ------
+        ValueError
+            If the arrays or the settings cannot be meant; a `CafeError` where cafe finds it.
+        """
+        rows, given = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        check_classification_targets(given)
+        self.classes_, order = self._classes(given)
+        labels = torch.from_numpy(np.searchsorted(self.classes_, given))
+        features = Features(torch.from_numpy(np.array(rows, np.float32)), labels)
+        train = TrainingSet(features, self._text(features, order))
+        settings, seed = self._settings(rows.shape[1]), self._seed()
+        context = Context(resolve_device(self.device))
+        method = make_method(self.method, context, settings)
+        there = TrainingSet(features.to(context.device), train.text.to(context.device))
+        self.head_ = method.fit(there, validation=self._validation(), seed=seed)
+        self.params_ = dict(self.head_.params)
+        self.temperature_ = 1.0
+        if self.calibrate:
+            chosen = settings_in_force(self.method, settings, self.params_)
+            found = out_of_fold(
+                self.method, chosen, train.features, train.text, seed=seed, context=context
+            )
+            self.temperature_ = found.temperature or 1.0
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities of the classes, in the order of `classes_`. (N, C)"""
+        check_is_fitted(self)
+        rows = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        device = next(iter(self.head_.tensors().values())).device
+        x = torch.from_numpy(np.array(rows, np.float32)).to(device)
+        logits = predict_in_blocks(self.head_, x).double().cpu()
+        found: NDArray[np.float64] = torch.softmax(logits / self.temperature_, dim=-1).numpy()
+        return found
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The likeliest label of each row. (N,)"""
+        places = self.predict_proba(X).argmax(axis=1)
+        best: NDArray[Any] = self.classes_[places]
+        return best
+
+    def _classes(self, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """The sorted labels, and which row of the text each of them has."""
+        seen = np.unique(y)
+        named = seen if self.class_names is None else np.asarray(self.class_names)
+        classes, order = np.unique(named, return_index=True)
+        if len(classes) < len(named):
+            raise InputError("class_names has a label twice; give each of them once.")
+        strangers = np.setdiff1d(seen, classes)
+        if len(strangers):
+            raise InputError(f"y has labels that are not in class_names: {strangers[:3].tolist()}.")
+        if len(classes) < 2:
+            raise InputError(f"a classifier needs at least 2 classes; y has {len(classes)} class.")
+        return classes, order
+
+    def _text(self, features: Features, order: NDArray[np.intp]) -> ClassText:
+        names = tuple(map(str, self.classes_))
+        if self.text_features is None:
+            means = torch.zeros(len(names), features.x.shape[1])
+            means.index_add_(0, features.y, features.unit)
+            text = normalize(means, dim=-1)[:, None]
+        else:
+            text = torch.from_numpy(np.asarray(self.text_features, np.float32).copy())
+            text = text[:, None] if text.ndim == 2 else text
+        form, wide = tuple(text.shape), features.x.shape[1]
+        if len(form) != 3 or (form[0], form[2]) != (len(names), wide):
+            raise InputError(
+                f"text_features must be ({len(names)}, {wide}) or ({len(names)}, P, {wide}), one "
+                f"row per class; got {form}. Say which label each row is for with class_names."
+            )
+        return ClassText(text[order], names, float(self.logit_scale), float(self.logit_bias))
+
+    def _settings(self, width: int) -> dict[str, Any]:
+        """What is not None, and known to the method."""
+        named = ("ratio", "bottleneck", "lr", "weight_decay", "epochs", "batch_size")
+        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        given.update(self.settings or {})
+        known = known_settings(self.method)
+        unknown = sorted(given.keys() - set(known))
+        if unknown:
+            raise InputError(
+                f"{self.method} has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}."
+            )
+        if "bottleneck" in known and width < 4:  # D/4, the methods' own, would be nothing
+            given.setdefault("bottleneck", 1)
+        return given
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _validation(self) -> Validation:
+        if self.validation == "none":
+            return Validation("none")
+        if self.validation == "cv":
+            return Validation("cv")
+        raise InputError(f"validation must be 'none' or 'cv'; got '{self.validation}'.")

@@ -1,0 +1,1 @@
+"""A grid over ratio, bottleneck and learning rate, trained side by side."""

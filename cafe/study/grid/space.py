@@ -1,0 +1,155 @@
+"""What a grid is over: configurations, shot counts and seeds, and what training them will cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cafe.engine import Recipe
+from cafe.errors import InputError
+from cafe.features.splits import MOST_FOLDS, Shots
+from cafe.features.task import Task
+from cafe.methods.base import Protocol
+from cafe.methods.checks import check_ratio
+from cafe.methods.clip_adapter.method import parse_bottleneck
+
+BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
+
+
+class Point(NamedTuple):
+    """One configuration of the grid."""
+
+    ratio: float
+    bottleneck: str
+    lr: float
+
+
+class Cell(NamedTuple):
+    """One run of the grid: a configuration at one shot count and seed."""
+
+    shots: Shots
+    seed: int
+    point: Point
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a grid is over.
+
+    Attributes
+    ----------
+    ratios : sequence of float
+    bottlenecks : sequence of str
+        "D/4" or whole numbers as text.
+    lrs : sequence of float
+        Learning rates of the first step.
+    shots : sequence of int or "all"
+    seeds : sequence of int
+    validation : {"few-shot", "full", "cv"}
+        What configurations are chosen on.
+    branch : {"visual", "text", "both"}
+    recipe : Recipe
+        Everything else of the optimiser.
+    """
+
+    ratios: Sequence[float]
+    bottlenecks: Sequence[str] = ("D/4",)
+    lrs: Sequence[float] = (Recipe.lr,)
+    shots: Sequence[Shots] = (16,)
+    seeds: Sequence[int] = (0, 1, 2)
+    validation: Protocol = "cv"
+    branch: str = "visual"
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        for name in ("ratios", "bottlenecks", "lrs", "shots", "seeds"):
+            if not getattr(self, name):
+                raise InputError(f"an empty grid: there are no {name}.")
+        if self.validation == "none":
+            raise InputError(
+                "a grid chooses on validation, never on the test set; use --validation few-shot, "
+                "full or cv."
+            )
+        if self.branch not in BRANCHES:
+            raise InputError(f"unknown branch '{self.branch}'; use visual, text or both.")
+
+    @property
+    def points(self) -> list[Point]:
+        """Every configuration."""
+        return list(itertools.starmap(Point, itertools.product(*self._axes())))
+
+    def _axes(self) -> tuple[Sequence[float], Sequence[str], Sequence[float]]:
+        return self.ratios, self.bottlenecks, self.lrs
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every run, shot counts outermost."""
+        return list(itertools.starmap(Cell, itertools.product(self.shots, self.seeds, self.points)))
+
+
+def span(text: str) -> list[float]:
+    """Read numbers: "0.2", "0.1,0.4", or "0.1:0.9:0.1" with both ends.
+
+    Parameters
+    ----------
+    text : str
+
+    Raises
+    ------
+    InputError
+        If a part is no number, or a range has no positive step or more than 10,000 numbers.
+    """
+    numbers: list[float] = []
+    for part in filter(None, text.split(",")):
+        try:
+            ends = [float(word) for word in part.split(":")]
+        except ValueError:
+            ends = []
+        if not all(map(math.isfinite, ends)):
+            ends = []
+        if len(ends) == 1:
+            numbers += ends
+        elif len(ends) == 3 and ends[2] > 0 and ends[1] >= ends[0]:
+            count = int((ends[1] - ends[0]) / ends[2] + 1.5)
+            if count > _LONGEST_SPAN:
+                raise InputError(f"'{part}' is {count:,} numbers; {_LONGEST_SPAN:,} at most.")
+            steps = (round(ends[0] + number * ends[2], 10) for number in range(count))
+            numbers += [number for number in steps if number <= ends[1] + 1e-9]
+        else:
+            raise InputError(
+                f"{part!r} is not understood; give a number, a list 0.1,0.4 or a range 0.1:0.9:0.1."
+            )
+    return numbers
+
+
+_LONGEST_SPAN = 10_000
+
+
+def check_sweep(sweep: Sweep, width: int) -> None:
+    """Refuse ratios and bottlenecks that cannot be meant, before anything is trained."""
+    for ratio in sweep.ratios:
+        check_ratio(ratio)
+    for bottleneck in sweep.bottlenecks:
+        parse_bottleneck(bottleneck, width)
+
+
+def training_flops(sweep: Sweep, task: Task) -> float:
+    """Floating-point operations of all runs: 6 per weight and image, as forward and backward take.
+
+    An upper estimate: `cv` counts `MOST_FOLDS` folds, each of all images.
+    """
+    classes, width = task.text.weights.shape
+    folds = MOST_FOLDS if sweep.validation == "cv" else 1
+    total = 0.0
+    for bottleneck in sweep.bottlenecks:
+        weights = 2 * width * parse_bottleneck(bottleneck, width) + width * classes
+        for shots in sweep.shots:
+            images = len(task.splits["train"])
+            images = images if shots == "all" else min(images, shots * classes)
+            total += 6.0 * weights * images
+    return (
+        total * sweep.recipe.epochs * len(sweep.ratios) * len(sweep.lrs) * len(sweep.seeds) * folds
+    )
