@@ -29,7 +29,7 @@ from cafe.features.splits import draw_shots
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Head, Protocol, Validation
 from cafe.methods.catalog import make_method
-from cafe.methods.ensemble import PoolHead
+from cafe.methods.ensemble import EnsembleHead
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = {
@@ -111,7 +111,7 @@ def measure_cell(
         ]
         seconds = round((time.perf_counter() - start) / len(heads), 3)
         found[label] = Measured([percent_right(head, test) for head in heads], seconds)
-        pools = [head for head in heads if isinstance(head, PoolHead)]
+        pools = [head for head in heads if isinstance(head, EnsembleHead)]
         if label == "ratio auto":
             alone = [percent_right(pool.best_single(), test) for pool in pools]
             found[BEST_SINGLE] = Measured(alone, 0.0)

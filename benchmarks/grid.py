@@ -37,7 +37,7 @@ TOLERANCE = 0.2  # points of mean accuracy
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridResult:
     """What is trained: the training sets (one per seed), the runs, and where they are tested."""
 
     sets: list[TrainingSet]
@@ -62,7 +62,7 @@ def read_features(path: Path, device: torch.device) -> tuple[ClassText, dict[str
     return text.to(device), splits
 
 
-def make_grid(text: ClassText, splits: dict[str, Features], seeds: int, shots: int) -> Grid:
+def make_grid(text: ClassText, splits: dict[str, Features], seeds: int, shots: int) -> GridResult:
     """The grid on one feature file."""
     pool, width = splits["train"], text.features.shape[-1]
     sets = [TrainingSet(pool[draw_shots(pool.y, shots, seed)], text) for seed in range(seeds)]
@@ -72,10 +72,10 @@ def make_grid(text: ClassText, splits: dict[str, Features], seeds: int, shots: i
         for seed in range(seeds)
         for ratio in RATIOS
     ]
-    return Grid(sets, runs, splits["test"])
+    return GridResult(sets, runs, splits["test"])
 
 
-def time_engine(grid: Grid, precision: str) -> tuple[float, float, list[float]]:
+def time_engine(grid: GridResult, precision: str) -> tuple[float, float, list[float]]:
     """Seconds for the whole grid, of the clock and of processors, and each run's accuracy."""
     start, busy = time.perf_counter(), time.process_time()
     trained = train(grid.runs, grid.sets, precision=precision)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def time_engine(grid: Grid, precision: str) -> tuple[float, float, list[float]]:
     )
 
 
-def time_plain(grid: Grid, run: Run) -> tuple[float, float]:
+def time_plain(grid: GridResult, run: Run) -> tuple[float, float]:
     """Seconds of one run by the plain loop, and its accuracy in percent."""
     train_set = grid.sets[run.data]
     text, features = train_set.text, train_set.features
@@ -102,7 +102,7 @@ def time_plain(grid: Grid, run: Run) -> tuple[float, float]:
     return seconds, accuracy(model, grid.test.unit, grid.test.y)
 
 
-def best_threads(grid: Grid) -> int:
+def best_threads(grid: GridResult) -> int:
     """The number of torch threads that the plain loop is faster with."""
     most = torch.get_num_threads()
     found = {}
@@ -113,7 +113,7 @@ def best_threads(grid: Grid) -> int:
     return min(found, key=lambda threads: found[threads])
 
 
-def operations(grid: Grid) -> float:
+def operations(grid: GridResult) -> float:
     """Operations of the grid's matrix products: 5 with each layer's weights, 2 with the classes."""
     total = 0
     for run in grid.runs:
@@ -125,9 +125,9 @@ def operations(grid: Grid) -> float:
     return float(total)
 
 
-def compare(grid: Grid, precisions: list[str], pieces: int, stride: int) -> dict[str, Any]:
+def compare(grid: GridResult, precisions: list[str], pieces: int, stride: int) -> dict[str, Any]:
     """Alternate pieces of the plain loop with the engine, and put both in one record."""
-    time_engine(Grid(grid.sets, grid.runs[:2], grid.test), precisions[0])  # warms torch up
+    time_engine(GridResult(grid.sets, grid.runs[:2], grid.test), precisions[0])  # warms torch up
     chosen = list(range(0, len(grid.runs), stride))
     plain: dict[int, tuple[float, float]] = {}
     engine: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in precisions}
@@ -146,7 +146,7 @@ def compare(grid: Grid, precisions: list[str], pieces: int, stride: int) -> dict
 
 
 def summary(
-    grid: Grid,
+    grid: GridResult,
     plain: dict[int, tuple[float, float]],
     engine: dict[str, list[tuple[float, float, list[float]]]],
     rates: dict[str, list[float]],

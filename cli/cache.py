@@ -27,9 +27,9 @@ def list_(cache: CacheHome = None, as_json: Json = False) -> None:
     Example: cafe cache ls
     """
     from cafe.store import FeatureCache
-    from cafe.store.paths import cache_home, cache_name, list_caches
+    from cafe.store.paths import cache_folder, cache_name, list_caches
 
-    home = cache_home(cache)
+    home = cache_folder(cache)
     rows: list[dict[str, Any]] = []
     for path in list_caches(home):
         try:

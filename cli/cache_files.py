@@ -46,9 +46,9 @@ def verify(
     Example: cafe cache verify digits/nano.glyphs --sample 20
     """
     from cafe.store import verify_cache
-    from cafe.store.paths import cache_home, find_caches
+    from cafe.store.paths import cache_folder, find_caches
 
-    path = find_caches(cache_home(cache), cache_argument)[0]
+    path = find_caches(cache_folder(cache), cache_argument)[0]
     with progress_bar("bytes", quiet=as_json) as progress:
         found = verify_cache(path, progress)
     problems = list(found.problems)
@@ -82,7 +82,7 @@ def _sample(
 ) -> float:
     from cafe.datasets import load_dataset
     from cafe.encoders.encoder import load_encoder
-    from cafe.extract.reencode import sample_again
+    from cafe.extract.reencode import reencode_sample
 
     header = opened.header
     data = load_dataset(
@@ -94,7 +94,7 @@ def _sample(
     tag = None if header.pretrained == "local" else header.pretrained
     precision = str(header.key.get("precision", "auto"))
     encoder = load_encoder(model or header.model, tag, precision=precision)
-    return sample_again(opened, data, encoder, count)
+    return reencode_sample(opened, data, encoder, count)
 
 
 def remove(
@@ -108,9 +108,9 @@ def remove(
     Example: cafe cache rm digits/nano.glyphs --yes
     """
     from cafe.store.conversion import remove_cache
-    from cafe.store.paths import cache_home, find_caches
+    from cafe.store.paths import cache_folder, find_caches
 
-    path = find_caches(cache_home(cache), name)[0]
+    path = find_caches(cache_folder(cache), name)[0]
     if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
         raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
     size = remove_cache(path)
@@ -157,9 +157,9 @@ def merge(
     Example: cafe cache merge all/ViT-B-32.openai north/ViT-B-32.openai south/ViT-B-32.openai
     """
     from cafe.store.conversion import merge_caches
-    from cafe.store.paths import cache_home, named_path
+    from cafe.store.paths import cache_folder, named_path
 
-    path = named_path(cache_home(cache), name)
+    path = named_path(cache_folder(cache), name)
     _refuse_present(path, replace=replace)
     made = merge_caches([open_cache(source, cache, None, None) for source in sources], path)
     if as_json:

@@ -22,13 +22,13 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
     from cafe.datasets.prompts import fill
     from cafe.encoders.encoder import NANO, encoder_names, load_encoder
     from cafe.extract.extract import Options, extract
-    from cafe.store.paths import cache_home, cache_path
+    from cafe.store.paths import cache_folder, cache_path
     from cafe.study.fit import fit
 
     from .tables import print_shots
 
     digits = load_dataset("digits")
-    path = cache_path(cache_home(cache), "digits", *encoder_names(NANO, None))
+    path = cache_path(cache_folder(cache), "digits", *encoder_names(NANO, None))
     with interruptible("run it again to go on."):
         say("1. The frozen encoder 'nano' sees every image once ...")
         with progress_bar("images") as progress:

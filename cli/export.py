@@ -10,7 +10,7 @@ import typer
 
 from cafe.errors import InputError
 
-from .options import CacheHome, HeadMethod, HeadSeed, HeadShots, RunName, parse_wish
+from .options import CacheHome, HeadMethod, HeadSeed, HeadShots, RunName, parse_head_selector
 
 
 class Format(str, Enum):
@@ -66,7 +66,7 @@ def export(
 
     if images and not with_encoder:
         raise InputError("--images compares graphs from pixels on; add --with-encoder.")
-    wish = parse_wish(method, shots, seed)
+    selector = parse_head_selector(method, shots, seed)
     made = export_head(
         run,
         format_.value,
@@ -76,7 +76,7 @@ def export(
         model=model,
         pretrained=pretrained,
         cache=cache,
-        **wish._asdict(),
+        **selector._asdict(),
     )
     size = made.path.stat().st_size / 1e6
     typer.echo(

@@ -112,7 +112,7 @@ def extract(
     from cafe.extract.extract import Options
     from cafe.extract.extract import extract as run
     from cafe.extract.ray import RayEngine
-    from cafe.store.paths import cache_home, cache_path
+    from cafe.store.paths import cache_folder, cache_path
 
     if pool is not None and not spatial:
         raise InputError("--pool is of spatial maps; add --spatial.")
@@ -132,7 +132,7 @@ def extract(
         else fill(data.class_names, data.templates)
     )
     chosen = model or ("nano" if data.root is None else "ViT-B-32")
-    path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, pretrained))
+    path = cache_path(cache_folder(cache), data.name, *encoder_names(chosen, pretrained))
     with interruptible("finished work is kept: run the same command again to go on."):
         encoder = load_encoder(chosen, pretrained, device=device, precision=precision)
         if spatial:

@@ -31,7 +31,7 @@ from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from cafe.store import FeatureCache
-    from cafe.study.grid.space import Sweep
+    from cafe.study.grid.space import GridSpace
 
 MANY_RUNS = 20_000
 
@@ -95,9 +95,9 @@ def grid(
     from cafe.engine import Recipe
     from cafe.methods.base import Context
     from cafe.study.grid.search import grid as run
-    from cafe.study.grid.space import Sweep, span
+    from cafe.study.grid.space import GridSpace, span
 
-    sweep = Sweep(
+    space = GridSpace(
         ratios=span(ratio),
         bottlenecks=[word.strip() for word in bottleneck.split(",") if word.strip()],
         lrs=span(lr),
@@ -108,7 +108,7 @@ def grid(
         recipe=Recipe(weight_decay=weight_decay, epochs=epochs, batch_size=batch_size),
     )
     source = open_cache(cache_argument, cache, dataset, model)
-    _agree(sweep, source, yes=yes)
+    _agree(space, source, yes=yes)
     context = Context(resolve_device(device), precision, parse_bytes(memory))  # type: ignore[arg-type]
     with (
         interruptible("finished runs are kept: run the same command again to go on."),
@@ -116,7 +116,7 @@ def grid(
     ):
         found = run(
             source,
-            sweep,
+            space,
             context=context,
             runs=runs,
             command=shlex.join(["cafe", *sys.argv[1:]]),
@@ -129,9 +129,9 @@ def grid(
     from .heatmap import print_heatmaps
     from .tables import print_chosen, print_results, print_shots
 
-    print_heatmaps(found.rows, sweep)
-    print_chosen(found.best, sweep.validation)
-    (print_shots if len(sweep.shots) > 1 else print_results)(found.record.results)
+    print_heatmaps(found.rows, space)
+    print_chosen(found.best, space.validation)
+    (print_shots if len(space.shots) > 1 else print_results)(found.record.results)
     rate = found.trained / found.seconds if found.trained else 0
     earlier = len(found.rows) - found.trained
     typer.echo(
@@ -141,10 +141,10 @@ def grid(
     )
 
 
-def _agree(sweep: Sweep, source: FeatureCache, *, yes: bool) -> None:
+def _agree(space: GridSpace, source: FeatureCache, *, yes: bool) -> None:
     """Say what a very large grid will cost, and go on only when told to."""
-    count = len(sweep.ratios) * len(sweep.bottlenecks) * len(sweep.lrs)
-    count *= len(sweep.shots) * len(sweep.seeds)
+    count = len(space.ratios) * len(space.bottlenecks) * len(space.lrs)
+    count *= len(space.shots) * len(space.seeds)
     if count <= MANY_RUNS or yes:
         return
     import torch
@@ -154,7 +154,7 @@ def _agree(sweep: Sweep, source: FeatureCache, *, yes: bool) -> None:
     from cafe.study.grid.space import training_flops
 
     rate = product_rate(torch.device("cpu"), torch.float32)
-    hours = training_flops(sweep, load_task(source)) / rate / 3600
+    hours = training_flops(space, load_task(source)) / rate / 3600
     raise InputError(
         f"this grid is {count:,} runs, {hours:,.1f} hours or more at this machine's rate of matrix "
         "products in float32; use --yes to go on, or a coarser grid."

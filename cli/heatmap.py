@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cafe.study.grid.space import Sweep
+    from cafe.study.grid.space import GridSpace
 
 # a perceptually even scale from dark to light (viridis, in the terminal's 256 colours)
 _COLOURS = (53, 54, 60, 61, 31, 30, 36, 35, 71, 77, 113, 149, 185, 220)
 
 
-def print_heatmaps(rows: Sequence[Mapping[str, Any]], sweep: Sweep) -> None:
+def print_heatmaps(rows: Sequence[Mapping[str, Any]], space: GridSpace) -> None:
     """Print one map per shot count: mean validation accuracy over seeds, the best marked `*`.
 
     The best learning rate of the sweep counts for each cell. Piped, the colours are left out.
@@ -25,16 +25,16 @@ def print_heatmaps(rows: Sequence[Mapping[str, Any]], sweep: Sweep) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for shots in sweep.shots:
+    for shots in space.shots:
         cells = _means(rows, shots)
         low, high = min(cells.values()), max(cells.values())
         table = Table(box=None, pad_edge=False, title_justify="left")
-        table.title = f"{shots} shots: mean {sweep.validation} validation accuracy %"
+        table.title = f"{shots} shots: mean {space.validation} validation accuracy %"
         table.add_column("ratio \\ H")
-        for bottleneck in sweep.bottlenecks:
+        for bottleneck in space.bottlenecks:
             table.add_column(bottleneck, justify="right")
-        for ratio in sweep.ratios:
-            values = [cells[ratio, bottleneck] for bottleneck in sweep.bottlenecks]
+        for ratio in space.ratios:
+            values = [cells[ratio, bottleneck] for bottleneck in space.bottlenecks]
             table.add_row(f"{ratio:g}", *(_cell(value, low, high) for value in values))
         console.print(table)
         console.print()

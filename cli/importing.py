@@ -13,7 +13,7 @@ from cafe.errors import InputError
 from .options import CacheHome, Json, say
 
 if TYPE_CHECKING:
-    from cafe.extract.importers import GivenText, ZeroShotCheck
+    from cafe.extract.importers import TextFeatures, ZeroShotCheck
     from cafe.store import FeatureCache
 
 
@@ -70,9 +70,9 @@ def import_(
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
     from cafe.extract.importers import check_zero_shot, import_features
-    from cafe.store.paths import cache_home, named_path
+    from cafe.store.paths import cache_folder, named_path
 
-    path = named_path(cache_home(cache), name)
+    path = named_path(cache_folder(cache), name)
     if path.exists() and not replace:
         raise InputError(f"'{path}' is there already; choose another name, or use --replace.")
     if encode and (text is not None or classes is None):
@@ -91,7 +91,7 @@ def import_(
     _report(made, name, check_zero_shot(made), as_json=as_json)
 
 
-def _encoded(path: Path, classes: Path, templates: list[str] | None) -> GivenText:
+def _encoded(path: Path, classes: Path, templates: list[str] | None) -> TextFeatures:
     from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, templates_for
     from cafe.encoders.encoder import load_encoder
     from cafe.extract.importers import encode_classes

@@ -11,7 +11,7 @@ from cafe.errors import InputError
 
 if TYPE_CHECKING:
     from cafe.features.splits import Shots
-    from cafe.results.runs import Wish
+    from cafe.results.runs import HeadSelector
     from cafe.store import FeatureCache
 
 CacheHome = Annotated[
@@ -71,14 +71,14 @@ def parse_shots(text: str) -> list[Shots]:
     return shots
 
 
-def parse_wish(method: str | None, shots: str | None, seed: int | None) -> Wish:
+def parse_head_selector(method: str | None, shots: str | None, seed: int | None) -> HeadSelector:
     """Which head of a run the options mean."""
-    from cafe.results.runs import Wish
+    from cafe.results.runs import HeadSelector
 
     counts = [None] if shots is None else parse_shots(shots)
     if len(counts) > 1:
         raise InputError(f"--shots {shots}: one shot count picks one head.")
-    return Wish(method, counts[0], seed)
+    return HeadSelector(method, counts[0], seed)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -142,9 +142,9 @@ def open_cache(
 ) -> FeatureCache:
     """Open the cache that the words mean; say which, where there was a choice."""
     from cafe.store import FeatureCache
-    from cafe.store.paths import cache_home, cache_name, find_caches
+    from cafe.store.paths import cache_folder, cache_name, find_caches
 
-    found = find_caches(cache_home(home), cache, dataset=dataset, model=model)
+    found = find_caches(cache_folder(home), cache, dataset=dataset, model=model)
     if len(found) > 1:
         say(f"taking {cache_name(found[0])}, the newest of {len(found)} caches")
     return FeatureCache.open(found[0])

@@ -14,11 +14,20 @@ import typer
 
 from cafe.errors import CafeError
 
-from .options import CacheHome, Device, HeadMethod, HeadSeed, HeadShots, RunName, parse_wish, say
+from .options import (
+    CacheHome,
+    Device,
+    HeadMethod,
+    HeadSeed,
+    HeadShots,
+    RunName,
+    parse_head_selector,
+    say,
+)
 from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from cafe.inference.prediction import Guess, Prediction
+    from cafe.inference.prediction import ClassScore, Prediction
     from cafe.results.saved_head import SavedHead
 
 
@@ -79,15 +88,15 @@ def predict(
     from cafe.results.runs import find_head
     from cafe.results.saved_head import load_head
 
-    file = find_head(run, parse_wish(method, shots, seed))
+    file = find_head(run, parse_head_selector(method, shots, seed))
     saved = load_head(file)
     sources = list_images(images)
     _caveat(saved)
     piped = format_ is not Format.table and not sys.stdout.isatty()
     with interruptible("what is printed is complete; the rest was not looked at."):
         encoder = encoder_of(saved, model, pretrained, device=device)
-        evidence = _evidence(saved, file, cache) if explain else None
-        predictor = Predictor(saved, encoder, evidence)
+        neighbours = _evidence(saved, file, cache) if explain else None
+        predictor = Predictor(saved, encoder, neighbours)
         with progress_bar("images", quiet=not piped) as progress, quiet_pillow():
             found = predictor.predict(
                 sources,
@@ -112,10 +121,10 @@ def _caveat(saved: SavedHead) -> None:
 
 
 def _evidence(saved: SavedHead, file: Path, home: Path | None) -> Any:
-    from cafe.inference.neighbours import Evidence, find_cache
+    from cafe.inference.neighbours import NeighbourIndex, find_cache
 
     try:
-        return Evidence(saved, find_cache(saved, file, home))
+        return NeighbourIndex(saved, find_cache(saved, file, home))
     except CafeError as error:
         say(f"no nearest training images: {error}")
         return None
@@ -180,7 +189,7 @@ def _table(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
     wide = min(max(cell_len(name) for name in names), _WIDEST)
     count = min(top, len(saved.class_names))
 
-    def cell(label: str, guess: Guess) -> str:
+    def cell(label: str, guess: ClassScore) -> str:
         alone = "" if guess.score is None else f" {100 * guess.score:6.1f} % alone"
         return f"{set_cell_size(label, wide)} {100 * guess.probability:5.1f} %{alone}"
 
@@ -204,7 +213,7 @@ def _table(saved: SavedHead, top: int) -> Callable[[Prediction], None]:
     return write
 
 
-def _brief(guess: Guess) -> str:
+def _brief(guess: ClassScore) -> str:
     alone = "" if guess.score is None else f" ({100 * guess.score:.1f} % alone)"
     return f"{guess.label} {100 * guess.probability:.1f} %{alone}"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.spatial_maps import Tokens
+from cafe.features.spatial_maps import SpatialMaps
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.prompt_learning.prompts import TextTower
@@ -55,13 +55,13 @@ def draw_validation_set() -> Validation:
     return Validation("full", draw_images(seed=8))
 
 
-def _tokens(y: Tensor, seed: int) -> Tokens:
+def _tokens(y: Tensor, seed: int) -> SpatialMaps:
     """Maps of four tokens, one of them of the image's class. (N, 4, D)"""
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = torch.randn(len(y), 4, WIDTH, generator=generator)
     place = torch.randint(4, (len(y),), generator=generator)
     noise[torch.arange(len(y)), place] += 2 * _directions()[y]
-    return Tokens.of(2 * noise)
+    return SpatialMaps.of(2 * noise)
 
 
 def _directions() -> Tensor:

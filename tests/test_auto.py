@@ -13,7 +13,7 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.auto import Auto, gaussian_members
 from cafe.methods.base import NO_VALIDATION, Context
 from cafe.methods.clip_adapter.head import AdapterHead
-from cafe.methods.ensemble import PoolHead
+from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.lda_prior import LdaPrior
 from cafe.methods.stacking import log_likelihood, parts_to_judge
 
@@ -25,9 +25,9 @@ TEST = draw_images()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def fit_auto(train: TrainingSet, seed: int = 0) -> PoolHead:
+def fit_auto(train: TrainingSet, seed: int = 0) -> EnsembleHead:
     head = Auto(recipe=QUICK, context=FP32).fit(train, seed=seed)
-    assert isinstance(head, PoolHead)
+    assert isinstance(head, EnsembleHead)
     return head
 
 

@@ -17,7 +17,7 @@ from cafe.encoders.encoder import Encoder
 from cafe.errors import CacheError, CacheMismatchError, InputError
 from cafe.extract.extract import Options, extract
 from cafe.extract.importers import import_features
-from cafe.extract.reencode import sample_again
+from cafe.extract.reencode import reencode_sample
 from cafe.store import FeatureCache, verify_cache, write_cache
 from cafe.store.conversion import export_cache, merge_caches
 from cafe_cli.main import app
@@ -110,7 +110,7 @@ def test_a_sample_encoded_again_is_the_same(
     extracted: FeatureCache, dataset: Dataset, tiny: Encoder
 ) -> None:
     for count in (1, 10, 1000):
-        assert sample_again(extracted, dataset, tiny, count) > 0.99999
+        assert reencode_sample(extracted, dataset, tiny, count) > 0.99999
 
 
 def test_a_sample_sees_features_of_other_images(
@@ -121,18 +121,18 @@ def test_a_sample_sees_features_of_other_images(
     write_cache(tmp_path / "x.h5", extracted.header, {**blocks, "train": [wrong]})
     cache = FeatureCache.open(tmp_path / "x.h5")
     assert verify_cache(cache.path).problems == ()
-    assert sample_again(cache, dataset, tiny, 28) < 0.999
+    assert reencode_sample(cache, dataset, tiny, 28) < 0.999
 
 
 def test_a_sample_needs_the_same_data_and_weights(
     extracted: FeatureCache, dataset: Dataset, tiny: Encoder
 ) -> None:
     with pytest.raises(CacheMismatchError, match="made of another dataset"):
-        sample_again(extracted, replace(dataset, class_names=("x", "y")), tiny, 3)
+        reencode_sample(extracted, replace(dataset, class_names=("x", "y")), tiny, 3)
     with pytest.raises(CacheMismatchError, match="made of another weights"):
-        sample_again(extracted, dataset, replace(tiny, weights_sha256="0"), 3)
+        reencode_sample(extracted, dataset, replace(tiny, weights_sha256="0"), 3)
     with pytest.raises(InputError, match="at least 1 image; got 0"):
-        sample_again(extracted, dataset, tiny, 0)
+        reencode_sample(extracted, dataset, tiny, 0)
 
 
 def run(*words: object) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import pytest
 from cafe.datasets import Dataset, load_dataset
 from cafe.datasets.folder import images_below
 from cafe.datasets.listing import Entry
-from cafe.datasets.make_split import deal, hold_out_validation
+from cafe.datasets.make_split import hold_out_validation, make_split
 from cafe.errors import DatasetError, MissingFilesError
 
 
@@ -175,23 +175,23 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_dealt_sizes(n: int, train: int, val: str | int, test: int) -> None:
-    dealt = deal([Entry("", f"a/{i}.png", "a") for i in range(n)])
+    dealt = make_split([Entry("", f"a/{i}.png", "a") for i in range(n)])
     counts = Counter(entry.split for entry in dealt)
     assert (counts["train"], counts["val"], counts["test"]) == (train, val, test)
 
 
 def test_deal_depends_on_paths_alone() -> None:
     entries = [Entry("", f"{c}/{i}.png", c) for c in "ab" for i in range(20)]
-    there = {e.path: e.split for e in deal(entries)}
-    back = {e.path: e.split for e in deal(entries[::-1])}
+    there = {e.path: e.split for e in make_split(entries)}
+    back = {e.path: e.split for e in make_split(entries[::-1])}
     assert there == back
-    fewer = {e.path: e.split for e in deal([e for e in entries if e.key == "a"])}
+    fewer = {e.path: e.split for e in make_split([e for e in entries if e.key == "a"])}
     assert fewer.items() <= there.items()
 
 
 def test_deal_is_for_ever() -> None:
     entries = [Entry("", f"a/{i}.png", "a") for i in range(10)]
-    assert "".join(e.split[1] for e in deal(entries)) == "rrreeaerra"
+    assert "".join(e.split[1] for e in make_split(entries)) == "rrreeaerra"
 
 
 def test_validation_is_held_out_of_train_alone() -> None:

@@ -25,7 +25,7 @@ from cafe.errors import (
 )
 from cafe.extract import encode as encoding
 from cafe.extract.extract import Extraction, Options, cache_key, extract
-from cafe.extract.resume import Partial
+from cafe.extract.resume import ResumeFolder
 from cafe.store import FeatureCache, verify_cache
 
 SENTENCES = (("a disc.", "one disc."), ("a square.",))
@@ -86,7 +86,7 @@ def test_again_sweeps_up_what_a_kill_at_the_very_end_left(
     dataset: Dataset, tiny: Encoder, path: Path
 ) -> None:
     run(dataset, tiny, path)
-    with Partial(path, {}, 2):
+    with ResumeFolder(path, {}, 2):
         pass
     assert len(left_over(path)) == 2
     assert run(dataset, tiny, path).was_there
@@ -249,7 +249,7 @@ def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path)
 
 def test_two_at_once(dataset: Dataset, tiny: Encoder, path: Path) -> None:
     key = cache_key(dataset, tiny, SENTENCES, Augmentation())
-    with Partial(path, key, 2):
+    with ResumeFolder(path, key, 2):
         start = time.perf_counter()
         with pytest.raises(CacheError, match=r"another process is extracting '.*local\.h5'; wait"):
             run(dataset, tiny, path)

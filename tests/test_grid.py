@@ -18,9 +18,9 @@ from cafe.extract.importers import import_features
 from cafe.store import FeatureCache
 from cafe.study.grid.journal import FIELDS, Journal
 from cafe.study.grid.search import choose, grid
-from cafe.study.grid.space import Cell, Point, Sweep, span
+from cafe.study.grid.space import Cell, Configuration, GridSpace, span
 
-SWEEP = Sweep(
+SWEEP = GridSpace(
     ratios=(0.1, 0.5),
     bottlenecks=("D/4", "8"),
     shots=(2, 4),
@@ -169,12 +169,12 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     row = dict(zip(FIELDS, (2, 0, 0.1, "D/4", 0.001, 50.0, 1.0, None), strict=True))
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row)[:30])
     journal = Journal(tmp_path / "rows.jsonl")
-    assert list(journal.rows) == [Cell(2, 0, Point(0.1, "D/4", 0.001))]
+    assert list(journal.rows) == [Cell(2, 0, Configuration(0.1, "D/4", 0.001))]
 
 
 def test_ties_go_to_the_likelier_then_the_smaller_ratio() -> None:
     def row(ratio: float, val: float, nll: float) -> tuple[Cell, dict[str, Any]]:
-        cell = Cell(1, 0, Point(ratio, "D/4", 0.001))
+        cell = Cell(1, 0, Configuration(ratio, "D/4", 0.001))
         return cell, {"val": val, "val_nll": nll}
 
     assert choose(dict([row(0.1, 80, 1.0), row(0.2, 81, 2.0)]), 1).ratio == 0.2

@@ -28,7 +28,7 @@ from cafe.methods.meta_adapter.file import load_meta, save_meta
 from cafe.methods.meta_adapter.meta_adapter import MetaAdapter, refine
 from cafe.methods.meta_adapter.training import PUBLISHED, episode_loss, train_meta
 from cafe.methods.meta_adapter.weights import MetaWeights
-from cafe.report.report_data import gather
+from cafe.report.report_data import collect
 from cafe.store import Block, FeatureCache, write_cache
 from cafe_cli.main import main
 
@@ -405,9 +405,9 @@ def test_a_report_does_without_a_file_that_is_gone(
         meta=copy,
     )
     assert found.folder is not None
-    (first,) = gather([found.folder])
+    (first,) = collect([found.folder])
     copy.unlink()
-    (second,) = gather([found.folder])
+    (second,) = collect([found.folder])
     assert not any("temperature" in note for note in first.notes)
     assert any("No temperature was fitted: no meta file" in note for note in second.notes)
 

@@ -23,9 +23,9 @@ from cafe.errors import CafeError, InputError
 from cafe.extract.extract import extract
 from cafe.features.splits import draw_shots
 from cafe.inference import images as pictures
-from cafe.inference.neighbours import Evidence
-from cafe.inference.prediction import Guess, Prediction
-from cafe.results.runs import Wish, find_head
+from cafe.inference.neighbours import NeighbourIndex
+from cafe.inference.prediction import ClassScore, Prediction
+from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import load_head
 from cafe.study.calibration import cautious_temperature
 
@@ -126,7 +126,7 @@ def test_images_are_read_as_answers_are_taken(
 ) -> None:
     read = []
 
-    def count(source: pictures.Source, preprocess: object) -> str:
+    def count(source: pictures.ImageSource, preprocess: object) -> str:
         read.append(source)
         return "counted"
 
@@ -168,7 +168,7 @@ def test_a_training_image_is_its_own_evidence(work: Path) -> None:
     saved = cafe.load_head(find_head("runs/mine"))
     row = int(draw_shots(torch.from_numpy(cache.labels("train")), 4, 0)[5])
     x = torch.from_numpy(cache.read("train", [row]).features)
-    ((first, *_),) = Evidence(saved, cache).nearest(x, 2)
+    ((first, *_),) = NeighbourIndex(saved, cache).nearest(x, 2)
     assert first.image == cache.ids("train")[row]
     assert first.cosine == pytest.approx(1)
 
@@ -191,7 +191,7 @@ def test_unknown(run: Run) -> None:
         run("predict", "runs/mine", "photos", *words, "table").out.splitlines()[1][:7] == "unknown"
     )
     one_line(run("predict", "runs/mine", "photos", "--unknown-below", "70"), 2, "0 to 1; got 70")
-    assert Prediction("a", (Guess("x", 0.5),), unknown_below=0.5).label == "x"
+    assert Prediction("a", (ClassScore("x", 0.5),), unknown_below=0.5).label == "x"
 
 
 def test_csv(run: Run) -> None:
@@ -223,10 +223,10 @@ def test_refusals(run: Run, words: list[str], code: int, text: str) -> None:
 
 def test_which_head_is_taken(work: Path) -> None:
     assert find_head("runs").name == "clip-adapter.4shot.seed0.safetensors"
-    wish = Wish("nearest-class", 1, 1)
-    assert find_head("runs/mine", wish).name == "nearest-class.1shot.seed1.safetensors"
+    selector = HeadSelector("nearest-class", 1, 1)
+    assert find_head("runs/mine", selector).name == "nearest-class.1shot.seed1.safetensors"
     with pytest.raises(InputError, match="is one head"):
-        find_head(find_head("runs"), wish)
+        find_head(find_head("runs"), selector)
 
 
 def test_imported_features_have_no_encoder(run: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from making import draw_image, make_header
 
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
-from cafe.report import gather, write_report
+from cafe.report import collect, write_report
 from cafe.report.analysis import project
 from cafe.report.figures import heat_cells
 from cafe.report.page import render
@@ -26,7 +26,7 @@ from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.compare import compare
 from cafe.study.grid.search import grid
-from cafe.study.grid.space import Sweep
+from cafe.study.grid.space import GridSpace
 from cafe_cli.main import main
 
 EVIL = "<script>alert(1)</script> & co"
@@ -63,7 +63,7 @@ def runs(home: Path) -> list[Path]:
     cache = FeatureCache.open(home / "dtd" / "RN50.none.h5")
     methods = ["zero-shot", "nearest-class", "clip-adapter"]
     found = compare(cache, methods=methods, shots=[1, 2], seeds=2, runs=home / "runs")
-    sweep = Sweep(
+    sweep = GridSpace(
         ratios=[0.2, 0.6],
         bottlenecks=["D/2", "D/4"],
         shots=[2],
@@ -161,7 +161,7 @@ def test_figures_are_described(read: Reader) -> None:
 
 
 def test_a_cell_of_the_heat_map_holds_its_seeds(runs: list[Path]) -> None:
-    (swept,) = gather([runs[1]])
+    (swept,) = collect([runs[1]])
     cells = heat_cells(swept, 2)
     assert set(cells) == {(ratio, width) for ratio in (0.2, 0.6) for width in ("D/2", "D/4")}
     assert all([row["seed"] for row in rows] == [0, 1] for rows in cells.values())
@@ -173,11 +173,11 @@ def test_a_run_without_its_cache(runs: list[Path], tmp_path: Path) -> None:
     record = json.loads((copy / "record.json").read_text())
     record["cache"] = str(tmp_path / "gone.h5")
     (copy / "record.json").write_text(json.dumps(record))
-    (found,) = gather([copy])
-    assert found.look is None
+    (found,) = collect([copy])
+    assert found.analysis is None
     assert "is not at hand" in found.notes[0]
     (tmp_path / "gone.h5").write_text("no cache")
-    assert "cannot be read" in gather([copy])[0].notes[0]
+    assert "cannot be read" in collect([copy])[0].notes[0]
     text = render([found])
     assert "as fitted" in text
     assert "two dimensions" not in text
@@ -189,7 +189,7 @@ def test_a_cache_that_has_changed(runs: list[Path], tmp_path: Path) -> None:
     record = json.loads((copy / "record.json").read_text())
     record["cache_key"]["precision"] = "bf16"
     (copy / "record.json").write_text(json.dumps(record))
-    (found,) = gather([copy])
+    (found,) = collect([copy])
     assert "has changed since (precision is fp32" in found.notes[0]
 
 
@@ -203,11 +203,11 @@ def test_base_to_new_has_its_table(home: Path) -> None:
         runs=home / "halves",
     )
     assert found.folder is not None
-    assert "harmonic mean" in render(gather([found.folder]))
+    assert "harmonic mean" in render(collect([found.folder]))
 
 
 def test_published_numbers_stand_beside_the_same_datasets_alone(runs: list[Path]) -> None:
-    (found,) = gather(runs[:1])
+    (found,) = collect(runs[:1])
     assert [row["cafe"] for row in found.comparable] == ["zero-shot", "clip-adapter"]
     assert found.comparable == found.published
     assert any("Unlike the published protocol: dtd:" in note for note in found.notes)
@@ -217,7 +217,7 @@ def test_an_average_brings_its_runs(home: Path) -> None:
     cache = home / "dtd" / "RN50.none.h5"
     found = compare([cache, cache], methods=["zero-shot"], shots=[1], seeds=1, runs=home / "many")
     assert found.folder is not None
-    assert len(gather([found.folder])) == 3
+    assert len(collect([found.folder])) == 3
 
 
 def test_only_an_adapter_moves_the_features(runs: list[Path]) -> None:
@@ -242,9 +242,9 @@ def test_many_points_are_mapped_by_tsne() -> None:
 
 def test_bad_runs(tmp_path: Path, runs: list[Path]) -> None:
     with pytest.raises(InputError, match="no run to report on"):
-        gather([])
+        collect([])
     with pytest.raises(CafeError, match="is neither a run"):
-        gather([tmp_path / "nowhere"])
+        collect([tmp_path / "nowhere"])
     with pytest.raises(CafeError, match="cannot write the page"):
         write_report(runs[1:], tmp_path / "no" / "page.html")
     assert list(tmp_path.iterdir()) == []

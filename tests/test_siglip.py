@@ -35,7 +35,7 @@ from cafe.encoders.weights import default_pretrained, encoder_names, locate
 from cafe.errors import WeightsError
 from cafe.extract.extract import extract
 from cafe.inference import graphs
-from cafe.results.runs import Wish, find_head
+from cafe.results.runs import HeadSelector, find_head
 
 Run = Callable[..., Answer]
 TOWER = "vit_base_patch16_siglip_224"
@@ -161,7 +161,7 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def head(work: Path, method: str) -> cafe.results.saved_head.SavedHead:
-    return cafe.load_head(find_head(work / "runs/mine", Wish(method)))
+    return cafe.load_head(find_head(work / "runs/mine", HeadSelector(method)))
 
 
 def test_the_classes_are_those_of_siglip(siglip: Encoder) -> None:

@@ -23,7 +23,7 @@ from cafe.encoders.spatial import SpatialTower, _vit, encode_spatial, grid_of, s
 from cafe.errors import CacheFormatError, CacheMismatchError, InputError
 from cafe.extract.extract import Options, extract
 from cafe.features.task import load_task
-from cafe.results.runs import Wish, find_head
+from cafe.results.runs import HeadSelector, find_head
 from cafe.store import FORMAT, Block, FeatureCache, verify_cache, write_cache
 from cafe.store.conversion import merge_caches
 
@@ -274,7 +274,7 @@ def test_from_images_to_predictions(
     words = ["--method", "vt-clip", "--shots", "2", "--seeds", "1", "--epochs", "3", "--json"]
     fitted = run("fit", *words, "--validation", "full")
     assert fitted.code == 0, fitted.err
-    saved = cafe.load_head(find_head("runs", Wish("vt-clip")))
+    saved = cafe.load_head(find_head("runs", HeadSelector("vt-clip")))
     assert saved.pool == 2
     test = load_task(spatial).splits["test"].to("cpu")
     expected = saved.probabilities(test.inputs(spatial=True))

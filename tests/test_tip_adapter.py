@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.methods.tip_adapter.search import Grid, count_hits, search
+from cafe.methods.tip_adapter.search import CandidateGrid, count_hits, search
 from cafe.methods.tip_adapter.tip_adapter import TipAdapter, affinities, cache_keys
 from cafe.methods.tip_adapter.tip_adapter_f import TipAdapterF
 
@@ -46,7 +46,7 @@ def test_keys_are_the_mean_of_the_views() -> None:
 
 
 def test_the_grid_is_that_of_the_authors() -> None:
-    betas, alphas = Grid(7, 3).values()
+    betas, alphas = CandidateGrid(7, 3).values()
     np.testing.assert_allclose(betas, [i * (7 - 0.1) / 200 + 0.1 for i in range(200)])
     np.testing.assert_allclose(alphas, [i * (3 - 0.1) / 20 + 0.1 for i in range(20)])
 
@@ -55,7 +55,7 @@ def test_the_grid_is_that_of_the_authors() -> None:
 def test_counts_hits_as_brute_force_does(counts: tuple[int, ...]) -> None:
     train = draw_task(counts)
     cache = affinities(cache_keys(train.features), train.features.y, train.text, TEST)
-    betas, alphas = Grid(betas=15, alphas=8).values()
+    betas, alphas = CandidateGrid(betas=15, alphas=8).values()
     found = count_hits(cache, betas, alphas)
     for i, beta in enumerate(betas.tolist()):
         for j, alpha in enumerate(alphas.tolist()):
@@ -66,7 +66,7 @@ def test_counts_hits_as_brute_force_does(counts: tuple[int, ...]) -> None:
 def test_of_equal_hits_the_likelier_pair_is_taken() -> None:
     train, held = draw_task(), draw_validation_set()
     assert held.features is not None
-    grid = Grid(betas=12, alphas=6)
+    grid = CandidateGrid(betas=12, alphas=6)
     cache = affinities(cache_keys(train.features), train.features.y, train.text, held.features)
     betas, alphas = grid.values()
     pairs = [(a, b) for a in alphas.tolist() for b in betas.tolist()]
@@ -124,4 +124,4 @@ def test_refuses_what_cannot_be_meant() -> None:
     with pytest.raises(InputError, match=r"alpha must be a number of at least 0; got inf\."):
         TipAdapterF(float("inf"))
     with pytest.raises(InputError, match=r"most_beta must be a number above 0"):
-        Grid(most_beta=0)
+        CandidateGrid(most_beta=0)

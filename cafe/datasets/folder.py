@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
-from cafe.datasets.make_split import DEALT, deal
+from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text import is_utf8, show, some
 from cafe.errors import DatasetError
 
@@ -124,7 +124,7 @@ def read_folder(root: Path, class_names: Names = None) -> tuple[Listing, str]:
     entries, source = _divided(root, folders) if folders else (class_entries(root), "")
     _check_classes(root, entries)
     if not source:
-        entries, source = deal(entries), f"a folder per class; {DEALT}"
+        entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
     return make_listing(entries, str(root), class_names), source
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from cafe.datasets.listing import Entry
 
-DEALT = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
+SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"
 
 
@@ -32,7 +32,7 @@ def _by_class(entries: Sequence[Entry]) -> list[list[int]]:
     return list(groups.values())
 
 
-def deal(entries: Sequence[Entry]) -> list[Entry]:
+def make_split(entries: Sequence[Entry]) -> list[Entry]:
     """Give each entry a split, stratified by class.
 
     Parameters

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
-from cafe.datasets.make_split import DEALT, deal
+from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text import clean_path, read_text, show, some
 from cafe.errors import DatasetError
 
@@ -133,7 +133,7 @@ def read_manifest(path: Path, root: Path, class_names: Names = None) -> tuple[Li
     unsplit = sum(not entry.split for entry in entries)
     source = f"manifest {path.name}"
     if unsplit == len(entries):
-        entries, source = deal(entries), f"{source}, which has no splits; {DEALT}"
+        entries, source = make_split(entries), f"{source}, which has no splits; {SPLIT_BY_CAFE}"
     elif unsplit:
         raise DatasetError(
             f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."

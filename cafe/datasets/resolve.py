@@ -11,7 +11,7 @@ from cafe.datasets.download import by_hand
 from cafe.datasets.folder import images_below
 from cafe.datasets.known import Known
 from cafe.datasets.listing import Entry, Listing, Names, make_listing
-from cafe.datasets.make_split import DEALT, deal
+from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.official import read_official
 from cafe.datasets.splitfile import read_split_file
 from cafe.errors import DatasetError
@@ -77,7 +77,9 @@ def known_listing(row: Known, data_root: Path, class_names: Names) -> tuple[List
         raise DatasetError(
             f"{row.name}: no images in class folders in {root}; {by_hand(row, data_root)}."
         )
-    return _named(row, deal(entries), str(root), class_names), f"a folder per class; {DEALT}"
+    return _named(
+        row, make_split(entries), str(root), class_names
+    ), f"a folder per class; {SPLIT_BY_CAFE}"
 
 
 def _class_tree(root: Path, ignored: tuple[str, ...]) -> list[Entry]:

@@ -13,11 +13,11 @@ import torch
 
 from cafe.compat import import_open_clip
 from cafe.devices import Precision
-from cafe.encoders.weights import PREPROCESS, Source
+from cafe.encoders.weights import PREPROCESS, WeightsSource
 from cafe.errors import WeightsError
 
 
-def build_network(source: Source, precision: Precision) -> Any:
+def build_network(source: WeightsSource, precision: Precision) -> Any:
     """open_clip's network with its weights, in a precision, on the CPU.
 
     Raises
@@ -72,7 +72,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _load(network: Any, source: Source) -> None:
+def _load(network: Any, source: WeightsSource) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that OpenAI's file is a TorchScript archive

@@ -23,7 +23,7 @@ POOL = 7
 """Side of the grid to which maps are averaged: that of RN50 and ViT-B/32 at 224 pixels."""
 
 
-class Sight(NamedTuple):
+class TowerOutput(NamedTuple):
     """What a tower gives for a batch of images.
 
     Attributes
@@ -39,7 +39,7 @@ class Sight(NamedTuple):
 
 
 @torch.inference_mode()
-def encode_spatial(encoder: Encoder, pixels: Tensor, pool: int) -> Sight:
+def encode_spatial(encoder: Encoder, pixels: Tensor, pool: int) -> TowerOutput:
     """Encode a batch of preprocessed images with their spatial maps.
 
     Parameters
@@ -52,7 +52,7 @@ def encode_spatial(encoder: Encoder, pixels: Tensor, pool: int) -> Sight:
 
     Returns
     -------
-    Sight
+    TowerOutput
         On the CPU, features in float32 and tokens in float16, as caches hold them.
 
     Raises
@@ -61,7 +61,7 @@ def encode_spatial(encoder: Encoder, pixels: Tensor, pool: int) -> Sight:
         If the tower has no map that is known.
     """
     found = see(encoder._network, encoder.standardized(pixels), pool)
-    return Sight(found.features.float().cpu(), found.tokens.half().cpu())
+    return TowerOutput(found.features.float().cpu(), found.tokens.half().cpu())
 
 
 @torch.inference_mode()
@@ -80,13 +80,13 @@ def grid_of(encoder: Encoder, pool: int) -> tuple[int, int]:
     return _pooled(_grid(encoder._network, encoder.standardized(black))[1], pool)
 
 
-def see(network: Any, x: Tensor, pool: int) -> Sight:
+def see(network: Any, x: Tensor, pool: int) -> TowerOutput:
     """Feature and map of normalised images (B, 3, S, S), on their device."""
     features, grid = _grid(network, x)
     project = _PROJECTIONS[type(network.visual).__name__]
     tokens = project(network.visual, grid.flatten(2).mT).float()  # (B, h w, D)
     planes = tokens.mT.reshape(tokens.shape[0], -1, *grid.shape[2:])  # (B, D, h, w)
-    return Sight(features, adaptive_avg_pool2d(planes, _pooled(grid, pool)).flatten(2).mT)
+    return TowerOutput(features, adaptive_avg_pool2d(planes, _pooled(grid, pool)).flatten(2).mT)
 
 
 class SpatialTower(nn.Module):

@@ -27,7 +27,7 @@ PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
 
-class Source(NamedTuple):
+class WeightsSource(NamedTuple):
     """Where an encoder's parts come from, before anything is loaded.
 
     Attributes
@@ -91,7 +91,7 @@ def _is_local(model: str) -> bool:
     return model == NANO or folder or model.endswith(".json")
 
 
-def locate(model: str, pretrained: str | None) -> Source:
+def locate(model: str, pretrained: str | None) -> WeightsSource:
     """Find an encoder's parts, downloading published weights that are not on disk.
 
     Parameters
@@ -115,22 +115,22 @@ def locate(model: str, pretrained: str | None) -> Source:
     check_tokenizer(model, architecture(model)["text_cfg"])
     tag = pretrained or default_pretrained(model)
     if tag == UNTRAINED:
-        return Source(model, UNTRAINED, model, _shared_preprocess(model), None)
+        return WeightsSource(model, UNTRAINED, model, _shared_preprocess(model), None)
     if Path(tag).is_file():
         return _with_file(model, Path(tag))
     described = open_clip.get_pretrained_cfg(model, tag)
     if not described:
         known = [*open_clip.list_pretrained_tags_by_model(model), UNTRAINED]
         raise UnknownNameError(f"weights of {model}", tag, known, "Or give a checkpoint file.")
-    return Source(model, tag, model, described, hub.weights(described, f"{model} '{tag}'"))
+    return WeightsSource(model, tag, model, described, hub.weights(described, f"{model} '{tag}'"))
 
 
-def _with_file(model: str, file: Path) -> Source:
+def _with_file(model: str, file: Path) -> WeightsSource:
     """OpenAI's own files are known by their SHA-256, so that a local copy gets QuickGELU too."""
     described: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
     if described and digest_of_file(file) in described.get("url", ""):
-        return Source(model, file.stem, model, described, file, is_openai_file=True)
-    return Source(model, file.stem, model, _shared_preprocess(model), file)
+        return WeightsSource(model, file.stem, model, described, file, is_openai_file=True)
+    return WeightsSource(model, file.stem, model, _shared_preprocess(model), file)
 
 
 def _shared_preprocess(model: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _shared_preprocess(model: str) -> dict[str, Any]:
     return found[0] if agree else {}
 
 
-def _locate_local(model: str, pretrained: str | None) -> Source:
+def _locate_local(model: str, pretrained: str | None) -> WeightsSource:
     folder = _nano_folder() if model == NANO else Path(model)
     if model.endswith(".json"):
         folder = Path(model).parent
@@ -160,7 +160,7 @@ def _locate_local(model: str, pretrained: str | None) -> Source:
     text = architecture(identifier)["text_cfg"]
     check_tokenizer(name, text, None if model.endswith(".json") else folder)
     if pretrained == UNTRAINED:
-        return Source(name, tag, identifier, {}, None)
+        return WeightsSource(name, tag, identifier, {}, None)
     own = pretrained is None or (model == NANO and pretrained == NANO_TAG)
     weights = folder / WEIGHTS_FILE if own else Path(str(pretrained))
     if not weights.is_file():
@@ -168,7 +168,7 @@ def _locate_local(model: str, pretrained: str | None) -> Source:
             f"no weights at '{weights}' for model '{name}'; give --pretrained FILE, or none for "
             "untrained ones."
         )
-    return Source(name, tag, identifier, {}, weights)
+    return WeightsSource(name, tag, identifier, {}, weights)
 
 
 def _nano_folder() -> Path:

@@ -41,7 +41,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChunkPlan:
     """Chunks, dearest first so that no worker is left with a long one, and how many at a time."""
 
     chunks: tuple[Chunk, ...]
@@ -55,7 +55,7 @@ def plan(
     budget: int,
     block: int,
     workers: int,
-) -> Plan:
+) -> ChunkPlan:
     """Cut runs into chunks.
 
     Parameters
@@ -73,7 +73,7 @@ def plan(
 
     Returns
     -------
-    Plan
+    ChunkPlan
         Every run once.
 
     Raises
@@ -100,7 +100,7 @@ def plan(
         for chunk in _chunks(_streams(runs, members), costs[key], room, most)
     ]
     chunks.sort(key=lambda pair: -pair[0])
-    return Plan(tuple(chunk for _, chunk in chunks), workers)
+    return ChunkPlan(tuple(chunk for _, chunk in chunks), workers)
 
 
 def _cohort(run: Run, train: TrainingSet, text: int) -> Hashable:

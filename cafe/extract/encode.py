@@ -18,7 +18,7 @@ from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import InputError
 from cafe.extract.decode import Decoded, Decoder, ahead
 from cafe.extract.encode_batch import Encoded, block_of, encode_batch
-from cafe.extract.resume import Failure, Partial
+from cafe.extract.resume import Failure, ResumeFolder
 
 Progress = Callable[[str, int, int], None]
 """Called with the split's name, the images done and the images in all, over all splits."""
@@ -109,7 +109,7 @@ def _batch_size(encoder: Encoder, views: int) -> int:
 def encode_units(
     dataset: Dataset,
     encoder: Encoder,
-    partial: Partial,
+    partial: ResumeFolder,
     units: Sequence[Unit],
     options: Options,
 ) -> int:
@@ -144,7 +144,7 @@ def _threads(encoder: Encoder) -> int:
     return min(os.cpu_count() or 1, _MOST_DECODERS)
 
 
-def unfinished(partial: Partial, units: Sequence[Unit]) -> list[Unit]:
+def unfinished(partial: ResumeFolder, units: Sequence[Unit]) -> list[Unit]:
     """The units whose blocks are not there yet."""
     return [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
 

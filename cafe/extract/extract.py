@@ -19,13 +19,13 @@ from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.encode import Options, Unit, encode_units, plan_units
-from cafe.extract.resume import Partial, sweep
+from cafe.extract.resume import ResumeFolder, clean_up
 from cafe.store import FeatureCache, Header, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
 __all__ = ["Extraction", "Options", "cache_key", "extract"]
 
-Engine = Callable[[Dataset, Encoder, Partial, Sequence[Unit], Options], int]
+Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[Unit], Options], int]
 """Encodes the units that are not finished yet into blocks; returns the number of images encoded."""
 
 _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
@@ -135,11 +135,11 @@ def extract(
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)
     key = cache_key(dataset, encoder, sentences, options.augmentation, grid)
     if path.is_file() and _is_same(path, key, rebuild):
-        sweep(path)
+        clean_up(path)
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
     units = plan_units(dataset, encoder, options)
-    with Partial(path, key, units[0].batch) as partial:
+    with ResumeFolder(path, key, units[0].batch) as partial:
         images = engine(dataset, encoder, partial, units, options)
         seconds = time.perf_counter() - start
         skipped = _skipped(partial, units)
@@ -167,7 +167,7 @@ def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
     return not different
 
 
-def _skipped(partial: Partial, units: Sequence[Unit]) -> tuple[tuple[str, str, str], ...]:
+def _skipped(partial: ResumeFolder, units: Sequence[Unit]) -> tuple[tuple[str, str, str], ...]:
     return tuple(
         (unit.split, failure.id, failure.reason)
         for unit in units
@@ -176,7 +176,7 @@ def _skipped(partial: Partial, units: Sequence[Unit]) -> tuple[tuple[str, str, s
 
 
 def _refuse_empty(
-    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], partial: Partial
+    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], partial: ResumeFolder
 ) -> None:
     lost = collections.Counter(split for split, _, _ in skipped)
     for split, count in lost.items():

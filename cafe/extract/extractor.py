@@ -15,7 +15,7 @@ from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.extract.encode import Progress
 from cafe.extract.extract import Options, extract
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_home, cache_path
+from cafe.store.paths import cache_folder, cache_path
 
 
 class Extractor:
@@ -141,7 +141,7 @@ class Extractor:
         names = data.class_names
         sentences = read_prompts(Path(prompts), names) if prompts else fill(names, data.templates)
         chosen = self.model or (NANO if data.root is None else DEFAULT_MODEL)
-        path = cache_path(cache_home(cache), data.name, *encoder_names(chosen, self.pretrained))
+        path = cache_path(cache_folder(cache), data.name, *encoder_names(chosen, self.pretrained))
         options = Options(
             augmentation=Augmentation(views=views, seed=view_seed),
             on_error=on_error,

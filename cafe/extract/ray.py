@@ -23,8 +23,8 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.weights import absolute_names
 from cafe.errors import CafeError, DeviceError, InputError
 from cafe.extract.encode import Options, Unit, unfinished
-from cafe.extract.ray_worker import TRIES, Source, Worker, identity_of
-from cafe.extract.resume import Partial
+from cafe.extract.ray_worker import TRIES, EncoderSource, Worker, identity_of
+from cafe.extract.resume import ResumeFolder
 
 _MOST_THREADS = 16
 
@@ -51,7 +51,7 @@ class RayEngine:
         self,
         dataset: Dataset,
         encoder: Encoder,
-        partial: Partial,
+        partial: ResumeFolder,
         units: Sequence[Unit],
         options: Options,
     ) -> int:
@@ -88,7 +88,7 @@ class RayEngine:
         ray: Any,
         dataset: Dataset,
         encoder: Encoder,
-        partial: Partial,
+        partial: ResumeFolder,
         todo: Sequence[Unit],
         options: Options,
     ) -> Generator[dict[str, Any], None, None]:
@@ -97,7 +97,7 @@ class RayEngine:
         device, threads = encoder.device.type, torch.get_num_threads()
         pool = _pool(device, threads, ray.cluster_resources())
         names = absolute_names(self.model, self.pretrained)
-        source = Source(*names, device, encoder.precision, threads, identity_of(encoder))
+        source = EncoderSource(*names, device, encoder.precision, threads, identity_of(encoder))
         options = replace(options, progress=None, workers=options.workers or pool.decoders)
         rows = [{"unit": pickle.dumps(unit)} for unit in todo]
         # a row is a block of Ray's too, so that what is lost with a worker is one row

@@ -15,7 +15,7 @@ from cafe.datasets.base import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import CafeError, WeightsError
 from cafe.extract.encode import Options, Unit, encode_units, unfinished
-from cafe.extract.resume import Partial
+from cafe.extract.resume import ResumeFolder
 from cafe.store.key import Key, differences
 
 TRIES = ".tries"
@@ -25,7 +25,7 @@ _MOST_TRIES = 4  # a block that takes so many workers with it is no accident
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderSource:
     """What a worker loads its encoder from, and what it must turn out to be.
 
     Attributes
@@ -85,15 +85,15 @@ class Worker:
 
     Parameters
     ----------
-    source : Source
+    source : EncoderSource
     dataset : Dataset
         Its images; the items to encode come with each call.
-    partial : Partial
+    partial : ResumeFolder
     options : Options
     """
 
     def __init__(
-        self, source: Source, dataset: Dataset, partial: Partial, options: Options
+        self, source: EncoderSource, dataset: Dataset, partial: ResumeFolder, options: Options
     ) -> None:
         self._source, self._dataset = source, dataset
         self._partial, self._options = partial, options

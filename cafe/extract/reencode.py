@@ -12,7 +12,7 @@ from cafe.errors import CacheMismatchError, InputError
 from cafe.store import FeatureCache
 
 
-def sample_again(
+def reencode_sample(
     cache: FeatureCache, dataset: Dataset, encoder: Encoder, count: int, seed: int = 0
 ) -> float:
     """Encode some images of a cache again and compare them with their features.

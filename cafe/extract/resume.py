@@ -31,7 +31,7 @@ class Failure(NamedTuple):
     reason: str
 
 
-def sweep(cache: Path) -> None:
+def clean_up(cache: Path) -> None:
     """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
     folder = _folder(cache)
     with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def _folder(cache: Path) -> Path:
     return cache.with_name(f".{cache.name}.partial")
 
 
-class Partial:
+class ResumeFolder:
     """Finished blocks of an extraction that is under way; use as a context manager.
 
     Parameters
@@ -68,7 +68,7 @@ class Partial:
         self._identity = canonical({"batch": batch, "key": dict(key)})
         self._lock: IO[str] | None = None
 
-    def __enter__(self) -> Partial:
+    def __enter__(self) -> ResumeFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(self.folder / "lock")

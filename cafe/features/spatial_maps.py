@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Tokens:
+class SpatialMaps:
     """Spatial maps of images, which stay where they are until some are asked for.
 
     Parameters
@@ -34,7 +34,7 @@ class Tokens:
         self.count = count
 
     @classmethod
-    def of(cls, maps: Tensor) -> Tokens:
+    def of(cls, maps: Tensor) -> SpatialMaps:
         """Maps that are in memory already. (N, T, D)"""
         images, count, _ = maps.shape
         return cls(
@@ -44,12 +44,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: Tensor) -> Tokens:
-        return Tokens(self._read, self._rows[rows.cpu()], self.count, self._device)
+    def __getitem__(self, rows: Tensor) -> SpatialMaps:
+        return SpatialMaps(self._read, self._rows[rows.cpu()], self.count, self._device)
 
-    def to(self, device: torch.device | str) -> Tokens:
+    def to(self, device: torch.device | str) -> SpatialMaps:
         """The same maps, on another device once they are read."""
-        return Tokens(self._read, self._rows, self.count, device)
+        return SpatialMaps(self._read, self._rows, self.count, device)
 
     def tensor(self) -> Tensor:
         """The maps themselves, read now. (N, T, D)"""

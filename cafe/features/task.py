@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features.spatial_maps import Tokens
+from cafe.features.spatial_maps import SpatialMaps
 from cafe.features.tensors import LARGE, ClassText, Features
 from cafe.store import FeatureCache, Header, SplitArrays
 
@@ -63,7 +63,7 @@ class StoredFeatures:
         )
         return _tensors(read, self._tokens(torch.arange(count) if rows is None else rows))
 
-    def _tokens(self, rows: Tensor) -> Tokens | None:
+    def _tokens(self, rows: Tensor) -> SpatialMaps | None:
         cache, split = self._cache, self._split
         if not cache.tokens:
             return None
@@ -71,7 +71,7 @@ class StoredFeatures:
         def read(rows: Tensor) -> Tensor:
             return torch.from_numpy(cache.read_tokens(split, rows.numpy(), dtype=np.float32))
 
-        return Tokens(read, rows, cache.tokens)
+        return SpatialMaps(read, rows, cache.tokens)
 
     @property
     def x(self) -> Tensor:
@@ -151,7 +151,7 @@ def class_text(header: Header) -> ClassText:
     return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
 
 
-def _tensors(arrays: SplitArrays, tokens: Tokens | None) -> Features:
+def _tensors(arrays: SplitArrays, tokens: SpatialMaps | None) -> Features:
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
     x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
     return Features(x, y, views, tokens)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.errors import InputError
-from cafe.features.spatial_maps import Tokens
+from cafe.features.spatial_maps import SpatialMaps
 
 LARGE = 1 << 28
 """Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
@@ -30,14 +30,14 @@ class Features:
         Class indices, int64. (N,)
     views : Tensor or None
         Raw features of augmented views, view 0 being the plain one. (N, V, D)
-    tokens : Tokens or None
+    tokens : SpatialMaps or None
         Spatial maps. (N, T, D)
     """
 
     x: Tensor
     y: Tensor
     views: Tensor | None = None
-    tokens: Tokens | None = None
+    tokens: SpatialMaps | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:

@@ -29,11 +29,11 @@ from cafe.inference.graphs import (
     write_onnx,
     write_torch,
 )
-from cafe.inference.images import Source, inputs_of, list_images, read_pixels
+from cafe.inference.images import ImageSource, inputs_of, list_images, read_pixels
 from cafe.inference.model_card import loading, write_card
 from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import check_encoder, encoder_of
-from cafe.results.runs import Wish, find_head
+from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head, output_names
 
 Format = Literal["safetensors", "onnx", "torch"]
@@ -78,7 +78,7 @@ def export_head(
     *,
     output: Path | str | None = None,
     with_encoder: bool = False,
-    images: Source | Iterable[Source] | None = None,
+    images: ImageSource | Iterable[ImageSource] | None = None,
     method: str | None = None,
     shots: Shots | None = None,
     seed: int | None = None,
@@ -104,7 +104,7 @@ def export_head(
         Images to compare on, as `Predictor.predict` takes them; None compares on noise. A head
         alone is compared on the test features of its cache, where that is at hand.
     method, shots, seed : optional
-        Which head of the run; see `cafe.results.runs.Wish`.
+        Which head of the run; see `cafe.results.runs.HeadSelector`.
     model, pretrained : str, optional
         Where the encoder is, if it came from a folder or a file.
     cache : Path or str, optional
@@ -133,7 +133,7 @@ def export_head(
         raise InputError("a safetensors file holds the head alone; with the encoder take onnx.")
     if format == "onnx":
         check_onnx()
-    file = find_head(run, Wish(method, shots, seed))
+    file = find_head(run, HeadSelector(method, shots, seed))
     saved = load_head(file)
     encoder = None
     if with_encoder:
@@ -241,7 +241,7 @@ def _features(saved: SavedHead, file: Path, home: Path | str | None) -> _Sample:
     return _Sample(noise, f"{_CHECKED} features of noise")
 
 
-def _pixels(encoder: Encoder, images: Source | Iterable[Source] | None) -> _Sample:
+def _pixels(encoder: Encoder, images: ImageSource | Iterable[ImageSource] | None) -> _Sample:
     """Pixels of the given images, or noise. (n, 3, S, S) uint8"""
     height, width = encoder.preprocess.size
     generator = torch.Generator().manual_seed(0)

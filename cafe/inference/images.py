@@ -24,12 +24,12 @@ from cafe.extract.decode import ahead
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the images done and the images in all."""
 
-Source = str | Path | Image.Image
+ImageSource = str | Path | Image.Image
 _Pixels = NDArray[np.uint8] | str  # (S, S, 3), or the reason why there are none
 _BATCH, _CUDA_BATCH = 32, 256
 
 
-class Seen(NamedTuple):
+class EncodedImages(NamedTuple):
     """A batch of images as the encoder saw it.
 
     Attributes
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pace:
+class LoaderOptions:
     """How images are read.
 
     Attributes
@@ -75,7 +75,7 @@ class Pace:
                 raise InputError(f"{name} must be at least 1; got {value}.")
 
 
-def list_images(images: Source | Iterable[Source]) -> list[Source]:
+def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """The images that are meant: folders stand for all images in them, sorted by name.
 
     Parameters
@@ -88,7 +88,7 @@ def list_images(images: Source | Iterable[Source]) -> list[Source]:
         If there is none, or a folder cannot be read.
     """
     sources = [images] if isinstance(images, str | Path | Image.Image) else images
-    found: list[Source] = []
+    found: list[ImageSource] = []
     for source in sources:
         if not isinstance(source, Image.Image) and Path(source).is_dir():
             found += [str(Path(source) / name) for name in images_below(Path(source))]
@@ -99,7 +99,9 @@ def list_images(images: Source | Iterable[Source]) -> list[Source]:
     return found
 
 
-def look(encoder: Encoder, sources: Sequence[Source], pace: Pace) -> Iterator[Seen]:
+def encode_images(
+    encoder: Encoder, sources: Sequence[ImageSource], options: LoaderOptions
+) -> Iterator[EncodedImages]:
     """Decode ahead in threads, and encode; a few batches are in memory at a time.
 
     Parameters
@@ -107,38 +109,38 @@ def look(encoder: Encoder, sources: Sequence[Source], pace: Pace) -> Iterator[Se
     encoder : Encoder
     sources : sequence of path or image
         As `list_images` gives them.
-    pace : Pace
+    pace : LoaderOptions
 
     Yields
     ------
-    Seen
+    EncodedImages
         A batch.
     """
-    size = pace.batch_size or (_CUDA_BATCH if encoder.device.type == "cuda" else _BATCH)
-    threads = pace.workers or min(os.cpu_count() or 1, 16)
+    size = options.batch_size or (_CUDA_BATCH if encoder.device.type == "cuda" else _BATCH)
+    threads = options.workers or min(os.cpu_count() or 1, 16)
     batches = (sources[start : start + size] for start in range(0, len(sources), size))
     done = 0
     for batch, pixels in ahead(lambda b: decode_all(b, encoder.preprocess), batches, threads):
         names = [_name(source, done + place) for place, source in enumerate(batch)]
-        yield _encode(encoder, names, pixels, pace.pool)
+        yield _encode(encoder, names, pixels, options.pool)
         done += len(batch)
-        if pace.progress is not None:
-            pace.progress("images", done, len(sources))
+        if options.progress is not None:
+            options.progress("images", done, len(sources))
 
 
-def read_pixels(encoder: Encoder, sources: Sequence[Source]) -> Tensor:
+def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:
     """The encoder's pixels of the images that can be read. (n, S, S, 3) uint8"""
     found = [p for p in decode_all(sources, encoder.preprocess) if not isinstance(p, str)]
     shape = (0, *encoder.preprocess.size, 3)
     return torch.from_numpy(np.stack(found) if found else np.empty(shape, np.uint8))
 
 
-def decode_all(sources: Sequence[Source], preprocess: Preprocess) -> list[_Pixels]:
+def decode_all(sources: Sequence[ImageSource], preprocess: Preprocess) -> list[_Pixels]:
     """The encoder's pixels of each image, or the reason why there are none."""
     return [_pixels(source, preprocess) for source in sources]
 
 
-def _pixels(source: Source, preprocess: Preprocess) -> _Pixels:
+def _pixels(source: ImageSource, preprocess: Preprocess) -> _Pixels:
     try:
         if isinstance(source, Image.Image):
             return preprocess.pixels(upright_rgb(source))
@@ -158,21 +160,21 @@ def inputs_of(encoder: Encoder, pixels: Tensor, pool: int | None) -> Tensor:
     return torch.cat([features[:, None], tokens.float()], dim=1)
 
 
-def _name(source: Source, number: int) -> str:
+def _name(source: ImageSource, number: int) -> str:
     return f"image {number}" if isinstance(source, Image.Image) else str(source)
 
 
 def _encode(
     encoder: Encoder, names: list[str], pixels: Sequence[_Pixels], pool: int | None
-) -> Seen:
+) -> EncodedImages:
     reasons = [found if isinstance(found, str) else "" for found in pixels]
     read = [found for found in pixels if not isinstance(found, str)]
     if not read:
-        return Seen(names, reasons, torch.empty(0, encoder.width))
+        return EncodedImages(names, reasons, torch.empty(0, encoder.width))
     features = inputs_of(encoder, torch.from_numpy(np.stack(read)), pool)
     finite = features.isfinite().flatten(1).all(dim=1)
     places = [place for place, reason in enumerate(reasons) if not reason]
     for place, good in zip(places, finite.tolist(), strict=True):
         if not good:
             reasons[place] = f"its feature is not finite in {encoder.precision}"
-    return Seen(names, reasons, features[finite])
+    return EncodedImages(names, reasons, features[finite])

@@ -16,7 +16,7 @@ from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
 from cafe.store.key import differences
-from cafe.store.paths import cache_home, cache_path
+from cafe.store.paths import cache_folder, cache_path
 
 if TYPE_CHECKING:
     import faiss
@@ -41,7 +41,7 @@ class Neighbour:
     cosine: float
 
 
-class Evidence:
+class NeighbourIndex:
     """The training images that a head was fitted on, to be searched by cosine.
 
     Parameters
@@ -110,7 +110,7 @@ def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> Featur
     about, told = saved.about, Path(saved.about.get("cache", ""))
     named = about["encoder"]["model"], about["encoder"]["pretrained"]
     above = file.absolute().parents  # <work>/runs/<run>/, and the cache is told relative to <work>
-    places = [cache_path(cache_home(home), about["dataset"], *named), told]
+    places = [cache_path(cache_folder(home), about["dataset"], *named), told]
     for path in [*places, above[min(2, len(above) - 1)] / told]:
         if path.is_file():
             return FeatureCache.open(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cafe.inference.neighbours import Neighbour
 
 
-class Guess(NamedTuple):
+class ClassScore(NamedTuple):
     """A class and how sure it is.
 
     Attributes
@@ -40,9 +40,9 @@ class Prediction:
     ----------
     image : str
         The image as it was named.
-    top : tuple of Guess
+    top : tuple of ClassScore
         The likeliest classes, the best first; empty where the image could not be read.
-    zero_shot : Guess or None
+    zero_shot : ClassScore or None
         What zero-shot CLIP says, where it was asked for.
     nearest : tuple of Neighbour
         The nearest training images, where they were asked for.
@@ -53,8 +53,8 @@ class Prediction:
     """
 
     image: str
-    top: tuple[Guess, ...] = ()
-    zero_shot: Guess | None = None
+    top: tuple[ClassScore, ...] = ()
+    zero_shot: ClassScore | None = None
     nearest: tuple[Neighbour, ...] = ()
     reason: str = ""
     unknown_below: float = 0.0
@@ -93,9 +93,9 @@ class Prediction:
         return found
 
 
-def guesses(
+def class_scores(
     probabilities: Tensor, names: Sequence[str], top: int, scores: Tensor | None = None
-) -> list[tuple[Guess, ...]]:
+) -> list[tuple[ClassScore, ...]]:
     """The likeliest classes of each row, the best first.
 
     Parameters
@@ -113,7 +113,9 @@ def guesses(
     alone = None if scores is None else scores.gather(-1, classes).tolist()
     return [
         tuple(
-            Guess(names[c], round(p, 6), None if alone is None else round(alone[row][place], 6))
+            ClassScore(
+                names[c], round(p, 6), None if alone is None else round(alone[row][place], 6)
+            )
             for place, (p, c) in enumerate(zip(ps, cs, strict=True))
         )
         for row, (ps, cs) in enumerate(zip(values.tolist(), classes.tolist(), strict=True))

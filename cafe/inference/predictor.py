@@ -14,10 +14,17 @@ from cafe.devices import resolve_device
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import CacheMismatchError, InputError, UnknownNameError, WeightsError
 from cafe.features.splits import Shots
-from cafe.inference.images import Pace, Progress, Seen, Source, list_images, look
-from cafe.inference.neighbours import Evidence, Neighbour
-from cafe.inference.prediction import Guess, Prediction, guesses
-from cafe.results.runs import Wish, find_head
+from cafe.inference.images import (
+    EncodedImages,
+    ImageSource,
+    LoaderOptions,
+    Progress,
+    encode_images,
+    list_images,
+)
+from cafe.inference.neighbours import Neighbour, NeighbourIndex
+from cafe.inference.prediction import ClassScore, Prediction, class_scores
+from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
 from cafe.store.key import differences
 
@@ -30,7 +37,7 @@ class Predictor:
     saved : SavedHead
     encoder : Encoder
         Must be the one whose features the head was fitted on.
-    evidence : Evidence, optional
+    evidence : NeighbourIndex, optional
         The training images, for explanations.
 
     Raises
@@ -49,10 +56,10 @@ class Predictor:
     """
 
     def __init__(
-        self, saved: SavedHead, encoder: Encoder, evidence: Evidence | None = None
+        self, saved: SavedHead, encoder: Encoder, neighbours: NeighbourIndex | None = None
     ) -> None:
         check_encoder(saved, encoder)
-        self.saved, self.encoder, self.evidence = saved, encoder, evidence
+        self.saved, self.encoder, self.neighbours = saved, encoder, neighbours
 
     @classmethod
     def load(
@@ -73,7 +80,7 @@ class Predictor:
         run : Path or str
             The folder of a run, a folder of runs (the newest counts), or a head's file.
         method, shots, seed : optional
-            Which head of the run; see `cafe.results.runs.Wish`.
+            Which head of the run; see `cafe.results.runs.HeadSelector`.
         model, pretrained : str, optional
             Where the encoder is, if it came from a folder or a file; None takes what the run names.
         device : str
@@ -84,12 +91,12 @@ class Predictor:
         CafeError
             If there is no such head, or its encoder cannot be had.
         """
-        saved = load_head(find_head(run, Wish(method, shots, seed)))
+        saved = load_head(find_head(run, HeadSelector(method, shots, seed)))
         return cls(saved, encoder_of(saved, model, pretrained, device=device))
 
     def predict(
         self,
-        images: Source | Iterable[Source],
+        images: ImageSource | Iterable[ImageSource],
         *,
         top: int = 3,
         unknown_below: float = 0.0,
@@ -131,16 +138,18 @@ class Predictor:
             raise InputError(f"top must be at least 1; got {top}.")
         if not 0 <= unknown_below <= 1:
             raise InputError(f"unknown-below must be a probability, 0 to 1; got {unknown_below}.")
-        pace = Pace(batch_size, workers, progress, self.saved.pool)
-        seen = look(self.encoder, list_images(images), pace)
+        options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
+        seen = encode_images(self.encoder, list_images(images), options)
         return chain.from_iterable(self._judge(s, top, unknown_below, explain) for s in seen)
 
-    def _judge(self, seen: Seen, top: int, unknown_below: float, explain: bool) -> list[Prediction]:
+    def _judge(
+        self, seen: EncodedImages, top: int, unknown_below: float, explain: bool
+    ) -> list[Prediction]:
         """What is said of a batch."""
         x, saved = seen.features, self.saved
-        best: list[tuple[Guess, ...]] = []
+        best: list[tuple[ClassScore, ...]] = []
         if len(x):
-            best = guesses(saved.probabilities(x), saved.class_names, top, saved.scores(x))
+            best = class_scores(saved.probabilities(x), saved.class_names, top, saved.scores(x))
         alone = x[:, 0] if x.ndim == 3 else x  # without the map
         rows = zip(best, *self._explanations(alone, explain), strict=True)
         return [
@@ -152,17 +161,17 @@ class Predictor:
 
     def _explanations(
         self, x: Tensor, explain: bool
-    ) -> tuple[Iterable[Guess | None], Iterable[tuple[Neighbour, ...]]]:
-        text, evidence = self.saved.zero_shot, self.evidence
-        zero_shot: Iterable[Guess | None] = [None] * len(x)
+    ) -> tuple[Iterable[ClassScore | None], Iterable[tuple[Neighbour, ...]]]:
+        text, neighbours = self.saved.zero_shot, self.neighbours
+        zero_shot: Iterable[ClassScore | None] = [None] * len(x)
         nearest: Iterable[tuple[Neighbour, ...]] = [()] * len(x)
         if explain and text is not None:
             plain = SavedHead(text, self.saved.about, text)
             scores = plain.scores(x)
             likely = torch.softmax(text.logits(x), dim=-1)
-            zero_shot = [one for (one,) in guesses(likely, plain.class_names, 1, scores)]
-        if explain and evidence is not None:
-            nearest = evidence.nearest(x)
+            zero_shot = [one for (one,) in class_scores(likely, plain.class_names, 1, scores)]
+        if explain and neighbours is not None:
+            nearest = neighbours.nearest(x)
         return zero_shot, nearest
 
 

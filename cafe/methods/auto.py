@@ -13,7 +13,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_members
-from cafe.methods.ensemble import Member, PoolHead, make_pool
+from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
 from cafe.methods.stacking import Part, held_out_labels, log_likelihood, parts_to_judge
 
@@ -46,7 +46,7 @@ class Auto(BatchedMethod):
     """
 
     name = "auto"
-    head = PoolHead
+    head = EnsembleHead
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Auto(BatchedMethod):
             members = members + gaussian_members(train, part)
             labels = held_out_labels(part, train)
             told = {**params, "method": self.name}
-            heads.append(make_pool(members, labels, train.text, told))
+            heads.append(make_ensemble(members, labels, train.text, told))
         return heads
 
 

@@ -41,7 +41,7 @@ class Member(NamedTuple):
     prior: float = 1.0
 
 
-class PoolHead(Head):
+class EnsembleHead(Head):
     """`log sum_m a_m softmax(z_m)`: logits whose softmax is the mean of the members' answers.
 
     It is a mean of probabilities, which keeps the members' doubt where they disagree; in a mean of
@@ -112,14 +112,14 @@ class PoolHead(Head):
         return dict(self._tensors)
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> PoolHead:
+    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> EnsembleHead:
         """Build the head again; see `Head.from_tensors`."""
         return cls(tensors, params)
 
 
-def make_pool(
+def make_ensemble(
     members: Sequence[Member], labels: Tensor, text: ClassText, params: Mapping[str, Any]
-) -> PoolHead:
+) -> EnsembleHead:
     """Weigh members and join those that matter.
 
     Parameters
@@ -135,7 +135,7 @@ def make_pool(
 
     Returns
     -------
-    PoolHead
+    EnsembleHead
         Members of less than `NEGLIGIBLE` weight are left out.
     """
     evidence = torch.stack([member.evidence for member in members])  # (M, J)
@@ -160,7 +160,7 @@ def make_pool(
     joined = [members[i].tensors for i in kept]
     stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
     tensors = {**stacked, "weights": text.weights, "mixture": mixture.float()}
-    return PoolHead(tensors, {**params, "best_ratio": round(best_ratio, 3), "members": about})
+    return EnsembleHead(tensors, {**params, "best_ratio": round(best_ratio, 3), "members": about})
 
 
 def _ratio(about: Mapping[str, Any]) -> float:

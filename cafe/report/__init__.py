@@ -5,6 +5,6 @@ Tables are plain HTML; only the figures need JavaScript.
 """
 
 from cafe.report.page import write_report
-from cafe.report.report_data import Gathered, gather
+from cafe.report.report_data import ReportData, collect
 
-__all__ = ["Gathered", "gather", "write_report"]
+__all__ = ["ReportData", "collect", "write_report"]

@@ -33,7 +33,7 @@ FEWEST_FOR_TSNE = 60
 
 
 @dataclass(frozen=True)
-class Look:
+class Analysis:
     """What the cached test features show of one head.
 
     Attributes
@@ -73,9 +73,9 @@ class Look:
     notes: list[str] = field(default_factory=list)
 
 
-def look(
+def analyse(
     folder: Path, cache: FeatureCache, row: Mapping[str, Any], seed: int, images: Path | None
-) -> Look:
+) -> Analysis:
     """Look at the test features through one head of a run.
 
     Parameters
@@ -109,7 +109,7 @@ def look(
         notes.append(f"No temperature was fitted: {error}")
     rows = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
     ids = cache.ids("test")
-    return Look(
+    return Analysis(
         method=row["method"],
         shots=row["shots"],
         seed=seed,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cafe.report.analysis import Look, class_order
+from cafe.report.analysis import Analysis, class_order
 from cafe.report.figures import LEGEND_BELOW, Figure, Json
-from cafe.report.report_data import Gathered
+from cafe.report.report_data import ReportData
 
 _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes
 _MOST_CLASSES = 24  # told apart on a map: eight colours by three symbols
 
 
-def gains(run: Gathered) -> list[tuple[str, float]]:
+def gains(run: ReportData) -> list[tuple[str, float]]:
     """Points that the method in focus gains on zero-shot, class by class, the largest first."""
     method, shots = run.focus
     after = run.results[run.focus]["page"].get("per_class")
@@ -108,16 +108,16 @@ def _reliability_line(
     }
 
 
-def feature_map(look: Look, class_names: Sequence[str]) -> Figure:
+def feature_map(analysis: Analysis, class_names: Sequence[str]) -> Figure:
     """Two dimensions of the test features, before and after the adapter, coloured by class."""
-    shown = class_order(look.labels, _MOST_CLASSES)
-    sides = [side for side in (look.before, look.after) if side is not None]
+    shown = class_order(analysis.labels, _MOST_CLASSES)
+    sides = [side for side in (analysis.before, analysis.after) if side is not None]
     data = []
     for number, points in enumerate(sides, start=1):
         axis = "" if number == 1 else "2"
         for place, label in enumerate([*shown, None]):
             rows = [
-                row for row, c in enumerate(look.labels) if (c if c in shown else None) == label
+                row for row, c in enumerate(analysis.labels) if (c if c in shown else None) == label
             ]
             if rows:
                 name = "other classes" if label is None else class_names[label]
@@ -137,7 +137,7 @@ def feature_map(look: Look, class_names: Sequence[str]) -> Figure:
         for text, x in zip(titles, (0, 0.515), strict=False)
     ]
     layout["legend"] = LEGEND_BELOW
-    return Figure(data, layout, f"Scatter of test features: {look.projection}.")
+    return Figure(data, layout, f"Scatter of test features: {analysis.projection}.")
 
 
 def _cloud(

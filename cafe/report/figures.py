@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cafe.report.report_data import Gathered
+from cafe.report.report_data import ReportData
 
 Json = dict[str, Any]
 LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
@@ -32,7 +32,7 @@ class Figure(NamedTuple):
         return {"data": self.data, "layout": self.layout}
 
 
-def colour_of(run: Gathered, method: str) -> str:
+def colour_of(run: ReportData, method: str) -> str:
     """The palette's name of a method's colour: grey for zero-shot, blue for the one in focus."""
     if method == "zero-shot":
         return "@muted"
@@ -40,7 +40,7 @@ def colour_of(run: Gathered, method: str) -> str:
     return "@0" if method == run.focus[0] else f"@{1 + others.index(method) % 7}"
 
 
-def accuracy_over_shots(run: Gathered) -> Figure:
+def accuracy_over_shots(run: ReportData) -> Figure:
     """Lines over shots with 95 % intervals, published numbers dotted; dots for one shot count."""
     theirs = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
     if len(run.shots) == 1 and not theirs:
@@ -65,7 +65,7 @@ def accuracy_over_shots(run: Gathered) -> Figure:
     return Figure(data, layout, f"{label}; the table below has the numbers.")
 
 
-def _line(run: Gathered, method: str, ticks: Sequence[Any]) -> Json:
+def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
     found = {shots: row for (name, shots), row in run.results.items() if name == method}
     x = [place for place, tick in enumerate(ticks) if tick in found]
     rows = [found[ticks[place]]["accuracy"] for place in x]
@@ -114,7 +114,7 @@ def _published_line(row: Mapping[str, Any], ticks: Sequence[Any]) -> Json:
     }
 
 
-def _range(run: Gathered) -> list[float]:
+def _range(run: ReportData) -> list[float]:
     """From below the lowest mean to above the highest; very wide intervals are cut off."""
     rows = [row["accuracy"] for row in run.results.values()]
     ends = [min(row["ci95"] or 0, _WIDEST_SHOWN) for row in rows]
@@ -127,7 +127,7 @@ def _range(run: Gathered) -> list[float]:
     return [max(0.0, low - 2), min(101.0, high + 2)]
 
 
-def _dots(run: Gathered) -> Figure:
+def _dots(run: ReportData) -> Figure:
     rows = [(method, row["accuracy"]) for (method, _), row in reversed(list(run.results.items()))]
     data = [_dot(method, row, colour_of(run, method)) for method, row in rows]
     layout = {
@@ -157,7 +157,7 @@ def shots_words(shots: Any) -> str:
     return f"{shots} shot{'s' if shots != 1 else ''}"
 
 
-def heat_cells(run: Gathered, shots: Any) -> dict[tuple[float, str], list[Mapping[str, Any]]]:
+def heat_cells(run: ReportData, shots: Any) -> dict[tuple[float, str], list[Mapping[str, Any]]]:
     """Runs of a grid by (ratio, bottleneck): those of the learning rate with the best mean."""
     rates: dict[tuple[float, str], dict[float, list[Mapping[str, Any]]]] = defaultdict(dict)
     for row in run.grid:
@@ -171,7 +171,7 @@ def mean_val(rows: Sequence[Mapping[str, Any]]) -> float:
     return float(sum(row["val"] for row in rows) / len(rows))
 
 
-def heat_map(run: Gathered, shots: Any) -> Figure:
+def heat_map(run: ReportData, shots: Any) -> Figure:
     """Validation accuracy over ratio and bottleneck, the chosen cell framed."""
     cells = heat_cells(run, shots)
     ratios = sorted({ratio for ratio, _ in cells})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError
-from cafe.report.report_data import Gathered, gather
+from cafe.report.report_data import ReportData, collect
 from cafe.report.sections import Page, name_of, section, title_of
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -48,7 +48,7 @@ def write_report(
     CafeError
         If the file cannot be written.
     """
-    text = render(gather(runs, None if images is None else Path(images)))
+    text = render(collect(runs, None if images is None else Path(images)))
     path = Path(target)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
@@ -62,7 +62,7 @@ def write_report(
     return path
 
 
-def render(runs: Sequence[Gathered]) -> str:
+def render(runs: Sequence[ReportData]) -> str:
     """The page as text."""
     page = Page()
     sections = [section(page, run, f"run{number}") for number, run in enumerate(runs, start=1)]

@@ -20,7 +20,7 @@ from cafe.methods.catalog import CATALOG
 from cafe.report.published import AVERAGES, DATASETS, backbone, published_beside
 from cafe.results.paired import average
 from cafe.store import FeatureCache, Header
-from cafe.store.paths import cache_home, list_caches
+from cafe.store.paths import cache_folder, list_caches
 from cafe.study.compare import Comparison, compare
 from cafe.study.study import Progress
 
@@ -95,7 +95,7 @@ def reproduce(
     CacheNotFoundError
         If no cache is of one of the eleven datasets.
     """
-    folder = cache_home(home)
+    folder = cache_folder(home)
     names = methods or published_methods()
     found = []
     for encoder, caches in _by_encoder(folder).items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from cafe.errors import CafeError, InputError
 from cafe.methods.catalog import BASELINES
-from cafe.report.analysis import Look, look
+from cafe.report.analysis import Analysis, analyse
 from cafe.report.paper import cache_warnings
 from cafe.report.published import DATASETS, published_beside
 from cafe.results.runs import newest_run, read_record
@@ -23,7 +23,7 @@ PREFERRED = ("clip-adapter", "auto")
 
 
 @dataclass(frozen=True)
-class Gathered:
+class ReportData:
     """One run, read back.
 
     Attributes
@@ -40,7 +40,7 @@ class Gathered:
         What the page looks into: per class, confusions, calibration, map.
     published : list of mapping
         Published numbers on the same data, where there are such.
-    look : Look or None
+    look : Analysis or None
         What the cached features show, where they are at hand.
     notes : list of str
         What is not shown, and why.
@@ -53,7 +53,7 @@ class Gathered:
     grid: Sequence[Row]
     focus: tuple[str, Any]
     published: Sequence[Row]
-    look: Look | None = None
+    analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -79,7 +79,7 @@ class Gathered:
         return f"{encoder['model']}.{encoder['pretrained']}"
 
 
-def gather(runs: Sequence[Path | str], images: Path | None = None) -> list[Gathered]:
+def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[ReportData]:
     """Read runs back.
 
     Parameters
@@ -92,7 +92,7 @@ def gather(runs: Sequence[Path | str], images: Path | None = None) -> list[Gathe
 
     Returns
     -------
-    list of Gathered
+    list of ReportData
 
     Raises
     ------
@@ -111,7 +111,7 @@ def gather(runs: Sequence[Path | str], images: Path | None = None) -> list[Gathe
     return [_gather(folder, images) for folder in folders]
 
 
-def _gather(folder: Path, images: Path | None) -> Gathered:
+def _gather(folder: Path, images: Path | None) -> ReportData:
     record = read_record(folder)
     page = _read_page(folder)
     about = {(row["method"], row["shots"]): row for row in page.get("results", ())}
@@ -128,11 +128,11 @@ def _gather(folder: Path, images: Path | None) -> Gathered:
         notes += [f"Unlike the published protocol: {text}" for text in cache_warnings(cache)]
     if cache is not None:
         try:
-            seen = look(folder, cache, results[focus], record["protocol"]["seeds"][0], images)
+            seen = analyse(folder, cache, results[focus], record["protocol"]["seeds"][0], images)
             notes += seen.notes
         except CafeError as error:
             notes.append(f"No look at the features: {error}")
-    return Gathered(
+    return ReportData(
         folder=folder,
         record=record,
         results=results,
@@ -140,7 +140,7 @@ def _gather(folder: Path, images: Path | None) -> Gathered:
         grid=_read_grid(folder),
         focus=focus,
         published=published,
-        look=seen,
+        analysis=seen,
         notes=notes,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cafe.report import diagrams, figures, tables
 from cafe.report.figures import Figure
-from cafe.report.report_data import Gathered
+from cafe.report.report_data import ReportData
 
 
 @dataclass
@@ -34,13 +34,13 @@ class Page:
         )
 
 
-def name_of(run: Gathered) -> str:
+def name_of(run: ReportData) -> str:
     """The dataset of a run, in words where it is several."""
     names = run.record.get("datasets")
     return str(run.record["dataset"]) if names is None else f"average of {len(names)} caches"
 
 
-def title_of(run: Gathered) -> str:
+def title_of(run: ReportData) -> str:
     """Dataset, encoder and kind of a run."""
     kind = "grid" if run.grid else _KINDS.get(run.record.get("kind", ""), "fit")
     return f"{name_of(run)}, {run.encoder} ({kind})"
@@ -54,7 +54,7 @@ _KINDS = {
 }
 
 
-def section(page: Page, run: Gathered, name: str) -> str:
+def section(page: Page, run: ReportData, name: str) -> str:
     """Everything of one run."""
     parts = [
         f'<section class="run" id="{name}" aria-labelledby="{name}-title">',
@@ -70,7 +70,7 @@ def section(page: Page, run: Gathered, name: str) -> str:
     return "".join(parts)
 
 
-def _cards(run: Gathered) -> str:
+def _cards(run: ReportData) -> str:
     """The numbers to take home."""
     method, shots = run.focus
     mine, at = run.results[run.focus]["accuracy"], figures.shots_words(shots)
@@ -91,7 +91,7 @@ def _cards(run: Gathered) -> str:
     return f'<div class="cards">{inside}</div>'
 
 
-def _accuracy(page: Page, run: Gathered, name: str) -> Iterator[str]:
+def _accuracy(page: Page, run: ReportData, name: str) -> Iterator[str]:
     yield "<h3>Accuracy over shots</h3>" if len(run.shots) > 1 else "<h3>Accuracy</h3>"
     found = figures.accuracy_over_shots(run)
     count = len(run.record["protocol"]["seeds"])
@@ -109,7 +109,7 @@ def _accuracy(page: Page, run: Gathered, name: str) -> Iterator[str]:
     yield tables.beyond_top1(run)
 
 
-def _grid(page: Page, run: Gathered, name: str) -> Iterator[str]:
+def _grid(page: Page, run: ReportData, name: str) -> Iterator[str]:
     if not run.grid:
         return
     yield "<h3>Ratio and bottleneck</h3>"
@@ -132,7 +132,7 @@ def _grid(page: Page, run: Gathered, name: str) -> Iterator[str]:
     )
 
 
-def _into(page: Page, run: Gathered, name: str) -> Iterator[str]:
+def _into(page: Page, run: ReportData, name: str) -> Iterator[str]:
     """A look into the method in focus."""
     method, shots = run.focus
     of = f"{escape(method)}, {figures.shots_words(shots)}"
@@ -145,30 +145,33 @@ def _into(page: Page, run: Gathered, name: str) -> Iterator[str]:
     pairs = tables.confusions(run)
     if pairs:
         yield f'<h3>What is confused</h3><p class="of">{of}, mean over seeds.</p>{pairs}'
-    look = run.look
-    bins = look.reliability if look else _stored_reliability(run)
+    analysis = run.analysis
+    bins = analysis.reliability if analysis else _stored_reliability(run)
     if bins:
         yield f'<h3>How far its probabilities can be believed</h3><p class="of">{of}.</p>'
         diagram = diagrams.reliability_diagram(bins)
         caption = f"{escape(diagram.label)} On the diagonal, a probability is the share of answers "
         caption += "that are right; larger marks hold more images. "
-        if look and look.temperature:
-            caption += f"The temperature, {look.temperature:.2f}, was fitted without test images. "
+        if analysis and analysis.temperature:
+            caption += (
+                f"The temperature, {analysis.temperature:.2f}, was fitted without test images. "
+            )
         caption += "Bins with less than 0.5 % of the images are not drawn."
         yield page.figure(f"{name}-reliability", diagram, caption, kind="narrow")
-    if look is not None:
-        yield f'<h3>The features in two dimensions</h3><p class="of">{of}, seed {look.seed}.</p>'
-        plot = diagrams.feature_map(look, run.class_names)
-        caption = f"{escape(look.projection)}; each side is its own map, coloured by class."
+    if analysis is not None:
+        title = "<h3>The features in two dimensions</h3>"
+        yield f'{title}<p class="of">{of}, seed {analysis.seed}.</p>'
+        plot = diagrams.feature_map(analysis, run.class_names)
+        caption = f"{escape(analysis.projection)}; each side is its own map, coloured by class."
         yield page.figure(f"{name}-map", plot, caption)
 
 
-def _stored_reliability(run: Gathered) -> dict[str, Any]:
+def _stored_reliability(run: ReportData) -> dict[str, Any]:
     bins = run.results[run.focus]["page"].get("reliability")
     return {"before": bins} if bins else {}
 
 
-def _protocol(run: Gathered) -> Iterator[str]:
+def _protocol(run: ReportData) -> Iterator[str]:
     record = run.record
     yield f"<h3>Protocol</h3><p>{escape(record['protocol']['words'])}</p>"
     for method, reason in record.get("left_out", {}).items():

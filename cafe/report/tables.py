@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from cafe.report.figures import heat_cells, mean_val, shots_words
-from cafe.report.report_data import Gathered
+from cafe.report.report_data import ReportData
 
 Row = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def interval(summary: Row, sign: str = "") -> str:
     return f"{summary['mean']:{sign}.2f}{half}"
 
 
-def accuracies(run: Gathered) -> str:
+def accuracies(run: ReportData) -> str:
     """One row per method, one column per shot count, the best in bold."""
     best = {
         count: max(
@@ -66,7 +66,7 @@ def accuracies(run: Gathered) -> str:
     return table("Top-1 accuracy in percent, mean and 95 % interval over seeds", headers, rows)
 
 
-def paired(run: Gathered) -> str:
+def paired(run: ReportData) -> str:
     """Differences to CLIP-Adapter, paired by seed; empty where the record has none."""
     gaps = run.record.get("differences") or []
     if not gaps:
@@ -78,7 +78,7 @@ def paired(run: Gathered) -> str:
     return table(caption, ["method", *map(shots_words, run.shots)], rows)
 
 
-def halves(run: Gathered) -> str:
+def halves(run: ReportData) -> str:
     """Base, new and harmonic mean, where the run is base-to-new."""
     rows = [
         [
@@ -93,7 +93,7 @@ def halves(run: Gathered) -> str:
     return table("Base to new: accuracy in percent on either half", headers, rows) if rows else ""
 
 
-def published(run: Gathered) -> str:
+def published(run: ReportData) -> str:
     """Published numbers with their sources; empty where there are none."""
     if not run.published:
         return ""
@@ -117,7 +117,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def beyond_top1(run: Gathered) -> str:
+def beyond_top1(run: ReportData) -> str:
     """Metrics beyond top-1 of every method at the shot count in focus."""
     names = {
         "mean_class_accuracy": "mean per class %",
@@ -137,7 +137,7 @@ def beyond_top1(run: Gathered) -> str:
     return table(caption, headers, rows) if rows else ""
 
 
-def heat(run: Gathered, shots: Any, run_id: str) -> str:
+def heat(run: ReportData, shots: Any, run_id: str) -> str:
     """The heat map's numbers; each is a button that shows the runs of its cell."""
     cells = heat_cells(run, shots)
     ratios = sorted({ratio for ratio, _ in cells})
@@ -161,11 +161,11 @@ def gain_rows(found: Sequence[tuple[str, float]]) -> str:
     return table("Points gained on zero-shot by class", ["class", "points"], rows)
 
 
-def confusions(run: Gathered) -> str:
+def confusions(run: ReportData) -> str:
     """Pairs of classes that are confused most, with pictures where there are such."""
     pairs = run.results[run.focus]["page"].get("confusions", ())[:12]
-    pictures = run.look.pictures if run.look else {}
-    ids = run.look.ids if run.look else {}
+    pictures = run.analysis.pictures if run.analysis else {}
+    ids = run.analysis.ids if run.analysis else {}
     rows = []
     for pair in pairs:
         shown = [

@@ -12,7 +12,7 @@ from cafe.results.metrics import Summary
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What is compared, and under which protocol.
 
     Attributes
@@ -51,7 +51,7 @@ class Result:
     seconds : float
         Time of all its fits together.
     metrics : mapping of str to float
-        More than top-1, means over seeds; see `cafe.study.diagnostics.Details`.
+        More than top-1, means over seeds; see `cafe.study.diagnostics.Diagnostics`.
     page : mapping
         What a page shows of it, as JSON values; see there.
     """

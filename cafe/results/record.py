@@ -14,7 +14,7 @@ from typing import Any
 
 from cafe.errors import CafeError
 from cafe.methods.base import Head
-from cafe.results.plan import Calibration, Plan, Result
+from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.results.saved_head import SavedHead, load_head, save_head
 from cafe.store import FeatureCache
 
@@ -47,7 +47,7 @@ class Record:
 
 def make_record(
     cache: FeatureCache,
-    plan: Plan,
+    plan: StudyPlan,
     words: str,
     results: Sequence[Result],
     command: str = "",

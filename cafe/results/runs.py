@@ -17,7 +17,7 @@ class RunNotFoundError(CafeError, FileNotFoundError):
     """No such run."""
 
 
-class Wish(NamedTuple):
+class HeadSelector(NamedTuple):
     """Which head of a run is wanted; None is the usual one.
 
     Attributes
@@ -35,14 +35,14 @@ class Wish(NamedTuple):
     seed: int | None = None
 
 
-def find_head(run: Path | str, wish: Wish | None = None) -> Path:
+def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
     """Find the file of a head.
 
     Parameters
     ----------
     run : Path or str
         A head's safetensors file; the folder of a run; or a folder of runs, whose newest counts.
-    wish : Wish, optional
+    wish : HeadSelector, optional
         Which head of the run; for a head's file it must be empty.
 
     Returns
@@ -56,18 +56,18 @@ def find_head(run: Path | str, wish: Wish | None = None) -> Path:
     InputError
         If the run has no such head; those that it has are named.
     """
-    path, wish = Path(run), wish or Wish()
+    path, selector = Path(run), selector or HeadSelector()
     if path.is_file():
-        if any(part is not None for part in wish):
+        if any(part is not None for part in selector):
             raise InputError(
                 f"'{path}' is one head; --method, --shots and --seed choose among a run's heads."
             )
         return path
     folder = newest_run(path)
     record = read_record(folder)
-    method = _method(record, wish.method)
-    shots = _shots(record, method, wish.shots)
-    seed = _seed(record, wish.seed)
+    method = _method(record, selector.method)
+    shots = _shots(record, method, selector.shots)
+    seed = _seed(record, selector.seed)
     found = folder / head_file(method, shots, seed)
     if not found.is_file():
         raise RunNotFoundError(

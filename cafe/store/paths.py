@@ -10,7 +10,7 @@ from pathlib import Path
 from cafe.errors import CacheNotFoundError, InputError, UnknownNameError
 
 
-def cache_home(folder: Path | str | None = None) -> Path:
+def cache_folder(folder: Path | str | None = None) -> Path:
     """The folder of caches: the one given, else `$CAFE_CACHE`, else `./cache`."""
     return Path(folder or os.environ.get("CAFE_CACHE") or "cache")
 

@@ -18,7 +18,7 @@ from cafe.features.tensors import ClassText, Features
 from cafe.methods.base import Context, Head, predict_in_blocks
 from cafe.methods.catalog import find_method
 from cafe.results.metrics import Summary, accuracy, summarize
-from cafe.results.plan import Plan, Result
+from cafe.results.plan import Result, StudyPlan
 from cafe.study.study import Progress, check_plan, run
 
 TRANSFERABLE = ("zero-shot", "clip-adapter", "clip-adapter-text", "clip-adapter-both")
@@ -43,7 +43,7 @@ _OTHERWISE = "its head is made of the shots of each class, and a new class has n
 
 
 @dataclass(frozen=True)
-class Transfer:
+class BaseToNew:
     """What fitting on the base half gave.
 
     Attributes
@@ -64,7 +64,7 @@ class Transfer:
     halves: dict[str, int]
 
 
-def transferable(methods: Sequence[str]) -> list[str]:
+def supports_new_classes(methods: Sequence[str]) -> list[str]:
     """Those of the methods that can take new classes.
 
     Raises
@@ -88,7 +88,7 @@ def left_out(methods: Sequence[str]) -> dict[str, str]:
     return {m: _WHY_NOT.get(m, _OTHERWISE) for m in methods if m not in TRANSFERABLE}
 
 
-def transfer_words(found: Transfer) -> str:
+def base_to_new_in_words(found: BaseToNew) -> str:
     """The protocol in words."""
     base, new = found.halves["base"], found.halves["new"]
     return (
@@ -99,14 +99,14 @@ def transfer_words(found: Transfer) -> str:
 
 
 def base_and_new(
-    task: Task, plan: Plan, context: Context, progress: Progress | None = None
-) -> Transfer:
+    task: Task, plan: StudyPlan, context: Context, progress: Progress | None = None
+) -> BaseToNew:
     """Fit on the base half and test on both.
 
     Parameters
     ----------
     task : Task
-    plan : Plan
+    plan : StudyPlan
         Its methods must be among `TRANSFERABLE`.
     context : Context
     progress : callable, optional
@@ -130,7 +130,7 @@ def base_and_new(
         pairs = zip(result.accuracy.per_seed, there, strict=True)
         means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
         transfers.append({"new": summarize(there), "harmonic_mean": summarize(means)})
-    return Transfer(base, results, transfers, {"base": middle, "new": classes - middle})
+    return BaseToNew(base, results, transfers, {"base": middle, "new": classes - middle})
 
 
 def _half(task: Task, start: int, stop: int) -> Task:

@@ -19,7 +19,7 @@ from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict
 from cafe.methods.catalog import known_settings, make_method
-from cafe.results.plan import Calibration, Plan, Result
+from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.store import FeatureCache
 from cafe.study.study import Progress
 
@@ -70,7 +70,10 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibrate(
-    cache: FeatureCache, plan: Plan, results: Sequence[Result], progress: Progress | None = None
+    cache: FeatureCache,
+    plan: StudyPlan,
+    results: Sequence[Result],
+    progress: Progress | None = None,
 ) -> list[Calibration]:
     """Fit a temperature for every result of a study, never on a test image.
 
@@ -81,7 +84,7 @@ def calibrate(
     ----------
     cache : FeatureCache
         The cache of the study; only the drawn images are read.
-    plan : Plan
+    plan : StudyPlan
     results : sequence of Result
     progress : callable, optional
         Hears of the fits of methods that take long; see `cafe.study.study.Progress`.
@@ -99,7 +102,7 @@ def calibrate(
     return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
 
 
-def _validation(cache: FeatureCache, plan: Plan, shots: Shots) -> list[Features]:
+def _validation(cache: FeatureCache, plan: StudyPlan, shots: Shots) -> list[Features]:
     """Validation images of every seed."""
     if plan.validation == "full":
         return [StoredFeatures(cache, "val").whole] * len(plan.seeds)
@@ -137,7 +140,7 @@ def _device(head: Head) -> torch.device:
 
 def _refit(
     result: Result,
-    plan: Plan,
+    plan: StudyPlan,
     images: Features | StoredFeatures,
     text: ClassText,
     progress: Progress | None,

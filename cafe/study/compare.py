@@ -14,11 +14,16 @@ from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import ANYWHERE
 from cafe.results.paired import average, differences, summary_json
-from cafe.results.plan import Plan
+from cafe.results.plan import StudyPlan
 from cafe.results.record import Record, make_record, save_run
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_home, find_caches
-from cafe.study.base_to_new import base_and_new, left_out, transfer_words, transferable
+from cafe.store.paths import cache_folder, find_caches
+from cafe.study.base_to_new import (
+    base_and_new,
+    base_to_new_in_words,
+    left_out,
+    supports_new_classes,
+)
 from cafe.study.provenance import meta_notes
 from cafe.study.study import Progress, check_plan, class_counts, protocol_in_words, run
 
@@ -110,14 +115,14 @@ def compare(
     """
     sources = open_caches(caches)
     asked = _asked(methods, meta)
-    names = transferable(asked) if base_to_new else asked
+    names = supports_new_classes(asked) if base_to_new else asked
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plans = []
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
         settings = dict(needs(source)) if needs is not None else {}
         settings |= {"meta": str(meta)} if meta is not None else {}
-        plan = Plan(names, _shots(shots, task), chosen, validation, settings)
+        plan = StudyPlan(names, _shots(shots, task), chosen, validation, settings)
         check_plan(task, plan)
         meta_notes(source, settings)
         plans.append(plan)
@@ -146,7 +151,7 @@ def open_caches(
 def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
     if isinstance(cache, FeatureCache):
         return cache
-    return FeatureCache.open(find_caches(cache_home(), None if cache is None else str(cache))[0])
+    return FeatureCache.open(find_caches(cache_folder(), None if cache is None else str(cache))[0])
 
 
 def _asked(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
@@ -169,7 +174,7 @@ def _shots(shots: Sequence[Shots] | None, task: Task) -> list[Shots]:
 
 def _one(
     source: FeatureCache,
-    plan: Plan,
+    plan: StudyPlan,
     context: Context,
     progress: Progress | None,
     command: str,
@@ -183,7 +188,7 @@ def _one(
         record = make_record(source, plan, words, results, command)
         return _with(record, {"kind": "compare", "differences": differences(record.json)})
     found = base_and_new(task, plan, context, progress)
-    words = f"{protocol_in_words(found.task, plan)} {transfer_words(found)}"
+    words = f"{protocol_in_words(found.task, plan)} {base_to_new_in_words(found)}"
     record = make_record(source, plan, words, found.results, command)
     rows = [
         {**row, **{name: summary_json(value) for name, value in more.items()}}

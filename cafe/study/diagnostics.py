@@ -25,7 +25,7 @@ MOST_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Details:
+class Diagnostics:
     """What the test images say of a result's heads, one per seed.
 
     Attributes
@@ -44,7 +44,7 @@ class Details:
     page: dict[str, Any]
 
 
-def describe(logits: Iterable[Tensor], y: Tensor) -> Details:
+def diagnose(logits: Iterable[Tensor], y: Tensor) -> Diagnostics:
     """Describe a result by its heads' logits on the test images.
 
     Parameters
@@ -71,7 +71,7 @@ def describe(logits: Iterable[Tensor], y: Tensor) -> Details:
         "confusions": confused.json(seeds, sizes),
         "reliability": bins_json(bins),
     }
-    return Details({name: total / seeds for name, total in metrics.items()}, page)
+    return Diagnostics({name: total / seeds for name, total in metrics.items()}, page)
 
 
 class _Confused:
@@ -125,7 +125,7 @@ def reliability(z: Tensor, y: Tensor) -> Tensor:
 
 
 def bins_json(bins: Tensor) -> list[dict[str, float]]:
-    """The bins that hold images, as `describe` gives them."""
+    """The bins that hold images, as `diagnose` gives them."""
     return [
         {
             "images": images,

@@ -13,14 +13,14 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import BASELINES, known_settings
-from cafe.results.plan import Plan
+from cafe.results.plan import StudyPlan
 from cafe.results.record import Record, make_record, save_run
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_home, find_caches
+from cafe.store.paths import cache_folder, find_caches
 from cafe.study.calibration import calibrate
-from cafe.study.grid.search import Grid
+from cafe.study.grid.search import GridResult
 from cafe.study.grid.search import grid as search
-from cafe.study.grid.space import Sweep, span
+from cafe.study.grid.space import GridSpace, span
 from cafe.study.provenance import meta_notes
 from cafe.study.study import Progress, check_plan, class_counts, protocol_in_words, run
 
@@ -89,7 +89,7 @@ def fit(
     source = _open(cache)
     asked = [method] if isinstance(method, str) else list(method)
     task = load_task(source)
-    plan = Plan(
+    plan = StudyPlan(
         methods=list(dict.fromkeys([*BASELINES, *asked])),
         shots=_shots(shots, task),
         seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
@@ -125,7 +125,7 @@ def grid(
     runs: Path | str = "runs",
     command: str = "",
     progress: Progress | None = None,
-) -> Grid:
+) -> GridResult:
     """Train a grid of CLIP-Adapters side by side, choose on validation and test the chosen once.
 
     Parameters
@@ -161,7 +161,7 @@ def grid(
 
     Returns
     -------
-    Grid
+    GridResult
 
     Raises
     ------
@@ -176,7 +176,7 @@ def grid(
     (2, 'D/8')
     """
     widths = bottleneck.split(",") if isinstance(bottleneck, str) else bottleneck
-    sweep = Sweep(
+    space = GridSpace(
         ratios=_numbers(ratio),
         bottlenecks=[str(width) for width in ([widths] if isinstance(widths, int) else widths)],
         lrs=_numbers(lr),
@@ -189,7 +189,7 @@ def grid(
     context = Context(resolve_device(device), precision, memory)
     home = Path(runs)
     source = _open(cache)
-    return search(source, sweep, context=context, runs=home, command=command, progress=progress)
+    return search(source, space, context=context, runs=home, command=command, progress=progress)
 
 
 def _numbers(given: str | float | Sequence[float]) -> list[float]:
@@ -201,7 +201,7 @@ def _numbers(given: str | float | Sequence[float]) -> list[float]:
 def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
     if isinstance(cache, FeatureCache):
         return cache
-    return FeatureCache.open(find_caches(cache_home(), None if cache is None else str(cache))[0])
+    return FeatureCache.open(find_caches(cache_folder(), None if cache is None else str(cache))[0])
 
 
 def _shots(shots: Shots | Sequence[Shots] | None, task: Task) -> list[Shots]:

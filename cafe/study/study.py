@@ -23,15 +23,15 @@ from cafe.methods.base import (
 )
 from cafe.methods.catalog import find_method, make_method
 from cafe.results.metrics import accuracy, summarize
-from cafe.results.plan import Plan, Result
-from cafe.study.diagnostics import describe
+from cafe.results.plan import Result, StudyPlan
+from cafe.study.diagnostics import diagnose
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the fits done and the fits in all."""
 
 
 def run(
-    task: Task, plan: Plan, *, context: Context | None = None, progress: Progress | None = None
+    task: Task, plan: StudyPlan, *, context: Context | None = None, progress: Progress | None = None
 ) -> list[Result]:
     """Fit every method at every shot count with every seed, and test each head once.
 
@@ -39,7 +39,7 @@ def run(
     ----------
     task : Task
         Features of one cache; needs the splits "train" and "test".
-    plan : Plan
+    plan : StudyPlan
     context : Context, optional
         Where it computes; None is the CPU.
     progress : callable, optional
@@ -94,13 +94,13 @@ def _judged(
             scores.append(accuracy(z, test.y))
             yield z
 
-    found = describe(logits(), test.y)
+    found = diagnose(logits(), test.y)
     score = summarize(scores)
     return Result(method, shots, tuple(heads), score, seconds, found.metrics, found.page)
 
 
 def _draws(
-    task: Task, plan: Plan, shots: Shots, device: torch.device
+    task: Task, plan: StudyPlan, shots: Shots, device: torch.device
 ) -> tuple[list[TrainingSet], list[Validation]]:
     train, text = task.splits["train"], task.text.to(device)
     draws = plan.seeds if shots != "all" else plan.seeds[:1]  # all is the same for every seed
@@ -123,7 +123,7 @@ def _validation(
     return Validation(protocol, stored[rows].to(device))
 
 
-def check_plan(task: Task, plan: Plan) -> None:
+def check_plan(task: Task, plan: StudyPlan) -> None:
     """Refuse a plan that a cache cannot serve, before anything is fitted."""
     for name in plan.methods:
         if find_method(name).needs == "spatial features" and not task.tokens:
@@ -159,7 +159,7 @@ def class_counts(task: Task) -> Tensor:
     return torch.bincount(task.splits["train"].y, minlength=len(task.text.names))
 
 
-def protocol_in_words(task: Task, plan: Plan) -> str:
+def protocol_in_words(task: Task, plan: StudyPlan) -> str:
     """The protocol of a study in one paragraph, for people."""
     counts, words = class_counts(task), []
     for shots in plan.shots:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from cafe.extract.importers.chance import ZeroShotCheck, check_zero_shot
 from cafe.extract.importers.sources import import_features
-from cafe.extract.importers.text import GivenText, encode_classes
+from cafe.extract.importers.text import TextFeatures, encode_classes
 
-__all__ = ["GivenText", "ZeroShotCheck", "check_zero_shot", "encode_classes", "import_features"]
+__all__ = ["TextFeatures", "ZeroShotCheck", "check_zero_shot", "encode_classes", "import_features"]

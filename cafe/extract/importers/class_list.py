@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError
-from cafe.extract.importers.text import GivenText
+from cafe.extract.importers.text import TextFeatures
 
 CLIP_SCALE = 100.0
 """CLIP's published logit scale; features without one are taken to be of such a model."""
 
 
 @dataclass(frozen=True)
-class Given:
+class ClassList:
     """What the user says beside the features; None where nothing is said.
 
     Attributes
     ----------
-    text : GivenText or None
+    text : TextFeatures or None
         The classes' text features.
     class_names : tuple of str or None
         In the order of the labels. (C,)
@@ -33,7 +33,7 @@ class Given:
     logit_scale : float or None
     """
 
-    text: GivenText | None = None
+    text: TextFeatures | None = None
     class_names: tuple[str, ...] | None = None
     shots: int | None = None
     label: str | None = None
@@ -63,12 +63,12 @@ class Classes:
     logit_bias: float | None = None
 
 
-def classes_of(given: Given, source: Path, width: int, found: Sequence[str] = ()) -> Classes:
+def classes_of(given: ClassList, source: Path, width: int, found: Sequence[str] = ()) -> Classes:
     """Put the classes together from what was said and what was found.
 
     Parameters
     ----------
-    given : Given
+    given : ClassList
     source : Path
         What is imported, for messages.
     width : int
@@ -108,7 +108,7 @@ def classes_of(given: Given, source: Path, width: int, found: Sequence[str] = ()
     return Classes(names, sentences, text, _scale(given, given.text), given.text.logit_bias)
 
 
-def _scale(given: Given, text: GivenText) -> float:
+def _scale(given: ClassList, text: TextFeatures) -> float:
     if given.logit_scale is not None:
         if not 0 < given.logit_scale < np.inf:
             raise InputError(f"the logit scale must be above 0; got {given.logit_scale}.")

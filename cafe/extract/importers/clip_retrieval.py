@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.datasets.listing import SPLIT_NAMES, Entry
-from cafe.datasets.make_split import DEALT, deal
+from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import Given, classes_of
-from cafe.extract.importers.feature_set import Gathered, Images, Part, check_images
+from cafe.extract.importers.class_list import ClassList, classes_of
+from cafe.extract.importers.feature_set import FeatureSet, Images, Shard, check_images
 
 FORM = "a folder of clip-retrieval (img_emb/*.npy, metadata/*.parquet)"
 
@@ -33,7 +33,7 @@ def fits(source: Path) -> bool:
     return (source / "img_emb").is_dir()
 
 
-def gather(source: Path, given: Given) -> Gathered:
+def read_features(source: Path, given: ClassList) -> FeatureSet:
     """Read the folder; see `cafe.extract.importers.import_features`."""
     pairs = _pairs(source)
     arrays = [read_array(features) for features, _ in pairs]
@@ -51,7 +51,7 @@ def gather(source: Path, given: Given) -> Gathered:
     }
     classes = classes_of(given, source, next(iter(splits.values())).width, names)
     words = f"embeddings of clip-retrieval, imported from {source.name}; {how}"
-    return Gathered(source, words, classes, splits, [file for pair in pairs for file in pair])
+    return FeatureSet(source, words, classes, splits, [file for pair in pairs for file in pair])
 
 
 def _pairs(source: Path) -> list[tuple[Path, Path]]:
@@ -154,7 +154,7 @@ def _split(source: Path, entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     if not unsplit:
         return list(entries), "splits as the metadata says"
     if unsplit == len(entries):
-        return deal(entries), DEALT
+        return make_split(entries), SPLIT_BY_CAFE
     raise CacheFormatError(
         f"'{source}': {unsplit:,} of {len(entries):,} images have no split; give one to all or to "
         "none."
@@ -170,6 +170,6 @@ def _images(
         rows = np.flatnonzero(chosen[start : start + len(array)])
         start += len(array)
         if len(rows):
-            parts.append(Part(array, rows))
+            parts.append(Shard(array, rows))
     ids = [entry.path for entry in entries if entry.split == split]
     return Images((f"embeddings of {split}", "labels"), labels[chosen], parts, ids)

@@ -25,7 +25,7 @@ _BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Rows of one array, which may be mapped from a file.
 
     Attributes
@@ -59,7 +59,7 @@ class Images:
         What features and labels are called where they come from, for messages.
     labels : ndarray
         (N,)
-    parts : sequence of Part
+    parts : sequence of Shard
         The features, one part after the other.
     ids : sequence of str
         Names of the images; empty where they came without. (N,)
@@ -67,7 +67,7 @@ class Images:
 
     names: tuple[str, str]
     labels: NDArray[Any]
-    parts: Sequence[Part]
+    parts: Sequence[Shard]
     ids: Sequence[str] = ()
 
     @property
@@ -77,7 +77,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class FeatureSet:
     """All that a cache is made from.
 
     Attributes
@@ -129,7 +129,7 @@ def check_images(source: Path, images: Images) -> Images:
     return Images(images.names, labels, images.parts, images.ids)
 
 
-def save(gathered: Gathered, path: Path) -> FeatureCache:
+def save(feature_set: FeatureSet, path: Path) -> FeatureCache:
     """Write what was gathered as a cache.
 
     Raises
@@ -140,8 +140,12 @@ def save(gathered: Gathered, path: Path) -> FeatureCache:
     CacheError
         If the cache cannot be written.
     """
-    classes, source, width = gathered.classes, gathered.source, gathered.classes.text.shape[2]
-    for images in gathered.splits.values():
+    classes, source, width = (
+        feature_set.classes,
+        feature_set.source,
+        feature_set.classes.text.shape[2],
+    )
+    for images in feature_set.splits.values():
         _check_labels(source, images, len(classes.names))
         if images.width != width:
             raise CacheFormatError(
@@ -151,7 +155,7 @@ def save(gathered: Gathered, path: Path) -> FeatureCache:
     dataset, _, encoder = cache_name(path).partition("/")
     model, _, pretrained = encoder.partition(".")
     header = Header(
-        key=_key(gathered),
+        key=_key(feature_set),
         dataset=dataset,
         model=model,
         pretrained=pretrained,
@@ -160,14 +164,14 @@ def save(gathered: Gathered, path: Path) -> FeatureCache:
         text_features=classes.text,
         logit_scale=classes.logit_scale,
         logit_bias=classes.logit_bias,
-        source=gathered.words,
+        source=feature_set.words,
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    present = [split for split in SPLITS if split in gathered.splits]
+    present = [split for split in SPLITS if split in feature_set.splits]
     for split in present:  # every number is looked at before anything is written
-        collections.deque(_blocks(source, split, gathered.splits[split]), maxlen=0)
-    write_cache(path, header, {s: _blocks(source, s, gathered.splits[s]) for s in present})
+        collections.deque(_blocks(source, split, feature_set.splits[split]), maxlen=0)
+    write_cache(path, header, {s: _blocks(source, s, feature_set.splits[s]) for s in present})
     return FeatureCache.open(path)
 
 
@@ -197,12 +201,12 @@ def _blocks(source: Path, split: str, images: Images) -> Iterator[Block]:
             start = rows.stop
 
 
-def _key(gathered: Gathered) -> Key:
+def _key(feature_set: FeatureSet) -> Key:
     """One file is known by its digest, several by the digest of theirs."""
-    digests = {file.name: digest_of_file(file) for file in gathered.files}
+    digests = {file.name: digest_of_file(file) for file in feature_set.files}
     one = next(iter(digests.values())) if len(digests) == 1 else digest(digests)
     return {
-        "imported_from": gathered.source.name,
+        "imported_from": feature_set.source.name,
         "imported_sha256": one,
-        "text_sha256": digest_of_array(gathered.classes.text),
+        "text_sha256": digest_of_array(feature_set.classes.text),
     }

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
 from cafe.extract.importers.arrays import read_npz
-from cafe.extract.importers.class_list import Given, classes_of
-from cafe.extract.importers.feature_set import Gathered, Images, Part, check_images
+from cafe.extract.importers.class_list import ClassList, classes_of
+from cafe.extract.importers.feature_set import FeatureSet, Images, Shard, check_images
 from cafe.extract.importers.text import text_of_npz
 from cafe.store import SPLITS
 
@@ -25,7 +25,7 @@ def fits(source: Path) -> bool:
     return source.is_file()
 
 
-def gather(source: Path, given: Given) -> Gathered:
+def read_features(source: Path, given: ClassList) -> FeatureSet:
     """Read the file; see `cafe.extract.importers.import_features`."""
     parts = [f"{split}_{part}" for split in SPLITS for part in ("features", "labels")]
     arrays = read_npz(source, (*_TEXT, *parts))
@@ -37,10 +37,10 @@ def gather(source: Path, given: Given) -> Gathered:
         raise CacheFormatError(f"'{source}' has no split: it needs train_features and so on.")
     splits = {split: _images(source, arrays, split) for split in present}
     classes = classes_of(given, source, next(iter(splits.values())).width)
-    return Gathered(source, f"imported from {source.name}", classes, splits, [source])
+    return FeatureSet(source, f"imported from {source.name}", classes, splits, [source])
 
 
-def _refuse_missing(source: Path, arrays: dict[str, NDArray[Any]], given: Given) -> None:
+def _refuse_missing(source: Path, arrays: dict[str, NDArray[Any]], given: ClassList) -> None:
     wanted = {
         "text_prompts": given.text is None,
         "class_names": not (given.class_names or (given.text and given.text.class_names)),
@@ -58,4 +58,4 @@ def _images(source: Path, arrays: dict[str, NDArray[Any]], split: str) -> Images
     names = f"{split}_features", f"{split}_labels"
     if names[1] not in arrays:
         raise CacheFormatError(f"'{source}': {names[0]} need as many {names[1]}; found none.")
-    return check_images(source, Images(names, arrays[names[1]], [Part(arrays[names[0]])]))
+    return check_images(source, Images(names, arrays[names[1]], [Shard(arrays[names[0]])]))

@@ -8,9 +8,9 @@ from types import ModuleType
 
 from cafe.errors import InputError
 from cafe.extract.importers import clip_benchmark, clip_retrieval, npz, tip_adapter
-from cafe.extract.importers.class_list import Given
+from cafe.extract.importers.class_list import ClassList
 from cafe.extract.importers.feature_set import save
-from cafe.extract.importers.text import GivenText, read_classes, read_text
+from cafe.extract.importers.text import TextFeatures, read_classes, read_text
 from cafe.store import FeatureCache
 
 _TOOLS = (npz, tip_adapter, clip_benchmark, clip_retrieval)
@@ -20,7 +20,7 @@ def import_features(
     source: Path | str,
     path: Path | str,
     *,
-    text: GivenText | Path | str | None = None,
+    text: TextFeatures | Path | str | None = None,
     classes: Path | str | None = None,
     shots: int | None = None,
     label: str | None = None,
@@ -42,7 +42,7 @@ def import_features(
         - an output folder of clip-retrieval: `img_emb/*.npy` and `metadata/*.parquet`.
     path : Path or str
         The cache file to write, `<home>/<dataset>/<model>.<pretrained>.h5`.
-    text : GivenText, Path or str, optional
+    text : TextFeatures, Path or str, optional
         The classes' text features, or a file of them: npz as above, or an npy or pt file of one
         array `(C, P, D)`, `(C, D)` or `(D, C)`. None takes those in the npz.
     classes : Path or str, optional
@@ -72,8 +72,8 @@ def import_features(
     source, path = Path(source), Path(path)
     if not source.exists():
         raise InputError(f"no file or folder '{source}'; give features that are there.")
-    given = Given(
-        text=text if isinstance(text, GivenText) or text is None else read_text(Path(text)),
+    given = ClassList(
+        text=text if isinstance(text, TextFeatures) or text is None else read_text(Path(text)),
         class_names=None if classes is None else read_classes(Path(classes)),
         shots=shots,
         label=label,
@@ -82,7 +82,7 @@ def import_features(
     for tool in _TOOLS:
         if tool.fits(source):
             _refuse_strange(source, tool, {"shots": shots, "label": label})
-            return save(tool.gather(source, given), path)
+            return save(tool.read_features(source, given), path)
     forms = "; ".join(tool.FORM for tool in _TOOLS)
     raise InputError(f"'{source}' is none of the kinds that are read: {forms}.")
 

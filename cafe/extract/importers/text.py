@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GivenText:
+class TextFeatures:
     """Text features of classes.
 
     Attributes
@@ -68,7 +68,7 @@ class GivenText:
         return finite(self.name, text).astype(np.float32)
 
 
-def read_text(file: Path) -> GivenText:
+def read_text(file: Path) -> TextFeatures:
     """Read text features from an npz, npy or pt file.
 
     Raises
@@ -80,10 +80,10 @@ def read_text(file: Path) -> GivenText:
     """
     if file.suffix == ".npz":
         return text_of_npz(file, read_npz(file, ("text_prompts", "class_names", "logit_scale")))
-    return GivenText(f"'{file}'", read_array(file))
+    return TextFeatures(f"'{file}'", read_array(file))
 
 
-def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> GivenText:
+def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
     """The text features in an npz file, with class names and scale where it has them."""
     if "text_prompts" not in arrays:
         raise CacheFormatError(f"'{file}' has no text_prompts; found {', '.join(sorted(arrays))}.")
@@ -97,7 +97,7 @@ def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> GivenText:
         raise CacheFormatError(
             f"'{file}': logit_scale must be one number; found {scale.shape} {scale.dtype}."
         )
-    return GivenText(
+    return TextFeatures(
         f"'{file}': text_prompts",
         arrays["text_prompts"],
         () if names is None else tuple(str(name) for name in names.tolist()),
@@ -138,7 +138,7 @@ def _json_names(file: Path, content: str) -> tuple[str, ...]:
 
 def encode_classes(
     encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]
-) -> GivenText:
+) -> TextFeatures:
     """Compute the text features of classes with the encoder that made the image features.
 
     Parameters
@@ -154,7 +154,7 @@ def encode_classes(
     sentences = fill(class_names, templates)
     flat = [sentence for row in sentences for sentence in row]
     features = encoder.encode_text(flat).numpy().reshape(len(sentences), -1, encoder.width)
-    return GivenText(
+    return TextFeatures(
         f"the text of {encoder.model} '{encoder.pretrained}'",
         features,
         tuple(class_names),

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import Given, classes_of
-from cafe.extract.importers.feature_set import Gathered, Images, Part, check_images
+from cafe.extract.importers.class_list import ClassList, classes_of
+from cafe.extract.importers.feature_set import FeatureSet, Images, Shard, check_images
 
 FORM = "a folder of Tip-Adapter (keys_Kshots.pt, values_Kshots.pt, test_f.pt, test_l.pt)"
 
@@ -29,7 +29,7 @@ def fits(source: Path) -> bool:
     return bool(_shots(source)) or (source / "test_f.pt").is_file()
 
 
-def gather(source: Path, given: Given) -> Gathered:
+def read_features(source: Path, given: ClassList) -> FeatureSet:
     """Read the folder; see `cafe.extract.importers.import_features`."""
     splits, files, words = {}, [], "unit features of Tip-Adapter"
     shots = _chosen(source, given.shots)
@@ -45,7 +45,7 @@ def gather(source: Path, given: Given) -> Gathered:
             splits[split] = check_images(source, images)
             files += pair
     classes = classes_of(given, source, next(iter(splits.values())).width)
-    return Gathered(source, f"{words}, imported from {source.name}", classes, splits, files)
+    return FeatureSet(source, f"{words}, imported from {source.name}", classes, splits, files)
 
 
 def _shots(source: Path) -> list[int]:
@@ -65,8 +65,8 @@ def _chosen(source: Path, asked: int | None) -> int | None:
     return asked if asked is not None else max(there, default=None)
 
 
-def _part(file: Path) -> Part:
-    return Part(read_array(file))
+def _part(file: Path) -> Shard:
+    return Shard(read_array(file))
 
 
 def _shots_of(source: Path, keys: Path, values: Path) -> Images:
@@ -78,7 +78,7 @@ def _shots_of(source: Path, keys: Path, values: Path) -> Images:
         )
     if features.shape[1] == len(one_hot):
         features = features.T
-    return Images((keys.name, values.name), _labels(source, values, one_hot), [Part(features)])
+    return Images((keys.name, values.name), _labels(source, values, one_hot), [Shard(features)])
 
 
 def _labels(source: Path, values: Path, one_hot: NDArray[Any]) -> NDArray[np.int64]:

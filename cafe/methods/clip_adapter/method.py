@@ -26,8 +26,8 @@ from cafe.methods.clip_adapter.family import (
     ratios_in_force,
 )
 from cafe.methods.clip_adapter.head import AdapterHead
-from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_pools
-from cafe.methods.ensemble import PoolHead
+from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_ensembles
+from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.selection import train_selected
 
 DEFAULT_RATIO = 0.2
@@ -43,7 +43,7 @@ class FittedAdapter(AdapterHead):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:  # type: ignore[override]
         """Build the head again; see `Head.from_tensors`."""
-        kind = PoolHead if "members" in params else cls
+        kind = EnsembleHead if "members" in params else cls
         return kind(tensors, params)
 
 
@@ -123,7 +123,7 @@ class ClipAdapter(BatchedMethod):
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
         if self.pool_ratios:
-            return fit_ratio_pools(self, trains, seeds)
+            return fit_ratio_ensembles(self, trains, seeds)
         candidates = [
             [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]
             for job, (train, validation, seed) in enumerate(

@@ -13,7 +13,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Head
 from cafe.methods.clip_adapter.family import AdapterFamily
 from cafe.methods.clip_adapter.head import AdapterHead
-from cafe.methods.ensemble import Member, make_pool
+from cafe.methods.ensemble import Member, make_ensemble
 from cafe.methods.stacking import Part, held_out_labels, log_likelihood, parts_to_judge
 
 
@@ -36,7 +36,7 @@ RATIOS = (0.05, 0.2, 0.8)
 is a member too and costs nothing."""
 
 
-def fit_ratio_pools(
+def fit_ratio_ensembles(
     adapter: Adapter, trains: Sequence[TrainingSet], seeds: Sequence[int]
 ) -> list[Head]:
     """One pool of ratios per training set.
@@ -52,13 +52,13 @@ def fit_ratio_pools(
 
     Returns
     -------
-    list of PoolHead
+    list of EnsembleHead
         One per job.
     """
     parts = [parts_to_judge(one, seed) for one, seed in zip(trains, seeds, strict=True)]
     found = ratio_members(adapter, trains, parts, seeds)
     return [
-        make_pool(members, held_out_labels(part, one), one.text, params)
+        make_ensemble(members, held_out_labels(part, one), one.text, params)
         for (members, params), part, one in zip(found, parts, trains, strict=True)
     ]
 

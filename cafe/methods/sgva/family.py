@@ -23,7 +23,7 @@ from cafe.features.tensors import ClassText, TrainingSet
 
 
 @dataclass(frozen=True)
-class GuidedAdapter(Family):
+class SgvaFamily(Family):
     """`f = norm(m A(x) + (1 - m) x)` with `A(x) = relu(x W1) W2` and a trained mix m.
 
     With the prototypes `p_c`, means of f over the shots of a class, and the class texts `w_c`, the

@@ -18,7 +18,7 @@ from cafe.methods.clip_adapter.family import adapt
 from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
 from cafe.methods.held_out import Part, judge, parts_of, with_parts
 from cafe.methods.prompt_learning.learned_text import learned_text
-from cafe.methods.sgva.family import GuidedAdapter, members
+from cafe.methods.sgva.family import SgvaFamily, members
 
 HIDDEN = 2
 """H over D: the authors' `_dim_x2`."""
@@ -176,7 +176,7 @@ class Sgva(BatchedMethod):
     def _run(self, train_set: TrainingSet, data: int, seed: int) -> Run:
         width = train_set.text.features.shape[-1]
         shots = len(train_set.features)
-        family = GuidedAdapter(self._hidden(width), shots, self.temperature, self.mix)
+        family = SgvaFamily(self._hidden(width), shots, self.temperature, self.mix)
         most = int(train_set.features.y.bincount().max())
         alpha = ALPHAS[max(k for k in ALPHAS if k <= most)] if self.alpha is None else self.alpha
         return Run(family, data, seed, self.recipe, {"alpha": alpha})

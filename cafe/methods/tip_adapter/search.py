@@ -24,7 +24,7 @@ BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Grid:
+class CandidateGrid:
     """Candidates, as the authors' code lays them out: from 0.1 on in equal steps.
 
     Attributes
@@ -66,14 +66,14 @@ class Affinities(NamedTuple):
     y: Tensor  # (n,)
 
 
-def search(caches: Sequence[Affinities], grid: Grid) -> tuple[float, float]:
+def search(caches: Sequence[Affinities], grid: CandidateGrid) -> tuple[float, float]:
     """The pair with the most hits, pooled over caches.
 
     Parameters
     ----------
     caches : sequence of Affinities
         One for a validation set, one per fold under cross-validation.
-    grid : Grid
+    grid : CandidateGrid
         Candidates.
 
     Returns

@@ -12,7 +12,7 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import parts_of
-from cafe.methods.tip_adapter.search import Affinities, Grid, search
+from cafe.methods.tip_adapter.search import Affinities, CandidateGrid, search
 
 
 def cache_keys(features: Features) -> Tensor:
@@ -97,7 +97,7 @@ class TipAdapter(Method):
     alpha, beta : float
         Weight of the cache and sharpness of its affinities where nothing is validated; 1 and 5.5
         are the paper's (section 4.1).
-    grid : Grid
+    grid : CandidateGrid
         Candidates under validation, 200 betas by 20 alphas as in the authors' code.
     context : Context or None
         Where to compute.
@@ -116,13 +116,13 @@ class TipAdapter(Method):
         alpha: float = 1.0,
         beta: float = 5.5,
         *,
-        grid: Grid | None = None,
+        grid: CandidateGrid | None = None,
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
-        self.grid = grid or Grid()
+        self.grid = grid or CandidateGrid()
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0

@@ -16,7 +16,7 @@ from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import Part, parts_of, with_parts
-from cafe.methods.tip_adapter.search import Grid, search
+from cafe.methods.tip_adapter.search import CandidateGrid, search
 from cafe.methods.tip_adapter.tip_adapter import TipHead, affinities, cache_keys, tip_tensors
 
 EPSILON = 1e-4
@@ -87,7 +87,7 @@ class TipAdapterF(BatchedMethod):
     ----------
     alpha, beta : float
         As for `TipAdapter`, while the keys are trained and where nothing is validated.
-    grid : Grid
+    grid : CandidateGrid
         Candidates under validation.
     recipe : Recipe or None
         How to optimise; None is the authors': AdamW at 1e-3 with a decay of 1e-2 (torch's), cosine,
@@ -109,14 +109,14 @@ class TipAdapterF(BatchedMethod):
         alpha: float = 1.0,
         beta: float = 5.5,
         *,
-        grid: Grid | None = None,
+        grid: CandidateGrid | None = None,
         recipe: Recipe | None = None,
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
-        self.grid = grid or Grid()
+        self.grid = grid or CandidateGrid()
         self.recipe = recipe or Recipe(epochs=20, views=True)
 
     def fit_many(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError
-from cafe.study.grid.space import Cell, Point
+from cafe.study.grid.space import Cell, Configuration
 
 Row = dict[str, Any]
 """One run: `shots`, `seed`, `ratio`, `bottleneck`, `lr`, `val` (percent), `val_nll` (nats), and
@@ -43,7 +43,7 @@ class Journal:
             ) from error
 
     def _take(self, row: Row) -> None:
-        point = Point(row["ratio"], row["bottleneck"], row["lr"])
+        point = Configuration(row["ratio"], row["bottleneck"], row["lr"])
         self.rows[Cell(row["shots"], row["seed"], point)] = row
 
     def add(self, rows: Sequence[Row]) -> None:

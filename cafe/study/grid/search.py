@@ -27,13 +27,13 @@ from cafe.results.record import Record, make_record, save_run
 from cafe.store import FeatureCache
 from cafe.study.calibration import calibrate
 from cafe.study.grid.journal import FIELDS, Journal, Row
-from cafe.study.grid.space import BRANCHES, Cell, Point, Sweep, check_sweep
-from cafe.study.grid.train import Progress, plan_of, train_sweep
+from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace, check_space
+from cafe.study.grid.train import Progress, plan_for, train_grid
 from cafe.study.study import check_plan, protocol_in_words, run
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridResult:
     """What a grid found.
 
     Attributes
@@ -71,19 +71,19 @@ class Grid:
 
 def grid(
     cache: FeatureCache,
-    sweep: Sweep,
+    space: GridSpace,
     *,
     context: Context | None = None,
     runs: Path = Path("runs"),
     command: str = "",
     progress: Progress | None = None,
-) -> Grid:
+) -> GridResult:
     """Train every run of a sweep, choose per shot count on validation, and test the chosen once.
 
     Parameters
     ----------
     cache : FeatureCache
-    sweep : Sweep
+    sweep : GridSpace
     context : Context, optional
         Where and how to compute; None is the CPU.
     runs : Path
@@ -95,7 +95,7 @@ def grid(
 
     Returns
     -------
-    Grid
+    GridResult
 
     Raises
     ------
@@ -104,43 +104,43 @@ def grid(
     """
     context = context or Context()
     task = load_task(cache)
-    check_sweep(sweep, task.width)
-    check_plan(task, plan_of(sweep, sweep.points[0], sweep.shots))
-    waiting = runs / f".grid-{_digest(cache, sweep)}"
+    check_space(space, task.width)
+    check_plan(task, plan_for(space, space.points[0], space.shots))
+    waiting = runs / f".grid-{_digest(cache, space)}"
     journal = Journal(waiting / "rows.jsonl")
     start, before = time.perf_counter(), len(journal.rows)
-    train_sweep(task, sweep, journal, context, progress)
+    train_grid(task, space, journal, context, progress)
     seconds = time.perf_counter() - start
-    chosen = {shots: choose(journal.rows, shots) for shots in sweep.shots}
-    results = _test(task, sweep, chosen, context)
-    plan = plan_of(sweep, chosen[sweep.shots[-1]], sweep.shots)
+    chosen = {shots: choose(journal.rows, shots) for shots in space.shots}
+    results = _test(task, space, chosen, context)
+    plan = plan_for(space, chosen[space.shots[-1]], space.shots)
     words, sure = protocol_in_words(task, plan), calibrate(cache, plan, results)
     record = make_record(cache, plan, words, results, command, sure)
     record = save_run(record, runs)
-    rows, best = _tested(journal.rows, chosen, results, sweep)
-    found = Grid(rows, best, seconds, len(journal.rows) - before, record)
+    rows, best = _tested(journal.rows, chosen, results, space)
+    found = GridResult(rows, best, seconds, len(journal.rows) - before, record)
     _save(found, record.folder)
     shutil.rmtree(waiting, ignore_errors=True)
     return found
 
 
-def _digest(cache: FeatureCache, sweep: Sweep) -> str:
+def _digest(cache: FeatureCache, space: GridSpace) -> str:
     """Names the sweep, so that the same command finds its own rows and no others."""
-    values = {"key": dict(cache.header.key), **asdict(sweep)}
+    values = {"key": dict(cache.header.key), **asdict(space)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def choose(rows: Mapping[Cell, Row], shots: Shots) -> Point:
+def choose(rows: Mapping[Cell, Row], shots: Shots) -> Configuration:
     """The configuration with the best mean validation accuracy over seeds.
 
     Of equals the one with the lower negative log-likelihood, then the smaller ratio.
     """
-    found: dict[Point, list[Row]] = defaultdict(list)
+    found: dict[Configuration, list[Row]] = defaultdict(list)
     for cell, row in rows.items():
         if cell.shots == shots:
             found[cell.point].append(row)
 
-    def rank(point: Point) -> tuple[float, float, float]:
+    def rank(point: Configuration) -> tuple[float, float, float]:
         mine = found[point]
         accuracy = sum(row["val"] for row in mine) / len(mine)
         return -round(accuracy, 9), sum(row["val_nll"] for row in mine) / len(mine), point.ratio
@@ -149,37 +149,37 @@ def choose(rows: Mapping[Cell, Row], shots: Shots) -> Point:
 
 
 def _test(
-    task: Task, sweep: Sweep, chosen: Mapping[Shots, Point], context: Context
+    task: Task, space: GridSpace, chosen: Mapping[Shots, Configuration], context: Context
 ) -> list[Result]:
     results: list[Result] = []
     for shots, point in chosen.items():
-        results += run(task, plan_of(sweep, point, [shots]), context=context)
+        results += run(task, plan_for(space, point, [shots]), context=context)
     return results
 
 
 def _tested(
     rows: Mapping[Cell, Row],
-    chosen: Mapping[Shots, Point],
+    chosen: Mapping[Shots, Configuration],
     results: Sequence[Result],
-    sweep: Sweep,
+    space: GridSpace,
 ) -> tuple[list[Row], list[Row]]:
     """All rows, the chosen ones with their test accuracy; and the chosen, one per shot count."""
-    scores = {r.shots: r.accuracy for r in results if r.method == BRANCHES[sweep.branch]}
+    scores = {r.shots: r.accuracy for r in results if r.method == BRANCHES[space.branch]}
     everything = []
-    for cell in sweep.cells:
+    for cell in space.cells:
         row = dict(rows[cell])
         if chosen[cell.shots] == cell.point:
-            row["test"] = scores[cell.shots].per_seed[list(sweep.seeds).index(cell.seed)]
+            row["test"] = scores[cell.shots].per_seed[list(space.seeds).index(cell.seed)]
         everything.append(row)
     best = []
     for shots, point in chosen.items():
-        val = summarize([rows[Cell(shots, seed, point)]["val"] for seed in sweep.seeds]).mean
+        val = summarize([rows[Cell(shots, seed, point)]["val"] for seed in space.seeds]).mean
         test = {**asdict(scores[shots]), "per_seed": list(scores[shots].per_seed)}
         best.append({"shots": shots, **point._asdict(), "val": val, "test": test})
     return everything, best
 
 
-def _save(found: Grid, folder: Path | None) -> None:
+def _save(found: GridResult, folder: Path | None) -> None:
     if folder is None:
         return
     about = {name: value for name, value in found.json().items() if name != "runs"}

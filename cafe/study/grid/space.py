@@ -19,7 +19,7 @@ from cafe.methods.clip_adapter.method import parse_bottleneck
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
 
 
-class Point(NamedTuple):
+class Configuration(NamedTuple):
     """One configuration of the grid."""
 
     ratio: float
@@ -32,11 +32,11 @@ class Cell(NamedTuple):
 
     shots: Shots
     seed: int
-    point: Point
+    point: Configuration
 
 
 @dataclass(frozen=True)
-class Sweep:
+class GridSpace:
     """What a grid is over.
 
     Attributes
@@ -77,9 +77,9 @@ class Sweep:
             raise InputError(f"unknown branch '{self.branch}'; use visual, text or both.")
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[Configuration]:
         """Every configuration."""
-        return list(itertools.starmap(Point, itertools.product(*self._axes())))
+        return list(itertools.starmap(Configuration, itertools.product(*self._axes())))
 
     def _axes(self) -> tuple[Sequence[float], Sequence[str], Sequence[float]]:
         return self.ratios, self.bottlenecks, self.lrs
@@ -128,28 +128,28 @@ def span(text: str) -> list[float]:
 _LONGEST_SPAN = 10_000
 
 
-def check_sweep(sweep: Sweep, width: int) -> None:
+def check_space(space: GridSpace, width: int) -> None:
     """Refuse ratios and bottlenecks that cannot be meant, before anything is trained."""
-    for ratio in sweep.ratios:
+    for ratio in space.ratios:
         check_ratio(ratio)
-    for bottleneck in sweep.bottlenecks:
+    for bottleneck in space.bottlenecks:
         parse_bottleneck(bottleneck, width)
 
 
-def training_flops(sweep: Sweep, task: Task) -> float:
+def training_flops(space: GridSpace, task: Task) -> float:
     """Floating-point operations of all runs: 6 per weight and image, as forward and backward take.
 
     An upper estimate: `cv` counts `MOST_FOLDS` folds, each of all images.
     """
     classes, width = task.text.weights.shape
-    folds = MOST_FOLDS if sweep.validation == "cv" else 1
+    folds = MOST_FOLDS if space.validation == "cv" else 1
     total = 0.0
-    for bottleneck in sweep.bottlenecks:
+    for bottleneck in space.bottlenecks:
         weights = 2 * width * parse_bottleneck(bottleneck, width) + width * classes
-        for shots in sweep.shots:
+        for shots in space.shots:
             images = len(task.splits["train"])
             images = images if shots == "all" else min(images, shots * classes)
             total += 6.0 * weights * images
     return (
-        total * sweep.recipe.epochs * len(sweep.ratios) * len(sweep.lrs) * len(sweep.seeds) * folds
+        total * space.recipe.epochs * len(space.ratios) * len(space.lrs) * len(space.seeds) * folds
     )

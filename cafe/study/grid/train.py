@@ -14,23 +14,23 @@ from cafe.methods.base import Context
 from cafe.methods.catalog import BASELINES, make_method
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.selection import folds_of, pool
-from cafe.results.plan import Plan
+from cafe.results.plan import StudyPlan
 from cafe.study.grid.journal import Journal, Row
-from cafe.study.grid.space import BRANCHES, Cell, Point, Sweep
+from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace
 
 Progress = Callable[[str, int, int], None]
 _LOT = 128  # finished runs are scored and kept in lots of this size
 
 
-def plan_of(sweep: Sweep, point: Point, shots: Sequence[Shots]) -> Plan:
+def plan_for(space: GridSpace, point: Configuration, shots: Sequence[Shots]) -> StudyPlan:
     """The ordinary study of one configuration, beside the baselines."""
     settings = {
         "ratio": point.ratio,
         "bottleneck": point.bottleneck,
-        "recipe": replace(sweep.recipe, lr=point.lr),
+        "recipe": replace(space.recipe, lr=point.lr),
     }
-    methods = [*BASELINES, BRANCHES[sweep.branch]]
-    return Plan(methods, shots, sweep.seeds, sweep.validation, settings)
+    methods = [*BASELINES, BRANCHES[space.branch]]
+    return StudyPlan(methods, shots, space.seeds, space.validation, settings)
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class Job:
     held_out: Features
 
 
-def _jobs(task: Task, sweep: Sweep, shots: Shots, seed: int) -> list[Job]:
+def _jobs(task: Task, space: GridSpace, shots: Shots, seed: int) -> list[Job]:
     """One job, or one per fold."""
     features = task.splits["train"]
     drawn = TrainingSet(features[draw_shots(features.y, shots, seed)], task.text)
-    if sweep.validation == "cv":
+    if space.validation == "cv":
         return [Job(TrainingSet(kept, task.text), out) for kept, out in folds_of(drawn, seed)]
     stored = task.splits["val"]
-    rows = draw_validation(stored.y, shots if sweep.validation == "few-shot" else "all", seed)
+    rows = draw_validation(stored.y, shots if space.validation == "few-shot" else "all", seed)
     return [Job(drawn, stored[rows])]
 
 
-def train_sweep(
-    task: Task, sweep: Sweep, journal: Journal, context: Context, progress: Progress | None
+def train_grid(
+    task: Task, space: GridSpace, journal: Journal, context: Context, progress: Progress | None
 ) -> None:
     """Train and score every run that has no row yet, all in one call of the engine.
 
     Parameters
     ----------
     task : Task
-    sweep : Sweep
+    sweep : GridSpace
     journal : Journal
         Takes a row per run as soon as its chunk is done; an interrupt keeps them.
     context : Context
@@ -70,13 +70,13 @@ def train_sweep(
     jobs: list[Job] = []
     runs: list[Run] = []
     owners: list[Cell] = []
-    for shots in sweep.shots:
-        for seed in sweep.seeds:
-            todo = [Cell(shots, seed, p) for p in sweep.points]
+    for shots in space.shots:
+        for seed in space.seeds:
+            todo = [Cell(shots, seed, p) for p in space.points]
             todo = [cell for cell in todo if cell not in journal.rows]
-            for job in _jobs(task, sweep, shots, seed) if todo else ():
+            for job in _jobs(task, space, shots, seed) if todo else ():
                 for cell in todo:
-                    runs.append(_run(sweep, cell, job.train, len(jobs)))
+                    runs.append(_run(space, cell, job.train, len(jobs)))
                     owners.append(cell)
                 jobs.append(job)
     scorer = _Scorer(jobs, owners, journal, context)
@@ -98,9 +98,9 @@ def _to(train_set: TrainingSet, context: Context) -> TrainingSet:
     return TrainingSet(train_set.features.to(context.device), train_set.text.to(context.device))
 
 
-def _run(sweep: Sweep, cell: Cell, train_set: TrainingSet, job: int) -> Run:
-    settings = plan_of(sweep, cell.point, [cell.shots]).settings
-    method = make_method(BRANCHES[sweep.branch], Context(), settings)
+def _run(space: GridSpace, cell: Cell, train_set: TrainingSet, job: int) -> Run:
+    settings = plan_for(space, cell.point, [cell.shots]).settings
+    method = make_method(BRANCHES[space.branch], Context(), settings)
     if not isinstance(method, ClipAdapter):
         raise TypeError(f"{method.name} is no adapter")
     return method.run_for(train_set, job, cell.seed, cell.point.ratio)

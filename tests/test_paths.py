@@ -7,7 +7,7 @@ import pytest
 
 from cafe.errors import CacheNotFoundError, InputError, UnknownNameError
 from cafe.store.paths import (
-    cache_home,
+    cache_folder,
     cache_name,
     cache_path,
     find_caches,
@@ -28,10 +28,10 @@ def test_home_is_what_is_given_else_the_environment_else_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CAFE_CACHE", raising=False)
-    assert cache_home() == Path("cache")
+    assert cache_folder() == Path("cache")
     monkeypatch.setenv("CAFE_CACHE", "/else/where")
-    assert cache_home() == Path("/else/where")
-    assert cache_home("given") == Path("given")
+    assert cache_folder() == Path("/else/where")
+    assert cache_folder("given") == Path("given")
 
 
 @pytest.mark.parametrize(

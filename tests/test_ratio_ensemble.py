@@ -19,7 +19,7 @@ from cafe.methods.clip_adapter.method import (
     ClipAdapterText,
 )
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS
-from cafe.methods.ensemble import Member, PoolHead, make_pool
+from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
 from cafe.methods.stacking import (
     ENOUGH,
     Part,
@@ -37,9 +37,11 @@ TEST = draw_images()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def fit_pool(train: TrainingSet, kind: type[ClipAdapter] = ClipAdapter, seed: int = 0) -> PoolHead:
+def fit_pool(
+    train: TrainingSet, kind: type[ClipAdapter] = ClipAdapter, seed: int = 0
+) -> EnsembleHead:
     head = kind("auto", recipe=QUICK, context=FP32).fit(train, seed=seed)
-    assert isinstance(head, PoolHead)
+    assert isinstance(head, EnsembleHead)
     return head
 
 
@@ -177,7 +179,7 @@ class TestPool:
         head = fit_pool(draw_task())
         params = json.loads(json.dumps(dict(head.params)))
         again = ClipAdapter.head.from_tensors(head.tensors(), params)
-        assert isinstance(again, PoolHead)
+        assert isinstance(again, EnsembleHead)
         assert again.method == "clip-adapter"
         assert again.params["ratio"] == "auto"
         assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
@@ -193,7 +195,9 @@ class TestPool:
             Member({"kind": "adapter", "ratio": ratio}, one, row)
             for ratio, row in zip(ratios, evidence, strict=True)
         ]
-        head = make_pool(members, y, text, {"method": "clip-adapter", "adapter": "clip-adapter"})
+        head = make_ensemble(
+            members, y, text, {"method": "clip-adapter", "adapter": "clip-adapter"}
+        )
         assert [member["ratio"] for member in head.params["members"]] == [0.1, 0.4, 0.8]
         assert head.params["best_ratio"] == pytest.approx(0.45, abs=0.01)
         assert head.best_single().params["ratio"] == 0.4
@@ -252,7 +256,7 @@ def probabilities(head: Head) -> Tensor:
 def test_a_pool_of_nothing_learned_is_zero_shot() -> None:
     train = draw_task()
     still = ClipAdapter("auto", recipe=Recipe(lr=1e-12, epochs=1), context=FP32).fit(train)
-    assert isinstance(still, PoolHead)
+    assert isinstance(still, EnsembleHead)
     zero_shot = ZeroShot().fit(train)
     torch.testing.assert_close(
         still.heads[0].logits(TEST.x), zero_shot.logits(TEST.x), atol=1e-4, rtol=0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cafe.results.metrics import expected_calibration_error
-from cafe.study.diagnostics import describe
+from cafe.study.diagnostics import diagnose
 
 Y = torch.tensor([0, 0, 1, 1, 1])
 RIGHT = torch.nn.functional.one_hot(Y, 3).float() * 10
@@ -14,7 +14,7 @@ WRONG = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0, 1]), 3).float() * 
 
 
 def test_means_over_seeds() -> None:
-    found = describe([RIGHT, WRONG], Y)
+    found = diagnose([RIGHT, WRONG], Y)
     assert found.page["per_class"] == [75.0, pytest.approx(66.67), None]
     assert found.metrics["mean_class_accuracy"] == pytest.approx((100 + (50 + 100 / 3) / 2) / 2)
     assert found.metrics["top5_accuracy"] == 100
@@ -22,7 +22,7 @@ def test_means_over_seeds() -> None:
 
 
 def test_confusions_name_their_images() -> None:
-    first, second = describe([RIGHT, WRONG], Y).page["confusions"]
+    first, second = diagnose([RIGHT, WRONG], Y).page["confusions"]
     assert (first["label"], first["predicted"], first["images"], first["rows"]) == (1, 0, 1, [2, 3])
     assert first["share"] == pytest.approx(33.33)
     assert (second["label"], second["predicted"], second["rows"]) == (0, 1, [1])
@@ -31,7 +31,7 @@ def test_confusions_name_their_images() -> None:
 def test_reliability_bins_give_the_calibration_error() -> None:
     z = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)) * 2
     y = torch.randint(3, (400,), generator=torch.Generator().manual_seed(1))
-    bins = describe([z], y).page["reliability"]
+    bins = diagnose([z], y).page["reliability"]
     assert sum(one["images"] for one in bins) == 400
     error = sum(one["images"] / 400 * abs(one["accuracy"] - one["confidence"]) for one in bins)
     assert error == pytest.approx(expected_calibration_error(z, y), abs=0.01)
