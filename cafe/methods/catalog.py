@@ -193,7 +193,7 @@ CATALOG: Mapping[str, Entry] = {
         Entry(
             "lda-prior",
             "zero-shot plus a Gaussian classifier whose class means start from the text",
-            "cafe 2026, docs/choosing-nothing.md; after GDA, arXiv 2402.04087",
+            "cafe 2026, docs/research/auto.md; after GDA, arXiv 2402.04087",
             "cafe.methods.lda_prior",
             "LdaPrior",
             ("kappa", "beta", "kappas", "betas"),
@@ -201,7 +201,7 @@ CATALOG: Mapping[str, Entry] = {
         Entry(
             "map-probe",
             "a linear probe on whitened features, held near zero-shot by a penalty",
-            "cafe 2026, docs/choosing-nothing.md",
+            "cafe 2026, docs/research/auto.md",
             "cafe.methods.map_probe",
             "MapProbe",
             ("penalty", "penalties"),
@@ -226,7 +226,7 @@ CATALOG: Mapping[str, Entry] = {
         Entry(
             "auto",
             "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots",
-            "cafe 2026, docs/choosing-nothing.md",
+            "cafe 2026, docs/research/auto.md",
             "cafe.methods.auto",
             "Auto",
             ("bottleneck", "recipe"),

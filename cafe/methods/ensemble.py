@@ -101,7 +101,7 @@ class EnsembleHead(Head):
         """The member adapter whose ratio is nearest to the mean ratio of the mixture.
 
         One adapter of one ratio, to export or for a small device. It is better than the member that
-        makes held-out images likeliest; `docs/choosing-nothing.md` has what it costs.
+        makes held-out images likeliest; `docs/research/auto.md` has what it costs.
         """
         members = self.params["members"]
         chosen = _nearest(members, self.params["best_ratio"])
