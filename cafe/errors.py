@@ -9,6 +9,7 @@ CafeError
 │   ├── CacheNotFoundError (FileNotFoundError)
 │   ├── CacheFormatError  (ValueError)         not a cafe file, truncated, or a newer format
 │   └── CacheMismatchError (ValueError)        a cache made under another key
+├── BusyError             (BlockingIOError)    another process writes the same file
 ├── WeightsError          (OSError)            an encoder's weights cannot be had
 └── DeviceError           (RuntimeError)       an accelerator that is asked for and absent
 
@@ -85,6 +86,10 @@ class CacheFormatError(CacheError, ValueError):
 
 class CacheMismatchError(CacheError, ValueError):
     """A cache that was made under another key than the one asked for."""
+
+
+class BusyError(CafeError, BlockingIOError):
+    """Another process writes the same file."""
 
 
 class WeightsError(CafeError, OSError):

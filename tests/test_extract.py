@@ -16,6 +16,7 @@ from cafe.datasets.base import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import (
+    BusyError,
     CacheError,
     CacheFormatError,
     CacheMismatchError,
@@ -251,7 +252,7 @@ def test_two_at_once(dataset: Dataset, tiny: Encoder, path: Path) -> None:
     key = cache_key(dataset, tiny, SENTENCES, Augmentation())
     with ResumeFolder(path, key, 2):
         start = time.perf_counter()
-        with pytest.raises(CacheError, match=r"another process is extracting '.*local\.h5'; wait"):
+        with pytest.raises(BusyError, match=r"another process is writing '.*local\.h5'; wait"):
             run(dataset, tiny, path)
         assert time.perf_counter() - start < 5
     assert run(dataset, tiny, path).images == 28

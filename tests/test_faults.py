@@ -221,7 +221,7 @@ def test_two_at_once(forks: Forks, path: Path, tiny_folder: Path, tmp_path: Path
     dataset = make_dataset(tmp_path / "again", {"train": 2})
     encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32")
     start = time.perf_counter()
-    with pytest.raises(OSError, match=r"another process is extracting .*; wait for it"):
+    with pytest.raises(OSError, match=r"another process is writing .*; wait for it"):
         extract(dataset, encoder, path, sentences=WORDS, options=Options())
     assert time.perf_counter() - start < 5
     os.kill(child, signal.SIGKILL)  # whose lock goes with it

@@ -129,7 +129,9 @@ def extract(
     DatasetError
         If an image vanishes, cannot be read with `on_error="fail"`, or none of a split can.
     CacheError
-        If the cache folder cannot be written, or another process extracts the same cache.
+        If the cache folder cannot be written.
+    BusyError
+        If another process writes the same cache.
     """
     options = options or Options()
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cafe.errors import CacheError
-from cafe.files import lock_file
+from cafe.errors import BusyError, CacheError
+from cafe.files import lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
 from cafe.store.key import Key, canonical
 
@@ -35,9 +33,9 @@ def clean_up(cache: Path) -> None:
     """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
     folder = _folder(cache)
     with contextlib.suppress(OSError):
-        if folder.is_dir() and (lock := lock_file(folder / "lock")):
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.close()
+        if folder.is_dir():
+            with lock_file(cache):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(cache: Path) -> Path:
@@ -59,49 +57,48 @@ class ResumeFolder:
     Raises
     ------
     CacheError
-        On entering, if the folder cannot be written or another process extracts the same cache.
+        On entering, if the folder cannot be written.
+    BusyError
+        On entering, if another process writes the same cache.
     """
 
     def __init__(self, cache: Path, key: Key, batch: int) -> None:
         self.folder = _folder(cache)
         self._cache = cache
         self._identity = canonical({"batch": batch, "key": dict(key)})
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> ResumeFolder:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_file(self.folder / "lock")
-            if self._lock is not None:
-                self._drop_others()
+            self._lock.enter_context(lock_file(self._cache))
+            self.folder.mkdir(exist_ok=True)
+            self._drop_others()
+        except BusyError:
+            raise
         except OSError as error:
+            self._lock.close()
             raise CacheError(
                 f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
                 "choose another with --cache."
             ) from error
-        if self._lock is None:
-            raise CacheError(
-                f"another process is extracting '{self._cache}'; wait for it, or stop it first."
-            )
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """A pickled copy reads and writes blocks; the lock stays with its owner."""
-        return {**vars(self), "_lock": None, "folder": self.folder.absolute()}
+        return {**vars(self), "_lock": contextlib.ExitStack(), "folder": self.folder.absolute()}
 
     def _drop_others(self) -> None:
         """Remove blocks of another extraction, and what a killed run was writing."""
         identity = self.folder / "extraction.json"
         same = identity.is_file() and identity.read_text() == self._identity
-        for file in self.folder.iterdir():
-            if file.suffix == ".tmp" or (file.suffix == ".npz" and not same):
-                file.unlink()
+        remove_left_overs(self.folder)
         if not same:
-            identity.write_text(self._identity)
+            for file in self.folder.glob("*.npz"):
+                file.unlink()
+            write_text(identity, self._identity)
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
@@ -118,8 +115,6 @@ class ResumeFolder:
     def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
         """Keep a finished block; it is on disk when this returns."""
         path = self._path(split, number)
-        # of its own name: a worker of a cluster may be taken for lost and still be writing
-        temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
         arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
         if block.views is not None:
             arrays["views"] = block.views
@@ -127,14 +122,10 @@ class ResumeFolder:
             arrays["spatial"] = block.spatial
         names = json.dumps({"ids": list(block.ids), "failures": failures})
         try:
-            with temporary.open("wb") as stream:
+            # a worker of a cluster may be taken for lost and still be writing the same block
+            with write_file(path) as stream:
                 np.savez(stream, names=np.frombuffer(names.encode(), np.uint8), **arrays)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise CacheError(
                 f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
                 "some space and run the same command again: it goes on where it stopped."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
+from cafe.files import move, temporary_folder
 from cafe.inference.graphs import (
     Answer,
     HeadGraph,
@@ -160,29 +160,28 @@ def _export(
         tower = None if saved.pool is None else SpatialTower(network, saved.pool)
         graph = WholeGraph(saved, network, encoder.preprocess.config, tower)
         original = partial(_by_encoder, saved, encoder)
-    folder = path.absolute().parent / f".{path.name}.{os.getpid()}.writing"
     try:
-        folder.mkdir(parents=True)
-        made = folder / path.name
-        answer = _write(saved, file, graph, sample.rows, made, form)
-        difference = _difference(answer, original(sample.rows))
-        if not difference <= TOLERANCE:
-            raise CafeError(
-                f"the {form} file's probabilities differ by {difference:.2g} from the original's "
-                f"on {sample.what}; nothing was kept. Try another format."
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path.parent) as temporary:
+            made = temporary / "files" / path.name
+            made.parent.mkdir()
+            answer = _write(saved, file, graph, sample.rows, made, form)
+            difference = _difference(answer, original(sample.rows))
+            if not difference <= TOLERANCE:
+                raise CafeError(
+                    f"the {form} file's probabilities differ by {difference:.2g} from the "
+                    f"original's on {sample.what}; nothing was kept. Try another format."
+                )
+            checked = (
+                f"Compared with the original on {sample.what}: probabilities differ by "
+                f"{difference:.1e} at most."
             )
-        checked = (
-            f"Compared with the original on {sample.what}: probabilities differ by "
-            f"{difference:.1e} at most."
-        )
-        card = made.with_name(f"{path.name}.md")
-        card.write_text(_card(saved, encoder, path.name, form, checked), encoding="utf-8")
-        for one in folder.iterdir():  # large ONNX weights lie in a file of their own
-            one.replace(path.absolute().with_name(one.name))
+            card = made.with_name(f"{path.name}.md")
+            card.write_text(_card(saved, encoder, path.name, form, checked), encoding="utf-8")
+            for part in made.parent.iterdir():  # large ONNX weights lie in a file of their own
+                move(part, path.with_name(part.name))
     except OSError as error:
         raise CafeError(f"cannot write '{path}' ({error.strerror}); choose another -o.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Export(path, path.with_name(f"{path.name}.md"), difference, sample.what)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError
+from cafe.files import write_text
 from cafe.report.report_data import ReportData, collect
 from cafe.report.sections import Page, name_of, section, title_of
 
@@ -50,12 +50,9 @@ def write_report(
     """
     text = render(collect(runs, None if images is None else Path(images)))
     path = Path(target)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CafeError(
             f"cannot write the page to '{path}' ({error.strerror}); choose another with --output."
         ) from error

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError
+from cafe.files import write_folder
 from cafe.methods.base import Head
 from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.results.saved_head import SavedHead, load_head, save_head
@@ -123,28 +122,21 @@ def save_run(record: Record, home: Path) -> Record:
     """
     stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     base = f"{stamp}-{record.json['dataset']}-{record.json['encoder']['model']}".replace("/", "-")
-    temporary = home / f".{base}.{os.getpid()}.writing"
+
+    def fill(folder: Path) -> None:
+        (folder / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
+        _write_table(folder / TABLE, record)
+        _write_page(folder / PAGE, record)
+        _save_heads(folder, record)
+
     try:
-        temporary.mkdir(parents=True)
-        (temporary / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
-        _write_table(temporary / TABLE, record)
-        _write_page(temporary / PAGE, record)
-        _save_heads(temporary, record)
-        folder = _free_name(home, base)
-        temporary.rename(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        folder = write_folder(home / base, fill)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CafeError(
             f"cannot write the run to '{home}' ({error.strerror}); choose another with --runs."
         ) from error
     return replace(record, folder=folder)
-
-
-def _free_name(home: Path, base: str) -> Path:
-    folder, number = home / base, 2
-    while folder.exists():
-        folder, number = home / f"{base}-{number}", number + 1
-    return folder
 
 
 def _write_table(path: Path, record: Record) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheError, CacheMismatchError, InputError
+from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError
+from cafe.files import lock_file, move, temporary_folder
 from cafe.store import SPLITS, Block, FeatureCache, write_cache
 from cafe.store.key import differences
 from cafe.store.paths import cache_name
@@ -50,19 +51,16 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
         raise InputError(
             f"cannot export to '{path}'; end its name in .npz or .safetensors to say which."
         )
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix](cache, temporary)
-        temporary.replace(path)
+        with temporary_folder(path.parent) as folder:
+            writers[path.suffix](cache, folder / path.name)
+            move(folder / path.name, path)
     except OSError as error:
         if isinstance(error, CacheError):
             raise
         reason = error.strerror or error
         raise CacheError(f"cannot write '{path}' ({reason}); choose another place.") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _arrays(cache: FeatureCache) -> dict[str, NDArray[Any]]:
@@ -144,7 +142,8 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    write_cache(path, header, {split: _joined(caches, split) for split in splits})
+    with lock_file(path):
+        write_cache(path, header, {split: _joined(caches, split) for split in splits})
     return FeatureCache.open(path)
 
 
@@ -199,9 +198,12 @@ def _joined(caches: Sequence[FeatureCache], split: str) -> Iterator[Block]:
 
 def remove_cache(path: Path) -> int:
     """Remove a cache file, and its folder when nothing else is in it; returns the bytes freed."""
-    size = path.stat().st_size
     try:
-        path.unlink()
+        with lock_file(path):
+            size = path.stat().st_size
+            path.unlink()
+    except BusyError:
+        raise
     except OSError as error:
         raise CacheError(f"cannot remove '{path}' ({error.strerror}); check its folder.") from error
     if not any(path.parent.iterdir()):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +44,6 @@ class Sink(io.RawIOBase):
         """
         if self._error is not None:
             raise self._error
-
-    def sync(self) -> None:
-        """Put all on disk, and raise what went wrong."""
-        self.check()
-        os.fsync(self._stream.fileno())
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """As files do."""

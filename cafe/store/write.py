@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError
+from cafe.files import move, remove_left_overs, temporary_folder
 from cafe.store.contents import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.layout import content_digest, pack_text, raw, set_text
@@ -41,24 +40,13 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     CacheError
         If the folder cannot be written or the disk is full; nothing is left under either name.
     """
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Sink(temporary) as sink:
-            try:
-                with h5py.File(sink, "w", libver=("v110", "v110")) as file:
-                    _write_header(file, header)
-                    file.create_group("splits")
-                    for name, blocks in splits.items():
-                        _write_split(file, f"splits/{name}", _checked(blocks, sink))
-                    if any("spatial" in group for group in file["splits"].values()):
-                        file.attrs["cafe_format"] = SPATIAL_FORMAT
-                    set_text(file, "content_sha256", content_digest(file))
-            finally:
-                sink.check()  # what HDF5 stumbles over after a failed write does not count
-            sink.sync()
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        remove_left_overs(path.parent)
+        with temporary_folder(path.parent) as folder:
+            with Sink(folder / path.name) as sink:
+                _write(sink, header, splits)
+            move(folder / path.name, path)
     except CacheError:
         raise
     except OSError as error:
@@ -67,9 +55,20 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
             f"cannot write the cache '{path}' ({reason}); choose another folder with --cache, or "
             "free some space."
         ) from error
+
+
+def _write(sink: Sink, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
+    try:
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+            _write_header(file, header)
+            file.create_group("splits")
+            for name, blocks in splits.items():
+                _write_split(file, f"splits/{name}", _checked(blocks, sink))
+            if any("spatial" in group for group in file["splits"].values()):
+                file.attrs["cafe_format"] = SPATIAL_FORMAT
+            set_text(file, "content_sha256", content_digest(file))
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        sink.check()  # what HDF5 stumbles over after a failed write does not count
 
 
 def _checked(blocks: Iterable[Block], sink: Sink) -> Iterator[Block]:
@@ -77,16 +76,6 @@ def _checked(blocks: Iterable[Block], sink: Sink) -> Iterator[Block]:
     for block in blocks:
         yield block
         sink.check()
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # it has no such thing
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_header(file: h5py.File, header: Header) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError
-from cafe.files import digest_of_file
+from cafe.files import digest_of_file, write_file
 from cafe.methods.meta_adapter.weights import MetaWeights
 
 FORMAT = 1
@@ -89,15 +87,11 @@ def save_meta(path: Path, weights: MetaWeights, about: Mapping[str, Any]) -> Met
     """
     tensors = {name: value.cpu().contiguous() for name, value in weights.tensors().items()}
     told = {"format": FORMAT, **about}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        temporary.write_bytes(save(tensors, metadata={"cafe_meta": json.dumps(told)}))
-        temporary.replace(path)
+        with write_file(path) as stream:
+            stream.write(save(tensors, metadata={"cafe_meta": json.dumps(told)}))
     except OSError as error:
         raise CafeError(f"cannot write '{path}' ({error.strerror}); choose another -o.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return load_meta(path)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
+from cafe.files import write_text
 from cafe.methods.base import Context
 from cafe.results.metrics import summarize
 from cafe.results.plan import Result
@@ -183,9 +184,9 @@ def _save(found: GridResult, folder: Path | None) -> None:
     if folder is None:
         return
     about = {name: value for name, value in found.json().items() if name != "runs"}
-    (folder / "record.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "record.json", json.dumps(about, indent=1) + "\n")
     lines = (json.dumps(row) + "\n" for row in found.rows)
-    (folder / "grid.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_text(folder / "grid.jsonl", "".join(lines))
     with (folder / "grid.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, FIELDS)
         writer.writeheader()
