@@ -21,7 +21,7 @@ def summary(cache: FeatureCache) -> dict[str, Any]:
         "dtype": cache.dtype,
         "prompts": len(header.sentences[0]),
         "views": cache.views,
-        "tokens": cache.tokens,
+        "tokens": cache.spatial_size,
         "skipped": len(header.skipped),
         "missing": len(header.missing),
         "bytes": cache.path.stat().st_size,

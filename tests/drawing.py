@@ -32,7 +32,7 @@ def draw_task(
     x = _images(y, generator)
     copies = [x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(views - 1)]
     stacked = torch.stack([x, *copies], 1) if views else None
-    return TrainingSet(Features(x, y, stacked, _tokens(y, seed)), text)
+    return TrainingSet(Features(x, y, stacked, _maps(y, seed)), text)
 
 
 def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
@@ -47,7 +47,7 @@ def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
 def draw_images(per_class: int = 6, seed: int = 7) -> Features:
     """Held-out images."""
     y = torch.arange(CLASSES).repeat(per_class)
-    return Features(_images(y, torch.Generator().manual_seed(seed)), y, tokens=_tokens(y, seed))
+    return Features(_images(y, torch.Generator().manual_seed(seed)), y, spatial_maps=_maps(y, seed))
 
 
 def draw_validation_set() -> Validation:
@@ -55,7 +55,7 @@ def draw_validation_set() -> Validation:
     return Validation("full", draw_images(seed=8))
 
 
-def _tokens(y: Tensor, seed: int) -> SpatialMaps:
+def _maps(y: Tensor, seed: int) -> SpatialMaps:
     """Maps of four tokens, one of them of the image's class. (N, 4, D)"""
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = torch.randn(len(y), 4, WIDTH, generator=generator)

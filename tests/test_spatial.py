@@ -129,7 +129,7 @@ def spatial(dataset: Dataset, tiny: Encoder, tmp_path: Path) -> FeatureCache:
 def test_extracted_maps_are_the_encoders(
     spatial: FeatureCache, dataset: Dataset, tiny: Encoder
 ) -> None:
-    assert spatial.tokens == 4
+    assert spatial.spatial_size == 4
     assert spatial.header.key["spatial"] == {"grid": [2, 2], "tokens": "projected"}
     shown = [
         tiny.preprocess.pixels(dataset.open_image(i).convert("RGB")) for i in dataset.splits["test"]
@@ -137,7 +137,7 @@ def test_extracted_maps_are_the_encoders(
     features, tokens = encode_spatial(tiny, torch.from_numpy(np.stack(shown)), 7)
     read = spatial.read("test")
     np.testing.assert_allclose(read.features, features, atol=1e-5)
-    np.testing.assert_allclose(spatial.read_tokens("test"), tokens, atol=2e-3)
+    np.testing.assert_allclose(spatial.read_spatial_maps("test"), tokens, atol=2e-3)
 
 
 def test_features_are_those_of_a_cache_without_maps(
@@ -148,7 +148,7 @@ def test_features_are_those_of_a_cache_without_maps(
     for split in plain.counts:
         assert np.array_equal(plain.read(split).features, spatial.read(split).features)
     with pytest.raises(InputError, match="has no spatial features"):
-        plain.read_tokens("test")
+        plain.read_spatial_maps("test")
     with h5py.File(plain.path) as file, h5py.File(spatial.path) as other:
         assert file.attrs["cafe_format"] == FORMAT
         assert other.attrs["cafe_format"] == FORMAT + 1
@@ -185,8 +185,8 @@ def test_maps_survive_a_merge(spatial: FeatureCache, tmp_path: Path) -> None:
     joined = merge_caches(
         [spatial, FeatureCache.open(tmp_path / "other.h5")], tmp_path / "all/tiny.local.h5"
     )
-    one = spatial.read_tokens("test")
-    assert np.array_equal(joined.read_tokens("test"), np.concatenate([one, one]))
+    one = spatial.read_spatial_maps("test")
+    assert np.array_equal(joined.read_spatial_maps("test"), np.concatenate([one, one]))
 
 
 def with_maps(rows: int, start: int = 0, tokens: int = 3) -> Block:
@@ -199,10 +199,10 @@ def test_rows_are_read_as_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     write_cache(path, make_header(), {"train": [with_maps(30), with_maps(9, 30)]})
     cache = FeatureCache.open(path)
-    whole = cache.read_tokens("train")
+    whole = cache.read_spatial_maps("train")
     assert whole.dtype == np.float16
     for rows in ([], [38, 0, 7, 7], list(range(38, -1, -1))):
-        assert np.array_equal(cache.read_tokens("train", rows), whole[rows])
+        assert np.array_equal(cache.read_spatial_maps("train", rows), whole[rows])
     joined = np.concatenate([block.spatial for block in cache.blocks("train")])  # type: ignore[arg-type]
     assert np.array_equal(joined, whole)
 
@@ -239,15 +239,15 @@ def test_maps_stay_on_disk_until_they_are_asked_for(
     spatial: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    plain = FeatureCache.read_tokens
+    plain = FeatureCache.read_spatial_maps
 
     def count(self: FeatureCache, split: str, rows: np.ndarray, **options: object) -> np.ndarray:
         read.append(len(rows))
         return plain(self, split, rows, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FeatureCache, "read_tokens", count)
+    monkeypatch.setattr(FeatureCache, "read_spatial_maps", count)
     task = load_task(spatial)
-    assert task.tokens == 4
+    assert task.spatial_size == 4
     drawn = task.splits["train"][torch.tensor([3, 1, 17])].to("cpu")
     whole = task.splits["test"].to("cpu")
     assert read == []

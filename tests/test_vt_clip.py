@@ -103,7 +103,7 @@ def test_it_finds_what_only_the_map_shows() -> None:
         maps = 0.1 * torch.randn(len(y), 4, WIDTH, generator=generator)
         maps[torch.arange(len(y)), torch.randint(4, (len(y),), generator=generator)] += w[y]
         x = w[y] + w[other] + 0.1 * torch.randn(len(y), WIDTH, generator=generator)
-        return Features(x, y, tokens=SpatialMaps.of(maps))
+        return Features(x, y, spatial_maps=SpatialMaps.of(maps))
 
     train, test = TrainingSet(draw(16, 0), text), draw(40, 1)
     recipe = Recipe(lr=5e-3, epochs=40, batch_size=64)
@@ -123,7 +123,7 @@ def test_gates_are_chosen_under_validation() -> None:
 
 def test_what_cannot_be_meant() -> None:
     train = draw_task()
-    without = TrainingSet(replace(train.features, tokens=None), train.text)
+    without = TrainingSet(replace(train.features, spatial_maps=None), train.text)
     with pytest.raises(InputError, match=r"vt-clip needs spatial features, .*extract --spatial"):
         fit(train=without)
     assert not VtClip(recipe=Recipe(views=True)).recipe.views
@@ -132,7 +132,7 @@ def test_what_cannot_be_meant() -> None:
     with pytest.raises(InputError, match=r"takes \(N, 1 \+ T, D\).*got \(30, 24\)"):
         fit(epochs=1).logits(TEST.x)
     with pytest.raises(InputError, match="no spatial features"):
-        replace(TEST, tokens=None).inputs(spatial=True)
+        replace(TEST, spatial_maps=None).inputs(spatial=True)
 
 
 def test_memory_is_bounded_by_the_budget() -> None:

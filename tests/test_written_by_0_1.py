@@ -79,7 +79,7 @@ def inputs(cache: cafe.FeatureCache, head: str) -> torch.Tensor:
     x = torch.from_numpy(cache.read("test", dtype="float32").features)
     if not head.startswith("vt-clip"):
         return x
-    maps = torch.from_numpy(cache.read_tokens("test", dtype="float32"))
+    maps = torch.from_numpy(cache.read_spatial_maps("test", dtype="float32"))
     return torch.cat([x[:, None], maps], dim=1)
 
 
@@ -88,8 +88,8 @@ def test_a_cache_is_read(path: str, work: Path, run: Run) -> None:
     told, cache = EXPECTED["caches"][path], cafe.FeatureCache.open(path)
     assert cache.content_sha256 == told["content_sha256"]
     assert dict(cache.counts) == told["counts"]
-    for name in ("width", "views", "tokens"):
-        assert getattr(cache, name) == told[name]
+    for name, now in (("width", "width"), ("views", "views"), ("tokens", "spatial_size")):
+        assert getattr(cache, now) == told[name]
     assert list(cache.header.class_names) == told["class_names"]
     assert dict(cache.header.key) == told["key"]
     assert cache.read("train").features.shape == (told["counts"]["train"], told["width"])

@@ -57,8 +57,8 @@ def encode_batch(encoder: Encoder, batch: Sequence[Decoded], pool: int | None) -
     if pool is None:
         encoded = encoder.encode_pixels(pixels)
     else:
-        encoded, tokens = encode_spatial(encoder, pixels, pool)
-        maps = _finite(tokens.numpy().reshape(*form, *tokens.shape[1:])[:, 0], names, encoder)
+        encoded, spatial = encode_spatial(encoder, pixels, pool)
+        maps = _finite(spatial.numpy().reshape(*form, *spatial.shape[1:])[:, 0], names, encoder)
     with np.errstate(over="ignore"):  # it is refused
         features = encoded.numpy().astype(_storage_type(encoder))
     return Encoded(_finite(features.reshape(*form, -1), names, encoder), maps)

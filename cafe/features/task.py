@@ -61,17 +61,17 @@ class StoredFeatures:
             None if rows is None else rows.cpu().numpy(),
             dtype=None if numbers > LARGE else np.float32,
         )
-        return _tensors(read, self._tokens(torch.arange(count) if rows is None else rows))
+        return _tensors(read, self._maps(torch.arange(count) if rows is None else rows))
 
-    def _tokens(self, rows: Tensor) -> SpatialMaps | None:
+    def _maps(self, rows: Tensor) -> SpatialMaps | None:
         cache, split = self._cache, self._split
-        if not cache.tokens:
+        if not cache.spatial_size:
             return None
 
         def read(rows: Tensor) -> Tensor:
-            return torch.from_numpy(cache.read_tokens(split, rows.numpy(), dtype=np.float32))
+            return torch.from_numpy(cache.read_spatial_maps(split, rows.numpy(), dtype=np.float32))
 
-        return SpatialMaps(read, rows, cache.tokens)
+        return SpatialMaps(read, rows, cache.spatial_size)
 
     @property
     def x(self) -> Tensor:
@@ -107,8 +107,8 @@ class Task:
         Class-text features and the logit scale.
     splits : mapping of str to Features or StoredFeatures
         Keys are among "train", "val" and "test".
-    tokens : int
-        T, tokens of an image's spatial map; 0 without maps.
+    spatial_size : int
+        T, positions of an image's spatial map; 0 without maps.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Task:
     pretrained: str
     text: ClassText
     splits: Mapping[str, Features | StoredFeatures]
-    tokens: int = 0
+    spatial_size: int = 0
 
     @property
     def width(self) -> int:
@@ -141,7 +141,12 @@ def load_task(cache: FeatureCache) -> Task:
         name: StoredFeatures(cache, name) for name in cache.counts
     }
     return Task(
-        header.dataset, header.model, header.pretrained, class_text(header), splits, cache.tokens
+        header.dataset,
+        header.model,
+        header.pretrained,
+        class_text(header),
+        splits,
+        cache.spatial_size,
     )
 
 
@@ -151,7 +156,7 @@ def class_text(header: Header) -> ClassText:
     return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
 
 
-def _tensors(arrays: SplitArrays, tokens: SpatialMaps | None) -> Features:
+def _tensors(arrays: SplitArrays, maps: SpatialMaps | None) -> Features:
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
     x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
-    return Features(x, y, views, tokens)
+    return Features(x, y, views, maps)

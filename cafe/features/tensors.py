@@ -30,14 +30,14 @@ class Features:
         Class indices, int64. (N,)
     views : Tensor or None
         Raw features of augmented views, view 0 being the plain one. (N, V, D)
-    tokens : SpatialMaps or None
+    spatial_maps : SpatialMaps or None
         Spatial maps. (N, T, D)
     """
 
     x: Tensor
     y: Tensor
     views: Tensor | None = None
-    tokens: SpatialMaps | None = None
+    spatial_maps: SpatialMaps | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -51,8 +51,8 @@ class Features:
 
     def __getitem__(self, rows: Tensor) -> Features:
         views = None if self.views is None else self.views[rows]
-        tokens = None if self.tokens is None else self.tokens[rows]
-        return Features(self.x[rows], self.y[rows], views, tokens)
+        maps = None if self.spatial_maps is None else self.spatial_maps[rows]
+        return Features(self.x[rows], self.y[rows], views, maps)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -62,8 +62,8 @@ class Features:
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
         views = None if self.views is None else self.views.to(device)
-        tokens = None if self.tokens is None else self.tokens.to(device)
-        return Features(self.x.to(device), self.y.to(device), views, tokens)
+        maps = None if self.spatial_maps is None else self.spatial_maps.to(device)
+        return Features(self.x.to(device), self.y.to(device), views, maps)
 
     def inputs(self, *, spatial: bool = False) -> Tensor:
         """What a head takes of these images.
@@ -85,11 +85,11 @@ class Features:
         """
         if not spatial:
             return self.x
-        if self.tokens is None:
+        if self.spatial_maps is None:
             raise InputError(
                 "these images have no spatial features; 'cafe extract --spatial' adds them."
             )
-        return torch.cat([self.x[:, None].float(), self.tokens.tensor()], dim=1)
+        return torch.cat([self.x[:, None].float(), self.spatial_maps.tensor()], dim=1)
 
     def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
         """The same in float32, some rows at a time: maps are read block by block."""

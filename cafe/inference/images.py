@@ -156,8 +156,8 @@ def inputs_of(encoder: Encoder, pixels: Tensor, pool: int | None) -> Tensor:
     """What a head takes of preprocessed images (m, S, S, 3): (m, D), or with maps (m, 1 + T, D)."""
     if pool is None:
         return encoder.encode_pixels(pixels)
-    features, tokens = encode_spatial(encoder, pixels, pool)
-    return torch.cat([features[:, None], tokens.float()], dim=1)
+    features, maps = encode_spatial(encoder, pixels, pool)
+    return torch.cat([features[:, None], maps.float()], dim=1)
 
 
 def _name(source: ImageSource, number: int) -> str:

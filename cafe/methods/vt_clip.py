@@ -232,12 +232,12 @@ class VtClip(BatchedMethod):
         return [self._head(one, train) for one, train in zip(trained, trains, strict=True)]
 
     def _run(self, train: TrainingSet, job: int, seed: int) -> Run:
-        if train.features.tokens is None:
+        if train.features.spatial_maps is None:
             raise InputError(
                 "vt-clip needs spatial features, and the training images have none; 'cafe extract "
                 "--spatial' adds them to a cache."
             )
-        count = train.features.tokens.count
+        count = train.features.spatial_maps.count
         family = VisualGuided(
             parse_bottleneck(self.bottleneck, train.text.features.shape[-1]), count
         )

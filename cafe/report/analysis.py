@@ -133,7 +133,7 @@ def _temperature(
         return None
     labels = torch.from_numpy(cache.labels("train"))
     drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
-    features = Features(drawn.x, drawn.y, tokens=drawn.tokens)
+    features = Features(drawn.x, drawn.y, spatial_maps=drawn.spatial_maps)
     settings, text = settings_in_force(row["method"], {}, head.params), class_text(cache.header)
     return out_of_fold(row["method"], settings, features, text, seed=seed).temperature
 

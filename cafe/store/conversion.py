@@ -173,7 +173,7 @@ def _about(cache: FeatureCache) -> dict[str, Any]:
         "text features": header.text_features.tobytes().hex()[:64],
         "type": cache.dtype,
         "views": cache.views,
-        "spatial tokens": cache.tokens,
+        "spatial size": cache.spatial_size,
     }
 
 

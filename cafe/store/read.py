@@ -35,8 +35,8 @@ class FeatureCache:
         Type of the stored image features.
     views : int
         Augmented views per training image, 1 where there are none.
-    tokens : int
-        T, tokens of an image's spatial map, 0 where there are none.
+    spatial_size : int
+        T, positions of an image's spatial map, 0 where there are none.
     content_sha256 : str
         Digest of all that counts in the file: equal for equal features, whenever they were made.
     """
@@ -47,7 +47,7 @@ class FeatureCache:
     width: int
     dtype: str
     views: int
-    tokens: int
+    spatial_size: int
     content_sha256: str
     _stamp: Stamp = field(repr=False)
 
@@ -82,7 +82,7 @@ class FeatureCache:
                 views=max(
                     (g["views"].shape[1] for g in splits.values() if "views" in g), default=1
                 ),
-                tokens=max(
+                spatial_size=max(
                     (g["spatial"].shape[1] for g in splits.values() if "spatial" in g), default=0
                 ),
                 content_sha256=get_text(file, "content_sha256"),
@@ -127,7 +127,7 @@ class FeatureCache:
             self._check_labels(split, labels)
         return SplitArrays(labels, features, augmented)
 
-    def read_tokens(
+    def read_spatial_maps(
         self, split: str, rows: ArrayLike | None = None, *, dtype: DTypeLike | None = None
     ) -> NDArray[Any]:
         """Read spatial maps of one split; see `read`. (n, T, D)
@@ -157,7 +157,7 @@ class FeatureCache:
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
-        width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.tokens)
+        width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.spatial_size)
         with self._group(split) as group:
             views, spatial = group.get("views"), group.get("spatial")
             for slab in slabs(self.counts[split], width):

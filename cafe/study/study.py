@@ -126,7 +126,7 @@ def _validation(
 def check_plan(task: Task, plan: StudyPlan) -> None:
     """Refuse a plan that a cache cannot serve, before anything is fitted."""
     for name in plan.methods:
-        if find_method(name).needs == "spatial features" and not task.tokens:
+        if find_method(name).needs == "spatial features" and not task.spatial_size:
             raise InputError(
                 f"{name} needs spatial features, which the cache of {task.name} has none of: "
                 f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
