@@ -93,7 +93,7 @@ def percent_right(logits: torch.Tensor, y: torch.Tensor) -> float:
 def refined(weights: MetaWeights, train: TrainingSet) -> LinearHead:
     """The head of meta-adapter, without a file between."""
     w = train.text.logit_scale * refine(weights, train)  # (C, D)
-    return LinearHead(w, torch.zeros(len(w)), {})
+    return LinearHead(w, torch.zeros(len(w)))
 
 
 def cell(

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from cafe.methods.catalog import CATALOG
+from cafe.methods.catalog import CATALOG, find_method
 
 from .options import Json
 
@@ -16,16 +16,14 @@ def methods(as_json: Json = False) -> None:
 
     Example: cafe methods
     """
+    facts = ("name", "summary", "source", "needs")
+    rows = [{fact: getattr(find_method(name), fact) for fact in facts} for name in CATALOG]
     if as_json:
-        rows = [
-            {"name": e.name, "summary": e.summary, "source": e.source, "needs": e.needs}
-            for e in CATALOG.values()
-        ]
         typer.echo(json.dumps(rows))
         return
     from .tables import print_table
 
     print_table(
         ["method", "what it is", "source", "needs"],
-        [[e.name, e.summary, e.source, e.needs] for e in CATALOG.values()],
+        [list(row.values()) for row in rows],
     )

@@ -10,7 +10,7 @@ from typing import Any
 from drawing import DrawnTower, draw_task
 
 from cafe.engine import Recipe
-from cafe.methods.catalog import CATALOG
+from cafe.methods.catalog import find_method
 from cafe.methods.meta_adapter.file import MetaFile, save_meta
 from cafe.methods.meta_adapter.training import train_meta
 
@@ -29,7 +29,7 @@ ABOUT: dict[str, Any] = {
 def settings_for(name: str) -> dict[str, Any]:
     """Settings without which a method cannot be made; none for most."""
     made = {"meta file": lambda: {"meta": str(meta_file().path)}, "text tower": draw_tower}
-    return made.get(CATALOG[name].needs, dict)()
+    return made.get(find_method(name).needs, dict)()
 
 
 def draw_tower() -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_logits_are_the_module_s(method: type[ClipAdapter], normalize_input: boo
     classes = Module(head, "text_")(w) if "text_down" in head.tensors() else w
     expected = 40.0 * images @ classes.T - 1.5
     torch.testing.assert_close(head.logits(x), expected.detach(), rtol=1e-5, atol=1e-4)
-    again = AdapterHead.from_tensors(head.tensors(), head.params)
+    again = AdapterHead(**head.tensors(), params=head.params)
     assert torch.equal(again.logits(x), head.logits(x))
     assert head.params["method"] == method.name
 

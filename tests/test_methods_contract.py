@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Method, Protocol, Validation
-from cafe.methods.catalog import CATALOG, make_method, method_class
+from cafe.methods.catalog import CATALOG, find_method, make_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,7 +62,7 @@ class TestContract:
         assert_usable(head)
         assert (head.logits(given(head)).argmax(dim=-1) == TEST.y).float().mean() > 0.5
         assert head.method == name
-        assert isinstance(head, method_class(name).head)
+        assert isinstance(head, find_method(name).head)
 
     @pytest.mark.parametrize("protocol", get_args(Protocol))
     def test_serves_every_protocol(self, name: str, protocol: Protocol) -> None:
@@ -125,7 +125,7 @@ class TestContract:
         head = fit(name, draw_task(), "cv")
         params = json.loads(json.dumps(dict(head.params)))
         tensors = {key: value.clone().contiguous() for key, value in head.tensors().items()}
-        again = method_class(name).head.from_tensors(tensors, params)
+        again = find_method(name).make_head(tensors, params)
         assert again.method == name
         assert params == dict(head.params)
         torch.testing.assert_close(
@@ -172,5 +172,5 @@ class TestContract:
         assert not probabilities(fit(name, draw_task())).requires_grad
 
     def test_says_its_name_and_source(self, name: str) -> None:
-        assert method_class(name).name == name
-        assert re.search(r" (19|20)\d\d, ", CATALOG[name].source)
+        assert find_method(name).name == name
+        assert re.search(r" (19|20)\d\d, ", find_method(name).source)

@@ -171,14 +171,14 @@ class TestPool:
         assert best.params["ratio"] == nearest
         assert best.method == "clip-adapter"
         assert "members" not in best.params
-        again = ClipAdapter.head.from_tensors(best.tensors(), json.loads(json.dumps(best.params)))
+        again = ClipAdapter.make_head(best.tensors(), json.loads(json.dumps(best.params)))
         assert isinstance(again, AdapterHead)
         assert torch.equal(again.logits(TEST.x), best.logits(TEST.x))
 
     def test_survives_a_file(self) -> None:
         head = fit_pool(draw_task())
         params = json.loads(json.dumps(dict(head.params)))
-        again = ClipAdapter.head.from_tensors(head.tensors(), params)
+        again = ClipAdapter.make_head(head.tensors(), params)
         assert isinstance(again, EnsembleHead)
         assert again.method == "clip-adapter"
         assert again.params["ratio"] == "auto"
@@ -209,7 +209,7 @@ class TestPool:
         train = draw_task()
         head = fit_pool(train, kind)
         assert head.method == kind.name == head.best_single().method
-        again = kind.head.from_tensors(head.tensors(), head.params)
+        again = kind.make_head(head.tensors(), head.params)
         assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
         member = head.params["members"][-1]
         ratios = {name: value for name, value in member.items() if name.endswith("ratio")}

@@ -50,10 +50,14 @@ def test_without_mix_it_is_prototypes_and_text_of_plain_features(alpha: float) -
 
 
 def saved_words(path: Path, weights: Tensor, names: tuple[str, ...], method: str = "coop") -> str:
-    head = PromptHead(20 * weights, torch.zeros(len(weights)), {}, torch.zeros(1, 2, 3))
+    head = PromptHead(20 * weights, torch.zeros(len(weights)), torch.zeros(1, 2, 3), method="coop")
     save_head(path, head, {"class_names": list(names)})
     if method != "coop":
-        save_head(path, ZeroShotHead(weights, 20.0, 0.0), {"class_names": list(names)})
+        save_head(
+            path,
+            ZeroShotHead(weights, torch.tensor([20.0, 0.0]), method="zero-shot"),
+            {"class_names": list(names)},
+        )
     return str(path)
 
 

@@ -135,6 +135,11 @@ def export_head(
         check_onnx()
     file = find_head(run, HeadSelector(method, shots, seed))
     saved = load_head(file)
+    if saved.head.no_graph and format != "safetensors":
+        raise InputError(
+            f"a head of {saved.head.method} cannot be exported as {format}: {saved.head.no_graph}; "
+            "take safetensors."
+        )
     encoder = None
     if with_encoder:
         encoder = encoder_of(saved, model, pretrained, device="cpu", precision="fp32")

@@ -7,17 +7,14 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
 
 from cafe.errors import CafeError
-from cafe.methods.base import Head
-from cafe.methods.knn import FLOOR
 from cafe.results.saved_head import SavedHead
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -37,7 +34,7 @@ class HeadGraph(nn.Module):
 
     def __init__(self, saved: SavedHead) -> None:
         super().__init__()
-        self._logits = portable(saved.head)
+        self._logits = saved.head.graph_logits
         self._temperature = saved.temperature or 1.0
         self._has_scores = saved.has_scores
 
@@ -113,38 +110,6 @@ def _tower(network: Any, example: Tensor) -> nn.Module:
 
 def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def portable(head: Head) -> Callable[[Tensor], Tensor]:
-    """A head's logits in plain tensor operations; faiss cannot go into a graph."""
-    plain = _WITHOUT_FAISS.get(head.method)
-    return head.logits if plain is None else plain(head)
-
-
-def _nearest_class(head: Any) -> Callable[[Tensor], Tensor]:
-    means, scale = head.means, head.logit_scale
-    return lambda x: scale * normalize(x, dim=-1) @ means.mT
-
-
-def _knn(head: Any) -> Callable[[Tensor], Tensor]:
-    """The votes of `cafe.methods.knn.vote`, without a shape that depends on the rows."""
-    keys, values = head.keys, one_hot(head.labels, head.classes).to(head.keys.dtype)  # (M, C)
-    k, temperature = min(head.params["k"], len(keys)), head.params["temperature"]
-
-    def logits(x: Tensor) -> Tensor:
-        cosines, rows = (normalize(x, dim=-1) @ keys.mT).topk(k, dim=-1)  # (N, k)
-        weights = torch.softmax(cosines / temperature, dim=-1)
-        shares = (weights[:, None] @ values[rows]).squeeze(1)  # (N, C)
-        smoothed: Tensor = (shares + FLOOR) / (1 + head.classes * FLOOR)
-        return smoothed.log()
-
-    return logits
-
-
-_WITHOUT_FAISS: Mapping[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
-    "nearest-class": _nearest_class,
-    "knn": _knn,
-}
 
 
 def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

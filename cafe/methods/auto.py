@@ -46,6 +46,8 @@ class Auto(BatchedMethod):
     """
 
     name = "auto"
+    summary = "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots"
+    source = "cafe 2026, docs/research/auto.md"
     head = EnsembleHead
 
     def __init__(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cafe.features.tensors import Features, TrainingSet
+from cafe.engine import Recipe, Trained
+from cafe.features.tensors import ClassText, Features, TrainingSet
 
 Protocol = Literal["none", "few-shot", "full", "cv"]
 """How hyper-parameters are chosen: not at all, on min(K, 4) validation images per class, on the
@@ -35,6 +37,9 @@ class Validation:
 
 NO_VALIDATION = Validation()
 
+RECIPE_SETTINGS = tuple(part.name for part in fields(Recipe))
+"""Parts of the recipe of a method that trains, which may be set one by one."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -58,31 +63,35 @@ class Context:
     tell: Callable[[int, int], None] | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Head(ABC):
     """A fitted classifier over features.
 
+    A subclass is a dataclass: one field for each of its tensors, and its formula, `logits`. Saving
+    it and reading it back follow from the fields.
+
     Attributes
     ----------
-    method : str
-        Name of the method that fitted it.
     params : mapping
         The hyper-parameters in force, chosen ones included; JSON values only.
+    method : str
+        Name of the method that fitted it.
     spatial : bool
         Whether it needs the spatial map of an image beside its feature.
+    cosine_logits : bool
+        Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features. Only
+        then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
+        probable it is that image and class belong together, whatever the other classes are.
+    no_graph : str
+        Why it cannot be exported as a graph, as a clause; "" where it can.
     """
 
-    method: str
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
+
     spatial: ClassVar[bool] = False
-
-    @property
-    def cosine_logits(self) -> bool:
-        """Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features.
-
-        Only then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
-        probable it is that image and class belong together, whatever the other classes are.
-        """
-        return False
+    cosine_logits: ClassVar[bool] = False
+    no_graph: ClassVar[str] = ""
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -100,32 +109,84 @@ class Head(ABC):
             Logits; softmax over the last axis gives probabilities. (N, C)
         """
 
+    def graph_logits(self, x: Tensor) -> Tensor:
+        """The same as `logits` by plain tensor operations, which an exported graph needs. (N, C)"""
+        return self.logits(x)
+
     def adapted(self, x: Tensor) -> Tensor | None:
         """Unit features that the head makes of raw ones (N, D); None where it leaves them alone."""
         return None
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that `from_tensors` needs to build the head again, beside `params`."""
+        """Its tensors by the names of their fields; absent ones are left out."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    @classmethod
-    @abstractmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
-        """Build a head from what `tensors` and `params` held."""
+    def scale_cosines(self, cosines: Tensor) -> Tensor:
+        """The encoder's logits of cosines, by the scale and bias in `params`."""
+        logits: Tensor = self.params["logit_scale"] * cosines + self.params["logit_bias"]
+        return logits
+
+
+def scale_params(text: ClassText) -> dict[str, float]:
+    """What `Head.scale_cosines` needs, as parts of a head's params."""
+    return {"logit_scale": text.logit_scale, "logit_bias": text.logit_bias}
+
+
+def training_params(trained: Trained) -> dict[str, Any]:
+    """How the engine trained a run, as parts of a head's params: recipe, seed and precision."""
+    run = trained.run
+    return {**asdict(run.recipe), "seed": run.seed, "precision": trained.precision}
 
 
 class Method(ABC):
     """A way to turn labelled features into a head.
 
     A subclass implements `fit`, or, where many fits train side by side, `fit_many` (and gets `fit`
-    from `BatchedMethod`).
+    from `BatchedMethod`). Its settings are the keyword arguments of its constructor. All else that
+    the rest of cafe asks about a method is an attribute of the class.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line, and in the row of `cafe.methods.catalog`.
+    summary : str
+        What it is, in one line.
+    source : str
+        Paper, with its year.
+    head : type of Head
+        What a fit gives.
+    needs : str
+        What it needs beside a cache's image and text features; "" for nothing.
+    no_new_classes : str
+        Why a head cannot take classes that it was not fitted on, as a clause; "" where it can,
+        by putting the text of other classes in the place of its field `weights`.
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
     head: ClassVar[type[Head]]
+    needs: ClassVar[Literal["", "text tower", "meta file", "spatial features"]] = ""
+    no_new_classes: ClassVar[str] = (
+        "its head is made of the shots of each class, and a new class has none"
+    )
 
     def __init__(self, context: Context | None = None) -> None:
         self.context = context or Context()
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """Every hyper-parameter that it takes, those of a recipe one by one."""
+        own = tuple(name for name in signature(cls).parameters if name != "context")
+        return (*own, *RECIPE_SETTINGS) if "recipe" in own else own
+
+    @classmethod
+    def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+        """A head of these tensors and params, which a fit or a file gave."""
+        kind: Any = cls.head
+        head: Head = kind(**tensors, params=params, method=cls.name)
+        return head
 
     @abstractmethod
     def fit(

@@ -12,20 +12,13 @@ from cafe.engine import Family, Recipe, Trained
 from cafe.features.tensors import ClassText
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import LinearHead
+from cafe.methods.linear import CosineHead
 from cafe.methods.prototypes import TEXT_NORM, Prototypes
 from cafe.methods.trained_linear import TrainedLinear
 
 
-class ClapHead(LinearHead):
-    """`s norm(x) norm(W)^T`."""
-
-    method = "clap"
-    unit_weights = True
-
-
 class Clap(TrainedLinear):
-    """Class-adaptive linear probe: nothing is validated, by design.
+    """Class-adaptive linear probe, `s norm(x) norm(W)^T`: nothing is validated, by design.
 
     Parameters
     ----------
@@ -46,7 +39,10 @@ class Clap(TrainedLinear):
     """
 
     name = "clap"
-    head = ClapHead
+    summary = "cosine probe held near the class texts, class by class"
+    source = "Silva-Rodriguez et al. 2024, arXiv 2312.12730"
+    head = CosineHead
+    no_new_classes = "a row of the head is learnt per class"
     published = Recipe(lr=1e-3, weight_decay=0.0, epochs=300, views=True)
 
     def __init__(

@@ -67,14 +67,8 @@ class CrossModal(Family):
         return 4 * parameters + 12 * rows * classes + rows * width
 
 
-class CrossModalHead(LinearHead):
-    """`s norm(x) W^T`."""
-
-    method = "cross-modal"
-
-
 class CrossModalLinear(TrainedLinear):
-    """A linear probe from the class texts, with every prompt as a training sample.
+    """A linear probe from the class texts, with every prompt as a training sample: `s norm(x) W^T`.
 
     Parameters
     ----------
@@ -95,7 +89,10 @@ class CrossModalLinear(TrainedLinear):
     """
 
     name = "cross-modal"
-    head = CrossModalHead
+    summary = "linear probe from the class texts, with every prompt as a training sample"
+    source = "Lin et al. 2023, arXiv 2301.06267"
+    head = LinearHead
+    no_new_classes = "a row of the head is learnt per class"
     published = Recipe(lr=1e-4, weight_decay=1e-2, epochs=300, batch_size=256, views=True)
 
     def __init__(

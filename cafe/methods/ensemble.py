@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -41,32 +42,32 @@ class Member(NamedTuple):
     prior: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
 class EnsembleHead(Head):
     """`log sum_m a_m softmax(z_m)`: logits whose softmax is the mean of the members' answers.
 
     It is a mean of probabilities, which keeps the members' doubt where they disagree; in a mean of
     logits one member that is wrong and very sure overrules the others.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        "mixture" (M,), the weights `a`; "weights" (C, D), the zero-shot `w`; the tensors of all
-        members that have a name in common, one under another: "down" (A, H, D) of the adapters,
-        "linear" (L, C, D) of the linear heads.
-    params : mapping
-        The hyper-parameters in force. "members" says of each its kind, weight and mean negative
-        log-likelihood on held-out images.
+    The tensors of members are joined by their names, those of all adapters in one and those of all
+    linear heads in one. In its params "members" says of each its kind, weight and mean negative
+    log-likelihood on held-out images.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self.method = params["method"]
-        self.params = params
-        self._tensors = dict(tensors)
+    mixture: Tensor  # the weights a, (M,)
+    weights: Tensor  # zero-shot w, (C, D)
+    down: Tensor | None = None  # (A, H, D)
+    up: Tensor | None = None  # (A, H, D)
+    text_down: Tensor | None = None  # (A, H, D)
+    text_up: Tensor | None = None  # (A, H, D)
+    linear: Tensor | None = None  # (L, C, D)
+    intercept: Tensor | None = None  # (L, C)
 
     @cached_property
     def heads(self) -> list[Head]:
         """The members in the order of `params["members"]`, each a head in its own right."""
-        own, used = self._tensors, dict.fromkeys(self._tensors, 0)
+        own = self.tensors()
+        used = dict.fromkeys(own, 0)
         heads: list[Head] = []
         for member in self.params["members"]:
             mine = {}
@@ -74,20 +75,22 @@ class EnsembleHead(Head):
                 mine[name] = own[name][used[name]]
                 used[name] += 1
             if member["kind"] == "linear":
-                heads.append(LinearHead(mine["linear"], mine["intercept"], member))
+                heads.append(LinearHead(mine["linear"], mine["intercept"], params=member))
             else:
-                heads.append(AdapterHead({**mine, "weights": own["weights"]}, self._alone(member)))
+                heads.append(self._adapter(member, mine))
         return heads
 
-    def _alone(self, member: Mapping[str, Any]) -> dict[str, Any]:
-        """The params of a member adapter as if it had been fitted alone."""
+    def _adapter(self, member: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterHead:
+        """A member adapter as if it had been fitted alone."""
         shared = {name: value for name, value in self.params.items() if name != "members"}
         ratios = {name: value for name, value in member.items() if name.endswith("ratio")}
-        return {**shared, **ratios, "method": self.params["adapter"]}
+        method: str = self.params["adapter"]
+        params = {**shared, **ratios, "method": method}
+        return AdapterHead(self.weights, **tensors, params=params, method=method)
 
     def logits(self, x: Tensor) -> Tensor:
         """Log-probabilities of the mixture; see `Head.logits`. (N, C)"""
-        weights = self._tensors["mixture"].log()  # (M,)
+        weights = self.mixture.log()  # (M,)
         terms = (
             weight + torch.log_softmax(head.logits(x), dim=-1)
             for weight, head in zip(weights, self.heads, strict=True)
@@ -105,16 +108,7 @@ class EnsembleHead(Head):
         """
         members = self.params["members"]
         chosen = _nearest(members, self.params["best_ratio"])
-        return AdapterHead(self.heads[chosen].tensors(), self._alone(members[chosen]))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> EnsembleHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors, params)
+        return cast("AdapterHead", self.heads[chosen])
 
 
 def make_ensemble(
@@ -160,7 +154,8 @@ def make_ensemble(
     joined = [members[i].tensors for i in kept]
     stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
     tensors = {**stacked, "weights": text.weights, "mixture": mixture.float()}
-    return EnsembleHead(tensors, {**params, "best_ratio": round(best_ratio, 3), "members": about})
+    params = {**params, "best_ratio": round(best_ratio, 3), "members": about}
+    return EnsembleHead(**tensors, params=params, method=params["method"])
 
 
 def _ratio(about: Mapping[str, Any]) -> float:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import judge, parts_of
 from cafe.methods.linear import LinearHead
@@ -73,14 +73,11 @@ def _class_means(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return sums / counts.clamp_min(1)[:, None], counts > 0
 
 
-class GdaHead(LinearHead):
-    """`s norm(x) w^T + alpha (norm(x) W^T + c)`, plus the encoder's logit bias."""
-
-    method = "gda"
-
-
 class Gda(Method):
     """Zero-shot CLIP plus Gaussian discriminant analysis; nothing is trained.
+
+    Its logits are `s norm(x) w^T + alpha (norm(x) W^T + c)`, with W and c of `fit_gaussian`, plus
+    the encoder's logit bias.
 
     Parameters
     ----------
@@ -99,7 +96,10 @@ class Gda(Method):
     """
 
     name = "gda"
-    head = GdaHead
+    summary = "zero-shot plus Gaussian discriminant analysis in closed form"
+    source = "Wang et al. 2024, arXiv 2402.04087"
+    head = LinearHead
+    no_new_classes = "a class is the mean of its shots, and a new class has none"
 
     def __init__(
         self,
@@ -114,14 +114,15 @@ class Gda(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> GdaHead:
+    ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
         text = train.text
         gaussian = fit_gaussian(train.features, len(text.names))
         alpha = self._choose(train, validation, seed)
         weights = text.logit_scale * text.weights.double() + alpha * gaussian.weights  # (C, D)
         intercept = text.logit_bias + alpha * gaussian.intercept  # (C,)
-        return GdaHead(weights.float(), intercept.float(), {"alpha": alpha})
+        tensors = {"weights": weights.float(), "intercept": intercept.float()}
+        return self.make_head(tensors, {"alpha": alpha})
 
     def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
         parts = parts_of(train, validation, seed)

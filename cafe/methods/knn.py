@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
@@ -49,31 +50,24 @@ def vote(cosines: Tensor, labels: Tensor, classes: int, k: int, temperature: flo
     weights = torch.softmax(cosines[:, :k] / temperature, dim=-1)  # (N, k)
     shares = cosines.new_zeros(len(cosines), classes)
     shares.scatter_add_(1, labels[:, :k], weights)  # (N, C)
-    return ((shares + FLOOR) / (1 + classes * FLOOR)).log()
+    return _smoothed(shares).log()
 
 
+def _smoothed(shares: Tensor) -> Tensor:
+    """Shares with a part of `FLOOR` for every class. (N, C)"""
+    return (shares + FLOOR) / (1 + shares.shape[-1] * FLOOR)
+
+
+@dataclass(frozen=True, eq=False)
 class KnnHead(Head):
     """Votes of the k nearest shots, from a faiss flat inner-product index.
 
-    Parameters
-    ----------
-    keys : Tensor
-        Unit features of the shots. (M, D)
-    labels : Tensor
-        Their class indices. (M,)
-    classes : int
-        C.
-    params : mapping
-        "k" and "temperature".
+    Its params hold "k" and "temperature"; see `vote`.
     """
 
-    method = "knn"
-
-    def __init__(
-        self, keys: Tensor, labels: Tensor, classes: int, params: Mapping[str, Any]
-    ) -> None:
-        self.keys, self.labels, self.classes = keys, labels, classes
-        self.params = params
+    keys: Tensor  # unit features of the shots, (M, D)
+    labels: Tensor  # their class indices, (M,)
+    classes: Tensor  # C, (1,)
 
     @cached_property
     def _index(self) -> faiss.IndexFlatIP:
@@ -93,20 +87,22 @@ class KnnHead(Head):
     def logits(self, x: Tensor) -> Tensor:
         """Log-shares of the votes; see `vote`. (N, C)"""
         k: int = self.params["k"]
-        return vote(*self.neighbours(x, k), self.classes, k, self.params["temperature"])
+        classes, temperature = int(self.classes), self.params["temperature"]
+        return vote(*self.neighbours(x, k), classes, k, temperature)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The shots, their classes, and C."""
-        return {
-            "keys": self.keys,
-            "labels": self.labels,
-            "classes": torch.tensor([self.classes]),
-        }
+    @cached_property
+    def _values(self) -> Tensor:
+        """The classes of the shots, one-hot. (M, C)"""
+        return one_hot(self.labels, int(self.classes)).to(self.keys.dtype)
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> KnnHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors["keys"], tensors["labels"], int(tensors["classes"]), params)
+    def graph_logits(self, x: Tensor) -> Tensor:
+        """The votes without faiss, and without a shape that depends on the rows. (N, C)"""
+        values = self._values
+        k, temperature = min(self.params["k"], len(values)), self.params["temperature"]
+        cosines, rows = (normalize(x, dim=-1) @ self.keys.mT).topk(k, dim=-1)  # (N, k)
+        weights = torch.softmax(cosines / temperature, dim=-1)
+        shares = (weights[:, None] @ values[rows]).squeeze(1)  # (N, C)
+        return _smoothed(shares).log()
 
 
 class Knn(Method):
@@ -131,7 +127,10 @@ class Knn(Method):
     """
 
     name = "knn"
+    summary = "votes of the nearest training features, by faiss"
+    source = "Wu et al. 2018, arXiv 1805.01978"
     head = KnnHead
+    no_new_classes = "neighbours vote for the classes they are of, and a new class has none"
 
     def __init__(
         self,
@@ -148,13 +147,14 @@ class Knn(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> KnnHead:
+    ) -> Head:
         """Keep the shots; under validation every k is judged on one search."""
         return self._head(train, self._choose(train, validation, seed))
 
     def _head(self, train: TrainingSet, k: int) -> KnnHead:
+        features, classes = train.features, torch.tensor([len(train.text.names)])
         params = {"k": k, "temperature": self.temperature}
-        return KnnHead(train.features.unit, train.features.y, len(train.text.names), params)
+        return KnnHead(features.unit, features.y, classes, params=params, method=self.name)
 
     def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> int:
         parts = parts_of(train, validation, seed)

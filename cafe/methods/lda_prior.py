@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_not_negative, check_positive
 from cafe.methods.held_out import judge, parts_of
 from cafe.methods.linear import LinearHead
@@ -144,17 +144,13 @@ def candidate_heads(
     return Gaussian(torch.stack(weights).float(), torch.stack(intercepts).float())
 
 
-class LdaPriorHead(LinearHead):
-    """`s norm(x) w^T + beta (norm(x) W^T + c)`, plus the encoder's logit bias."""
-
-    method = "lda-prior"
-
-
 class LdaPrior(Method):
     """Zero-shot CLIP plus a Gaussian classifier whose class means are drawn towards the text.
 
     GDA (arXiv 2402.04087) estimates the class means from the shots alone, and with few of them in a
     fine-grained task they are noise. Here they have a prior from the text, worth `kappa` images.
+    The logits are `s norm(x) w^T + beta (norm(x) W^T + c)`, with W and c of `gaussian`, plus the
+    encoder's logit bias.
 
     Parameters
     ----------
@@ -174,7 +170,9 @@ class LdaPrior(Method):
     """
 
     name = "lda-prior"
-    head = LdaPriorHead
+    summary = "zero-shot plus a Gaussian classifier whose class means start from the text"
+    source = "cafe 2026, docs/research/auto.md; after GDA, arXiv 2402.04087"
+    head = LinearHead
 
     def __init__(
         self,
@@ -192,12 +190,12 @@ class LdaPrior(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> LdaPriorHead:
+    ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
         kappa, beta = self._choose(train, validation, seed)
         heads = candidate_heads(train, [kappa], [beta])
-        params = {"kappa": kappa, "beta": beta}
-        return LdaPriorHead(heads.weights[0], heads.intercept[0], params)
+        tensors = {"weights": heads.weights[0], "intercept": heads.intercept[0]}
+        return self.make_head(tensors, {"kappa": kappa, "beta": beta})
 
     def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> tuple[float, float]:
         # From the weakest on, so that of equals the one nearest to zero-shot is taken.

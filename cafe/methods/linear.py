@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cafe.features.tensors import ClassText
 from cafe.methods.base import Head
 
 
+@dataclass(frozen=True, eq=False)
 class LinearHead(Head):
-    """`norm(x) W^T + c`; the encoder's logit scale and bias are inside `W` and `c`.
+    """`norm(x) W^T + c`; the encoder's logit scale and bias are inside `W` and `c`."""
 
-    A method names its own subclass, so that a saved head knows what fitted it.
-
-    Parameters
-    ----------
-    weights : Tensor
-        W. (C, D)
-    intercept : Tensor
-        c. (C,)
-    params : mapping
-        The hyper-parameters in force.
-    """
-
-    unit_weights: ClassVar[bool] = False
-    """Whether the rows of W have one length, the logit scale."""
-
-    def __init__(self, weights: Tensor, intercept: Tensor, params: Mapping[str, Any]) -> None:
-        self.weights = weights
-        self.intercept = intercept
-        self.params = params
-
-    @property
-    def cosine_logits(self) -> bool:
-        """See `Head.cosine_logits`."""
-        return self.unit_weights
+    weights: Tensor  # W, (C, D)
+    intercept: Tensor  # c, (C,)
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
         return normalize(x, dim=-1) @ self.weights.mT + self.intercept
 
-    def tensors(self) -> dict[str, Tensor]:
-        """W and c; see `Head.tensors`."""
-        return {"weights": self.weights, "intercept": self.intercept}
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> LinearHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors["weights"], tensors["intercept"], params)
+def scaled_weights(w: Tensor, text: ClassText) -> dict[str, Tensor]:
+    """The tensors of a linear head whose logits are the encoder's own of class weights (C, D)."""
+    return {
+        "weights": text.logit_scale * w,
+        "intercept": w.new_full((len(w),), text.logit_bias),
+    }
+
+
+class CosineHead(LinearHead):
+    """A linear head whose rows of `W` all have one length, the logit scale."""
+
+    cosine_logits = True

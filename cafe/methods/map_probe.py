@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_positive
 from cafe.methods.held_out import judge, parts_of
 from cafe.methods.lda_prior import measure, posterior
@@ -24,19 +24,14 @@ KAPPA = 3.0
 STEPS, TOLERANCE = 200, 1e-4
 
 
-class MapProbeHead(LinearHead):
-    """`s norm(x) w^T + z V^T`, plus the encoder's logit bias; `z` is linear in `norm(x)`."""
-
-    method = "map-probe"
-
-
 class MapProbe(Method):
     """Zero-shot CLIP plus a linear probe: the most probable one under a Gaussian prior.
 
     `z = L^-1 (norm(x) - m)`, scaled to a mean norm of 1 on the shots, with `L L^T` the scatter
     within classes of `lda_prior.posterior`; and `V` minimises
     `sum_n CE(s x_n w^T + z_n V^T, y_n) + penalty / 2 |V|^2`, which is convex. Whitening makes one
-    penalty right for directions in which images of one class differ little or much.
+    penalty right for directions in which images of one class differ little or much. The logits are
+    `s norm(x) w^T + z V^T`, plus the encoder's logit bias.
 
     Parameters
     ----------
@@ -54,7 +49,9 @@ class MapProbe(Method):
     """
 
     name = "map-probe"
-    head = MapProbeHead
+    summary = "a linear probe on whitened features, held near zero-shot by a penalty"
+    source = "cafe 2026, docs/research/auto.md"
+    head = LinearHead
 
     def __init__(
         self,
@@ -69,11 +66,12 @@ class MapProbe(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> MapProbeHead:
+    ) -> Head:
         """Minimise; all candidates of a fold side by side."""
         penalty = self._choose(train, validation, seed)
         weights, intercept = fit_probes(train, [penalty])
-        return MapProbeHead(weights[0], intercept[0], {"penalty": penalty})
+        tensors = {"weights": weights[0], "intercept": intercept[0]}
+        return self.make_head(tensors, {"penalty": penalty})
 
     def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
         parts = parts_of(train, validation, seed)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _ROWS = 65536  # of unit features at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestClassHead(Head):
     """`s * norm(x) norm(mean_k norm(x_c))^T` from a faiss flat inner-product index.
 
@@ -29,9 +28,7 @@ class NearestClassHead(Head):
     """
 
     means: Tensor  # (C, D), unit rows
-    logit_scale: float
-    method: str = "nearest-class"
-    params: Mapping[str, Any] = field(default_factory=dict)
+    logit_scale: Tensor  # (1,)
 
     @cached_property
     def _index(self) -> faiss.IndexFlatIP:
@@ -50,27 +47,23 @@ class NearestClassHead(Head):
         )
         return self.logit_scale * scattered.to(x.device)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The class means and the logit scale."""
-        return {"means": self.means, "logit_scale": self.means.new_tensor([self.logit_scale])}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]
-    ) -> NearestClassHead:
-        """Build the head again."""
-        return cls(tensors["means"], tensors["logit_scale"].item(), params=params)
+    def graph_logits(self, x: Tensor) -> Tensor:
+        """Without faiss, which cannot go into a graph; see `Head.graph_logits`. (N, C)"""
+        return self.logit_scale * normalize(x, dim=-1) @ self.means.mT
 
 
 class NearestClass(Method):
     """Nearest class mean (Mensink et al. 2013, arXiv 1212.1669), on unit features."""
 
     name = "nearest-class"
+    summary = "cosine to the mean of each class's training features, by faiss"
+    source = "Mensink et al. 2013, IEEE TPAMI 35(11)"
     head = NearestClassHead
+    no_new_classes = "a class is the mean of its shots, and a new class has none"
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> NearestClassHead:
+    ) -> Head:
         """Average the unit features of each class; validation and seed play no part."""
         features, text = train.features, train.text
         sums = torch.zeros_like(text.weights)  # (C, D)
@@ -78,4 +71,5 @@ class NearestClass(Method):
             torch.split(features.x, _ROWS), torch.split(features.y, _ROWS), strict=True
         ):
             sums.index_add_(0, y, normalize(x.float(), dim=-1))
-        return NearestClassHead(normalize(sums, dim=-1), text.logit_scale)
+        scale = sums.new_tensor([text.logit_scale])
+        return self.make_head({"means": normalize(sums, dim=-1), "logit_scale": scale}, {})

@@ -14,7 +14,7 @@ from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import LinearHead
+from cafe.methods.linear import CosineHead
 from cafe.methods.prototypes import TEXT_NORM
 from cafe.methods.trained_linear import TrainedLinear
 
@@ -44,15 +44,8 @@ class Residual(Family):
         return 6 * parameters + 6 * rows * classes
 
 
-class TaskResHead(LinearHead):
-    """`s norm(x) norm(w + alpha r)^T`."""
-
-    method = "taskres"
-    unit_weights = True
-
-
 class TaskRes(TrainedLinear):
-    """A task residual on the zero-shot classifier.
+    """A task residual on the zero-shot classifier: `s norm(x) norm(w + alpha r)^T`.
 
     Parameters
     ----------
@@ -75,7 +68,10 @@ class TaskRes(TrainedLinear):
     """
 
     name = "taskres"
-    head = TaskResHead
+    summary = "a trained residual on the class weights"
+    source = "Yu et al. 2023, arXiv 2211.10277"
+    head = CosineHead
+    no_new_classes = "a residual is learnt per class, and a new class has none"
     published = Recipe(lr=2e-3 / TEXT_NORM, weight_decay=0.0, epochs=100, views=True)
 
     def __init__(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from cafe.engine import Family, Recipe, Run, Trained
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
-from cafe.methods.linear import LinearHead
+from cafe.methods.base import BatchedMethod, Context, Head, Validation, training_params
+from cafe.methods.linear import scaled_weights
 from cafe.methods.selection import train_selected
 
 
@@ -27,7 +26,6 @@ class TrainedLinear(BatchedMethod):
         Where and how to compute.
     """
 
-    head: ClassVar[type[LinearHead]]
     published: ClassVar[Recipe]
 
     def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
@@ -75,16 +73,9 @@ class TrainedLinear(BatchedMethod):
         trained = train_selected(candidates, trains, validations, self.context)
         return [self._head(one, train.text) for one, train in zip(trained, trains, strict=True)]
 
-    def _head(self, trained: Trained, text: ClassText) -> LinearHead:
-        weights = text.logit_scale * self.class_weights(trained, text)  # (C, D)
-        params = {
-            **self.in_force(),
-            **trained.run.scalars,
-            **asdict(trained.run.recipe),
-            "seed": trained.run.seed,
-            "precision": trained.precision,
-        }
-        return self.head(weights, weights.new_full((len(weights),), text.logit_bias), params)
+    def _head(self, trained: Trained, text: ClassText) -> Head:
+        params = {**self.in_force(), **trained.run.scalars, **training_params(trained)}
+        return self.make_head(scaled_weights(self.class_weights(trained, text), text), params)
 
 
 def can_choose(train: TrainingSet, validation: Validation) -> bool:

@@ -9,9 +9,9 @@ layer around it, which a few shots cannot train. Its last projection starts at 0
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,14 @@ from cafe.engine import Batch, Family, Recipe, Run, Trained, linear_weights, sha
 from cafe.engine.contract import Tensors
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import (
+    BatchedMethod,
+    Context,
+    Head,
+    Validation,
+    scale_params,
+    training_params,
+)
 from cafe.methods.checks import check_not_negative
 from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
 from cafe.methods.selection import train_selected
@@ -121,28 +128,21 @@ class VisualGuided(Family):
         return 4 * parameters + rows * (seen + compared + 8 * classes)
 
 
+@dataclass(frozen=True, eq=False)
 class VtClipHead(Head):
     """`s cos(x, w_c + gate o_c(tokens))`; see `guided_cosines`.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        "weights" (C, D), and the four projections (H, D).
-    params : mapping
-        "gate", "logit_scale", "logit_bias" and what else is in force.
+    Its params hold "gate", "logit_scale" and "logit_bias".
     """
 
-    method = "vt-clip"
+    weights: Tensor  # w, (C, D), unit rows
+    query: Tensor  # (H, D), as all projections
+    key: Tensor
+    down: Tensor
+    up: Tensor
+
     spatial = True
-
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self._tensors = dict(tensors)
-        self.params = params
-
-    @property
-    def cosine_logits(self) -> bool:
-        """They are; see `Head.cosine_logits`."""
-        return True
+    cosine_logits = True
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores of features and maps (N, 1 + T, D); see `Head.logits`. (N, C)"""
@@ -152,22 +152,10 @@ class VtClipHead(Head):
                 f"{tuple(x.shape)}."
             )
         unit = normalize(x, dim=-1)[None]  # (1, N, 1 + T, D)
-        parts = {name: self._tensors[name][None, None] for name in PARTS}  # (1, 1, H, D)
+        parts = {name: getattr(self, name)[None, None] for name in PARTS}  # (1, 1, H, D)
         gate: float = self.params["gate"]
-        weights = self._tensors["weights"]
-        cosines = guided_cosines(unit[:, :, 0], unit[:, :, 1:], weights, parts, gate)[0, 0]
-        scale: float = self.params["logit_scale"]
-        bias: float = self.params["logit_bias"]
-        return scale * cosines + bias
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> VtClipHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors, params)
+        cosines = guided_cosines(unit[:, :, 0], unit[:, :, 1:], self.weights, parts, gate)
+        return self.scale_cosines(cosines[0, 0])
 
 
 class VtClip(BatchedMethod):
@@ -196,7 +184,10 @@ class VtClip(BatchedMethod):
     """
 
     name = "vt-clip"
-    head: ClassVar[type[Head]] = VtClipHead
+    summary = "class texts that look at the image's spatial map (cafe extract --spatial)"
+    source = "Qiu et al. 2021, arXiv 2112.02399"
+    head = VtClipHead
+    needs = "spatial features"
 
     def __init__(
         self,
@@ -243,15 +234,12 @@ class VtClip(BatchedMethod):
         )
         return Run(family, job, seed, self.recipe, {"gate": self.gate})
 
-    def _head(self, trained: Trained, train: TrainingSet) -> VtClipHead:
+    def _head(self, trained: Trained, train: TrainingSet) -> Head:
         family = trained.run.family
         params = {
             **asdict(family),  # type: ignore[call-overload]
             **trained.run.scalars,
-            **asdict(trained.run.recipe),
-            "seed": trained.run.seed,
-            "precision": trained.precision,
-            "logit_scale": train.text.logit_scale,
-            "logit_bias": train.text.logit_bias,
+            **training_params(trained),
+            **scale_params(train.text),
         }
-        return VtClipHead({**trained.tensors, "weights": train.text.weights}, params)
+        return self.make_head({**trained.tensors, "weights": train.text.weights}, params)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cafe.errors import InputError
 from cafe.methods.base import Head, predict_in_blocks
-from cafe.methods.catalog import CATALOG, method_class
-from cafe.methods.zero_shot import ZeroShotHead
+from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 
 _ZERO_SHOT = "zero_shot."
 
@@ -71,7 +71,7 @@ class SavedHead:
     @property
     def has_scores(self) -> bool:
         """Whether the encoder has a logit bias (SigLIP), and the head keeps to its logits."""
-        biased = self.zero_shot is not None and self.zero_shot.logit_bias != 0
+        biased = self.zero_shot is not None and bool(self.zero_shot.logit_scale_bias[1])
         return biased and self.head.cosine_logits
 
     def probabilities(self, x: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ def load_head(path: Path | str) -> SavedHead:
         tensors = load_file(path)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
-        head = method_class(about["method"]).head.from_tensors(own, about["params"])
-        zero_shot = ZeroShotHead.from_tensors(text, {}) if text else None
+        head = find_method(about["method"]).make_head(own, about["params"])
+        zero_shot = ZeroShotHead(**text, params={}, method=ZeroShot.name) if text else None
     except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(
             f"'{path}' is not a head that cafe saved ({error}); known methods are "

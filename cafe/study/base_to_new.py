@@ -16,30 +16,10 @@ from cafe.errors import InputError
 from cafe.features.task import StoredFeatures, Task
 from cafe.features.tensors import ClassText, Features
 from cafe.methods.base import Context, Head, predict_in_blocks
-from cafe.methods.catalog import find_method
+from cafe.methods.catalog import CATALOG, find_method
 from cafe.results.metrics import Summary, accuracy, summarize
 from cafe.results.plan import Result, StudyPlan
 from cafe.study.study import Progress, check_plan, run
-
-TRANSFERABLE = ("zero-shot", "clip-adapter", "clip-adapter-text", "clip-adapter-both")
-"""Methods whose head is a map of features and class weights, so that new weights can be put in."""
-
-_WHY_NOT = {
-    "nearest-class": "a class is the mean of its shots, and a new class has none",
-    "knn": "neighbours vote for the classes they are of, and a new class has none",
-    "linear-probe": "a row of the head is learnt per class from its shots",
-    "tip-adapter": "its shots speak for base classes only; new ones get zero-shot's answer",
-    "tip-adapter-f": "its shots speak for base classes only; new ones get zero-shot's answer",
-    "gda": "a class is the mean of its shots, and a new class has none",
-    "cross-modal": "a row of the head is learnt per class",
-    "taskres": "a residual is learnt per class, and a new class has none",
-    "clap": "a row of the head is learnt per class",
-    "coop": "its head holds the text features of the base classes; new ones need the text tower",
-    "cpl": "its head holds the text features of the base classes; new ones need the text tower",
-    "meta-adapter": "without shots a new class keeps its text, which is zero-shot's answer; with "
-    "shots it needs no base half: give it weights that were meta-trained elsewhere",
-}
-_OTHERWISE = "its head is made of the shots of each class, and a new class has none"
 
 
 @dataclass(frozen=True)
@@ -72,20 +52,20 @@ def supports_new_classes(methods: Sequence[str]) -> list[str]:
     InputError
         If none can.
     """
-    for name in methods:
-        find_method(name)
-    found = [name for name in methods if name in TRANSFERABLE]
-    if not found:
+    able = [name for name in methods if not find_method(name).no_new_classes]
+    if not able:
+        known = [name for name in CATALOG if not find_method(name).no_new_classes]
         raise InputError(
             f"{', '.join(methods)} cannot take new classes; base-to-new works for "
-            f"{', '.join(TRANSFERABLE)}."
+            f"{', '.join(known)}."
         )
-    return found
+    return able
 
 
 def left_out(methods: Sequence[str]) -> dict[str, str]:
     """Methods that cannot take new classes, each with the reason."""
-    return {m: _WHY_NOT.get(m, _OTHERWISE) for m in methods if m not in TRANSFERABLE}
+    reasons = {name: find_method(name).no_new_classes for name in methods}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def base_to_new_in_words(found: BaseToNew) -> str:
@@ -107,7 +87,7 @@ def base_and_new(
     ----------
     task : Task
     plan : StudyPlan
-        Its methods must be among `TRANSFERABLE`.
+        Its methods must be among those of `supports_new_classes`.
     context : Context
     progress : callable, optional
     """
@@ -153,5 +133,5 @@ def _classes(features: Features | StoredFeatures, start: int, stop: int) -> Feat
 
 def with_classes(head: Head, text: ClassText) -> Head:
     """The same head over other classes: their text weights take the place of its own."""
-    tensors: dict[str, Any] = {**head.tensors(), "weights": text.weights}
-    return type(head).from_tensors(tensors, head.params)
+    changed: dict[str, Any] = {"weights": text.weights}
+    return replace(head, **changed)

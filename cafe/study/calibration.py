@@ -18,7 +18,7 @@ from cafe.features.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict
-from cafe.methods.catalog import known_settings, make_method
+from cafe.methods.catalog import find_method, make_method
 from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.store import FeatureCache
 from cafe.study.study import Progress
@@ -160,7 +160,7 @@ def settings_in_force(
     method: str, settings: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A study's settings with what validation chose in its head's `params`, to fit it again."""
-    own = {name: params[name] for name in known_settings(method) if name in params}
+    own = {name: params[name] for name in find_method(method).settings() if name in params}
     learned = {name: value for name, value in settings.items() if value == "learn"}
     return {**settings, **own, **learned}
 

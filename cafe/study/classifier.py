@@ -18,7 +18,7 @@ from cafe.devices import resolve_device
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation, predict_in_blocks
-from cafe.methods.catalog import known_settings, make_method
+from cafe.methods.catalog import find_method, make_method
 from cafe.study.calibration import out_of_fold, settings_in_force
 
 
@@ -214,7 +214,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         named = ("ratio", "bottleneck", "lr", "weight_decay", "epochs", "batch_size")
         given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         given.update(self.settings or {})
-        known = known_settings(self.method)
+        known = find_method(self.method).settings()
         unknown = sorted(given.keys() - set(known))
         if unknown:
             raise InputError(

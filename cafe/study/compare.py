@@ -12,7 +12,7 @@ from cafe.errors import InputError
 from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import ANYWHERE
+from cafe.methods.catalog import methods_that_need
 from cafe.results.paired import average, differences, summary_json
 from cafe.results.plan import StudyPlan
 from cafe.results.record import Record, make_record, save_run
@@ -156,13 +156,13 @@ def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
 
 def _asked(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
     """The methods to compare; a meta file is for one of them."""
-    names = list(dict.fromkeys(methods or [*ANYWHERE, *([] if meta is None else [_META])]))
-    if meta is not None and _META not in names:
-        raise InputError(f"{_META} is not among the methods, and a meta file is for no other.")
+    takers = [] if meta is None else methods_that_need("meta file")
+    names = list(dict.fromkeys(methods or [*methods_that_need(""), *takers]))
+    if takers and not set(takers) & set(names):
+        raise InputError(
+            f"{', '.join(takers)} is not among the methods, and a meta file is for no other."
+        )
     return names
-
-
-_META = "meta-adapter"
 
 
 def _shots(shots: Sequence[Shots] | None, task: Task) -> list[Shots]:

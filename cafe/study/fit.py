@@ -12,7 +12,7 @@ from cafe.errors import InputError
 from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import BASELINES, known_settings
+from cafe.methods.catalog import BASELINES, find_method
 from cafe.results.plan import StudyPlan
 from cafe.results.record import Record, make_record, save_run
 from cafe.store import FeatureCache
@@ -212,7 +212,7 @@ def _shots(shots: Shots | Sequence[Shots] | None, task: Task) -> list[Shots]:
 
 def _settings(methods: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse a hyper-parameter that none of the methods knows: it would change nothing."""
-    known = {name for method in methods for name in known_settings(method)}
+    known = {name for method in methods for name in find_method(method).settings()}
     for name in settings:
         if name not in known:
             raise InputError(

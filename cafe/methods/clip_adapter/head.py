@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -12,60 +11,39 @@ from cafe.methods.base import Head
 from cafe.methods.clip_adapter.family import adapt
 
 
+@dataclass(frozen=True, eq=False)
 class AdapterHead(Head):
     """`s norm(a A(x) + (1 - a) x) norm(b A'(w) + (1 - b) w)^T`; an absent branch has ratio 0.
 
-    Parameters
-    ----------
-    method : str
-        Name of the method that fitted it.
-    tensors : mapping of str to Tensor
-        "weights" (C, D), the zero-shot `w`, and for each branch the adapter's "down" and "up"
-        (H, D), or "text_down" and "text_up".
-    params : mapping
-        The hyper-parameters in force.
+    Its params hold a as "ratio", b as "text_ratio", "final_relu", "normalize_input", "logit_scale"
+    and "logit_bias".
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self.method = params["method"]
-        self.params = params
-        self._tensors = dict(tensors)
+    weights: Tensor  # zero-shot w, (C, D)
+    down: Tensor | None = None  # (H, D), as all parts of the two adapters
+    up: Tensor | None = None
+    text_down: Tensor | None = None
+    text_up: Tensor | None = None
 
-    @property
-    def cosine_logits(self) -> bool:
-        """They are; see `Head.cosine_logits`."""
-        return True
+    cosine_logits = True
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
         images = self._images(x)  # (N, D)
-        classes = normalize(self._blend(self._tensors["weights"], "text_"), dim=-1)  # (C, D)
-        scale: float = self.params["logit_scale"]
-        bias: float = self.params["logit_bias"]
-        return scale * (images @ classes.mT) + bias
+        w = self._blend(self.weights, self.text_down, self.text_up, "text_ratio")  # (C, D)
+        return self.scale_cosines(images @ normalize(w, dim=-1).mT)
 
     def adapted(self, x: Tensor) -> Tensor | None:
         """See `Head.adapted`; None without a visual branch. (N, D)"""
-        return self._images(x) if "down" in self._tensors else None
+        return None if self.down is None else self._images(x)
 
     def _images(self, x: Tensor) -> Tensor:
         x = normalize(x, dim=-1) if self.params["normalize_input"] else x
-        return normalize(self._blend(x, ""), dim=-1)
+        return normalize(self._blend(x, self.down, self.up, "ratio"), dim=-1)
 
-    def _blend(self, v: Tensor, prefix: str) -> Tensor:
-        """`a A(v) + (1 - a) v`, or `v` where the branch is absent."""
-        if f"{prefix}down" not in self._tensors:
+    def _blend(self, v: Tensor, down: Tensor | None, up: Tensor | None, ratio: str) -> Tensor:
+        """`a A(v) + (1 - a) v` with the ratio of that name, or `v` where the branch is absent."""
+        if down is None or up is None:
             return v
-        down, up = self._tensors[f"{prefix}down"], self._tensors[f"{prefix}up"]
-        ratio: float = self.params[f"{prefix}ratio"]
-        adapted = adapt(v, down, up, final_relu=self.params["final_relu"])
-        return ratio * adapted + (1 - ratio) * v
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> AdapterHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors, params)
+        a: float = self.params[ratio]
+        return a * adapt(v, down, up, final_relu=self.params["final_relu"]) + (1 - a) * v

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -12,7 +11,14 @@ from torch import Tensor
 from cafe.engine import Recipe, Run, Trained
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import (
+    BatchedMethod,
+    Context,
+    Head,
+    Validation,
+    scale_params,
+    training_params,
+)
 from cafe.methods.checks import check_ratio
 from cafe.methods.clip_adapter.counterfactual_family import (
     CounterfactualAdapter,
@@ -35,16 +41,6 @@ DEFAULT_RATIO = 0.2
 
 WIDEST = 4
 """Bottlenecks wider than this many times D are refused as a slip of the pen."""
-
-
-class FittedAdapter(AdapterHead):
-    """An adapter of one ratio; what is read back may also be a pool of ratios."""
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:  # type: ignore[override]
-        """Build the head again; see `Head.from_tensors`."""
-        kind = EnsembleHead if "members" in params else cls
-        return kind(tensors, params)
 
 
 class ClipAdapter(BatchedMethod):
@@ -85,9 +81,14 @@ class ClipAdapter(BatchedMethod):
         If a ratio is outside [0, 1] or the bottleneck cannot be meant.
     """
 
-    name: ClassVar[str] = "clip-adapter"
-    head: ClassVar[type[Head]] = FittedAdapter
+    name = "clip-adapter"
+    summary = "residual bottleneck adapter on the image features"
+    source = "Gao et al. 2021, arXiv 2110.04544"
+    head = AdapterHead
+    no_new_classes = ""
     family: ClassVar[type[AdapterFamily]] = VisualAdapter
+    unused: ClassVar[tuple[str, ...]] = ("text_ratio",)
+    """Arguments of the constructor that mean nothing for these branches."""
 
     def __init__(
         self,
@@ -113,6 +114,17 @@ class ClipAdapter(BatchedMethod):
         self.final_relu, self.normalize_input = final_relu, normalize_input
         self.counterfactual = check_counterfactual(counterfactual, self.family)
         bottleneck_word(bottleneck)  # a bad word is refused before features are read
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """See `Method.settings`."""
+        return tuple(name for name in super().settings() if name not in cls.unused)
+
+    @classmethod
+    def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+        """Of one ratio, or an ensemble of several; see `Method.make_head`."""
+        kind = EnsembleHead if "members" in params else AdapterHead
+        return kind(**tensors, params=params, method=cls.name)
 
     def fit_many(
         self,
@@ -165,28 +177,29 @@ class ClipAdapter(BatchedMethod):
             "normalize_input": self.normalize_input,
             "learn_ratio": self.learn_ratio,
             **({"counterfactual": self.counterfactual} if self.counterfactual else {}),
-            **asdict(trained.run.recipe),
-            "seed": trained.run.seed,
-            "precision": trained.precision,
-            "logit_scale": train.text.logit_scale,
-            "logit_bias": train.text.logit_bias,
+            **training_params(trained),
+            **scale_params(train.text),
         }
         kept = {n: v for n, v in trained.tensors.items() if not n.endswith("ratio_u")}
-        return FittedAdapter({**kept, "weights": train.text.weights}, params)
+        return AdapterHead(train.text.weights, **kept, params=params, method=self.name)
 
 
 class ClipAdapterText(ClipAdapter):
-    """The text branch alone: `ratio` weights the adapted class weights."""
+    """The text branch alone: `ratio` weights the adapted class weights; see `ClipAdapter`."""
 
-    name: ClassVar[str] = "clip-adapter-text"
-    family: ClassVar[type[AdapterFamily]] = TextAdapter
+    name = "clip-adapter-text"
+    summary = "residual bottleneck adapter on the class weights"
+    family = TextAdapter
+    unused = ("text_ratio", "counterfactual")
 
 
 class ClipAdapterBoth(ClipAdapter):
-    """Both branches: `ratio` for the images, `text_ratio` for the class weights."""
+    """Both branches: `ratio` for images, `text_ratio` for class weights; see `ClipAdapter`."""
 
-    name: ClassVar[str] = "clip-adapter-both"
-    family: ClassVar[type[AdapterFamily]] = BothAdapter
+    name = "clip-adapter-both"
+    summary = "adapters on image features and class weights, each with its ratio"
+    family = BothAdapter
+    unused = ("counterfactual",)
 
 
 def parse_bottleneck(bottleneck: str | int, width: int) -> int:

@@ -15,7 +15,7 @@ from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Validation
 from cafe.methods.checks import check_positive
 from cafe.methods.held_out import judge, parts_of
-from cafe.methods.linear import LinearHead
+from cafe.methods.linear import CosineHead, LinearHead
 from cafe.methods.linear_probe.logistic import logistic_regressions
 from cafe.methods.prototypes import Prototypes
 from cafe.methods.trained_linear import TrainedLinear
@@ -25,19 +25,10 @@ IMAGE_NORM = 10.0
 does the same on unit features when it is multiplied by the square."""
 
 
-class LinearProbeHead(LinearHead):
-    """`norm(x) W^T + c`, or `s norm(x) norm(W)^T` where W started from the class texts."""
-
-    method = "linear-probe"
-
-    @property
-    def cosine_logits(self) -> bool:
-        """Where W started from the texts; see `Head.cosine_logits`."""
-        return bool(self.params["start"] == "zero-shot")
-
-
 class LinearProbe(TrainedLinear):
     """A linear classifier on unit image features.
+
+    Its logits are `norm(x) W^T + c`, or `s norm(x) norm(W)^T` where W started from the class texts.
 
     Parameters
     ----------
@@ -65,7 +56,10 @@ class LinearProbe(TrainedLinear):
     """
 
     name = "linear-probe"
-    head = LinearProbeHead
+    summary = "logistic regression, or a cosine probe started from the class texts"
+    source = "Radford et al. 2021, arXiv 2103.00020; start: arXiv 2312.12730"
+    head = LinearHead
+    no_new_classes = "a row of the head is learnt per class from its shots"
     published = Recipe(lr=1e-4, weight_decay=0.0, epochs=300, views=True)
 
     def __init__(
@@ -84,6 +78,12 @@ class LinearProbe(TrainedLinear):
         self.c = check_positive("c", c)
         self.cs = tuple(check_positive("c", candidate) for candidate in cs)
 
+    @classmethod
+    def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+        """Logits are cosines where W started from the texts; see `Method.make_head`."""
+        kind = CosineHead if params["start"] == "zero-shot" else LinearHead
+        return kind(**tensors, params=params, method=cls.name)
+
     def fit_many(
         self,
         trains: Sequence[TrainingSet],
@@ -97,11 +97,11 @@ class LinearProbe(TrainedLinear):
         jobs = zip(trains, validations, seeds, strict=True)
         return [self._fit_plain(train, validation, seed) for train, validation, seed in jobs]
 
-    def _fit_plain(self, train: TrainingSet, validation: Validation, seed: int) -> LinearProbeHead:
+    def _fit_plain(self, train: TrainingSet, validation: Validation, seed: int) -> Head:
         c = self._choose(train, validation, seed)
         weights, intercept = _regress(train, [c])
-        params = {"start": self.start, "c": c}
-        return LinearProbeHead(weights[0].float(), intercept[0].float(), params)
+        tensors = {"weights": weights[0].float(), "intercept": intercept[0].float()}
+        return self.make_head(tensors, {"start": self.start, "c": c})
 
     def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
         """All candidates of a part are regressions side by side."""

@@ -14,21 +14,15 @@ from torch import Tensor
 
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
-from cafe.methods.linear import LinearHead
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.linear import LinearHead, scaled_weights
 from cafe.methods.meta_adapter.file import MetaFile, load_meta
 from cafe.methods.meta_adapter.weights import MetaWeights
 from cafe.methods.tip_adapter.tip_adapter import cache_keys
 
 
-class MetaAdapterHead(LinearHead):
-    """`s norm(x) w^T` with w the refined texts."""
-
-    method = "meta-adapter"
-
-
 class MetaAdapter(Method):
-    """Class texts refined by their shots, without a fit.
+    """Class texts refined by their shots, without a fit: `s norm(x) w^T` with w the refined texts.
 
     Parameters
     ----------
@@ -44,7 +38,16 @@ class MetaAdapter(Method):
     """
 
     name = "meta-adapter"
-    head = MetaAdapterHead
+    summary = (
+        "class texts refined by their shots through attention that was trained once, elsewhere"
+    )
+    source = "Song et al. 2023, arXiv 2311.03774"
+    head = LinearHead
+    needs = "meta file"
+    no_new_classes = (
+        "without shots a new class keeps its text, which is zero-shot's answer; with shots it "
+        "needs no base half: give it weights that were meta-trained elsewhere"
+    )
 
     def __init__(self, meta: Path | str | None = None, *, context: Context | None = None) -> None:
         super().__init__(context)
@@ -58,7 +61,7 @@ class MetaAdapter(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> MetaAdapterHead:
+    ) -> Head:
         """Refine every class's text; validation and seed play no part.
 
         Raises
@@ -68,7 +71,7 @@ class MetaAdapter(Method):
         """
         text, meta = train.text, self.meta
         meta.check_width(text.features.shape[-1])
-        weights = text.logit_scale * refine(meta.weights.to(text.features.device), train)
+        weights = refine(meta.weights.to(text.features.device), train)  # (C, D)
         params: dict[str, Any] = {
             "meta": str(meta.path),
             "meta_sha256": meta.sha256,
@@ -76,7 +79,7 @@ class MetaAdapter(Method):
             "meta_trained_on": ", ".join(meta.datasets),
             "meta_shots": meta.about["shots"],
         }
-        return MetaAdapterHead(weights, weights.new_full((len(weights),), text.logit_bias), params)
+        return self.make_head(scaled_weights(weights, text), params)
 
 
 @torch.no_grad()

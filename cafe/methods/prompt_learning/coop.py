@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation
 from cafe.methods.checks import check_count
-from cafe.methods.linear import LinearHead
+from cafe.methods.linear import LinearHead, scaled_weights
 from cafe.methods.prompt_learning.prompts import Prompts, TextTower
 from cafe.methods.prompt_learning.training import (
     ContextRun,
@@ -32,33 +32,11 @@ EPOCHS = {1: 50, 4: 100}
 """Passes of the authors up to so many shots; beyond, those of the recipe (section 4.1)."""
 
 
+@dataclass(frozen=True, eq=False)
 class PromptHead(LinearHead):
-    """`s norm(x) norm(t)^T` with `t` the text features under a learned context, which it keeps.
+    """`s norm(x) norm(t)^T` with `t` the text features under a learned context, which it keeps."""
 
-    Parameters
-    ----------
-    weights, intercept, params
-        See `LinearHead`.
-    context : Tensor
-        The learned token embeddings. (1 or C, T, W)
-    """
-
-    method = "coop"
-
-    def __init__(
-        self, weights: Tensor, intercept: Tensor, params: Mapping[str, Any], context: Tensor
-    ) -> None:
-        super().__init__(weights, intercept, params)
-        self.context = context
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Class weights, intercept and context; see `Head.tensors`."""
-        return {**super().tensors(), "context": self.context}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> PromptHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors["weights"], tensors["intercept"], params, tensors["context"])
+    context: Tensor  # the learned token embeddings, (1 or C, T, W)
 
 
 class Coop(BatchedMethod):
@@ -87,11 +65,15 @@ class Coop(BatchedMethod):
         If there is no tower, or the prompt is neither words nor a count.
     """
 
-    name: ClassVar[str] = "coop"
-    head: ClassVar[type[Head]] = PromptHead
-    published: ClassVar[Recipe] = Recipe(
-        lr=2e-3, weight_decay=5e-4, epochs=200, batch_size=32, views=True
+    name = "coop"
+    summary = "learned words around the class names"
+    source = "Zhou et al. 2022, arXiv 2109.01134"
+    head = PromptHead
+    needs = "text tower"
+    no_new_classes = (
+        "its head holds the text features of the base classes; new ones need the text tower"
     )
+    published = Recipe(lr=2e-3, weight_decay=5e-4, epochs=200, batch_size=32, views=True)
 
     def __init__(
         self,
@@ -171,19 +153,17 @@ class Coop(BatchedMethod):
         return normal_weights(seed, INITIAL_STD, (count, *prompts.shape))
 
     @torch.no_grad()
-    def _head(self, run: ContextRun, context: Tensor, prompts: Prompts) -> PromptHead:
+    def _head(self, run: ContextRun, context: Tensor, prompts: Prompts) -> Head:
         text = run.train.text
         features = prompts.features(context[None])[0]  # (C, D)
-        weights = text.logit_scale * normalize(features.float(), dim=-1)
+        weights = normalize(features.float(), dim=-1)
         params = {
             **self.in_force(),
             **asdict(run.recipe),
             "seed": run.seed,
             "precision": precision_of(self.context),
         }
-        intercept = weights.new_full((len(weights),), text.logit_bias)
-        head: PromptHead = self.head(weights, intercept, params, context)  # type: ignore[call-arg, assignment]
-        return head
+        return self.make_head({**scaled_weights(weights, text), "context": context}, params)
 
 
 def _of_one_text(trains: Sequence[TrainingSet]) -> list[list[int]]:

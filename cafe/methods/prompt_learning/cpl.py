@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Head
+from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative
 from cafe.methods.clip_adapter.counterfactuals import contrast, counterfactuals
-from cafe.methods.prompt_learning.coop import Coop, PromptHead
+from cafe.methods.prompt_learning.coop import Coop
 from cafe.methods.prompt_learning.prompts import TextTower
 from cafe.methods.prompt_learning.training import Objective
 
@@ -50,12 +50,6 @@ class CounterfactualObjective(Objective):
         return super().__call__(classes, factual, y) + self._weight * told_apart.mean(dim=-1)
 
 
-class CplHead(PromptHead):
-    """`s norm(x) norm(t)^T` as CoOp's."""
-
-    method = "cpl"
-
-
 class Cpl(Coop):
     """CoOp's prompts under CPL's loss.
 
@@ -80,8 +74,9 @@ class Cpl(Coop):
         If contrast or mask is out of bounds, and as `Coop`.
     """
 
-    name: ClassVar[str] = "cpl"
-    head: ClassVar[type[Head]] = CplHead
+    name = "cpl"
+    summary = "coop that also tells images from counterfactuals of their most confusable class"
+    source = "He et al. 2022, arXiv 2210.10362"
 
     def __init__(
         self,

@@ -12,9 +12,6 @@ from torch.nn.functional import normalize
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText
 
-LEARNERS = ("coop", "cpl")
-"""Methods whose heads are the text features of the classes under learned words."""
-
 
 def learned_text(file: Path | str, text: ClassText) -> ClassText:
     """A cache's class texts with those of a saved head in their place.
@@ -48,6 +45,7 @@ def _read(file: Path) -> tuple[Tensor, tuple[str, ...]]:
         with safetensors.safe_open(file, framework="pt") as opened:
             about = json.loads((opened.metadata() or {})["cafe"])
             weights = opened.get_tensor("weights")
+            learned = "context" in opened.keys()  # noqa: SIM118  it is no mapping
         method, names = about["method"], tuple(map(str, about["class_names"]))
     except (OSError, LookupError, ValueError, TypeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
@@ -55,9 +53,8 @@ def _read(file: Path) -> tuple[Tensor, tuple[str, ...]]:
             f"'{file}' is no saved head with learned words ({reason}); 'cafe fit --method coop' "
             "saves one with its run."
         ) from error
-    if method not in LEARNERS or weights.ndim != 2 or not weights.isfinite().all():
+    if not learned or weights.ndim != 2 or not weights.isfinite().all():
         raise InputError(
-            f"'{file}' is a head of '{method}'; learned words are in one of "
-            f"{' or '.join(LEARNERS)}."
+            f"'{file}' is a head of '{method}'; learned words are in one of coop or cpl."
         )
     return weights, names

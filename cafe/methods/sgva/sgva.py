@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +11,14 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe, Run, Trained, train
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import (
+    BatchedMethod,
+    Context,
+    Head,
+    Validation,
+    scale_params,
+    training_params,
+)
 from cafe.methods.checks import check_positive, check_share
 from cafe.methods.clip_adapter.family import adapt
 from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
@@ -33,48 +39,29 @@ ALPHAS = {1: 0.05, 2: 0.075, 4: 0.1, 8: 0.22, 16: 0.27}
 ones. Elsewhere they search on validation images."""
 
 
+@dataclass(frozen=True, eq=False)
 class SgvaHead(Head):
     """`s (a f P^T + (1 - a) norm(x) w^T)` with `f = norm(m A(x) + (1 - m) norm(x))`.
 
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        "down" and "up" (H, D), the "prototypes" P and the class texts "weights" (C, D).
-    params : mapping
-        "alpha", "learned_mix" m, "logit_scale", "logit_bias" and what else is in force.
+    Its params hold a as "alpha", m as "learned_mix", "logit_scale" and "logit_bias".
     """
 
-    method = "sgva"
-
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self._tensors = dict(tensors)
-        self.params = params
+    down: Tensor  # (H, D)
+    up: Tensor  # (H, D)
+    prototypes: Tensor  # P, (C, D)
+    weights: Tensor  # w, (C, D)
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
-        x, own = normalize(x, dim=-1), self._tensors
+        x = normalize(x, dim=-1)
         alpha: float = self.params["alpha"]
-        scale: float = self.params["logit_scale"]
-        bias: float = self.params["logit_bias"]
-        adapted = self.adapted(x)  # (N, D)
-        score = alpha * adapted @ own["prototypes"].mT + (1 - alpha) * x @ own["weights"].mT
-        return scale * score + bias
+        by_image = self.adapted(x) @ self.prototypes.mT  # (N, C)
+        return self.scale_cosines(alpha * by_image + (1 - alpha) * x @ self.weights.mT)
 
     def adapted(self, x: Tensor) -> Tensor:
         """See `Head.adapted`. (N, D)"""
-        own = self._tensors
-        return adapted_features(
-            normalize(x, dim=-1), own["down"], own["up"], self.params["learned_mix"]
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> SgvaHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors, params)
+        mix: float = self.params["learned_mix"]
+        return adapted_features(normalize(x, dim=-1), self.down, self.up, mix)
 
 
 def adapted_features(x: Tensor, down: Tensor, up: Tensor, mix: float) -> Tensor:
@@ -116,7 +103,9 @@ class Sgva(BatchedMethod):
     """
 
     name = "sgva"
-    head: ClassVar[type[Head]] = SgvaHead
+    summary = "an adapter trained on image prototypes and guided by the text; both in the score"
+    source = "Peng et al. 2022, arXiv 2211.16191"
+    head = SgvaHead
 
     def __init__(
         self,
@@ -192,16 +181,11 @@ class Sgva(BatchedMethod):
             "learned_mix": mix,
             "bottleneck": len(down),
             "temperature": self.temperature,
-            **asdict(trained.run.recipe),
-            "seed": trained.run.seed,
-            "precision": trained.precision,
-            "logit_scale": of.text.logit_scale,
-            "logit_bias": of.text.logit_bias,
+            **training_params(trained),
+            **scale_params(of.text),
         }
-        prototypes = members(of) @ shots  # (C, D)
-        weights = of.text.weights
-        tensors = {"down": down, "up": up, "prototypes": prototypes, "weights": weights}
-        return SgvaHead(tensors, params)
+        prototypes, weights = members(of) @ shots, of.text.weights  # (C, D) each
+        return SgvaHead(down, up, prototypes, weights, params=params, method=self.name)
 
     def _chosen(
         self, head: SgvaHead, judged: Sequence[SgvaHead], parts: Sequence[Part]
@@ -217,4 +201,4 @@ class Sgva(BatchedMethod):
 
 
 def _with(head: SgvaHead, alpha: float) -> SgvaHead:
-    return SgvaHead(head.tensors(), {**head.params, "alpha": alpha})
+    return replace(head, params={**head.params, "alpha": alpha})

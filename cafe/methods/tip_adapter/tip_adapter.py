@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation, scale_params
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import parts_of
 from cafe.methods.tip_adapter.search import Affinities, CandidateGrid, search
@@ -36,49 +35,26 @@ def cache_keys(features: Features) -> Tensor:
     return normalize(normalize(features.views, dim=-1).mean(dim=1), dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
 class TipHead(Head):
     """`s norm(x) w^T + alpha exp(-beta (1 - norm(x) K^T)) V`, plus the encoder's logit bias.
 
-    Equations 6 and 7, with V the one-hot labels of the keys K.
-
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        "keys" (M, D), their class indices "labels" (M,), the zero-shot "weights" (C, D).
-    params : mapping
-        "alpha", "beta", "logit_scale", "logit_bias" and what else is in force.
+    Equations 6 and 7, with V the one-hot labels of the keys K. Its params hold "alpha", "beta",
+    "logit_scale" and "logit_bias".
     """
 
-    method = "tip-adapter"
-
-    def __init__(self, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> None:
-        self._tensors = dict(tensors)
-        self.params = params
+    keys: Tensor  # K, (M, D), unit rows
+    labels: Tensor  # their class indices, (M,)
+    weights: Tensor  # w, (C, D)
 
     def logits(self, x: Tensor) -> Tensor:
         """Class scores; see `Head.logits`. (N, C)"""
         x = normalize(x, dim=-1)
         alpha: float = self.params["alpha"]
         beta: float = self.params["beta"]
-        scale: float = self.params["logit_scale"]
-        bias: float = self.params["logit_bias"]
-        w, values = self._tensors["weights"], self._values()
-        affinity = (-beta * (1 - x @ self._tensors["keys"].mT)).exp()  # (N, M)
-        return scale * x @ w.mT + bias + alpha * affinity @ values
-
-    def _values(self) -> Tensor:
-        """V, one-hot. (M, C)"""
-        weights = self._tensors["weights"]
-        return one_hot(self._tensors["labels"], len(weights)).to(weights.dtype)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything beside `params`; see `Head.tensors`."""
-        return dict(self._tensors)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> TipHead:
-        """Build the head again; see `Head.from_tensors`."""
-        return cls(tensors, params)
+        values = one_hot(self.labels, len(self.weights)).to(self.weights.dtype)  # V, (M, C)
+        affinity = (-beta * (1 - x @ self.keys.mT)).exp()  # (N, M)
+        return self.scale_cosines(x @ self.weights.mT) + alpha * affinity @ values
 
 
 def affinities(keys: Tensor, labels: Tensor, text: ClassText, held_out: Features) -> Affinities:
@@ -109,7 +85,10 @@ class TipAdapter(Method):
     """
 
     name = "tip-adapter"
-    head: ClassVar[type[Head]] = TipHead
+    summary = "zero-shot plus a key-value cache of the training features"
+    source = "Zhang et al. 2022, arXiv 2111.03930"
+    head = TipHead
+    no_new_classes = "its shots speak for base classes only; new ones get zero-shot's answer"
 
     def __init__(
         self,
@@ -126,7 +105,7 @@ class TipAdapter(Method):
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> TipHead:
+    ) -> Head:
         """Keep the shots; under validation all 4,000 candidates are judged as tensors."""
         parts = parts_of(train, validation, seed)
         caches = [
@@ -134,13 +113,8 @@ class TipAdapter(Method):
             for p in parts
         ]
         alpha, beta = search(caches, self.grid) if caches else (self.alpha, self.beta)
-        params = {
-            "alpha": alpha,
-            "beta": beta,
-            "logit_scale": train.text.logit_scale,
-            "logit_bias": train.text.logit_bias,
-        }
-        return TipHead(tip_tensors(cache_keys(train.features), train), params)
+        params = {"alpha": alpha, "beta": beta, **scale_params(train.text)}
+        return self.make_head(tip_tensors(cache_keys(train.features), train), params)
 
 
 def tip_tensors(keys: Tensor, train: TrainingSet) -> dict[str, Tensor]:

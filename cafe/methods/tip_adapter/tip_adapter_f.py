@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +12,24 @@ from torch.nn.functional import normalize, one_hot
 from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product, train
 from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import (
+    BatchedMethod,
+    Context,
+    Head,
+    Validation,
+    scale_params,
+    training_params,
+)
 from cafe.methods.checks import check_not_negative
 from cafe.methods.held_out import Part, parts_of, with_parts
 from cafe.methods.tip_adapter.search import CandidateGrid, search
-from cafe.methods.tip_adapter.tip_adapter import TipHead, affinities, cache_keys, tip_tensors
+from cafe.methods.tip_adapter.tip_adapter import (
+    TipAdapter,
+    TipHead,
+    affinities,
+    cache_keys,
+    tip_tensors,
+)
 
 EPSILON = 1e-4
 """AdamW's epsilon in the authors' code."""
@@ -70,12 +82,6 @@ class Cache(Family):
         return losses
 
 
-class TipFHead(TipHead):
-    """Tip-Adapter's head with trained keys."""
-
-    method = "tip-adapter-f"
-
-
 class TipAdapterF(BatchedMethod):
     """Tip-Adapter with trained keys.
 
@@ -102,7 +108,10 @@ class TipAdapterF(BatchedMethod):
     """
 
     name = "tip-adapter-f"
-    head: ClassVar[type[Head]] = TipFHead
+    summary = "tip-adapter with trained keys"
+    source = "Zhang et al. 2022, arXiv 2111.03930"
+    head = TipHead
+    no_new_classes = TipAdapter.no_new_classes
 
     def __init__(
         self,
@@ -156,17 +165,7 @@ class TipAdapterF(BatchedMethod):
         ]
         return search(caches, self.grid) if caches else (self.alpha, self.beta)
 
-    def _head(
-        self, trained: Trained, train_set: TrainingSet, pair: tuple[float, float]
-    ) -> TipFHead:
-        alpha, beta = pair
-        params = {
-            "alpha": alpha,
-            "beta": beta,
-            **asdict(trained.run.recipe),
-            "seed": trained.run.seed,
-            "precision": trained.precision,
-            "logit_scale": train_set.text.logit_scale,
-            "logit_bias": train_set.text.logit_bias,
-        }
-        return TipFHead(tip_tensors(trained.tensors["keys"], train_set), params)
+    def _head(self, trained: Trained, train_set: TrainingSet, pair: tuple[float, float]) -> Head:
+        own = dict(zip(("alpha", "beta"), pair, strict=True))
+        params = {**own, **training_params(trained), **scale_params(train_set.text)}
+        return self.make_head(tip_tensors(trained.tensors["keys"], train_set), params)
