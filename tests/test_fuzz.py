@@ -52,7 +52,7 @@ def everything(path: Path) -> list[object]:
     for split in cache.counts:
         read = cache.read(split)
         views = None if read.views is None else read.views.tobytes()
-        maps = cache.read_spatial_maps(split).tobytes() if cache.spatial_maps else b""
+        maps = cache.read_spatial_maps(split).tobytes() if cache.spatial_size else b""
         found += [cache.ids(split), read.labels.tobytes(), read.features.tobytes(), views, maps]
     return found
 
