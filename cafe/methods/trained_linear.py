@@ -12,7 +12,7 @@ from cafe.engine import Family, Recipe, Run, Trained
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Head, Validation, training_params
 from cafe.methods.linear import scaled_weights
-from cafe.methods.selection import train_selected
+from cafe.methods.validation import train_best
 
 
 class TrainedLinear(BatchedMethod):
@@ -64,22 +64,14 @@ class TrainedLinear(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
-        candidates = []
-        for job, (train, validation) in enumerate(zip(trains, validations, strict=True)):
-            recipe = self.recipe_for(train)
-            run = Run(self.family(), job, seeds[job], recipe, dict(self.scalars()))
-            options = self.candidates(run) if can_choose(train, validation) else []
-            candidates.append(options or [run])
-        trained = train_selected(candidates, trains, validations, self.context)
-        return [self._head(one, train.text) for one, train in zip(trained, trains, strict=True)]
+        runs = [
+            Run(self.family(), job, seeds[job], self.recipe_for(train), dict(self.scalars()))
+            for job, train in enumerate(trains)
+        ]
+        candidates = [self.candidates(run) for run in runs]
+        trained = train_best(runs, candidates, trains, validations, self.context)
+        return [self._head(run, train.text) for run, train in zip(trained, trains, strict=True)]
 
     def _head(self, trained: Trained, text: ClassText) -> Head:
         params = {**self.in_force(), **trained.run.scalars, **training_params(trained)}
         return self.make_head(scaled_weights(self.class_weights(trained, text), text), params)
-
-
-def can_choose(train: TrainingSet, validation: Validation) -> bool:
-    """Whether there are validation images, or folds: a class with two images."""
-    if validation.protocol == "cv":
-        return int(train.features.y.bincount().max()) > 1
-    return validation.features is not None and len(validation.features) > 0
