@@ -14,10 +14,8 @@ from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Validation
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import CosineHead, LinearHead
+from cafe.methods.linear import CosineHead, LinearHead, Prototypes, TrainedLinear
 from cafe.methods.linear_probe.logistic import logistic_regressions
-from cafe.methods.prototypes import Prototypes
-from cafe.methods.trained_linear import TrainedLinear
 from cafe.methods.validation import Fold, choose, folds_for
 
 IMAGE_NORM = 10.0
