@@ -33,7 +33,7 @@ class Adapter(Protocol):
 
 
 RATIOS = (0.05, 0.2, 0.8)
-"""Each four times the last; twice as many between them change nothing, mixed. Zero-shot, ratio 0,
+"""Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
 

@@ -143,10 +143,7 @@ class Sgva(BatchedMethod):
         """Train all jobs and all their folds side by side, then choose a weight for each job."""
         if self.words is not None:
             trains = [replace(one, text=learned_text(self.words, one.text)) for one in trains]
-        folds = [
-            folds_for(train, validation, seed)
-            for train, validation, seed in zip(trains, validations, seeds, strict=True)
-        ]
+        folds = list(map(folds_for, trains, validations, seeds))
         sets, jobs, places = with_folds(trains, folds)
         runs = [self._run(train, i, seeds[jobs[i]]) for i, train in enumerate(sets)]
         trained = self.context.train(runs, sets)

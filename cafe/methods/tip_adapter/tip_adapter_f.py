@@ -136,10 +136,7 @@ class TipAdapterF(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Train all jobs and all their folds side by side, then search for each job."""
-        folds = [
-            folds_for(train, validation, seed)
-            for train, validation, seed in zip(trains, validations, seeds, strict=True)
-        ]
+        folds = list(map(folds_for, trains, validations, seeds))
         sets, jobs, places = with_folds(trains, folds)
         scalars = {"alpha": self.alpha, "beta": self.beta}
         runs = [Run(Cache(), i, seeds[job], self.recipe, scalars) for i, job in enumerate(jobs)]
