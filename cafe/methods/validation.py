@@ -1,13 +1,10 @@
-"""What a method may judge its candidates by, and which of them it takes.
-
-One rule holds for every method, for the grid and for each protocol:
+"""Choosing hyper-parameters on held-out images, by one rule for every method and for the grid.
 
 - "few-shot" and "full": candidates are fitted on all shots and judged on the validation images.
-- "cv": they are fitted on min(K, 4) stratified folds of the K shots and judged on what each leaves
-  out. One shot leaves nothing to fit a class on, so a method keeps its defaults.
+- "cv": they are fitted on min(K, 4) stratified folds of the K shots, and judged on what each leaves
+  out. One shot leaves nothing to hold out, so a method keeps its defaults: judging on classes that
+  were held out rewards candidates that do little (`docs/research/auto.md`).
 - "none": a method keeps its defaults.
-
-Of the candidates the one with the highest accuracy is taken; see `pick_best` for ties.
 """
 
 from __future__ import annotations
@@ -233,12 +230,9 @@ def _try(
 ) -> list[tuple[Trained, Score]]:
     """Train and score every candidate on every fold: job by job, within them fold by fold."""
     flat = [fold for own in folds for fold in own]
-    numbers = iter(range(len(flat)))
+    of_folds = [options for options, own in zip(candidates, folds, strict=True) for _ in own]
     runs = [
-        replace(option, data=number)
-        for options, own in zip(candidates, folds, strict=True)
-        for number in (next(numbers) for _ in own)
-        for option in options
+        replace(option, data=place) for place, options in enumerate(of_folds) for option in options
     ]
     sets = [fold.train for fold in flat]
     trained = context.train(runs, sets)
