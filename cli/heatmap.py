@@ -27,6 +27,8 @@ def print_heatmaps(rows: Sequence[Mapping[str, Any]], space: GridSpace) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for shots in space.shots:
         cells = _means(rows, shots)
+        if not cells:  # nothing to choose by at this shot count
+            continue
         low, high = min(cells.values()), max(cells.values())
         table = Table(box=None, pad_edge=False, title_justify="left")
         table.title = f"{shots} shots: mean {space.validation} validation accuracy %"

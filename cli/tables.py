@@ -85,7 +85,8 @@ def print_chosen(best: Sequence[Mapping[str, Any]], validation: str) -> None:
         ci95 = row["test"]["ci95"]
         test = f"{row['test']['mean']:.2f}" + ("" if ci95 is None else f" ± {ci95:.2f}")
         config = [f"{row['ratio']:g}", str(row["bottleneck"]), f"{row['lr']:g}"]
-        rows.append([str(row["shots"]), *config, f"{row['val']:.2f}", test])
+        val = "-" if row["val"] is None else f"{row['val']:.2f}"
+        rows.append([str(row["shots"]), *config, val, test])
     headers = ["shots", "ratio", "bottleneck", "lr", f"chosen on {validation} %", "then tested %"]
     print_table(headers, rows, numbers=range(len(headers)))
 

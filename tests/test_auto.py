@@ -15,7 +15,7 @@ from cafe.methods.base import NO_VALIDATION, Context
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.lda_prior import LdaPrior
-from cafe.methods.stacking import log_likelihood, parts_to_judge
+from cafe.methods.stacking import log_likelihood, weighing_folds
 
 FEATURES = Path(__file__).parents[2] / "shared" / "data" / "features"
 FP32 = Context(precision="fp32")
@@ -51,21 +51,21 @@ def test_members_are_lda_prior_alone() -> None:
             torch.testing.assert_close(one.logits(TEST.x), alone.logits(TEST.x), atol=1e-4, rtol=0)
 
 
-def test_evidence_is_that_of_heads_fitted_without_the_image() -> None:
+def test_members_are_judged_by_heads_fitted_without_the_image() -> None:
     train = draw_task((3, 1, 4, 2, 0))
-    parts = parts_to_judge(train, 5)
-    member = gaussian_members(train, parts)[4]
-    assert (member.about["kappa"], member.about["beta"]) == (3.0, 0.1)
+    folds = weighing_folds(train, 5)
+    member = gaussian_members(train, folds)[4]
+    assert (member.params["kappa"], member.params["beta"]) == (3.0, 0.1)
     expected = torch.cat(
         [
-            log_likelihood(LdaPrior(3.0, 0.1).fit(part.train).logits(part.held_out.x), part)
-            for part in parts
+            log_likelihood(LdaPrior(3.0, 0.1).fit(fold.train).logits(fold.held_out.x), fold)
+            for fold in folds
         ]
     )
-    torch.testing.assert_close(member.evidence, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat(list(member.log_likelihoods)), expected, atol=1e-4, rtol=0)
 
 
-def test_the_two_kinds_weigh_the_same_before_evidence() -> None:
+def test_the_two_kinds_weigh_the_same_before_anything_is_held_out() -> None:
     members = fit_auto(draw_task((0, 1, 0, 0, 0))).params["members"]
     linear = sum(member["weight"] for member in members if member["kind"] == "linear")
     assert linear == pytest.approx(0.5, abs=0.01)

@@ -147,16 +147,10 @@ def test_bad_ratios_are_refused(ratio: float) -> None:
         ClipAdapter(ratio)
 
 
-def test_cross_validation_of_one_shot_holds_classes_out() -> None:
-    method = ClipAdapter(ratios=(0.1, 0.2), recipe=QUICK, context=FP32)
+def test_cross_validation_of_one_shot_keeps_the_ratio() -> None:
+    method = ClipAdapter(0.3, ratios=(0.1, 0.2), recipe=QUICK, context=FP32)
     head = method.fit(make_set(0, images=C), validation=Validation("cv"))
-    assert head.params["ratio"] in (0.1, 0.2)
-
-
-def test_candidates_without_validation_images_are_refused() -> None:
-    method = ClipAdapter(ratios=(0.1, 0.2), recipe=QUICK, context=FP32)
-    with pytest.raises(InputError, match="2 candidates and validation protocol 'full'"):
-        method.fit(make_set(0), validation=Validation("full"))
+    assert head.params["ratio"] == 0.3
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="real features are not at hand")

@@ -12,7 +12,6 @@ from cafe.errors import InputError
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.gda import ALPHAS, Gda
-from cafe.methods.held_out import best_of
 from cafe.methods.zero_shot import ZeroShot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,10 +99,3 @@ def test_folds_of_one_image_a_class_choose_the_most_conservative() -> None:
         torch.set_num_threads(threads)
         head = Gda().fit(train, validation=Validation("cv"))
         assert head.params["alpha"] == min(ALPHAS)
-
-
-def test_the_best_has_most_hits_then_least_loss_then_comes_first() -> None:
-    hits = torch.tensor([5, 7, 7, 7])
-    assert best_of(hits, torch.tensor([0.1, 3.0, 2.0, 2.5], dtype=torch.float64)) == 2
-    rounded = torch.tensor([0.1, 2.0 + 1e-9, 2.0, 2.5], dtype=torch.float64)
-    assert best_of(hits, rounded) == 1

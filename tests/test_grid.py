@@ -173,13 +173,34 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_ties_go_to_the_likelier_then_the_smaller_ratio() -> None:
-    def row(ratio: float, val: float, nll: float) -> tuple[Cell, dict[str, Any]]:
-        cell = Cell(1, 0, Configuration(ratio, "D/4", 0.001))
-        return cell, {"val": val, "val_nll": nll}
+    def chosen(*values: tuple[float, float, float]) -> float:
+        space = GridSpace([ratio for ratio, _, _ in values], seeds=[0])
+        cells = [Cell(1, 0, Configuration(ratio, "D/4", 0.001)) for ratio in space.ratios]
+        rows = [{"val": accuracy, "val_nll": nll} for _, accuracy, nll in values]
+        point = choose(dict(zip(cells, rows, strict=True)), space, 1)
+        assert point is not None
+        return point.ratio
 
-    assert choose(dict([row(0.1, 80, 1.0), row(0.2, 81, 2.0)]), 1).ratio == 0.2
-    assert choose(dict([row(0.4, 80, 0.9), row(0.2, 80, 1.0)]), 1).ratio == 0.4
-    assert choose(dict([row(0.4, 80, 1.0), row(0.2, 80, 1.0)]), 1).ratio == 0.2
+    assert chosen((0.1, 80, 1.0), (0.2, 81, 2.0)) == 0.2
+    assert chosen((0.4, 80, 0.9), (0.2, 80, 1.0)) == 0.4
+    assert chosen((0.4, 80, 1.0), (0.2, 80, 1.0)) == 0.2
+
+
+def test_one_shot_takes_what_is_nearest_to_the_defaults(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    space = replace(SWEEP, ratios=(0.1, 0.25, 0.5), shots=(1, 2), validation="cv")
+    found = grid(cache, space, runs=tmp_path)
+    assert {row["shots"] for row in found.rows} == {2}
+    one, two = found.best
+    assert (one["ratio"], one["bottleneck"], one["val"]) == (0.25, "D/4", None)
+    assert len(one["test"]["per_seed"]) == 2
+    assert two["val"] is not None
+    words = found.record.json["protocol"]["words"]
+    assert "every method keeps its defaults. " in words
+    assert words.endswith("The grid took its configuration nearest to them.")
+    only = grid(cache, replace(space, shots=(1,)), runs=tmp_path / "only")
+    assert (only.rows, only.trained, only.best[0]["ratio"]) == ([], 0, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ from cafe.engine import BatchOrder, Recipe
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
-from cafe.methods.clap import Clap
+from cafe.methods.clap import Clap, multipliers
 from cafe.methods.cross_modal import CrossModalLinear
 from cafe.methods.linear_probe.linear_probe import LinearProbe
-from cafe.methods.prototypes import multipliers
 from cafe.methods.taskres import TaskRes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,13 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from drawing import CLASSES, draw_task
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
 from sklearn.metrics import top_k_accuracy_score as sklearn_top_k
 
 from cafe.errors import InputError
-from cafe.methods.gda import Gda
-from cafe.methods.held_out import out_of_fold_logits
 from cafe.results import metrics
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -91,19 +88,6 @@ def test_temperature_has_bounds() -> None:
     right = torch.eye(7)[LABELS]
     assert metrics.fit_temperature(right, LABELS) == pytest.approx(0.01)
     assert metrics.fit_temperature(-right, LABELS) == pytest.approx(100)
-
-
-def test_out_of_fold_logits_come_from_heads_that_did_not_see_the_image() -> None:
-    train = draw_task((4, 4, 4, 4, 2))
-    logits, labels = out_of_fold_logits(Gda(1.0), train, seed=0)
-    assert logits.shape == (18, CLASSES)
-    assert torch.equal(labels.bincount(), train.features.y.bincount())
-    seen = metrics.accuracy(Gda(1.0).fit(train).logits(train.features.x), train.features.y)
-    assert metrics.accuracy(logits, labels) < seen
-    assert math.isfinite(metrics.fit_temperature(logits, labels))
-    one_shot, nobody = out_of_fold_logits(Gda(), draw_task((1,) * CLASSES), seed=0)
-    assert one_shot.shape == (0, CLASSES)
-    assert nobody.shape == (0,)
 
 
 def test_confused_pairs_come_by_size() -> None:

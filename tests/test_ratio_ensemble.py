@@ -20,14 +20,8 @@ from cafe.methods.clip_adapter.method import (
 )
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS
 from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
-from cafe.methods.stacking import (
-    ENOUGH,
-    Part,
-    held_out_labels,
-    log_likelihood,
-    parts_to_judge,
-    stack,
-)
+from cafe.methods.stacking import ENOUGH, log_likelihood, stack, weighing_folds
+from cafe.methods.validation import Fold
 from cafe.methods.zero_shot import ZeroShot
 
 FP32 = Context(precision="fp32")
@@ -37,7 +31,7 @@ TEST = draw_images()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def fit_pool(
+def fit_ensemble(
     train: TrainingSet, kind: type[ClipAdapter] = ClipAdapter, seed: int = 0
 ) -> EnsembleHead:
     head = kind("auto", recipe=QUICK, context=FP32).fit(train, seed=seed)
@@ -53,47 +47,45 @@ def numbered(counts: tuple[int, ...]) -> TrainingSet:
     return TrainingSet(Features(x, train.features.y), train.text)
 
 
-class TestParts:
+class TestWeighingFolds:
     @pytest.mark.parametrize("counts", [(2,) * 5, (4,) * 5, (16,) * 5, (1, 7, 2, 0, 3)])
     def test_every_image_is_held_out_once(self, counts: tuple[int, ...]) -> None:
         train = numbered(counts)
-        parts = parts_to_judge(train, 0)
-        held = torch.cat([part.held_out.x[:, 0] for part in parts])
+        folds = weighing_folds(train, 0)
+        held = torch.cat([fold.held_out.x[:, 0] for fold in folds])
         assert sorted(held.tolist()) == list(range(sum(counts)))
-        for part in parts:
-            both = torch.cat([part.held_out.x[:, 0], part.train.features.x[:, 0]])
+        for fold in folds:
+            both = torch.cat([fold.held_out.x[:, 0], fold.train.features.x[:, 0]])
             assert sorted(both.tolist()) == list(range(sum(counts)))
 
     def test_folds_share_every_class_evenly(self) -> None:
-        for part in parts_to_judge(draw_task((4,) * CLASSES), 3):
-            assert torch.bincount(part.held_out.y).tolist() == [1] * CLASSES
+        for fold in weighing_folds(draw_task((4,) * CLASSES), 3):
+            assert torch.bincount(fold.held_out.y).tolist() == [1] * CLASSES
 
     def test_one_shot_holds_classes_out(self) -> None:
-        parts = parts_to_judge(draw_task((1,) * CLASSES), 0)
-        assert len(parts) == 4
-        for part in parts:
-            assert not set(part.held_out.y.tolist()) & set(part.train.features.y.tolist())
-            assert len(part.held_out) in (2, 3)
+        folds = weighing_folds(draw_task((1,) * CLASSES), 0)
+        assert len(folds) == 4
+        for fold in folds:
+            assert not set(fold.held_out.y.tolist()) & set(fold.train.features.y.tolist())
+            assert len(fold.held_out) in (2, 3)
 
     def test_lone_images_spread_over_the_folds(self) -> None:
-        sizes = [len(part.held_out) for part in parts_to_judge(draw_task((8, 1, 1, 1, 1)), 0)]
+        sizes = [len(fold.held_out) for fold in weighing_folds(draw_task((8, 1, 1, 1, 1)), 0)]
         assert sizes == [3, 3, 3, 3]
 
     def test_stops_when_enough_is_held_out(self) -> None:
-        parts = parts_to_judge(draw_task((100,) * CLASSES), 0)
-        assert [len(part.held_out) for part in parts] == [125, 125]
+        folds = weighing_folds(draw_task((100,) * CLASSES), 0)
+        assert [len(fold.held_out) for fold in folds] == [125, 125]
         assert ENOUGH == 150
 
     @pytest.mark.parametrize("counts", [(0, 1, 0, 0, 0), (0,) * 5])
     def test_nothing_to_deal(self, counts: tuple[int, ...]) -> None:
-        train = draw_task(counts)
-        assert parts_to_judge(train, 0) == []
-        assert held_out_labels([], train).shape == (0,)
+        assert weighing_folds(draw_task(counts), 0) == []
 
     def test_is_a_function_of_labels_and_seed(self) -> None:
         def deal(seed: int) -> list[list[float]]:
-            parts = parts_to_judge(numbered((4,) * CLASSES), seed)
-            return [part.held_out.x[:, 0].tolist() for part in parts]
+            folds = weighing_folds(numbered((4,) * CLASSES), seed)
+            return [fold.held_out.x[:, 0].tolist() for fold in folds]
 
         assert deal(1) == deal(1) != deal(2)
 
@@ -102,23 +94,23 @@ def test_an_unseen_class_is_judged_among_unseen_classes() -> None:
     task = draw_task((2, 2, 2, 0, 0))
     held_out = Features(torch.zeros(2, 24), torch.tensor([1, 4]))
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0], [9.0, 9.0, 9.0, 1.0, 2.0]])
-    found = log_likelihood(logits, Part(task, held_out))
+    found = log_likelihood(logits, Fold(task, held_out))
     seen = torch.log_softmax(logits[0].double(), 0)[1]
     unseen = torch.log_softmax(logits[1, 3:].double(), 0)[1]
     torch.testing.assert_close(found, torch.stack([seen, unseen]))
 
 
 class TestStack:
-    evidence = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)).double() - 1
+    log_likelihoods = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)).double() - 1
     y = torch.arange(30) % 3
 
     def test_is_the_maximum(self) -> None:
         prior = torch.tensor([1.0, 1.0, 0.5, 2.0])
-        found = stack(self.evidence, self.y, prior)
+        found = stack(self.log_likelihoods, self.y, prior)
 
         def loss(w: object) -> float:
             a = torch.softmax(torch.tensor(w, dtype=torch.float64), 0)
-            mixed = (a.log()[:, None] + self.evidence).logsumexp(0).sum()
+            mixed = (a.log()[:, None] + self.log_likelihoods).logsumexp(0).sum()
             return -float(mixed + (prior * a.log()).sum())
 
         best = minimize(loss, [0.0] * 4, options={"gtol": 1e-8})
@@ -127,23 +119,25 @@ class TestStack:
 
     def test_classes_share_the_vote(self) -> None:
         """Twenty copies of one image say as much as one does, but for the prior's share."""
-        evidence = torch.tensor([[0.0, -3.0], [-3.0, 0.0]]).double()
+        log_likelihoods = torch.tensor([[0.0, -3.0], [-3.0, 0.0]]).double()
         copies = torch.tensor([0] + [1] * 20)
-        found = stack(evidence[:, copies], copies, torch.ones(2))
+        found = stack(log_likelihoods[:, copies], copies, torch.ones(2))
         assert found[0] == pytest.approx(0.5, abs=1e-6)
 
     def test_no_image_leaves_the_prior(self) -> None:
-        found = stack(self.evidence[:, :0], self.y[:0], torch.tensor([1.0, 1.0, 1.0, 5.0]))
+        found = stack(self.log_likelihoods[:, :0], self.y[:0], torch.tensor([1.0, 1.0, 1.0, 5.0]))
         assert found.tolist() == [0.125, 0.125, 0.125, 0.625]
 
     def test_many_images_overrule_the_prior(self) -> None:
-        evidence = torch.stack([torch.full((3000,), -0.1), torch.full((3000,), -2.0)]).double()
-        assert stack(evidence, torch.arange(3000) % 10, torch.ones(2))[0] > 0.99
+        log_likelihoods = torch.stack(
+            [torch.full((3000,), -0.1), torch.full((3000,), -2.0)]
+        ).double()
+        assert stack(log_likelihoods, torch.arange(3000) % 10, torch.ones(2))[0] > 0.99
 
 
-class TestPool:
+class TestEnsemble:
     def test_is_the_mean_of_probabilities(self) -> None:
-        head = fit_pool(draw_task())
+        head = fit_ensemble(draw_task())
         assert len(head.heads) == len(head.params["members"]) == 1 + len(RATIOS)
         mixture = head.tensors()["mixture"]
         answers = torch.stack([one.logits(TEST.x).softmax(-1) for one in head.heads])
@@ -156,17 +150,17 @@ class TestPool:
     def test_members_are_what_their_ratio_alone_gives(self) -> None:
         train = draw_task()
         for member, head in zip(
-            fit_pool(train).params["members"], fit_pool(train).heads, strict=True
+            fit_ensemble(train).params["members"], fit_ensemble(train).heads, strict=True
         ):
             alone = ClipAdapter(member["ratio"], recipe=QUICK, context=FP32).fit(train)
             torch.testing.assert_close(head.logits(TEST.x), alone.logits(TEST.x), atol=1e-3, rtol=0)
 
     def test_best_single_is_an_adapter_by_itself(self) -> None:
-        pool = fit_pool(draw_task((8,) * CLASSES))
-        best = pool.best_single()
-        ratios = [member["ratio"] for member in pool.params["members"]]
-        mean = float(pool.tensors()["mixture"] @ torch.tensor(ratios))
-        assert pool.params["best_ratio"] == pytest.approx(mean, abs=1e-3)
+        ensemble = fit_ensemble(draw_task((8,) * CLASSES))
+        best = ensemble.best_single()
+        ratios = [member["ratio"] for member in ensemble.params["members"]]
+        mean = float(ensemble.tensors()["mixture"] @ torch.tensor(ratios))
+        assert ensemble.params["best_ratio"] == pytest.approx(mean, abs=1e-3)
         nearest = min(RATIOS, key=lambda ratio: abs(math.log(ratio / mean)))
         assert best.params["ratio"] == nearest
         assert best.method == "clip-adapter"
@@ -176,7 +170,7 @@ class TestPool:
         assert torch.equal(again.logits(TEST.x), best.logits(TEST.x))
 
     def test_survives_a_file(self) -> None:
-        head = fit_pool(draw_task())
+        head = fit_ensemble(draw_task())
         params = json.loads(json.dumps(dict(head.params)))
         again = ClipAdapter.make_head(head.tensors(), params)
         assert isinstance(again, EnsembleHead)
@@ -185,19 +179,22 @@ class TestPool:
         assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
 
     def test_drops_what_weighs_nothing_but_the_best_single(self) -> None:
-        text, y = draw_task().text, torch.arange(2000) % CLASSES
-        evidence = torch.full((5, 2000), -1.0).double()
-        evidence[1, ::2], evidence[1, 1::2] = -0.01, -5.0  # two specialists beat all others
-        evidence[4, 1::2], evidence[4, ::2] = -0.01, -5.0
+        train, y = draw_task(), torch.arange(2000) % CLASSES
+        rows = torch.full((5, 2000), -1.0).double()
+        rows[1, ::2], rows[1, 1::2] = (
+            -0.01,
+            -5.0,
+        )  # two specialists beat all others
+        rows[4, 1::2], rows[4, ::2] = -0.01, -5.0
         one = {"down": torch.zeros(2, 24), "up": torch.zeros(2, 24)}
         ratios = (0.05, 0.1, 0.2, 0.4, 0.8)
         members = [
-            Member({"kind": "adapter", "ratio": ratio}, one, row)
-            for ratio, row in zip(ratios, evidence, strict=True)
+            Member({"kind": "adapter", "ratio": ratio}, one, [row])
+            for ratio, row in zip(ratios, rows, strict=True)
         ]
-        head = make_ensemble(
-            members, y, text, {"method": "clip-adapter", "adapter": "clip-adapter"}
-        )
+        folds = [Fold(train, Features(torch.zeros(2000, 24), y))]
+        params = {"method": "clip-adapter", "adapter": "clip-adapter"}
+        head = make_ensemble(members, folds, train, params)
         assert [member["ratio"] for member in head.params["members"]] == [0.1, 0.4, 0.8]
         assert head.params["best_ratio"] == pytest.approx(0.45, abs=0.01)
         assert head.best_single().params["ratio"] == 0.4
@@ -207,7 +204,7 @@ class TestPool:
     @pytest.mark.parametrize("kind", [ClipAdapterText, ClipAdapterBoth])
     def test_other_branches_have_it_too(self, kind: type[ClipAdapter]) -> None:
         train = draw_task()
-        head = fit_pool(train, kind)
+        head = fit_ensemble(train, kind)
         assert head.method == kind.name == head.best_single().method
         again = kind.make_head(head.tensors(), head.params)
         assert torch.equal(again.logits(TEST.x), head.logits(TEST.x))
@@ -222,12 +219,12 @@ class TestPool:
         "counts", [(1,) * CLASSES, (1, 7, 2, 4, 3), (3, 3, 0, 3, 3), (0, 1, 0, 0, 0)]
     )
     def test_takes_any_counts(self, counts: tuple[int, ...]) -> None:
-        logits = fit_pool(draw_task(counts)).logits(TEST.x)
+        logits = fit_ensemble(draw_task(counts)).logits(TEST.x)
         assert logits.shape == (len(TEST), CLASSES)
         assert logits.isfinite().all()
 
     def test_one_image_leaves_the_prior(self) -> None:
-        head = fit_pool(draw_task((0, 1, 0, 0, 0)))
+        head = fit_ensemble(draw_task((0, 1, 0, 0, 0)))
         assert {m["weight"] for m in head.params["members"]} == {0.25}
 
     def test_fits_many_as_one_by_one(self) -> None:
@@ -236,7 +233,7 @@ class TestPool:
             trains, validations=[NO_VALIDATION] * 3, seeds=[0, 1, 2]
         )
         for seed, (train, head) in enumerate(zip(trains, many, strict=True)):
-            alone = fit_pool(train, seed=seed)
+            alone = fit_ensemble(train, seed=seed)
             torch.testing.assert_close(probabilities(head), probabilities(alone), atol=1e-3, rtol=0)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -246,7 +243,7 @@ class TestPool:
         context = Context(device=torch.device("cuda"), precision="fp32")
         head = ClipAdapter("auto", recipe=QUICK, context=context).fit(there)
         found = head.logits(TEST.x.cuda()).softmax(-1).cpu()
-        torch.testing.assert_close(found, probabilities(fit_pool(train)), atol=1e-2, rtol=0)
+        torch.testing.assert_close(found, probabilities(fit_ensemble(train)), atol=1e-2, rtol=0)
 
 
 def probabilities(head: Head) -> Tensor:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe.errors import InputError
-from cafe.features.splits import draw_class_halves, draw_folds, draw_shots, draw_validation
+from cafe.features.splits import (
+    draw_even_folds,
+    draw_folds,
+    draw_shots,
+    draw_validation,
+    first_folds,
+)
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=80).map(torch.tensor)
 seeds = st.integers(0, 2**31)
@@ -63,14 +71,16 @@ def test_validation_takes_at_most_four(shots: int, taken: int) -> None:
     assert labels[rows].bincount().tolist() == [taken] * 3
 
 
-@given(labels_of, st.integers(2, 4), seeds)
-def test_folds_part_the_rows(labels: torch.Tensor, folds: int, seed: int) -> None:
-    if int(labels.bincount().max()) < folds:
-        with pytest.raises(InputError, match="folds must be"):
-            draw_folds(labels, folds, seed)
+@given(labels_of, seeds)
+def test_folds_part_the_rows(labels: torch.Tensor, seed: int) -> None:
+    folds = min(int(labels.bincount().max()), 4)
+    drawn = draw_folds(labels, seed)
+    if folds < 2:
+        assert drawn == []
         return
+    assert len(drawn) == folds
     held_out = []
-    for train, test in draw_folds(labels, folds, seed):
+    for train, test in drawn:
         assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(labels)))
         held_out += test.tolist()
         counts = labels[test].bincount(minlength=7)
@@ -80,14 +90,34 @@ def test_folds_part_the_rows(labels: torch.Tensor, folds: int, seed: int) -> Non
 
 
 @given(st.integers(2, 9), seeds)
-def test_class_halves_hold_classes_out(classes: int, seed: int) -> None:
-    labels = torch.arange(classes).repeat_interleave(2)
-    parts = draw_class_halves(labels, seed)
-    assert len(parts) == 4
-    for kept, out in parts:
-        assert sorted([*kept.tolist(), *out.tolist()]) == list(range(2 * classes))
+def test_even_folds_of_one_shot_hold_classes_out(classes: int, seed: int) -> None:
+    labels = torch.arange(classes)
+    folds = draw_even_folds(labels, seed)
+    assert len(folds) == 4
+    for kept, out in folds:
+        assert sorted([*kept.tolist(), *out.tolist()]) == list(range(classes))
         assert not set(labels[kept].tolist()) & set(labels[out].tolist())
-        assert min(len(kept), len(out)) >= 2 * (classes // 2)
+        assert min(len(kept), len(out)) >= classes // 2
+
+
+@pytest.mark.parametrize("draw", [draw_folds, draw_even_folds])
+@pytest.mark.parametrize("labels", [[], [0], [3]])
+def test_nothing_is_held_out_of_one_image(draw: Any, labels: list[int]) -> None:
+    assert draw(torch.tensor(labels, dtype=torch.int64), 0) == []
+
+
+def test_the_folds_are_fixed_for_ever() -> None:
+    labels = torch.arange(3).repeat(4)
+    held_out = [sorted(out.tolist()) for _, out in draw_folds(labels, 0)]
+    assert held_out == [[0, 8, 10], [2, 4, 9], [3, 5, 7], [1, 6, 11]]
+    even = [sorted(out.tolist()) for _, out in draw_even_folds(labels, 0)]
+    assert even == [[2, 7, 9], [1, 6, 8], [3, 4, 5], [0, 10, 11]]
+
+
+@pytest.mark.parametrize(("images", "count"), [(0, 0), (1, 1), (3, 1), (4, 2), (9, 3), (99, 4)])
+def test_the_first_folds_that_hold_enough(images: int, count: int) -> None:
+    folds = draw_folds(torch.arange(3).repeat(4), 0)
+    assert first_folds(folds, images) == folds[:count]
 
 
 @pytest.mark.parametrize(("shots", "seed"), [(0, 0), (-1, 0), (1, -1)])

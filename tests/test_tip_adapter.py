@@ -15,6 +15,7 @@ from cafe.methods.base import Context, Validation
 from cafe.methods.tip_adapter.search import CandidateGrid, count_hits, search
 from cafe.methods.tip_adapter.tip_adapter import TipAdapter, affinities, cache_keys
 from cafe.methods.tip_adapter.tip_adapter_f import TipAdapterF
+from cafe.methods.validation import Fold
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,7 @@ def test_the_grid_is_that_of_the_authors() -> None:
 @pytest.mark.parametrize("counts", [(4,) * CLASSES, (1, 3, 0, 6, 2)])
 def test_counts_hits_as_brute_force_does(counts: tuple[int, ...]) -> None:
     train = draw_task(counts)
-    cache = affinities(cache_keys(train.features), train.features.y, train.text, TEST)
+    cache = affinities(cache_keys(train.features), Fold(train, TEST))
     betas, alphas = CandidateGrid(betas=15, alphas=8).values()
     found = count_hits(cache, betas, alphas)
     for i, beta in enumerate(betas.tolist()):
@@ -67,7 +68,7 @@ def test_of_equal_hits_the_likelier_pair_is_taken() -> None:
     train, held = draw_task(), draw_validation_set()
     assert held.features is not None
     grid = CandidateGrid(betas=12, alphas=6)
-    cache = affinities(cache_keys(train.features), train.features.y, train.text, held.features)
+    cache = affinities(cache_keys(train.features), Fold(train, held.features))
     betas, alphas = grid.values()
     pairs = [(a, b) for a in alphas.tolist() for b in betas.tolist()]
 

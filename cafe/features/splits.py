@@ -23,6 +23,9 @@ VALIDATION_SHOTS = 4
 MOST_FOLDS = 4
 """Folds of cross-validation inside the shots, at most; K shots give no more than K."""
 
+HALVINGS = 2
+"""How often the classes are halved where no class has two images."""
+
 _VALIDATION_STREAM = 1  # so that validation draws differ from training draws of the same seed
 
 
@@ -92,64 +95,86 @@ def draw_validation(labels: Tensor, shots: Shots, seed: int) -> Tensor:
     return draw_shots(labels, count, seed, stream=_VALIDATION_STREAM)
 
 
-def draw_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+Rows = list[tuple[Tensor, Tensor]]
+"""For each fold the rows that are kept for training and those that are held out, both int64."""
+
+
+def draw_folds(labels: Tensor, seed: int) -> Rows:
     """Split rows into stratified folds for cross-validation.
+
+    Each class is dealt round over the folds.
 
     Parameters
     ----------
     labels : Tensor
         Class indices. (N,)
-    folds : int
-        Number of folds, at least 2. Each class is dealt round over the folds.
     seed : int
         Seed of the deal.
 
     Returns
     -------
     list of (Tensor, Tensor)
-        For each fold its training rows and its held-out rows, both int64.
-
-    Raises
-    ------
-    InputError
-        If `folds` is below 2 or no class has that many images.
+        min(K, 4) folds for K images in the largest class, as `Rows` says; none where K is below 2.
     """
     y = labels.cpu().numpy()
-    largest = int(np.bincount(y).max())
-    if not 2 <= folds <= largest:
-        raise InputError(f"folds must be from 2 to {largest}, the largest class; got {folds}.")
-    fold_of = np.empty(len(y), dtype=np.int64)
+    folds = _fold_count(y)
+    if folds < 2:
+        return []
+    fold_of = np.empty(len(y), dtype=np.int64)  # (N,)
     for label in np.unique(y):
         rows = np.flatnonzero(y == label)
         order = _class_order(len(rows), seed, int(label), stream=2)
         fold_of[rows[order]] = np.arange(len(rows)) % folds
-    everything = torch.arange(len(y))
-    held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
-    return [(everything[~mask], everything[mask]) for mask in held_out]
+    return _rows_of(fold_of, folds)
 
 
-def draw_class_halves(labels: Tensor, seed: int, rounds: int = 2) -> list[tuple[Tensor, Tensor]]:
-    """Hold *classes* out, where no class has two images to deal into folds.
+def draw_even_folds(labels: Tensor, seed: int) -> Rows:
+    """Split rows into folds of equal size, for the weights of an ensemble.
+
+    All classes are dealt in one go, so that lone images of small classes spread over the folds;
+    `draw_folds` puts all of them into the first. Where no class has two images, *classes* are held
+    out: the images of one half of them and then of the other, for two random halvings.
 
     Parameters
     ----------
     labels : Tensor
         Class indices. (N,)
     seed : int
-        Seed of the halvings.
-    rounds : int
-        How often the classes are halved; each halving gives two parts, one each way.
+        Seed of the deal.
 
     Returns
     -------
     list of (Tensor, Tensor)
-        For each part the rows of one half of the classes, and those of the other. Both int64.
+        min(K, 4) folds for K images in the largest class, or four of halves, as `Rows` says; none
+        for fewer than two images.
     """
     y = labels.cpu().numpy()
-    everything, parts = torch.arange(len(y)), []
-    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, 4])))
+    folds, rounds = _fold_count(y), 1
+    if folds < 2:
+        folds, rounds = 2, HALVINGS
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, 3])))
+    drawn: Rows = []
     for _ in range(rounds):
-        classes = random.permutation(np.unique(y))
-        first = torch.from_numpy(np.isin(y, classes[: len(classes) // 2]))
-        parts += [(everything[first], everything[~first]), (everything[~first], everything[first])]
-    return parts
+        shuffled = random.permutation(len(y))
+        rank = random.permutation(int(y.max(initial=0)) + 1)  # classes come in random order
+        fold_of = np.empty(len(y), dtype=np.int64)
+        order = np.argsort(rank[y[shuffled]], kind="stable")
+        fold_of[shuffled[order]] = np.arange(len(y)) % folds
+        drawn += _rows_of(fold_of, folds)
+    return [(kept, out) for kept, out in drawn if len(kept) and len(out)]
+
+
+def first_folds(folds: Rows, images: int) -> Rows:
+    """As many of the first folds as hold out so many images together; all where they do not."""
+    before = np.cumsum([0, *(len(out) for _, out in folds)])
+    return [fold for fold, held_out in zip(folds, before, strict=False) if held_out < images]
+
+
+def _fold_count(y: NDArray[np.int64]) -> int:
+    return min(int(np.bincount(y).max(initial=0)), MOST_FOLDS)
+
+
+def _rows_of(fold_of: NDArray[np.int64], folds: int) -> Rows:
+    everything = torch.arange(len(fold_of))
+    held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
+    return [(everything[~mask], everything[mask]) for mask in held_out]

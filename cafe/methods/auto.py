@@ -1,4 +1,4 @@
-"""cafe's own mix: adapters of several ratios and Gaussian classifiers, by held-out likelihood."""
+"""cafe's own ensemble: adapters of several ratios and Gaussian classifiers, weighted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_members
 from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
-from cafe.methods.stacking import Part, held_out_labels, log_likelihood, parts_to_judge
+from cafe.methods.stacking import log_likelihood, weighing_folds
+from cafe.methods.validation import Fold
 
 PRIOR_IMAGES = 1.0 + len(RATIOS)
 """Imaginary images that all Gaussian classifiers share: as many as zero-shot and the adapters have,
@@ -23,12 +24,12 @@ so that the two kinds weigh the same before anything is held out."""
 
 
 class Auto(BatchedMethod):
-    """Pool zero-shot, CLIP-Adapter at several ratios and `lda-prior` at several settings.
+    """An ensemble of zero-shot, CLIP-Adapter and `lda-prior`, both at several settings.
 
     Adapters turn features, and are at their best with one to four shots; Gaussian classifiers know
     the covariance of the task, and are at their best with many. Nothing is chosen: the members'
     probabilities are averaged with weights that make held-out shots likeliest; see
-    `cafe.methods.stacking`. No label beyond the shots is looked at, whatever the protocol.
+    `cafe.methods.stacking`. It looks at no label beyond the shots, whatever the protocol.
 
     Parameters
     ----------
@@ -68,51 +69,46 @@ class Auto(BatchedMethod):
         validations: Sequence[Validation],
         seeds: Sequence[int],
     ) -> list[Head]:
-        """Fit one pool per training set, the adapters of all jobs side by side."""
-        parts = [parts_to_judge(train, seed) for train, seed in zip(trains, seeds, strict=True)]
-        found = ratio_members(self._adapter, trains, parts, seeds)
+        """Fit one ensemble per training set, the adapters of all jobs side by side."""
+        folds = [weighing_folds(train, seed) for train, seed in zip(trains, seeds, strict=True)]
+        adapters = ratio_members(self._adapter, trains, folds, seeds)
         heads: list[Head] = []
-        for (members, params), part, train in zip(found, parts, trains, strict=True):
-            members = members + gaussian_members(train, part)
-            labels = held_out_labels(part, train)
-            told = {**params, "method": self.name}
-            heads.append(make_ensemble(members, labels, train.text, told))
+        for (members, params), own, train in zip(adapters, folds, trains, strict=True):
+            members = members + gaussian_members(train, own)
+            heads.append(make_ensemble(members, own, train, {**params, "method": self.name}))
         return heads
 
 
-def gaussian_members(train: TrainingSet, parts: Sequence[Part]) -> list[Member]:
-    """`lda-prior` at every pair of its candidates, judged on every part.
+def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:
+    """`lda-prior` at every pair of its candidates, judged on every fold.
 
     Parameters
     ----------
     train : TrainingSet
         The shots.
-    parts : sequence of Part
+    folds : sequence of Fold
         Where the members are judged.
 
     Returns
     -------
     list of Member
     """
-    nothing = train.features.x.new_zeros(len(KAPPAS) * len(BETAS), 0, dtype=torch.float64)
-    evidence = torch.cat([nothing, *(_judge(part) for part in parts)], dim=-1)  # (G, J)
     heads = candidate_heads(train, KAPPAS, BETAS)
-    prior = PRIOR_IMAGES / (len(KAPPAS) * len(BETAS))
+    judged = [_judge(fold) for fold in folds]
+    pairs = list(product(KAPPAS, BETAS))
     return [
         Member(
             {"kind": "linear", "name": "lda-prior", "kappa": kappa, "beta": beta},
-            {"linear": weights, "intercept": intercept},
-            seen,
-            prior,
+            {"linear": heads.weights[i], "intercept": heads.intercept[i]},
+            [row[i] for row in judged],
+            PRIOR_IMAGES / len(pairs),
         )
-        for (kappa, beta), weights, intercept, seen in zip(
-            product(KAPPAS, BETAS), heads.weights, heads.intercept, evidence, strict=True
-        )
+        for i, (kappa, beta) in enumerate(pairs)
     ]
 
 
-def _judge(part: Part) -> Tensor:
+def _judge(fold: Fold) -> Tensor:
     """Log-likelihood of held-out images, one member at a time: (G, n, C) may not fit. (G, n)"""
-    heads, x = candidate_heads(part.train, KAPPAS, BETAS), part.held_out.unit
+    heads, x = candidate_heads(fold.train, KAPPAS, BETAS), fold.held_out.unit
     logits = (x @ w.mT + c for w, c in zip(heads.weights, heads.intercept, strict=True))
-    return torch.stack([log_likelihood(one, part) for one in logits])
+    return torch.stack([log_likelihood(z, fold) for z in logits])

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cafe.engine import Recipe, Trained
+from cafe.engine import Recipe, Run, Trained, train
+from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
 
 Protocol = Literal["none", "few-shot", "full", "cv"]
@@ -29,10 +30,22 @@ class Validation:
         The name of the protocol.
     features : Features or None
         Held-out images for "few-shot" and "full"; None for "none" and "cv".
+
+    Raises
+    ------
+    InputError
+        If the protocol needs images and there are none.
     """
 
     protocol: Protocol = "none"
     features: Features | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol in ("few-shot", "full") and self.features is None:
+            raise InputError(
+                f"validation protocol '{self.protocol}' has no images to choose by; pass them as "
+                "features, or take protocol 'cv'."
+            )
 
 
 NO_VALIDATION = Validation()
@@ -61,6 +74,25 @@ class Context:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_budget: int | None = None
     tell: Callable[[int, int], None] | None = None
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        sets: Sequence[TrainingSet],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        on_finished: Callable[[int, Trained], None] | None = None,
+    ) -> list[Trained]:
+        """Train runs side by side, here and so; see `cafe.engine.train`."""
+        return train(
+            runs,
+            sets,
+            device=self.device,
+            precision=self.precision,
+            memory_budget=self.memory_budget,
+            progress=progress,
+            on_finished=on_finished,
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

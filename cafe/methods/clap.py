@@ -3,18 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Family, Recipe, Trained
-from cafe.features.tensors import ClassText
+from cafe.engine import Batch, Family, Recipe, Trained
+from cafe.engine.contract import Tensors
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import CosineHead
-from cafe.methods.prototypes import TEXT_NORM, Prototypes
-from cafe.methods.trained_linear import TrainedLinear
+from cafe.methods.linear import TEXT_NORM, CosineHead, Prototypes, TrainedLinear
+
+
+@dataclass(frozen=True)
+class HeldPrototypes(Prototypes):
+    """Prototypes with a penalty `strength * mean_c lambda_c |W_c - w_c|^2` (equation 9).
+
+    Attributes
+    ----------
+    strength : float
+        Factor on every lambda; see `multipliers` for these.
+    """
+
+    strength: float
+
+    def constants(self, train: TrainingSet) -> dict[str, Tensor]:
+        """The lambdas."""
+        return {"multipliers": multipliers(train)}
+
+    def penalty(self, params: Tensors, batch: Batch) -> Tensor:
+        """The pull back to the class texts. (S, M)"""
+        distance = (params["w"] - batch.weights).square().sum(dim=-1)  # (S, M, C)
+        return self.strength * (batch.constants["multipliers"] * distance).mean(dim=-1)
+
+
+def multipliers(train: TrainingSet) -> Tensor:
+    """CLAP's lambdas: how far zero-shot is right about the shots of each class.
+
+    The mean zero-shot probability of the class over its shots, as in the authors' code (section
+    4.3 of the paper); 1 for a class without a shot, of which only its text is known.
+
+    Parameters
+    ----------
+    train : TrainingSet
+        The shots.
+
+    Returns
+    -------
+    Tensor
+        From 0 to 1. (C,)
+    """
+    text, y = train.text, train.features.y
+    probabilities = torch.softmax(text.logit_scale * train.features.unit @ text.weights.mT, dim=-1)
+    right = probabilities.gather(1, y[:, None]).flatten()  # (N,)
+    counts = torch.bincount(y, minlength=len(text.weights))  # (C,)
+    sums = torch.zeros_like(text.weights[:, 0]).index_add_(0, y, right)  # (C,)
+    return torch.where(counts > 0, sums / counts.clamp_min(1), torch.ones_like(sums))
 
 
 class Clap(TrainedLinear):
@@ -57,7 +104,7 @@ class Clap(TrainedLinear):
 
     def family(self) -> Family:
         """See `TrainedLinear.family`."""
-        return Prototypes(self.strength)
+        return HeldPrototypes(self.strength)
 
     def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
         """The trained prototypes, on the unit sphere. (C, D)"""

@@ -14,8 +14,7 @@ from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import LinearHead
-from cafe.methods.trained_linear import TrainedLinear
+from cafe.methods.linear import LinearHead, TrainedLinear
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A pool of heads: one head that answers with the weighted mean of its members' probabilities."""
+"""An ensemble: one head that answers with the weighted mean of its members' probabilities."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from cafe.features.tensors import ClassText
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Head
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.linear import LinearHead
 from cafe.methods.stacking import stack
+from cafe.methods.validation import Fold
 
 NEGLIGIBLE = 0.01
 """Members of less weight are left out of the head, but for the best single adapter."""
 
 
 class Member(NamedTuple):
-    """A candidate for a pool.
+    """A candidate for an ensemble.
 
     Attributes
     ----------
-    about : dict
-        What it is, as JSON values: "kind" and its own hyper-parameters.
+    params : dict
+        What it is, as JSON values: "kind" ("zero-shot", "adapter" or "linear") and its own
+        hyper-parameters.
     tensors : dict of str to Tensor
         As its head has them, but for the zero-shot class weights; none for zero-shot.
-    evidence : Tensor
-        Log-likelihood of each held-out image. (J,)
+    log_likelihoods : sequence of Tensor
+        For each fold those of its held-out images, by a head that was fitted on the fold. (n,)
     prior : float
         Imaginary images for which it alone is likely; see `cafe.methods.stacking.stack`.
     """
 
-    about: dict[str, Any]
+    params: dict[str, Any]
     tensors: dict[str, Tensor]
-    evidence: Tensor
+    log_likelihoods: Sequence[Tensor]
     prior: float = 1.0
 
 
@@ -46,7 +48,7 @@ class Member(NamedTuple):
 class EnsembleHead(Head):
     """`log sum_m a_m softmax(z_m)`: logits whose softmax is the mean of the members' answers.
 
-    It is a mean of probabilities, which keeps the members' doubt where they disagree; in a mean of
+    It is a mean of probabilities, which keeps the members' doubt where they disagree. In a mean of
     logits one member that is wrong and very sure overrules the others.
 
     The tensors of members are joined by their names, those of all adapters in one and those of all
@@ -66,18 +68,18 @@ class EnsembleHead(Head):
     @cached_property
     def heads(self) -> list[Head]:
         """The members in the order of `params["members"]`, each a head in its own right."""
-        own = self.tensors()
-        used = dict.fromkeys(own, 0)
+        tensors = self.tensors()
+        used = dict.fromkeys(tensors, 0)
         heads: list[Head] = []
         for member in self.params["members"]:
-            mine = {}
+            own = {}
             for name in member["tensors"]:
-                mine[name] = own[name][used[name]]
+                own[name] = tensors[name][used[name]]
                 used[name] += 1
             if member["kind"] == "linear":
-                heads.append(LinearHead(mine["linear"], mine["intercept"], params=member))
+                heads.append(LinearHead(own["linear"], own["intercept"], params=member))
             else:
-                heads.append(self._adapter(member, mine))
+                heads.append(self._adapter(member, own))
         return heads
 
     def _adapter(self, member: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterHead:
@@ -95,16 +97,16 @@ class EnsembleHead(Head):
             weight + torch.log_softmax(head.logits(x), dim=-1)
             for weight, head in zip(weights, self.heads, strict=True)
         )
-        pooled: Tensor = next(terms)
+        mixed: Tensor = next(terms)
         for term in terms:  # one at a time: (M, N, C) may not fit
-            pooled = torch.logaddexp(pooled, term)
-        return pooled
+            mixed = torch.logaddexp(mixed, term)
+        return mixed
 
     def best_single(self) -> AdapterHead:
         """The member adapter whose ratio is nearest to the mean ratio of the mixture.
 
         One adapter of one ratio, to export or for a small device. It is better than the member that
-        makes held-out images likeliest; `docs/research/auto.md` has what it costs.
+        makes held-out images likeliest.
         """
         members = self.params["members"]
         chosen = _nearest(members, self.params["best_ratio"])
@@ -112,7 +114,7 @@ class EnsembleHead(Head):
 
 
 def make_ensemble(
-    members: Sequence[Member], labels: Tensor, text: ClassText, params: Mapping[str, Any]
+    members: Sequence[Member], folds: Sequence[Fold], train: TrainingSet, params: Mapping[str, Any]
 ) -> EnsembleHead:
     """Weigh members and join those that matter.
 
@@ -120,10 +122,10 @@ def make_ensemble(
     ----------
     members : sequence of Member
         Candidates, at least one of them an adapter.
-    labels : Tensor
-        Class indices of the held-out images. (J,)
-    text : ClassText
-        Of the task.
+    folds : sequence of Fold
+        Where they were judged.
+    train : TrainingSet
+        What they were fitted on.
     params : mapping
         "method", "adapter" (the method of the member adapters) and what all adapters share.
 
@@ -132,18 +134,22 @@ def make_ensemble(
     EnsembleHead
         Members of less than `NEGLIGIBLE` weight are left out.
     """
-    evidence = torch.stack([member.evidence for member in members])  # (M, J)
-    prior = evidence.new_tensor([member.prior for member in members])  # (M,)
-    mixture = stack(evidence, labels, prior)  # (M,)
-    losses = (-evidence.sum(dim=1) / max(len(labels), 1)).tolist()
-    told = [member.about for member in members]
-    best_ratio = _mean_ratio(told, mixture.tolist())
-    best = _nearest(told, best_ratio)
+    none = train.features[torch.arange(0)]  # where there is no fold
+    y = torch.cat([none.y, *(fold.held_out.y for fold in folds)])  # (J,)
+    log_likelihoods = torch.stack(
+        [torch.cat([none.x[:, 0].double(), *member.log_likelihoods]) for member in members]
+    )  # (M, J)
+    prior = log_likelihoods.new_tensor([member.prior for member in members])  # (M,)
+    mixture = stack(log_likelihoods, y, prior)  # (M,)
+    losses = (-log_likelihoods.sum(dim=1) / max(len(y), 1)).tolist()
+    described = [member.params for member in members]
+    best_ratio = _mean_ratio(described, mixture.tolist())
+    best = _nearest(described, best_ratio)
     kept = [i for i, weight in enumerate(mixture.tolist()) if weight >= NEGLIGIBLE or i == best]
     mixture = mixture[kept] / mixture[kept].sum()
     about = [
         {
-            **members[i].about,
+            **members[i].params,
             "weight": round(weight, 3),
             "held_out_nll": round(losses[i], 4),
             "tensors": sorted(members[i].tensors),
@@ -153,23 +159,23 @@ def make_ensemble(
     names = sorted({name for i in kept for name in members[i].tensors})
     joined = [members[i].tensors for i in kept]
     stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
-    tensors = {**stacked, "weights": text.weights, "mixture": mixture.float()}
+    tensors = {**stacked, "weights": train.text.weights, "mixture": mixture.float()}
     params = {**params, "best_ratio": round(best_ratio, 3), "members": about}
     return EnsembleHead(**tensors, params=params, method=params["method"])
 
 
-def _ratio(about: Mapping[str, Any]) -> float:
-    """The ratio of an adapter; of both branches they are equal, or the first is the pooled one."""
-    return next(float(value) for name, value in about.items() if name.endswith("ratio"))
+def _ratio(member: Mapping[str, Any]) -> float:
+    """The ratio of an adapter; those of two branches are equal."""
+    return next(float(value) for name, value in member.items() if name.endswith("ratio"))
 
 
-def _mean_ratio(told: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> float:
+def _mean_ratio(members: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> float:
     """Mean ratio of the adapters and zero-shot, as they are weighted in the mixture."""
-    pairs = [(_ratio(a), w) for a, w in zip(told, weights, strict=True) if a["kind"] != "linear"]
+    pairs = [(_ratio(m), w) for m, w in zip(members, weights, strict=True) if m["kind"] != "linear"]
     return sum(ratio * w for ratio, w in pairs) / sum(w for _, w in pairs)
 
 
-def _nearest(told: Sequence[Mapping[str, Any]], ratio: float) -> int:
+def _nearest(members: Sequence[Mapping[str, Any]], ratio: float) -> int:
     """Place of the adapter whose ratio is the nearest by factor."""
-    adapters = [i for i, about in enumerate(told) if about["kind"] == "adapter"]
-    return min(adapters, key=lambda i: abs(math.log(_ratio(told[i]) / max(ratio, 1e-3))))
+    adapters = [i for i, member in enumerate(members) if member["kind"] == "adapter"]
+    return min(adapters, key=lambda i: abs(math.log(_ratio(members[i]) / max(ratio, 1e-3))))

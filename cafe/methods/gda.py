@@ -14,8 +14,8 @@ from cafe.engine.stack import flatten_views
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_not_negative
-from cafe.methods.held_out import judge, parts_of
 from cafe.methods.linear import LinearHead
+from cafe.methods.validation import Fold, choose, folds_for
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Weights of the Gaussian classifier that the authors' code searches."""
@@ -116,24 +116,18 @@ class Gda(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
-        text = train.text
-        gaussian = fit_gaussian(train.features, len(text.names))
-        alpha = self._choose(train, validation, seed)
+        folds = folds_for(train, validation, seed)
+        alpha = choose(self.alphas, self.alpha, folds, map(self._candidates, folds))
+        text, gaussian = train.text, fit_gaussian(train.features, len(train.text.names))
         weights = text.logit_scale * text.weights.double() + alpha * gaussian.weights  # (C, D)
         intercept = text.logit_bias + alpha * gaussian.intercept  # (C,)
         tensors = {"weights": weights.float(), "intercept": intercept.float()}
         return self.make_head(tensors, {"alpha": alpha})
 
-    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
-        parts = parts_of(train, validation, seed)
-        if not parts or not self.alphas:
-            return self.alpha
-        text = train.text
-        alphas = torch.tensor(self.alphas, dtype=torch.float64, device=text.weights.device)
-        logits = []
-        for part in parts:
-            w, c = fit_gaussian(part.train.features, len(text.names))
-            x = part.held_out.unit.double()  # (n, D)
-            zero_shot = text.logit_scale * x @ text.weights.double().mT  # (n, C)
-            logits.append(zero_shot + alphas.view(-1, 1, 1) * (x @ w.mT + c))  # (G, n, C)
-        return self.alphas[judge(logits, parts)]
+    def _candidates(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images under every weight. (G, n, C)"""
+        text = fold.train.text
+        w, c = fit_gaussian(fold.train.features, len(text.names))
+        x = fold.held_out.unit.double()  # (n, D)
+        alphas = x.new_tensor(self.alphas).view(-1, 1, 1)
+        return text.logit_scale * x @ text.weights.double().mT + alphas * (x @ w.mT + c)

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize, one_hot
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_count, check_positive
-from cafe.methods.held_out import judge, parts_of
+from cafe.methods.validation import Fold, choose, folds_for
 
 if TYPE_CHECKING:
     import faiss
@@ -149,21 +149,17 @@ class Knn(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Keep the shots; under validation every k is judged on one search."""
-        return self._head(train, self._choose(train, validation, seed))
+        folds = folds_for(train, validation, seed)
+        k = choose(self.counts, self.k, folds, map(self._candidates, folds))
+        return self._head(train, k)
 
     def _head(self, train: TrainingSet, k: int) -> KnnHead:
         features, classes = train.features, torch.tensor([len(train.text.names)])
         params = {"k": k, "temperature": self.temperature}
         return KnnHead(features.unit, features.y, classes, params=params, method=self.name)
 
-    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> int:
-        parts = parts_of(train, validation, seed)
-        if not parts or not self.counts:
-            return self.k
-        classes = len(train.text.names)
-        logits = []
-        for part in parts:
-            found = self._head(part.train, self.k).neighbours(part.held_out.x, max(self.counts))
-            votes = [vote(*found, classes, k, self.temperature) for k in self.counts]
-            logits.append(torch.stack(votes))  # (G, n, C)
-        return self.counts[judge(logits, parts)]
+    def _candidates(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images under every k, from one search. (G, n, C)"""
+        classes = len(fold.train.text.names)
+        nearest = self._head(fold.train, self.k).neighbours(fold.held_out.x, max(self.counts))
+        return torch.stack([vote(*nearest, classes, k, self.temperature) for k in self.counts])

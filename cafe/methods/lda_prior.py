@@ -12,8 +12,8 @@ from torch import Tensor
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_not_negative, check_positive
-from cafe.methods.held_out import judge, parts_of
 from cafe.methods.linear import LinearHead
+from cafe.methods.validation import Fold, choose, folds_for
 
 KAPPAS = (1.0, 3.0, 10.0, 30.0)
 """Images that the text is worth, as candidates."""
@@ -185,27 +185,24 @@ class LdaPrior(Method):
     ) -> None:
         super().__init__(context)
         self.kappa, self.beta = check_positive("kappa", kappa), check_not_negative("beta", beta)
-        self.kappas = tuple(check_positive("kappa", candidate) for candidate in kappas)
-        self.betas = tuple(check_not_negative("beta", candidate) for candidate in betas)
+        # From the weakest on, so that of equals the one nearest to zero-shot is taken.
+        kappas = [check_positive("kappa", candidate) for candidate in kappas]
+        self.kappas = tuple(sorted(kappas, reverse=True))
+        self.betas = tuple(sorted(check_not_negative("beta", candidate) for candidate in betas))
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
-        kappa, beta = self._choose(train, validation, seed)
+        folds = folds_for(train, validation, seed)
+        pairs = list(product(self.kappas, self.betas))
+        default = self.kappa, self.beta
+        kappa, beta = choose(pairs, default, folds, map(self._candidates, folds))
         heads = candidate_heads(train, [kappa], [beta])
         tensors = {"weights": heads.weights[0], "intercept": heads.intercept[0]}
         return self.make_head(tensors, {"kappa": kappa, "beta": beta})
 
-    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> tuple[float, float]:
-        # From the weakest on, so that of equals the one nearest to zero-shot is taken.
-        betas, kappas = sorted(self.betas), sorted(self.kappas, reverse=True)
-        parts = parts_of(train, validation, seed)
-        if not parts or not betas or not kappas:
-            return self.kappa, self.beta
-        logits = []
-        for part in parts:
-            heads = candidate_heads(part.train, kappas, betas)
-            products = part.held_out.unit @ heads.weights.mT  # (G, n, C)
-            logits.append(products + heads.intercept[:, None])
-        return list(product(kappas, betas))[judge(logits, parts)]
+    def _candidates(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images under every pair. (G, n, C)"""
+        heads = candidate_heads(fold.train, self.kappas, self.betas)
+        return fold.held_out.unit @ heads.weights.mT + heads.intercept[:, None]

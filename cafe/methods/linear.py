@@ -1,14 +1,28 @@
-"""Linear classifiers on unit features: what many methods come down to once they are fitted."""
+"""Linear classifiers on unit features: their heads, and what the methods that train them share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.tensors import ClassText
-from cafe.methods.base import Head
+from cafe.engine import Batch, Family, Recipe, Run, Trained, shared_product
+from cafe.engine.contract import Tensors
+from cafe.features.tensors import ClassText, TrainingSet
+from cafe.methods.base import BatchedMethod, Context, Head, Validation, training_params
+from cafe.methods.validation import train_best
+
+TEXT_NORM = 10.0
+"""Order of magnitude of the norm of OpenAI CLIP's raw text features.
+
+Some authors train raw text features where cafe trains unit ones, so that a result does not depend
+on whether a cache was normalised. What they publish for raw ones is carried over by this number: a
+step size divided by it, a weight of squared distances multiplied by its square.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +49,90 @@ class CosineHead(LinearHead):
     """A linear head whose rows of `W` all have one length, the logit scale."""
 
     cosine_logits = True
+
+
+class TrainedLinear(BatchedMethod):
+    """A method whose fitted head is `s norm(x) W^T`, W trained by the engine.
+
+    Parameters
+    ----------
+    recipe : Recipe or None
+        How to optimise; None is the method's own, `published`.
+    context : Context or None
+        Where and how to compute.
+    """
+
+    published: ClassVar[Recipe]
+
+    def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
+        super().__init__(context)
+        self.recipe = recipe or self.published
+
+    @abstractmethod
+    def family(self) -> Family:
+        """What the engine trains."""
+
+    @abstractmethod
+    def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
+        """W of a trained run, before the logit scale. (C, D)"""
+
+    def scalars(self) -> Mapping[str, float]:
+        """The family's scalars where nothing is validated."""
+        return {}
+
+    def in_force(self) -> Mapping[str, Any]:
+        """What the head's params say beside the run's scalars and recipe."""
+        return {}
+
+    def recipe_for(self, train: TrainingSet) -> Recipe:
+        """The recipe where nothing is validated."""
+        return self.recipe
+
+    def candidates(self, run: Run) -> list[Run]:
+        """Runs to choose among under validation, from the most conservative on; empty for none."""
+        return []
+
+    def fit_many(
+        self,
+        trains: Sequence[TrainingSet],
+        *,
+        validations: Sequence[Validation],
+        seeds: Sequence[int],
+    ) -> list[Head]:
+        """Fit one head per training set, all candidates of all jobs side by side."""
+        runs = [
+            Run(self.family(), job, seeds[job], self.recipe_for(train), dict(self.scalars()))
+            for job, train in enumerate(trains)
+        ]
+        candidates = [self.candidates(run) for run in runs]
+        trained = train_best(runs, candidates, trains, validations, self.context)
+        return [self._head(run, train.text) for run, train in zip(trained, trains, strict=True)]
+
+    def _head(self, trained: Trained, text: ClassText) -> Head:
+        params = {**self.in_force(), **trained.run.scalars, **training_params(trained)}
+        return self.make_head(scaled_weights(self.class_weights(trained, text), text), params)
+
+
+@dataclass(frozen=True)
+class Prototypes(Family):
+    """`s x norm(W)^T` with W trained from the class texts w.
+
+    Silva-Rodriguez et al. 2024 (arXiv 2312.12730), equation 4, call it zero-shot linear probe.
+    """
+
+    def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
+        """The class texts: zero-shot."""
+        return {"w": train.text.weights.clone()}  # (C, D)
+
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
+        """Unit features."""
+        return {"x": normalize(x, dim=-1)}  # (N, D)
+
+    def logits(self, params: Tensors, batch: Batch) -> Tensor:
+        """Class scores. (S, M, B, C)"""
+        unit = normalize(params["w"], dim=-1)  # (S, M, C, D)
+        return batch.scale * shared_product(batch.rows["x"], unit) + batch.bias
+
+    def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
+        """See `Family.activations`."""
+        return 6 * parameters + 6 * rows * classes

@@ -11,9 +11,9 @@ from torch.nn.functional import one_hot
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
 from cafe.methods.checks import check_positive
-from cafe.methods.held_out import judge, parts_of
 from cafe.methods.lda_prior import measure, posterior
 from cafe.methods.linear import LinearHead
+from cafe.methods.validation import Fold, choose, folds_for
 
 PENALTIES = (0.1, 0.03, 0.01, 0.003)
 """Candidates, the strongest first."""
@@ -68,20 +68,16 @@ class MapProbe(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Minimise; all candidates of a fold side by side."""
-        penalty = self._choose(train, validation, seed)
+        folds = folds_for(train, validation, seed)
+        penalty = choose(self.penalties, self.penalty, folds, map(self._candidates, folds))
         weights, intercept = fit_probes(train, [penalty])
         tensors = {"weights": weights[0], "intercept": intercept[0]}
         return self.make_head(tensors, {"penalty": penalty})
 
-    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
-        parts = parts_of(train, validation, seed)
-        if not parts or not self.penalties:
-            return self.penalty
-        logits = []
-        for part in parts:
-            weights, intercept = fit_probes(part.train, self.penalties)
-            logits.append(part.held_out.unit @ weights.mT + intercept[:, None])  # (G, n, C)
-        return self.penalties[judge(logits, parts)]
+    def _candidates(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images under every penalty. (G, n, C)"""
+        weights, intercept = fit_probes(fold.train, self.penalties)
+        return fold.held_out.unit @ weights.mT + intercept[:, None]
 
 
 def fit_probes(train: TrainingSet, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,7 @@ from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import CosineHead
-from cafe.methods.prototypes import TEXT_NORM
-from cafe.methods.trained_linear import TrainedLinear
+from cafe.methods.linear import TEXT_NORM, CosineHead, TrainedLinear
 
 MANY_SHOTS = 8
 """From this many images per class on, the authors train twice as long."""

@@ -31,8 +31,7 @@ from cafe.methods.base import (
 )
 from cafe.methods.checks import check_not_negative
 from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
-from cafe.methods.selection import train_selected
-from cafe.methods.trained_linear import can_choose
+from cafe.methods.validation import train_best
 
 PARTS = ("query", "key", "down", "up")
 """The four projections, D to H each but `up`, which goes back."""
@@ -213,14 +212,10 @@ class VtClip(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
-        candidates = []
-        for job, (train, validation) in enumerate(zip(trains, validations, strict=True)):
-            run = self._run(train, job, seeds[job])
-            gates = self.gates if can_choose(train, validation) else ()
-            options = [replace(run, scalars={"gate": gate}) for gate in gates]
-            candidates.append(options or [run])
-        trained = train_selected(candidates, trains, validations, self.context)
-        return [self._head(one, train) for one, train in zip(trained, trains, strict=True)]
+        runs = [self._run(train, job, seeds[job]) for job, train in enumerate(trains)]
+        candidates = [[replace(run, scalars={"gate": gate}) for gate in self.gates] for run in runs]
+        trained = train_best(runs, candidates, trains, validations, self.context)
+        return [self._head(run, train) for run, train in zip(trained, trains, strict=True)]
 
     def _run(self, train: TrainingSet, job: int, seed: int) -> Run:
         if train.features.spatial_maps is None:

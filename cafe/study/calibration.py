@@ -10,11 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features.splits import MOST_FOLDS, Shots, draw_folds, draw_shots, draw_validation
+from cafe.features.splits import (
+    Rows,
+    Shots,
+    draw_folds,
+    draw_shots,
+    draw_validation,
+    first_folds,
+)
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, predict
@@ -211,14 +217,9 @@ def out_of_fold(
     return _fitted(pairs, "out-of-fold")
 
 
-def _folds(y: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """As many of min(K, 4) folds as hold `ENOUGH` images together; none for K < 2."""
-    largest = int(y.bincount().max())
-    if largest < 2:
-        return []
-    folds = draw_folds(y, min(largest, MOST_FOLDS), seed)
-    judged = np.cumsum([len(out) for _, out in folds])
-    return [_trim(*fold) for fold in folds[: int(np.searchsorted(judged, ENOUGH)) + 1]]
+def _folds(y: Tensor, seed: int) -> Rows:
+    """As many of the folds as hold `ENOUGH` images together; none where no class has two."""
+    return [_trim(*fold) for fold in first_folds(draw_folds(y, seed), ENOUGH)]
 
 
 def _trim(kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,12 +108,13 @@ def _draws(
         TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in draws
     ]
     trains *= len(plan.seeds) // len(trains)
-    return trains, [_validation(task, plan.validation, shots, seed, device) for seed in plan.seeds]
+    return trains, [validation_for(task, plan.validation, shots, s, device) for s in plan.seeds]
 
 
-def _validation(
-    task: Task, protocol: Protocol, shots: Shots, seed: int, device: torch.device
+def validation_for(
+    task: Task, protocol: Protocol, shots: Shots, seed: int, device: torch.device | str = "cpu"
 ) -> Validation:
+    """What a protocol may look at beside the shots of one draw."""
     if protocol == "none":
         return NO_VALIDATION
     if protocol == "cv":
@@ -168,21 +169,31 @@ def protocol_in_words(task: Task, plan: StudyPlan) -> str:
             words.append(f"{short} of {len(counts)} classes have fewer than {shots}: all taken.")
     drawn = ", ".join(map(str, plan.shots))
     seeds = ", ".join(map(str, plan.seeds))
-    choice = {
+    return " ".join(
+        [
+            f"{drawn} shots per class from the training split, drawn anew for each of the seeds "
+            f"{seeds} (nested draws).",
+            *words,
+            *_choice_in_words(plan, int(counts.max())),
+            f"Top-1 accuracy on all {len(task.splits['test'])} test images, which are looked at "
+            "once, after everything is chosen.",
+            "Intervals are 95 % (Student's t over seeds).",
+        ]
+    )
+
+
+def _choice_in_words(plan: StudyPlan, largest: int) -> Iterator[str]:
+    """How hyper-parameters come about; `largest` is the number of images of the largest class."""
+    yield {
         "none": "No validation image is looked at: hyper-parameters are fixed, or (auto) weighed "
         "inside the training shots.",
         "few-shot": "Hyper-parameters are chosen on min(K, 4) validation images per class.",
         "full": "Hyper-parameters are chosen on the whole validation split.",
         "cv": "Hyper-parameters are chosen by cross-validation inside the training shots.",
     }[plan.validation]
-    return " ".join(
-        [
-            f"{drawn} shots per class from the training split, drawn anew for each of the seeds "
-            f"{seeds} (nested draws).",
-            *words,
-            choice,
-            f"Top-1 accuracy on all {len(task.splits['test'])} test images, which are looked at "
-            "once, after everything is chosen.",
-            "Intervals are 95 % (Student's t over seeds).",
-        ]
-    )
+    drawn = [largest if shots == "all" else min(shots, largest) for shots in plan.shots]
+    if plan.validation == "cv" and min(drawn) < 2:
+        yield "One shot leaves nothing to hold out: there every method keeps its defaults."
+    weighs = "auto" in plan.methods or plan.settings.get("ratio") == "auto"
+    if plan.validation != "none" and weighs:
+        yield "The members of auto are weighed inside the training shots."

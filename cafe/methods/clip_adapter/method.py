@@ -34,7 +34,7 @@ from cafe.methods.clip_adapter.family import (
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_ensembles
 from cafe.methods.ensemble import EnsembleHead
-from cafe.methods.selection import train_selected
+from cafe.methods.validation import train_best
 
 DEFAULT_RATIO = 0.2
 """The paper's ratio for generic images (Caltech101, ImageNet); where a learned one starts."""
@@ -50,7 +50,7 @@ class ClipAdapter(BatchedMethod):
     ----------
     ratio : float, "learn" or "auto"
         Weight of the adapted features in the blend, from 0 (zero-shot) to 1; 0.2 is the paper's
-        for generic images. "learn" trains one per run, from 0.2. "auto" pools several, weighted by
+        for generic images. "learn" trains one per run, from 0.2. "auto" mixes several, weighted by
         cross-validation inside the shots, whatever the protocol; see `ratio_ensemble` beside this
         file.
     bottleneck : str or int
@@ -58,8 +58,8 @@ class ClipAdapter(BatchedMethod):
     text_ratio : float or None
         The ratio of the class weights where both branches are on; None takes `ratio`.
     ratios : sequence of float
-        Candidates for `ratio`, chosen among by validation: highest accuracy, then lowest
-        likelihood loss. Fewer than two keep `ratio` whatever the protocol.
+        Candidates for `ratio`, chosen among by validation. Fewer than two keep `ratio` whatever the
+        protocol, as does "cv" at one shot.
     recipe : Recipe or None
         How to optimise; None is `Recipe()`.
     final_relu : bool
@@ -104,11 +104,12 @@ class ClipAdapter(BatchedMethod):
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
-        self.learn_ratio, self.pool_ratios = ratio == "learn", ratio == "auto"
-        unknown = self.learn_ratio or self.pool_ratios
+        self.learn_ratio, self.mix_ratios = ratio == "learn", ratio == "auto"
+        unknown = self.learn_ratio or self.mix_ratios
         self.ratio = DEFAULT_RATIO if unknown else check_ratio(ratio)
         self.text_ratio = None if text_ratio is None else check_ratio(text_ratio)
-        self.ratios = tuple(check_ratio(candidate) for candidate in ratios)
+        # From the weakest on, as `pick_best` takes the first of equals.
+        self.ratios = tuple(sorted(check_ratio(candidate) for candidate in ratios))
         self.bottleneck = bottleneck
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
@@ -134,20 +135,17 @@ class ClipAdapter(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
-        if self.pool_ratios:
+        if self.mix_ratios:
             return fit_ratio_ensembles(self, trains, seeds)
+        jobs = list(enumerate(zip(trains, seeds, strict=True)))
+        ratios = () if self.learn_ratio or len(self.ratios) < 2 else self.ratios
+        defaults = [self.run_for(train, job, seed, self.ratio) for job, (train, seed) in jobs]
         candidates = [
-            [self.run_for(train, job, seed, ratio) for ratio in self._ratios(validation)]
-            for job, (train, validation, seed) in enumerate(
-                zip(trains, validations, seeds, strict=True)
-            )
+            [self.run_for(train, job, seed, ratio) for ratio in ratios]
+            for job, (train, seed) in jobs
         ]
-        trained = train_selected(candidates, trains, validations, self.context)
-        return [self.head_for(one, train) for one, train in zip(trained, trains, strict=True)]
-
-    def _ratios(self, validation: Validation) -> tuple[float, ...]:
-        fixed = validation.protocol == "none" or self.learn_ratio or len(self.ratios) < 2
-        return (self.ratio,) if fixed else self.ratios
+        trained = train_best(defaults, candidates, trains, validations, self.context)
+        return [self.head_for(run, train) for run, train in zip(trained, trains, strict=True)]
 
     def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
         """The engine's run for one training set (number `job` of a call), seed and ratio."""

@@ -1,4 +1,4 @@
-"""`--ratio auto`: adapters of several ratios, pooled by how likely they make held-out shots."""
+"""`--ratio auto`: an ensemble of adapters of several ratios, weighted on held-out shots."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from cafe.engine import Run, Trained, logit_blocks, train
+from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Head
 from cafe.methods.clip_adapter.family import AdapterFamily
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import Member, make_ensemble
-from cafe.methods.stacking import Part, held_out_labels, log_likelihood, parts_to_judge
+from cafe.methods.stacking import log_likelihood, weighing_folds
+from cafe.methods.validation import Fold, with_folds
 
 
 class Adapter(Protocol):
@@ -32,14 +33,14 @@ class Adapter(Protocol):
 
 
 RATIOS = (0.05, 0.2, 0.8)
-"""Each four times the last; twice as many between them change nothing, mixed. Zero-shot, ratio 0,
+"""Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
 
 def fit_ratio_ensembles(
     adapter: Adapter, trains: Sequence[TrainingSet], seeds: Sequence[int]
 ) -> list[Head]:
-    """One pool of ratios per training set.
+    """One ensemble of ratios per training set.
 
     Parameters
     ----------
@@ -55,21 +56,22 @@ def fit_ratio_ensembles(
     list of EnsembleHead
         One per job.
     """
-    parts = [parts_to_judge(one, seed) for one, seed in zip(trains, seeds, strict=True)]
-    found = ratio_members(adapter, trains, parts, seeds)
+    folds = [weighing_folds(train, seed) for train, seed in zip(trains, seeds, strict=True)]
     return [
-        make_ensemble(members, held_out_labels(part, one), one.text, params)
-        for (members, params), part, one in zip(found, parts, trains, strict=True)
+        make_ensemble(members, own, train, params)
+        for (members, params), own, train in zip(
+            ratio_members(adapter, trains, folds, seeds), folds, trains, strict=True
+        )
     ]
 
 
 def ratio_members(
     adapter: Adapter,
     trains: Sequence[TrainingSet],
-    parts: Sequence[Sequence[Part]],
+    folds: Sequence[Sequence[Fold]],
     seeds: Sequence[int],
 ) -> list[tuple[list[Member], dict[str, Any]]]:
-    """Train every ratio on every training set and on every part of it, in one call of the engine.
+    """Train every ratio on every training set and on all of its folds, in one call of the engine.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def ratio_members(
         What to train, but for its ratio.
     trains : sequence of TrainingSet
         The jobs' training sets.
-    parts : sequence of sequence of Part
+    folds : sequence of sequence of Fold
         Where each job's members are judged.
     seeds : sequence of int
         One per job.
@@ -85,63 +87,54 @@ def ratio_members(
     Returns
     -------
     list of (list of Member, dict)
-        For each job zero-shot and the adapters, and the params that a pool of them starts from.
+        For each job zero-shot and the adapters, and the params that an ensemble of them starts
+        from.
     """
-    sets: list[TrainingSet] = []
-    runs = []
-    for whole, job_parts, seed in zip(trains, parts, seeds, strict=True):
-        for subset in (whole, *(part.train for part in job_parts)):
-            runs += [adapter.run_for(subset, len(sets), seed, ratio) for ratio in RATIOS]
-            sets.append(subset)
-    context = adapter.context
-    trained = iter(
-        train(
-            runs,
-            sets,
-            device=context.device,
-            precision=context.precision,
-            memory_budget=context.memory_budget,
-        )
-    )
-    jobs = []
-    for whole, job_parts in zip(trains, parts, strict=True):
-        kept = [next(trained) for _ in RATIOS]
-        evidence = [_judge([next(trained) for _ in RATIOS], part) for part in job_parts]
-        jobs.append(_members(adapter, kept, whole, job_parts, evidence))
-    return jobs
-
-
-def _judge(trained: Sequence[Trained], part: Part) -> Tensor:
-    """Log-likelihood of held-out images under each ratio. (M, n)"""
-    blocks, start = [], 0
-    for logits in logit_blocks(trained, part.train, part.held_out):  # (M, n', C)
-        rows = torch.arange(start, start := start + logits.shape[1], device=logits.device)
-        blocks.append(log_likelihood(logits, part._replace(held_out=part.held_out[rows])))
-    return torch.cat(blocks, dim=-1)
+    sets, jobs, places = with_folds(trains, folds)
+    runs = [
+        adapter.run_for(train, place, seeds[job], ratio)
+        for place, (train, job) in enumerate(zip(sets, jobs, strict=True))
+        for ratio in RATIOS
+    ]
+    trained = adapter.context.train(runs, sets)
+    count = len(RATIOS)
+    by_set = [trained[first : first + count] for first in range(0, len(trained), count)]
+    return [
+        _members(adapter, by_set[job], train, own, [by_set[place] for place in places[job]])
+        for job, (train, own) in enumerate(zip(trains, folds, strict=True))
+    ]
 
 
 def _members(
     adapter: Adapter,
     trained: Sequence[Trained],
-    whole: TrainingSet,
-    parts: Sequence[Part],
-    judged: Sequence[Tensor],
+    train: TrainingSet,
+    folds: Sequence[Fold],
+    trained_on_folds: Sequence[Sequence[Trained]],
 ) -> tuple[list[Member], dict[str, Any]]:
     """Zero-shot and the adapters of one job, with the params that they share."""
-    text = whole.text
-    zero_shot = [
-        log_likelihood(text.logit_scale * part.held_out.unit @ text.weights.mT, part)
-        for part in parts
-    ]
-    nothing = whole.features.x.new_zeros(0, dtype=torch.float64)
+    text = train.text
     none = {f"{prefix}ratio": 0.0 for prefix in adapter.family.branches}
-    members = [Member({"kind": "zero-shot", **none}, {}, torch.cat([nothing, *zero_shot]))]
-    heads = [adapter.head_for(one, whole) for one in trained]
+    zero_shot = [
+        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold)
+        for fold in folds
+    ]
+    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot)]
+    judged = [_judge(runs, fold) for runs, fold in zip(trained_on_folds, folds, strict=True)]
+    heads = [adapter.head_for(run, train) for run in trained]
     for i, head in enumerate(heads):
-        ratios = {name: v for name, v in head.params.items() if name.endswith("ratio")}
-        tensors = {name: t for name, t in head.tensors().items() if name != "weights"}
-        evidence = torch.cat([nothing, *(table[i] for table in judged)])  # (J,)
-        members.append(Member({"kind": "adapter", **ratios}, tensors, evidence))
-    params = {**heads[0].params, "adapter": adapter.name, "ratio": "auto"}
-    params.pop("text_ratio", None)
-    return members, params
+        ratios = {name: value for name, value in head.params.items() if name.endswith("ratio")}
+        tensors = {name: tensor for name, tensor in head.tensors().items() if name != "weights"}
+        members.append(Member({"kind": "adapter", **ratios}, tensors, [row[i] for row in judged]))
+    shared = {**heads[0].params, "adapter": adapter.name, "ratio": "auto"}
+    shared.pop("text_ratio", None)
+    return members, shared
+
+
+def _judge(trained: Sequence[Trained], fold: Fold) -> Tensor:
+    """Log-likelihood of held-out images under each ratio. (M, n)"""
+    blocks, start = [], 0
+    for logits in logit_blocks(trained, fold.train, fold.held_out):  # (M, n', C)
+        rows = slice(start, start := start + logits.shape[1])
+        blocks.append(log_likelihood(logits, fold, rows))
+    return torch.cat(blocks, dim=-1)

@@ -14,11 +14,9 @@ from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Head, Validation
 from cafe.methods.checks import check_positive
-from cafe.methods.held_out import judge, parts_of
-from cafe.methods.linear import CosineHead, LinearHead
+from cafe.methods.linear import CosineHead, LinearHead, Prototypes, TrainedLinear
 from cafe.methods.linear_probe.logistic import logistic_regressions
-from cafe.methods.prototypes import Prototypes
-from cafe.methods.trained_linear import TrainedLinear
+from cafe.methods.validation import Fold, choose, folds_for
 
 IMAGE_NORM = 10.0
 """Norm of OpenAI CLIP's raw image features for ViT-B/32, roughly. The C that is published for them
@@ -98,22 +96,16 @@ class LinearProbe(TrainedLinear):
         return [self._fit_plain(train, validation, seed) for train, validation, seed in jobs]
 
     def _fit_plain(self, train: TrainingSet, validation: Validation, seed: int) -> Head:
-        c = self._choose(train, validation, seed)
+        folds = folds_for(train, validation, seed)
+        c = choose(self.cs, self.c, folds, map(self._candidates, folds))
         weights, intercept = _regress(train, [c])
         tensors = {"weights": weights[0].float(), "intercept": intercept[0].float()}
         return self.make_head(tensors, {"start": self.start, "c": c})
 
-    def _choose(self, train: TrainingSet, validation: Validation, seed: int) -> float:
-        """All candidates of a part are regressions side by side."""
-        parts = parts_of(train, validation, seed)
-        if not parts or not self.cs:
-            return self.c
-        logits = []
-        for part in parts:
-            weights, intercept = _regress(part.train, self.cs, tolerance=1e-5)
-            x = part.held_out.unit.double()  # (n, D)
-            logits.append(x @ weights.mT + intercept[:, None])  # (G, n, C)
-        return self.cs[judge(logits, parts)]
+    def _candidates(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images, all regressions side by side. (G, n, C)"""
+        weights, intercept = _regress(fold.train, self.cs, tolerance=1e-5)
+        return fold.held_out.unit.double() @ weights.mT + intercept[:, None]
 
     def family(self) -> Family:
         """See `TrainedLinear.family`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Recipe, Run, Trained, train
+from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import (
     BatchedMethod,
@@ -22,9 +22,9 @@ from cafe.methods.base import (
 from cafe.methods.checks import check_positive, check_share
 from cafe.methods.clip_adapter.family import adapt
 from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
-from cafe.methods.held_out import Part, judge, parts_of, with_parts
 from cafe.methods.prompt_learning.learned_text import learned_text
 from cafe.methods.sgva.family import SgvaFamily, members
+from cafe.methods.validation import Fold, choose, folds_for, with_folds
 
 HIDDEN = 2
 """H over D: the authors' `_dim_x2`."""
@@ -143,22 +143,13 @@ class Sgva(BatchedMethod):
         """Train all jobs and all their folds side by side, then choose a weight for each job."""
         if self.words is not None:
             trains = [replace(one, text=learned_text(self.words, one.text)) for one in trains]
-        parts = [
-            parts_of(train_set, validation, seed)
-            for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
-        ]
-        sets, jobs, where = with_parts(trains, parts)
-        runs = [self._run(trains[job], i, seeds[job]) for i, job in enumerate(jobs)]
-        trained = train(
-            runs,
-            sets,
-            device=self.context.device,
-            precision=self.context.precision,
-            memory_budget=self.context.memory_budget,
-        )
-        heads = [self._head(one, of) for one, of in zip(trained, sets, strict=True)]
+        folds = list(map(folds_for, trains, validations, seeds))
+        sets, jobs, places = with_folds(trains, folds)
+        runs = [self._run(train, i, seeds[jobs[i]]) for i, train in enumerate(sets)]
+        trained = self.context.train(runs, sets)
+        heads = [self._head(run, train) for run, train in zip(trained, sets, strict=True)]
         return [
-            self._chosen(heads[job], [heads[i] for i in where[job]], parts[job])
+            self._chosen(heads[job], [heads[place] for place in places[job]], folds[job])
             for job in range(len(trains))
         ]
 
@@ -187,17 +178,13 @@ class Sgva(BatchedMethod):
         prototypes, weights = members(of) @ shots, of.text.weights  # (C, D) each
         return SgvaHead(down, up, prototypes, weights, params=params, method=self.name)
 
-    def _chosen(
-        self, head: SgvaHead, judged: Sequence[SgvaHead], parts: Sequence[Part]
-    ) -> SgvaHead:
-        """The head with the best candidate of alpha by heads that were trained on each part."""
-        if not parts or not self.alphas:
-            return head
-        logits = [
-            torch.stack([_with(one, alpha).logits(part.held_out.x) for alpha in self.alphas])
-            for one, part in zip(judged, parts, strict=True)
-        ]  # each (G, n, C)
-        return _with(head, self.alphas[judge(logits, parts)])
+    def _chosen(self, head: SgvaHead, judged: Sequence[SgvaHead], folds: Sequence[Fold]) -> Head:
+        """The head with the best candidate of alpha by heads that were trained on each fold."""
+        logits = (
+            torch.stack([_with(one, alpha).logits(fold.held_out.x) for alpha in self.alphas])
+            for one, fold in zip(judged, folds, strict=True)
+        )  # each (G, n, C)
+        return _with(head, choose(self.alphas, head.params["alpha"], folds, logits))
 
 
 def _with(head: SgvaHead, alpha: float) -> SgvaHead:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cafe.methods.checks import check_count, check_positive
+from cafe.methods.validation import pick_best
 
 BLOCK = 1 << 24
 """Numbers that a step of the search may hold at a time."""
@@ -67,7 +68,7 @@ class Affinities(NamedTuple):
 
 
 def search(caches: Sequence[Affinities], grid: CandidateGrid) -> tuple[float, float]:
-    """The pair with the most hits, pooled over caches.
+    """The pair with the most hits, added up over caches.
 
     Parameters
     ----------
@@ -79,14 +80,16 @@ def search(caches: Sequence[Affinities], grid: CandidateGrid) -> tuple[float, fl
     Returns
     -------
     alpha, beta : float
-        Of equals, the pair with the lowest likelihood loss; of those, the smallest.
+        Of equals, the pair with the lowest likelihood loss; of those, the smallest. See
+        `cafe.methods.validation.pick_best`.
     """
     betas, alphas = grid.values()
     hits = torch.stack([count_hits(cache, betas, alphas) for cache in caches]).sum(dim=0)  # (b, a)
     ties = torch.nonzero(hits == hits.max())  # (T, 2)
     pairs = torch.stack([betas[ties[:, 0]], alphas[ties[:, 1]]], dim=1)  # (T, 2)
     nats = torch.stack([_sum_nats(cache, pairs) for cache in caches]).sum(dim=0)  # (T,)
-    beta, alpha = pairs[nats.argmin()].tolist()
+    images = sum(len(cache.y) for cache in caches)
+    beta, alpha = pairs[pick_best(hits[ties[:, 0], ties[:, 1]], nats / images)].tolist()
     return alpha, beta
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation, scale_params
 from cafe.methods.checks import check_not_negative
-from cafe.methods.held_out import parts_of
 from cafe.methods.tip_adapter.search import Affinities, CandidateGrid, search
+from cafe.methods.validation import Fold, folds_for
 
 
 def cache_keys(features: Features) -> Tensor:
@@ -57,12 +57,12 @@ class TipHead(Head):
         return self.scale_cosines(x @ self.weights.mT) + alpha * affinity @ values
 
 
-def affinities(keys: Tensor, labels: Tensor, text: ClassText, held_out: Features) -> Affinities:
-    """What the search needs of a cache and of held-out images."""
-    x = held_out.unit
+def affinities(keys: Tensor, fold: Fold) -> Affinities:
+    """What the search needs of the keys of a fold's shots and of its held-out images."""
+    text, x = fold.train.text, fold.held_out.unit
     zero_shot = text.logit_scale * x @ text.weights.mT + text.logit_bias  # (n, C)
-    values = one_hot(labels, len(text.names)).to(x.dtype)  # (M, C)
-    return Affinities(x @ keys.mT, values, zero_shot, held_out.y)
+    values = one_hot(fold.train.features.y, len(text.names)).to(x.dtype)  # (M, C)
+    return Affinities(x @ keys.mT, values, zero_shot, fold.held_out.y)
 
 
 class TipAdapter(Method):
@@ -107,11 +107,8 @@ class TipAdapter(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Keep the shots; under validation all 4,000 candidates are judged as tensors."""
-        parts = parts_of(train, validation, seed)
-        caches = [
-            affinities(cache_keys(p.train.features), p.train.features.y, p.train.text, p.held_out)
-            for p in parts
-        ]
+        folds = folds_for(train, validation, seed)
+        caches = [affinities(cache_keys(fold.train.features), fold) for fold in folds]
         alpha, beta = search(caches, self.grid) if caches else (self.alpha, self.beta)
         params = {"alpha": alpha, "beta": beta, **scale_params(train.text)}
         return self.make_head(tip_tensors(cache_keys(train.features), train), params)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product, train
+from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product
 from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import (
@@ -21,7 +21,6 @@ from cafe.methods.base import (
     training_params,
 )
 from cafe.methods.checks import check_not_negative
-from cafe.methods.held_out import Part, parts_of, with_parts
 from cafe.methods.tip_adapter.search import CandidateGrid, search
 from cafe.methods.tip_adapter.tip_adapter import (
     TipAdapter,
@@ -30,6 +29,7 @@ from cafe.methods.tip_adapter.tip_adapter import (
     cache_keys,
     tip_tensors,
 )
+from cafe.methods.validation import folds_for, with_folds
 
 EPSILON = 1e-4
 """AdamW's epsilon in the authors' code."""
@@ -136,34 +136,20 @@ class TipAdapterF(BatchedMethod):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Train all jobs and all their folds side by side, then search for each job."""
-        parts = [
-            parts_of(train_set, validation, seed)
-            for train_set, validation, seed in zip(trains, validations, seeds, strict=True)
-        ]
-        sets, jobs, where = with_parts(trains, parts)
+        folds = list(map(folds_for, trains, validations, seeds))
+        sets, jobs, places = with_folds(trains, folds)
         scalars = {"alpha": self.alpha, "beta": self.beta}
         runs = [Run(Cache(), i, seeds[job], self.recipe, scalars) for i, job in enumerate(jobs)]
-        trained = train(
-            runs,
-            sets,
-            device=self.context.device,
-            precision=self.context.precision,
-            memory_budget=self.context.memory_budget,
-        )
+        trained = self.context.train(runs, sets)
         heads: list[Head] = []
-        for job, train_set in enumerate(trains):
-            keys = [trained[i].tensors["keys"] for i in where[job]]
-            pair = self._choose(keys, parts[job])
-            heads.append(self._head(trained[job], train_set, pair))
+        for job, train in enumerate(trains):
+            caches = [
+                affinities(trained[place].tensors["keys"], fold)
+                for place, fold in zip(places[job], folds[job], strict=True)
+            ]
+            pair = search(caches, self.grid) if caches else (self.alpha, self.beta)
+            heads.append(self._head(trained[job], train, pair))
         return heads
-
-    def _choose(self, keys: Sequence[Tensor], parts: Sequence[Part]) -> tuple[float, float]:
-        """Alpha and beta for keys that were trained on each part."""
-        caches = [
-            affinities(k, p.train.features.y, p.train.text, p.held_out)
-            for k, p in zip(keys, parts, strict=True)
-        ]
-        return search(caches, self.grid) if caches else (self.alpha, self.beta)
 
     def _head(self, trained: Trained, train_set: TrainingSet, pair: tuple[float, float]) -> Head:
         own = dict(zip(("alpha", "beta"), pair, strict=True))

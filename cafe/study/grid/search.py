@@ -1,8 +1,9 @@
-"""`cafe.grid`: train a whole sweep as one tensor program, choose on validation, test once.
+"""`cafe.grid`: train a whole grid as one tensor program, choose on validation, test once.
 
-Every run of the sweep is scored on validation images alone and its row is kept on disk as soon as
+Every run of the grid is scored on validation images alone and its row is kept on disk as soon as
 its chunk is done, so an interrupted grid goes on where it stopped. Per shot count the configuration
-with the best mean over seeds is chosen; the ordinary study fits and tests that one.
+with the best mean over seeds is chosen; the ordinary study fits and tests that one. Where there is
+nothing to choose by (one shot under "cv"), it is the configuration nearest to the defaults.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 import json
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.files import write_text
 from cafe.methods.base import Context
-from cafe.results.metrics import summarize
+from cafe.methods.clip_adapter.method import ClipAdapter, parse_bottleneck
+from cafe.methods.validation import pick_best
 from cafe.results.plan import Result
 from cafe.results.record import Record, make_record, save_run
 from cafe.store import FeatureCache
@@ -40,12 +41,13 @@ class GridResult:
     Attributes
     ----------
     rows : list of dict
-        One per run: `shots`, `seed`, `ratio`, `bottleneck`, `lr`, `val` (percent), `val_nll`, and
-        `test` (percent), which is None but for the chosen configurations.
+        One per judged run: `shots`, `seed`, `ratio`, `bottleneck`, `lr`, `val` (percent),
+        `val_nll`, and `test` (percent), which is None but for the chosen configurations.
     best : list of dict
-        One per shot count: the chosen configuration, its mean `val`, and its `test` over seeds.
+        One per shot count: the chosen configuration, its mean `val` (None where there was nothing
+        to choose by), and its `test` over seeds.
     seconds : float
-        Time of the sweep, earlier sittings not counted.
+        Time of the grid's training, earlier sittings not counted.
     trained : int
         Runs that this sitting trained.
     record : Record
@@ -79,12 +81,12 @@ def grid(
     command: str = "",
     progress: Progress | None = None,
 ) -> GridResult:
-    """Train every run of a sweep, choose per shot count on validation, and test the chosen once.
+    """Train every run of a grid, choose per shot count on validation, and test the chosen once.
 
     Parameters
     ----------
     cache : FeatureCache
-    sweep : GridSpace
+    space : GridSpace
     context : Context, optional
         Where and how to compute; None is the CPU.
     runs : Path
@@ -101,7 +103,7 @@ def grid(
     Raises
     ------
     InputError
-        If the sweep does not fit the cache or one run does not fit the memory budget.
+        If the grid does not fit the cache or one run does not fit the memory budget.
     """
     context = context or Context()
     task = load_task(cache)
@@ -112,10 +114,15 @@ def grid(
     start, before = time.perf_counter(), len(journal.rows)
     train_grid(task, space, journal, context, progress)
     seconds = time.perf_counter() - start
-    chosen = {shots: choose(journal.rows, shots) for shots in space.shots}
+    chosen = {
+        shots: choose(journal.rows, space, shots) or nearest_to_defaults(space, task.width)
+        for shots in space.shots
+    }
     results = _test(task, space, chosen, context)
     plan = plan_for(space, chosen[space.shots[-1]], space.shots)
     words, sure = protocol_in_words(task, plan), calibrate(cache, plan, results)
+    if {cell.shots for cell in journal.rows} < set(space.shots):
+        words += " The grid took its configuration nearest to them."
     record = make_record(cache, plan, words, results, command, sure)
     record = save_run(record, runs)
     rows, best = _tested(journal.rows, chosen, results, space)
@@ -131,22 +138,47 @@ def _digest(cache: FeatureCache, space: GridSpace) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def choose(rows: Mapping[Cell, Row], shots: Shots) -> Configuration:
-    """The configuration with the best mean validation accuracy over seeds.
+def choose(rows: Mapping[Cell, Row], space: GridSpace, shots: Shots) -> Configuration | None:
+    """The configuration that does best on average over seeds; None where no run was judged.
 
-    Of equals the one with the lower negative log-likelihood, then the smaller ratio.
+    Of equals it is the one with the smaller ratio; see `cafe.methods.validation.pick_best`.
     """
-    found: dict[Configuration, list[Row]] = defaultdict(list)
-    for cell, row in rows.items():
-        if cell.shots == shots:
-            found[cell.point].append(row)
+    points = sorted(space.points, key=lambda point: point.ratio)
+    if Cell(shots, space.seeds[0], points[0]) not in rows:
+        return None
+    accuracies, losses = (
+        [_mean(name, rows, space, shots, point) for point in points] for name in ("val", "val_nll")
+    )
+    return points[pick_best(accuracies, losses)]
 
-    def rank(point: Configuration) -> tuple[float, float, float]:
-        mine = found[point]
-        accuracy = sum(row["val"] for row in mine) / len(mine)
-        return -round(accuracy, 9), sum(row["val_nll"] for row in mine) / len(mine), point.ratio
 
-    return min(found, key=rank)
+def _mean(
+    name: str, rows: Mapping[Cell, Row], space: GridSpace, shots: Shots, point: Configuration
+) -> float:
+    """Mean over seeds of a value of a configuration's rows."""
+    values: list[float] = [rows[Cell(shots, seed, point)][name] for seed in space.seeds]
+    return sum(values) / len(values)
+
+
+def nearest_to_defaults(space: GridSpace, width: int) -> Configuration:
+    """The configuration nearest to CLIP-Adapter's defaults: in ratio, then in width, then in rate.
+
+    Parameters
+    ----------
+    space : GridSpace
+    width : int
+        Feature width D.
+    """
+    default = ClipAdapter()
+    hidden = parse_bottleneck(default.bottleneck, width)
+    return min(
+        space.points,
+        key=lambda point: (
+            abs(point.ratio - default.ratio),
+            abs(parse_bottleneck(point.bottleneck, width) - hidden),
+            abs(point.lr - default.recipe.lr),
+        ),
+    )
 
 
 def _test(
@@ -168,13 +200,16 @@ def _tested(
     scores = {r.shots: r.accuracy for r in results if r.method == BRANCHES[space.branch]}
     everything = []
     for cell in space.cells:
+        if cell not in rows:
+            continue
         row = dict(rows[cell])
         if chosen[cell.shots] == cell.point:
             row["test"] = scores[cell.shots].per_seed[list(space.seeds).index(cell.seed)]
         everything.append(row)
     best = []
     for shots, point in chosen.items():
-        val = summarize([rows[Cell(shots, seed, point)]["val"] for seed in space.seeds]).mean
+        judged = Cell(shots, space.seeds[0], point) in rows
+        val = _mean("val", rows, space, shots, point) if judged else None
         test = {**asdict(scores[shots]), "per_seed": list(scores[shots].per_seed)}
         best.append({"shots": shots, **point._asdict(), "val": val, "test": test})
     return everything, best

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cafe.engine import Run, Score, Trained, evaluate, train
-from cafe.features.splits import Shots, draw_shots, draw_validation
+from cafe.engine import Run, Score, Trained, evaluate
+from cafe.features.splits import Shots, draw_shots
 from cafe.features.task import Task
-from cafe.features.tensors import Features, TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import BASELINES, make_method
 from cafe.methods.clip_adapter.method import ClipAdapter
-from cafe.methods.selection import folds_of, pool
+from cafe.methods.validation import Fold, folds_for, mean_score
 from cafe.results.plan import StudyPlan
 from cafe.study.grid.journal import Journal, Row
 from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace
+from cafe.study.study import validation_for
 
 Progress = Callable[[str, int, int], None]
 _LOT = 128  # finished runs are scored and kept in lots of this size
@@ -33,23 +34,11 @@ def plan_for(space: GridSpace, point: Configuration, shots: Sequence[Shots]) -> 
     return StudyPlan(methods, shots, space.seeds, space.validation, settings)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One shot count and seed: what its runs train on, and what they are scored on."""
-
-    train: TrainingSet
-    held_out: Features
-
-
-def _jobs(task: Task, space: GridSpace, shots: Shots, seed: int) -> list[Job]:
-    """One job, or one per fold."""
+def _folds(task: Task, space: GridSpace, shots: Shots, seed: int) -> list[Fold]:
+    """Where the runs of one shot count and seed train, and where they are judged."""
     features = task.splits["train"]
     drawn = TrainingSet(features[draw_shots(features.y, shots, seed)], task.text)
-    if space.validation == "cv":
-        return [Job(TrainingSet(kept, task.text), out) for kept, out in folds_of(drawn, seed)]
-    stored = task.splits["val"]
-    rows = draw_validation(stored.y, shots if space.validation == "few-shot" else "all", seed)
-    return [Job(drawn, stored[rows])]
+    return folds_for(drawn, validation_for(task, space.validation, shots, seed), seed)
 
 
 def train_grid(
@@ -57,36 +46,34 @@ def train_grid(
 ) -> None:
     """Train and score every run that has no row yet, all in one call of the engine.
 
+    Where a shot count leaves nothing to judge by (one shot under "cv"), nothing is trained.
+
     Parameters
     ----------
     task : Task
-    sweep : GridSpace
+    space : GridSpace
     journal : Journal
         Takes a row per run as soon as its chunk is done; an interrupt keeps them.
     context : Context
     progress : callable or None
         Called with a stage, the run-epochs done and those in all.
     """
-    jobs: list[Job] = []
+    folds: list[Fold] = []
     runs: list[Run] = []
-    owners: list[Cell] = []
+    cells: list[Cell] = []  # of each run
     for shots in space.shots:
         for seed in space.seeds:
             todo = [Cell(shots, seed, p) for p in space.points]
             todo = [cell for cell in todo if cell not in journal.rows]
-            for job in _jobs(task, space, shots, seed) if todo else ():
-                for cell in todo:
-                    runs.append(_run(space, cell, job.train, len(jobs)))
-                    owners.append(cell)
-                jobs.append(job)
-    scorer = _Scorer(jobs, owners, journal, context)
+            for fold in _folds(task, space, shots, seed) if todo else ():
+                runs += [_run(space, cell, fold.train, len(folds)) for cell in todo]
+                cells += todo
+                folds.append(fold)
+    scorer = _Scorer(folds, cells, journal, context)
     try:
-        train(
+        context.train(
             runs,
-            [_to(job.train, context) for job in jobs],
-            device=context.device,
-            precision=context.precision,
-            memory_budget=context.memory_budget,
+            [_to(fold.train, context) for fold in folds],
             progress=progress and (lambda done, total: progress("run-epochs", done, total)),
             on_finished=scorer.take,
         )
@@ -98,24 +85,24 @@ def _to(train_set: TrainingSet, context: Context) -> TrainingSet:
     return TrainingSet(train_set.features.to(context.device), train_set.text.to(context.device))
 
 
-def _run(space: GridSpace, cell: Cell, train_set: TrainingSet, job: int) -> Run:
+def _run(space: GridSpace, cell: Cell, train_set: TrainingSet, fold: int) -> Run:
     settings = plan_for(space, cell.point, [cell.shots]).settings
     method = make_method(BRANCHES[space.branch], Context(), settings)
     if not isinstance(method, ClipAdapter):
         raise TypeError(f"{method.name} is no adapter")
-    return method.run_for(train_set, job, cell.seed, cell.point.ratio)
+    return method.run_for(train_set, fold, cell.seed, cell.point.ratio)
 
 
 class _Scorer:
     """Scores finished runs in lots and turns each cell whose folds are complete into a row."""
 
     def __init__(
-        self, jobs: Sequence[Job], owners: Sequence[Cell], journal: Journal, context: Context
+        self, folds: Sequence[Fold], cells: Sequence[Cell], journal: Journal, context: Context
     ) -> None:
-        self._jobs, self._owners, self._journal, self._context = jobs, owners, journal, context
-        self._folds = Counter(owners)
+        self._folds, self._cells, self._journal, self._context = folds, cells, journal, context
+        self._runs_of = Counter(cells)
         self._waiting: list[tuple[int, Trained]] = []
-        self._scores: dict[Cell, list[tuple[int, Score]]] = defaultdict(list)
+        self._scores: dict[Cell, list[tuple[Fold, Score]]] = defaultdict(list)
 
     def take(self, index: int, trained: Trained) -> None:
         """Take a finished run."""
@@ -131,18 +118,18 @@ class _Scorer:
         numbers = sorted({one.run.data for _, one in waiting})
         scores = evaluate(
             [one for _, one in waiting],
-            [_to(job.train, self._context) for job in self._jobs],
-            [self._jobs[number].held_out.to(self._context.device) for number in numbers],
+            [_to(fold.train, self._context) for fold in self._folds],
+            [self._folds[number].held_out.to(self._context.device) for number in numbers],
             [numbers.index(one.run.data) for _, one in waiting],
             memory_budget=self._context.memory_budget,
         )
         rows = []
         for (index, one), score in zip(waiting, scores, strict=True):
-            cell = self._owners[index]
-            found = self._scores[cell]
-            found.append((len(self._jobs[one.run.data].held_out), score))
-            if len(found) == self._folds[cell]:
-                rows.append(_row(cell, pool([s for _, s in found], [n for n, _ in found])))
+            cell = self._cells[index]
+            judged = self._scores[cell]
+            judged.append((self._folds[one.run.data], score))
+            if len(judged) == self._runs_of[cell]:
+                rows.append(_row(cell, mean_score([s for _, s in judged], [f for f, _ in judged])))
         self._journal.add(rows)
 
 
