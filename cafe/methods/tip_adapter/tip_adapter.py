@@ -66,7 +66,7 @@ def affinities(keys: Tensor, labels: Tensor, text: ClassText, held_out: Features
 
 
 class TipAdapter(Method):
-    """Training-free Tip-Adapter.
+    """Training-free Tip-Adapter: zero-shot plus a cache of the shots; `TipHead` has the formula.
 
     Parameters
     ----------
