@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cafe.errors import InputError
-from cafe.methods.catalog import find_method
+from cafe.methods.catalog import find_method, methods_that_need
 
 if TYPE_CHECKING:
     from cafe.store import FeatureCache
@@ -51,9 +51,10 @@ def needs_of(
     """
     wanted = {find_method(name).needs for name in methods}
     if (encoder or pretrained) and "text tower" not in wanted:
+        learners = ", ".join(methods_that_need("text tower"))
         raise InputError(
-            "--encoder and --pretrained are for methods that learn words (coop, cpl), and none is "
-            "asked for; to choose a cache by its encoder use --model."
+            f"--encoder and --pretrained are for methods that learn words ({learners}), and none "
+            "is asked for; to choose a cache by its encoder use --model."
         )
 
     def find(cache: FeatureCache) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def run_cli(*words: str) -> str:
         run_cli("fit", "--help"),
         run_cli("extract", "--help"),
         run_cli("cache", "--help"),
+        run_cli("methods", "--help"),
         run_cli("--version"),
     ],
 )

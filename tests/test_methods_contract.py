@@ -171,6 +171,10 @@ class TestContract:
     def test_does_not_need_a_gradient(self, name: str) -> None:
         assert not probabilities(fit(name, draw_task())).requires_grad
 
-    def test_says_its_name_and_source(self, name: str) -> None:
-        assert find_method(name).name == name
-        assert re.search(r" (19|20)\d\d, ", find_method(name).source)
+    def test_states_its_facts(self, name: str) -> None:
+        kind = find_method(name)
+        assert kind.name == name
+        assert kind.summary
+        assert re.search(r" (19|20)\d\d, ", kind.source)
+        if not kind.no_new_classes:  # new class texts take the place of this field
+            assert "weights" in fit(name, draw_task()).tensors()

@@ -74,10 +74,10 @@ class CrossModalLinear(TrainedLinear):
     rates, decays : sequence of float
         Candidates under validation, from the most conservative on; the authors' grid.
     recipe : Recipe or None
-        How to optimise. The authors take AdamW for 12,800 steps of 8 or 32 samples and keep the
-        step that is best on validation images, rate and decay being searched. None keeps their
-        smaller rate and their largest decay, and stops, without looking, after 300 epochs in
-        batches of 256, on augmented views where the cache has them.
+        How to optimise. The authors take AdamW for 12,800 steps of 8 or 32 samples, search rate
+        and decay, and keep the step that is best on validation images. None takes their smaller
+        rate, their largest decay and a fixed 300 epochs in batches of 256, on augmented views where
+        the cache has them.
     context : Context or None
         Where and how to compute.
 

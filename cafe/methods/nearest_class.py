@@ -53,7 +53,7 @@ class NearestClassHead(Head):
 
 
 class NearestClass(Method):
-    """Nearest class mean (Mensink et al. 2013, arXiv 1212.1669), on unit features."""
+    """Nearest class mean of unit features, by cosine (Mensink et al. 2013, arXiv 1212.1669)."""
 
     name = "nearest-class"
     summary = "cosine to the mean of each class's training features, by faiss"

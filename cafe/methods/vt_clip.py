@@ -158,14 +158,14 @@ class VtClipHead(Head):
 
 
 class VtClip(BatchedMethod):
-    """Visual-guided texts, on caches with spatial maps (`cafe extract --spatial`).
+    """Class texts that attend to the image's spatial map (`cafe extract --spatial` caches maps).
 
     Parameters
     ----------
     gate : float
         Weight of what a text finds in the image; 0 is zero-shot. 0.3 and the recipe's rate are
-        ours, chosen on validation images of `digits`: at 1 and 1e-3 a single shot is learnt by
-        heart, which cost 5 points of zero-shot's accuracy with maps of four tokens.
+        ours, chosen on validation images of `digits`: at 1 and 1e-3 the adapter overfits a single
+        shot, which cost 5 points of zero-shot's accuracy with maps of four tokens.
     bottleneck : str or int
         H of the four projections, as a number or as a part of D.
     gates : sequence of float
@@ -179,7 +179,7 @@ class VtClip(BatchedMethod):
     Raises
     ------
     InputError
-        If the gate is negative, or the bottleneck cannot be meant.
+        If the gate is negative, or the bottleneck is neither a width nor a part of D.
     """
 
     name = "vt-clip"

@@ -28,7 +28,7 @@ class ZeroShotHead(Head):
 
 
 class ZeroShot(Method):
-    """Zero-shot CLIP (Radford et al. 2021, arXiv 2103.00020, section 3.1)."""
+    """Zero-shot CLIP, `s norm(x) w^T` (Radford et al. 2021, arXiv 2103.00020, section 3.1)."""
 
     name = "zero-shot"
     summary = "the classes' text features as classifier; no training image"

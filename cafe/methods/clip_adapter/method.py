@@ -44,7 +44,7 @@ WIDEST = 4
 
 
 class ClipAdapter(BatchedMethod):
-    """The visual branch, the paper's default.
+    """An adapter on the image features, the paper's default: `s norm(a A(x) + (1 - a) x) w^T`.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class ClipAdapter(BatchedMethod):
     Raises
     ------
     InputError
-        If a ratio is outside [0, 1] or the bottleneck cannot be meant.
+        If a ratio is outside [0, 1] or the bottleneck is neither a width nor a part of D.
     """
 
     name = "clip-adapter"
@@ -183,7 +183,10 @@ class ClipAdapter(BatchedMethod):
 
 
 class ClipAdapterText(ClipAdapter):
-    """The text branch alone: `ratio` weights the adapted class weights; see `ClipAdapter`."""
+    """An adapter on the class weights: `s norm(x) norm(b A(w) + (1 - b) w)^T`, with b `ratio`.
+
+    Its settings are those of `clip-adapter`, but for `counterfactual`.
+    """
 
     name = "clip-adapter-text"
     summary = "residual bottleneck adapter on the class weights"
@@ -192,7 +195,11 @@ class ClipAdapterText(ClipAdapter):
 
 
 class ClipAdapterBoth(ClipAdapter):
-    """Both branches: `ratio` for images, `text_ratio` for class weights; see `ClipAdapter`."""
+    """An adapter on the image features and one on the class weights.
+
+    `ratio` weights the adapted images, `text_ratio` the adapted class weights. The other settings
+    are those of `clip-adapter`, but for `counterfactual`.
+    """
 
     name = "clip-adapter-both"
     summary = "adapters on image features and class weights, each with its ratio"

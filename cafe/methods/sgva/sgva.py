@@ -71,7 +71,7 @@ def adapted_features(x: Tensor, down: Tensor, up: Tensor, mix: float) -> Tensor:
 
 
 class Sgva(BatchedMethod):
-    """An adapter trained on image prototypes, guided by the text; both speak in the score.
+    """An adapter trained on image prototypes and guided by the text; the score weighs both.
 
     The prompts are the cache's, or words that `coop` learned before. The authors train such words
     at the same time, by `coop`'s loss on plain features, which does not move the adapter.
@@ -84,7 +84,7 @@ class Sgva(BatchedMethod):
     alphas : sequence of float
         Candidates under validation, from the most conservative on; the authors draw ten at random.
     mix : float
-        Where the trained weight of the adapter in the features starts; 0.5 is the authors'.
+        Start of the trained weight of the adapter in the features; 0.5 is the authors'.
     temperature : float
         Of the distillation; 5 is the authors' default.
     words : str or None
@@ -99,7 +99,8 @@ class Sgva(BatchedMethod):
     Raises
     ------
     InputError
-        If a weight is outside [0, 1], the temperature not above 0, or the width cannot be meant.
+        If a weight is outside [0, 1], the temperature is not above 0, or the bottleneck is neither
+        a width nor a part of D.
     """
 
     name = "sgva"

@@ -66,7 +66,7 @@ def affinities(keys: Tensor, fold: Fold) -> Affinities:
 
 
 class TipAdapter(Method):
-    """Training-free Tip-Adapter.
+    """Training-free Tip-Adapter: zero-shot plus a cache of the shots; `TipHead` has the formula.
 
     Parameters
     ----------
