@@ -18,7 +18,8 @@ import pytest
 from making import make_dataset
 
 from cafe.encoders.encoder import load_encoder
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import extract
 from cafe.store import FeatureCache, verify_cache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -34,7 +35,8 @@ SCRIPT = """
     from making import make_dataset
     from cafe.encoders.encoder import load_encoder
     from cafe.errors import CafeError
-    from cafe.extract.extract import Options, extract
+    from cafe.extract.blocks import ExtractOptions
+    from cafe.extract.extract import extract
 
     root, folder, sizes, batch = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     dataset = make_dataset(root, json.loads(sizes))
@@ -43,7 +45,7 @@ SCRIPT = """
     def work(path, limit, pause):
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        options = Options(batch_size=batch, workers=2, progress=lambda *_: time.sleep(pause))
+        options = ExtractOptions(batch_size=batch, workers=2, progress=lambda *_: time.sleep(pause))
         try:
             words = (("a disc.",), ("a square.",))
             done = extract(dataset, encoder, Path(path), sentences=words, options=options)
@@ -222,8 +224,8 @@ def test_two_at_once(forks: Forks, path: Path, tiny_folder: Path, tmp_path: Path
     encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32")
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"another process is writing .*; wait for it"):
-        extract(dataset, encoder, path, sentences=WORDS, options=Options())
+        extract(dataset, encoder, path, sentences=WORDS, options=ExtractOptions())
     assert time.perf_counter() - start < 5
     os.kill(child, signal.SIGKILL)  # whose lock goes with it
     forks.end()
-    assert extract(dataset, encoder, path, sentences=WORDS, options=Options()).images == 2
+    assert extract(dataset, encoder, path, sentences=WORDS, options=ExtractOptions()).images == 2

@@ -1,7 +1,8 @@
 """The folder in which an extraction keeps its finished blocks until the cache file is written.
 
-An HDF5 file that is killed in mid-write cannot be opened again, so blocks wait as small files of
-their own, each appearing complete under its name; a run that is interrupted resumes after them.
+An HDF5 file whose writer is killed cannot be opened again. Finished blocks are therefore small
+files of their own, each of which appears complete under its name. A run that was interrupted
+resumes after them.
 """
 
 from __future__ import annotations
