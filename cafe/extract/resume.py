@@ -31,11 +31,12 @@ class Failure(NamedTuple):
 
 
 def clean_up(cache: Path) -> None:
-    """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
+    """Remove what a run leaves that is killed after its cache is complete."""
     folder = _folder(cache)
     with contextlib.suppress(OSError):
         if folder.is_dir():
             with lock_file(cache):
+                remove_left_overs(cache.parent)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
