@@ -52,7 +52,7 @@ class Plain(torch.nn.Module):
     def __init__(self, encoder: Encoder, names: tuple[str, ...], context: Tensor) -> None:
         super().__init__()
         self.clip = encoder._network
-        tokens = encoder.tokens([f"{'x ' * LEARNED}{name}." for name in names])
+        tokens = encoder.token_ids([f"{'x ' * LEARNED}{name}." for name in names])
         self.ends = tokens.argmax(dim=-1)
         with torch.no_grad():
             self.embedded = self.clip.token_embedding(tokens)

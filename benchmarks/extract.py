@@ -29,10 +29,9 @@ from torch.utils.data import Dataset as TorchDataset
 from cafe.datasets import Dataset, Item, load_dataset
 from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.preprocess import Augmentation
-from cafe.extract.decode import Decoder, ahead
-from cafe.extract.encode import plan_units
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions, plan_blocks
+from cafe.extract.decode import DecodedImage, decode_item, map_ahead
+from cafe.extract.extract import extract
 
 ROUNDS = 2
 BATCHES = (16, 32, 64, 256)
@@ -83,11 +82,14 @@ def best_batch(encoder: Encoder, pixels: torch.Tensor) -> int:
 def measure(dataset: Dataset, encoder: Encoder, plain: Encoder, cores: int) -> dict[str, float]:
     """Best images/s of each way."""
     items = dataset.splits["train"]
-    options = Options()
-    batch = plan_units(dataset, encoder, options)[0].batch
-    decoder = Decoder(dataset, encoder.preprocess)
+    options = ExtractOptions()
+    batch = plan_blocks(dataset, encoder, options)[0].batch_size
     parts = [items[start : start + batch] for start in range(0, len(items), batch)]
-    first = decoder.decode(items[: max(BATCHES)], Augmentation())
+
+    def decode_all(part: tuple[Item, ...]) -> list[DecodedImage]:
+        return [decode_item(dataset, item, encoder.preprocess) for item in part]
+
+    first = decode_all(items[: max(BATCHES)])
     pixels = torch.from_numpy(np.stack([image.views[0] for image in first]))  # type: ignore[index]
     size = best_batch(encoder, pixels)
 
@@ -100,7 +102,7 @@ def measure(dataset: Dataset, encoder: Encoder, plain: Encoder, cores: int) -> d
             list(pool.map(lambda part: encoder.encode_pixels(pixels[: len(part)]), parts))
 
     def decode() -> None:
-        for _ in ahead(lambda part: decoder.decode(part, Augmentation()), parts, cores):
+        for _ in map_ahead(decode_all, parts, cores):
             pass
 
     def whole() -> None:

@@ -9,10 +9,14 @@ and the import is tried again. Where the import works, nothing is touched.
 from __future__ import annotations
 
 import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from cafe.errors import WeightsError
+from cafe.errors import WeightsError, one_line
 
 # Every operator for which torchvision registers a fake without asking whether it has been loaded.
 _OPERATORS = (
@@ -44,10 +48,9 @@ def _import_or_say(name: str, package: str) -> ModuleType:
     try:
         return _import(name)
     except (ImportError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"cannot import {name} ({reason}); install {package} in a version that fits the "
-            "installed torch."
+            f"cannot import {name} ({one_line(error)}); install {package} in a version that fits "
+            "the installed torch."
         ) from error
 
 
@@ -81,3 +84,16 @@ def import_open_clip() -> ModuleType:
         If it is not installed or cannot be imported.
     """
     return _import_or_say("open_clip", "open_clip_torch")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the warnings and log lines of libraries; errors are still raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -25,6 +25,11 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def one_line(error: BaseException) -> str:
+    """The message of any error on one line, cut to 200 characters; its type if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class CafeError(Exception):
     """Anything that cafe reports about its input, its files or its machine."""
 

@@ -81,7 +81,7 @@ def _sample(
     model: str | None,
 ) -> float:
     from cafe.datasets import load_dataset
-    from cafe.encoders.encoder import load_encoder
+    from cafe.encoders.recorded import WEIGHTS, load_recorded_encoder, record_of_cache
     from cafe.extract.reencode import reencode_sample
 
     header = opened.header
@@ -91,9 +91,7 @@ def _sample(
         split_file=split_file,
         allow_missing=bool(header.missing),
     )
-    tag = None if header.pretrained == "local" else header.pretrained
-    precision = str(header.key.get("precision", "auto"))
-    encoder = load_encoder(model or header.model, tag, precision=precision)
+    encoder = load_recorded_encoder(record_of_cache(opened), model, parts=WEIGHTS)
     return reencode_sample(opened, data, encoder, count)
 
 

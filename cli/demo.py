@@ -20,8 +20,10 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
     """
     from cafe.datasets import load_dataset
     from cafe.datasets.prompts import fill
-    from cafe.encoders.encoder import NANO, encoder_names, load_encoder
-    from cafe.extract.extract import Options, extract
+    from cafe.encoders.encoder import load_encoder
+    from cafe.encoders.weights import NANO, encoder_names
+    from cafe.extract.blocks import ExtractOptions
+    from cafe.extract.extract import extract
     from cafe.store.paths import cache_folder, cache_path
     from cafe.study.fit import fit
 
@@ -33,7 +35,7 @@ def demo(cache: CacheHome = None, runs: RunsHome = Path("runs")) -> None:
         say("1. The frozen encoder 'nano' sees every image once ...")
         with progress_bar("images") as progress:
             sentences = fill(digits.class_names, digits.templates)
-            options = Options(progress=progress)
+            options = ExtractOptions(progress=progress)
             encoder = load_encoder(NANO)
             done = extract(digits, encoder, path, sentences=sentences, options=options)
         if done.was_there:

@@ -105,11 +105,11 @@ def extract(
     """
     from cafe.datasets import load_dataset
     from cafe.datasets.prompts import fill, read_prompts
-    from cafe.encoders.encoder import encoder_names, load_encoder
+    from cafe.encoders.encoder import load_encoder
     from cafe.encoders.preprocess import Augmentation
     from cafe.encoders.spatial import POOL, grid_of
-    from cafe.extract.encode import encode_units
-    from cafe.extract.extract import Options
+    from cafe.encoders.weights import encoder_names
+    from cafe.extract.blocks import ExtractOptions, encode_blocks
     from cafe.extract.extract import extract as run
     from cafe.extract.ray import RayEngine
     from cafe.store.paths import cache_folder, cache_path
@@ -144,7 +144,7 @@ def extract(
                 "much again until the file is made."
             )
         with progress_bar("images", quiet=as_json) as progress:
-            options = Options(
+            options = ExtractOptions(
                 augmentation=augmentation,
                 on_error="fail" if on_error is OnError.fail else "skip",
                 batch_size=batch_size,
@@ -152,7 +152,7 @@ def extract(
                 progress=progress,
                 spatial=side if spatial else None,
             )
-            encode = RayEngine(chosen, pretrained) if engine is EngineName.ray else encode_units
+            encode = RayEngine(chosen, pretrained) if engine is EngineName.ray else encode_blocks
             done = run(
                 data,
                 encoder,

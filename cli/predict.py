@@ -83,8 +83,9 @@ def predict(
     Example: cafe predict runs photo.jpg ./photos --top 3
     """
     from cafe.encoders.preprocess import quiet_pillow
+    from cafe.encoders.recorded import load_recorded_encoder
     from cafe.inference.images import list_images
-    from cafe.inference.predictor import Predictor, encoder_of
+    from cafe.inference.predictor import Predictor, record_of_head
     from cafe.results.runs import find_head
     from cafe.results.saved_head import load_head
 
@@ -94,7 +95,7 @@ def predict(
     _caveat(saved)
     piped = format_ is not Format.table and not sys.stdout.isatty()
     with interruptible("what is printed is complete; the rest was not looked at."):
-        encoder = encoder_of(saved, model, pretrained, device=device)
+        encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
         neighbours = _evidence(saved, file, cache) if explain else None
         predictor = Predictor(saved, encoder, neighbours)
         with progress_bar("images", quiet=not piped) as progress, quiet_pillow():

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from cafe.datasets.base import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CacheError, CacheMismatchError, InputError
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import extract
 from cafe.extract.importers import import_features
 from cafe.extract.reencode import reencode_sample
 from cafe.store import FeatureCache, verify_cache, write_cache
@@ -101,7 +102,7 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
 @pytest.fixture
 def extracted(dataset: Dataset, tiny: Encoder, tmp_path: Path) -> FeatureCache:
     path = tmp_path / "cache" / "shapes" / "tiny.local.h5"
-    options = Options(batch_size=4)
+    options = ExtractOptions(batch_size=4)
     extract(dataset, tiny, path, sentences=(("a disc.",), ("a square.",)), options=options)
     return FeatureCache.open(path)
 
@@ -127,9 +128,9 @@ def test_a_sample_sees_features_of_other_images(
 def test_a_sample_needs_the_same_data_and_weights(
     extracted: FeatureCache, dataset: Dataset, tiny: Encoder
 ) -> None:
-    with pytest.raises(CacheMismatchError, match="made of another dataset"):
+    with pytest.raises(CacheMismatchError, match="made from another dataset"):
         reencode_sample(extracted, replace(dataset, class_names=("x", "y")), tiny, 3)
-    with pytest.raises(CacheMismatchError, match="made of another weights"):
+    with pytest.raises(CacheMismatchError, match=r"not the encoder of .*: weights"):
         reencode_sample(extracted, dataset, replace(tiny, weights_sha256="0"), 3)
     with pytest.raises(InputError, match="at least 1 image; got 0"):
         reencode_sample(extracted, dataset, tiny, 0)

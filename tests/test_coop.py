@@ -50,7 +50,7 @@ class PlainCoop(torch.nn.Module):
         super().__init__()
         self.clip = encoder._network
         sentences = [f"{'x ' * len(context)}{name.replace('_', ' ')}." for name in NAMES]
-        self.tokens = encoder.tokens(sentences)
+        self.tokens = encoder.token_ids(sentences)
         self.embedded = self.clip.token_embedding(self.tokens)
         self.context = torch.nn.Parameter(context.clone())
 
@@ -286,7 +286,10 @@ def test_beside_others(
 
 REFUSALS: list[tuple[list[Any], str]] = [
     (["--method", "coop", "--encoder", "no-such-model"], "unknown model 'no-such-model'"),
-    (["--method", "coop", "--encoder", "nano", "--pretrained", "none"], "not the encoder of this"),
+    (
+        ["--method", "coop", "--encoder", "nano", "--pretrained", "none"],
+        "is not the encoder of",
+    ),
     (["--method", "coop", "--prompt", "0"], "prompt must be a whole number of at least 1; got 0"),
     (["--method", "coop", "--prompt", "30"], "learn fewer with --prompt"),
     (["--encoder", "nano"], "none is asked for; to choose a cache"),

@@ -10,16 +10,12 @@ from cafe.datasets.base import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import DatasetError
-from cafe.extract.decode import Decoder, ahead
-
-PLAIN = Augmentation()
+from cafe.extract.decode import decode_item, map_ahead
 
 
 def test_views_come_in_the_encoders_form(dataset: Dataset, tiny: Encoder) -> None:
-    items = dataset.splits["train"][:3]
-    decoded = Decoder(dataset, tiny.preprocess).decode(items, Augmentation(4))
-    assert [image.item for image in decoded] == list(items)
-    for image in decoded:
+    for item in dataset.splits["train"][:3]:
+        image = decode_item(dataset, item, tiny.preprocess, Augmentation(4))
         assert image.views is not None
         assert image.views.shape == (4, 32, 32, 3)
         assert image.views.dtype == np.uint8
@@ -32,17 +28,19 @@ def test_a_broken_image_is_told_with_its_reason(
     item = dataset.splits["train"][0]
     assert dataset.root is not None
     (dataset.root / item.id).write_bytes(content)
-    (image,) = Decoder(dataset, tiny.preprocess).decode([item], PLAIN)
+    image = decode_item(dataset, item, tiny.preprocess)
     assert image.views is None
     assert image.reason
     assert str(dataset.root) not in image.reason
-    with pytest.raises(DatasetError, match=r"'train/0\.png' of 'shapes' cannot be read .*--on-er"):
-        Decoder(dataset, tiny.preprocess, strict=True).decode([item], PLAIN)
+    with pytest.raises(
+        DatasetError, match=r"'train/0\.png' of 'shapes' cannot be read .*on_error="
+    ):
+        decode_item(dataset, item, tiny.preprocess, strict=True)
 
 
 def test_a_vanished_image_stops_the_run(dataset: Dataset, tiny: Encoder) -> None:
     with pytest.raises(DatasetError, match=r"'gone\.png' .*is gone; bring it back .*is kept"):
-        Decoder(dataset, tiny.preprocess).decode([Item("gone.png", 0, 3)], PLAIN)
+        decode_item(dataset, Item("gone.png", 0, 3), tiny.preprocess)
 
 
 def test_results_come_in_order_and_not_too_far_ahead() -> None:
@@ -53,7 +51,7 @@ def test_results_come_in_order_and_not_too_far_ahead() -> None:
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    for taken, (number, result) in enumerate(ahead(work, iter(range(30)), threads=3)):
+    for taken, (number, result) in enumerate(map_ahead(work, iter(range(30)), threads=3)):
         assert (number, result) == (taken, taken * taken)
         assert len(running) <= taken + 1 + 3 + 1
     assert sorted(running) == list(range(30))
@@ -61,7 +59,7 @@ def test_results_come_in_order_and_not_too_far_ahead() -> None:
 
 def test_work_runs_side_by_side() -> None:
     barrier = threading.Barrier(3, timeout=20)
-    assert len(list(ahead(lambda _: barrier.wait(), range(6), threads=3))) == 6
+    assert len(list(map_ahead(lambda _: barrier.wait(), range(6), threads=3))) == 6
 
 
 def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_rest() -> None:
@@ -74,11 +72,11 @@ def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_rest() -> None:
         return number
 
     with pytest.raises(DatasetError, match="vanished"):
-        list(ahead(work, range(1000), threads=2))
+        list(map_ahead(work, range(1000), threads=2))
     assert len(started) < 20
 
 
 def test_an_error_in_the_caller_ends_the_threads() -> None:
-    results = ahead(lambda number: number, range(1000), threads=2)
+    results = map_ahead(lambda number: number, range(1000), threads=2)
     next(results)
     results.close()  # type: ignore[attr-defined]

@@ -17,10 +17,11 @@ from drawing import draw_images, draw_task
 from needing import settings_for
 
 import cafe
+from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CafeError, InputError
 from cafe.inference import export, graphs
 from cafe.inference.graphs import HeadGraph, trace
-from cafe.inference.predictor import encoder_of
+from cafe.inference.predictor import record_of_head
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, make_method
 from cafe.results.runs import find_head
@@ -123,7 +124,8 @@ def test_resizing_in_the_card_is_the_preprocess(work: Path, tmp_path: Path) -> N
 
     from cafe.inference.model_card import _input
 
-    encoder = encoder_of(cafe.load_head(find_head("runs/mine")), device="cpu")
+    record = record_of_head(cafe.load_head(find_head("runs/mine")))
+    encoder = load_recorded_encoder(record, device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     (block,) = re.findall(r"```python\n(.*?)```", _input(encoder.preprocess.config), re.DOTALL)

@@ -24,13 +24,13 @@ from cafe.errors import (
     DatasetError,
     InputError,
 )
-from cafe.extract import encode as encoding
-from cafe.extract.extract import Extraction, Options, cache_key, extract
+from cafe.extract.blocks import ExtractOptions, plan_blocks
+from cafe.extract.extract import Extraction, cache_key, extract
 from cafe.extract.resume import ResumeFolder
 from cafe.store import FeatureCache, verify_cache
 
 SENTENCES = (("a disc.", "one disc."), ("a square.",))
-SMALL = Options(batch_size=2, workers=2)  # blocks of 16 images: the training split has two
+SMALL = ExtractOptions(batch_size=2, workers=2)  # blocks of 16 images: the training split has two
 
 
 def run(dataset: Dataset, encoder: Encoder, path: Path, **changes: Any) -> Extraction:
@@ -145,7 +145,7 @@ def refused(path: Path, message: str, dataset: Dataset, encoder: Encoder, **chan
     with pytest.raises(CacheMismatchError, match=message) as caught:
         run(dataset, encoder, path, **changes)
     assert "was made differently: " in str(caught.value)
-    assert "--rebuild" in str(caught.value)
+    assert "rebuild=True" in str(caught.value)
     assert path.read_bytes() == before
 
 
@@ -179,7 +179,7 @@ def test_the_key_does_not_hold_how_fast_it_went(
     dataset: Dataset, tiny: Encoder, path: Path
 ) -> None:
     run(dataset, tiny, path)
-    options = Options(batch_size=7, workers=1, on_error="fail")
+    options = ExtractOptions(batch_size=7, workers=1, on_error="fail")
     assert run(dataset, tiny, path, options=options).was_there
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_cache_is_replaced_only_on_request(
     assert verify_cache(path).problems == ()
 
 
-def breaking(after: int) -> Options:
+def breaking(after: int) -> ExtractOptions:
     def progress(_split: str, done: int, _total: int) -> None:
         if done >= after:
             raise KeyboardInterrupt
@@ -231,7 +231,10 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 def test_work_of_another_key_or_batch_is_not_taken_over(
     dataset: Dataset, tiny: Encoder, path: Path
 ) -> None:
-    for change in ({"sentences": WORDS["a sentence"][0]}, {"options": Options(batch_size=3)}):
+    for change in (
+        {"sentences": WORDS["a sentence"][0]},
+        {"options": ExtractOptions(batch_size=3)},
+    ):
         with pytest.raises(KeyboardInterrupt):
             run(dataset, tiny, path, options=breaking(28))
         assert run(dataset, tiny, path, **change).images == 28
@@ -333,7 +336,7 @@ def test_features_that_are_not_finite(
 
     broken = replace(tiny)
     monkeypatch.setattr(Encoder, "encode_pixels", lambda _, pixels: encode(pixels))
-    with pytest.raises(CafeError, match=r"'train/1\.png' is not finite in fp32; use --precision"):
+    with pytest.raises(CafeError, match=r"'train/1\.png' is not finite in fp32; use precision="):
         run(dataset, broken, path)
     assert not path.exists()
 
@@ -365,9 +368,13 @@ def test_views_of_the_training_split(dataset: Dataset, tiny: Encoder, path: Path
 
 
 def test_views_share_the_batch(tiny: Encoder, dataset: Dataset) -> None:
-    plain = encoding.plan_units(dataset, tiny, Options())
-    views = encoding.plan_units(dataset, tiny, Options(augmentation=Augmentation(4)))
-    assert [unit.batch for unit in views] == [plain[0].batch // 4, plain[1].batch, plain[2].batch]
+    plain = plan_blocks(dataset, tiny, ExtractOptions())
+    views = plan_blocks(dataset, tiny, ExtractOptions(augmentation=Augmentation(4)))
+    assert [block.batch_size for block in views] == [
+        plain[0].batch_size // 4,
+        plain[1].batch_size,
+        plain[2].batch_size,
+    ]
 
 
 def test_a_cache_folder_that_cannot_be_written(
@@ -381,14 +388,14 @@ def test_a_cache_folder_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch size must be at least 1; got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"workers": -1}, "workers must be at least 1; got -1"),
         ({"augmentation": Augmentation(0)}, "views must be at least 1; got 0"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Options(**options)
+        ExtractOptions(**options)
 
 
 def test_progress_counts_every_image_of_every_split(

@@ -18,7 +18,8 @@ import pytest
 from making import make_dataset
 
 from cafe.encoders.encoder import load_encoder
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import extract
 from cafe.store import FeatureCache, verify_cache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -34,16 +35,24 @@ SCRIPT = """
     from making import make_dataset
     from cafe.encoders.encoder import load_encoder
     from cafe.errors import CafeError
-    from cafe.extract.extract import Options, extract
+    from cafe.extract.blocks import ExtractOptions
+    from cafe.extract.extract import extract
 
     root, folder, sizes, batch = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     dataset = make_dataset(root, json.loads(sizes))
     encoder = load_encoder(folder, device="cpu", precision="fp32")
 
-    def work(path, limit, pause):
+    def work(path, limit, pause, stop):
+        batches = 0
+
+        def progress(*_):
+            nonlocal batches
+            batches += 1
+            time.sleep(60 if batches == stop else pause)
+
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        options = Options(batch_size=batch, workers=2, progress=lambda *_: time.sleep(pause))
+        options = ExtractOptions(batch_size=batch, workers=2, progress=progress)
         try:
             words = (("a disc.",), ("a square.",))
             done = extract(dataset, encoder, Path(path), sentences=words, options=options)
@@ -52,11 +61,11 @@ SCRIPT = """
             return f"{type(error).__name__} {error}"
 
     while line := sys.stdin.readline():
-        path, limit, pause = json.loads(line)
+        path, limit, pause, stop = json.loads(line)
         read, write = os.pipe()
         child = os.fork()
         if not child:
-            os.write(write, work(path, limit, pause).encode())
+            os.write(write, work(path, limit, pause, stop).encode())
             os._exit(0)
         os.close(write)
         print(child, flush=True)
@@ -84,11 +93,12 @@ class Forks:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         )
 
-    def start(self, path: Path, limit: int = 0, pause: float = 0.0) -> int:
-        """Start an extraction; returns its process id."""
+    def start(self, path: Path, limit: int = 0, pause: float = 0.0, stop: int = 0) -> int:
+        """Start an extraction, which waits to be killed after `stop` batches; returns its id."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(self._json.dumps([str(path), limit, pause]), file=self.process.stdin, flush=True)
+        words = self._json.dumps([str(path), limit, pause, stop])
+        print(words, file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
     def end(self) -> tuple[int, str]:
@@ -134,7 +144,8 @@ def test_kill_9_at_random_points_again_and_again(
     kills = 0
     while not path.exists() and kills < 40:
         before = blocks(path)
-        child = forks.start(path, pause=0.004)
+        # of 90 batches: also on a fast machine the first two runs are killed before their end
+        child = forks.start(path, pause=0.004, stop=chance.randint(1, 40))
         time.sleep(chance.uniform(0, 0.25))
         os.kill(child, signal.SIGKILL)
         code, _ = forks.end()
@@ -222,8 +233,8 @@ def test_two_at_once(forks: Forks, path: Path, tiny_folder: Path, tmp_path: Path
     encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32")
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"another process is writing .*; wait for it"):
-        extract(dataset, encoder, path, sentences=WORDS, options=Options())
+        extract(dataset, encoder, path, sentences=WORDS, options=ExtractOptions())
     assert time.perf_counter() - start < 5
     os.kill(child, signal.SIGKILL)  # whose lock goes with it
     forks.end()
-    assert extract(dataset, encoder, path, sentences=WORDS, options=Options()).images == 2
+    assert extract(dataset, encoder, path, sentences=WORDS, options=ExtractOptions()).images == 2

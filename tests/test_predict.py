@@ -20,9 +20,10 @@ import cafe
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CafeError, InputError
+from cafe.extract.decode import DecodedImage
 from cafe.extract.extract import extract
 from cafe.features.splits import draw_shots
-from cafe.inference import images as pictures
+from cafe.inference import images
 from cafe.inference.neighbours import NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction
 from cafe.results.runs import HeadSelector, find_head
@@ -126,11 +127,11 @@ def test_images_are_read_as_answers_are_taken(
 ) -> None:
     read = []
 
-    def count(source: pictures.ImageSource, preprocess: object) -> str:
+    def count(source: images.ImageSource, preprocess: object) -> DecodedImage:
         read.append(source)
-        return "counted"
+        return DecodedImage(None, "counted")
 
-    monkeypatch.setattr(pictures, "_pixels", count)
+    monkeypatch.setattr(images, "decode_source", count)
     answers = predictor.predict(["photo.png"] * 1000, batch_size=2, workers=2)
     assert next(answers).reason == "counted"
     assert len(read) < 20
@@ -213,7 +214,11 @@ def test_csv(run: Run) -> None:
         (["runs/mine", "--shots", "2"], 2, "no head of 2 shots; it has 1, 4"),
         (["runs/mine", "--shots", "1,4"], 2, "one shot count"),
         (["runs/mine", "--seed", "7"], 2, "no seed 7; it has 0, 1"),
-        (["runs/mine", "--pretrained", "none"], 1, "another encoder than this 'nano': weights"),
+        (
+            ["runs/mine", "--pretrained", "none"],
+            1,
+            "is not the encoder of the head: weights",
+        ),
         (["runs/mine", "--top", "0"], 2, "top must be at least 1"),
     ],
 )
@@ -238,7 +243,7 @@ def test_imported_features_have_no_encoder(run: Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", allow_pickle=False, class_names=np.array(["a", "b"]), **arrays)
     cache = cafe.import_features(tmp_path / "x.npz", tmp_path / "cache/x/toy.test.h5")
     cafe.fit(cache, shots=2, seeds=1, epochs=1, runs=tmp_path / "runs", device="cpu")
-    one_line(run("predict", tmp_path / "runs", "photos"), 2, "imported features", "cafe extract")
+    one_line(run("predict", tmp_path / "runs", "photos"), 2, "were imported", "cafe extract")
 
 
 def test_an_encoder_of_ones_own_is_given_again(
@@ -248,9 +253,9 @@ def test_an_encoder_of_ones_own_is_given_again(
     path = tmp_path / "cache/shapes/tiny.local.h5"
     extract(dataset, tiny, path, sentences=fill(dataset.class_names, dataset.templates))
     cafe.fit(path, shots=2, seeds=1, epochs=1, runs=tmp_path / "runs", device="cpu")
-    images = tmp_path / "images/test"
-    one_line(run("predict", tmp_path / "runs", images), 1, "'tiny'", "--model")
-    answer = run("predict", tmp_path / "runs", images, "--model", tiny_folder, "--format", "jsonl")
+    photos = tmp_path / "images/test"
+    one_line(run("predict", tmp_path / "runs", photos), 1, "'tiny'", "model=")
+    answer = run("predict", tmp_path / "runs", photos, "--model", tiny_folder, "--format", "jsonl")
     assert len(lines(answer)) == 4
 
 

@@ -21,8 +21,9 @@ from cafe.datasets.base import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CafeError, DatasetError, DeviceError, UnknownNameError, WeightsError
-from cafe.extract.extract import Extraction, Options, extract
-from cafe.extract.ray import RayEngine, _join, _pool
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import Extraction, extract
+from cafe.extract.ray import RayEngine, _join, _workers
 from cafe.store import FeatureCache, verify_cache
 from cafe_cli.main import main
 
@@ -32,7 +33,7 @@ ERRORS = [
     if isinstance(kind, type) and issubclass(kind, CafeError) and kind is not UnknownNameError
 ]
 SENTENCES = (("a disc.",), ("a square.",))
-OPTIONS = Options(batch_size=2, workers=1)  # blocks of 16 images
+OPTIONS = ExtractOptions(batch_size=2, workers=1)  # blocks of 16 images
 SIZES = {"train": 70, "test": 20}
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra 'ray'"
@@ -184,7 +185,9 @@ def test_an_image_that_vanishes_is_the_same_error(
 def test_a_worker_with_other_weights_is_refused(
     run: Callable[..., Extraction], tiny: Encoder
 ) -> None:
-    with pytest.raises(WeightsError, match=r"another encoder: weights_sha256 is .*, asked for f"):
+    with pytest.raises(
+        WeightsError, match=r"of this extraction: weights_sha256 is .*, asked for f"
+    ):
         run(replace(tiny, weights_sha256="f" * 64))
     assert blocks() == 0
 
@@ -201,7 +204,7 @@ def test_a_block_that_kills_every_worker_is_given_up(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("cafe.extract.ray_worker.encode_units", die)
+        patch.setattr("cafe.extract.ray_worker.encode_blocks", die)
         patch.setattr("cafe.extract.ray_worker.TRIES", ".deaths")  # which the driver does not clear
         for _ in range(4):
             with pytest.raises(SystemExit):
@@ -212,11 +215,11 @@ def test_a_block_that_kills_every_worker_is_given_up(
 
 
 def test_workers_that_a_cluster_has_room_for() -> None:
-    assert _pool("cuda", 4, {"CPU": 64.0, "GPU": 8.0}) == (8, 1, 1, 8)
-    assert _pool("cpu", 4, {"CPU": 10.0, "GPU": 8.0}) == (2, 4, 0, 4)
-    with pytest.raises(DeviceError, match="has no GPU; use --device cpu"):
-        _pool("cuda", 4, {"CPU": 64.0})
-    assert _pool("cpu", 4, {"CPU": 2.0}) == (1, 2, 0, 2)
+    assert _workers("cuda", 4, {"CPU": 64.0, "GPU": 8.0}) == (8, 1, 1, 8)
+    assert _workers("cpu", 4, {"CPU": 10.0, "GPU": 8.0}) == (2, 4, 0, 4)
+    with pytest.raises(DeviceError, match="has no GPU; use device='cpu'"):
+        _workers("cuda", 4, {"CPU": 64.0})
+    assert _workers("cpu", 4, {"CPU": 2.0}) == (1, 2, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -262,5 +265,5 @@ def test_without_ray(
         main()
     assert stop.value.code
     assert capsys.readouterr().err == (
-        "cafe: --engine ray needs Ray, which is not installed: pip install 'cafe-clip[ray]'.\n"
+        "cafe: the engine 'ray' needs Ray, which is not installed: pip install 'cafe-clip[ray]'.\n"
     )

@@ -30,7 +30,7 @@ from cafe.compat import import_open_clip
 from cafe.datasets.prompts import fill
 from cafe.encoders import tokenizer
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.spatial import see
+from cafe.encoders.spatial import encode_with_map
 from cafe.encoders.weights import default_pretrained, encoder_names, locate
 from cafe.errors import WeightsError
 from cafe.extract.extract import extract
@@ -188,7 +188,7 @@ def test_half_precision_leaves_scale_and_bias_alone(folder: Path, siglip: Encode
 
 
 def test_prompts_are_read_as_siglip_reads_them(siglip: Encoder) -> None:
-    tokens = siglip.tokens(["A photo, of a Disc!", "a photo of a disc"])
+    tokens = siglip.token_ids(["A photo, of a Disc!", "a photo of a disc"])
     assert tokens.shape == (2, 12)
     assert torch.equal(tokens[0], tokens[1])
     assert tokens[0].tolist() == [3, 6, 7, 3, 4, 1, 0, 0, 0, 0, 0, 0]
@@ -209,7 +209,7 @@ def test_cached_logits_are_the_models_own(siglip: Encoder, work: Path) -> None:
     pixels = np.stack([siglip.preprocess.pixels(Image.open(p).convert("RGB")) for p in paths])
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.no_grad():
-        own, _ = siglip._network.get_logits(x, siglip.tokens(["a disc.", "a square."]))
+        own, _ = siglip._network.get_logits(x, siglip.token_ids(["a disc.", "a square."]))
     ours = saved.head.logits(task.splits["test"].x)
     torch.testing.assert_close(ours, own, atol=1e-3, rtol=0)
     scores = saved.scores(task.splits["test"].x)
@@ -296,7 +296,7 @@ def test_a_token_is_what_the_pool_makes_of_it_alone(siglip: Encoder) -> None:
     with torch.no_grad():
         found = visual.trunk.forward_features(x)  # (2, 16, 32)
         alone = torch.stack([visual.trunk.forward_head(found[:, [t]]) for t in range(16)], 1)
-        features, tokens = see(siglip._network, x, 7)
+        features, tokens = encode_with_map(siglip._network, x, 7)
         assert torch.equal(features, siglip._network.encode_image(x))
     assert tokens.shape == (2, 16, 32)
     torch.testing.assert_close(tokens, alone)
@@ -318,9 +318,9 @@ def test_the_only_published_weights_are_the_default() -> None:
 def test_a_checkpoint_file_gets_the_published_preprocess(tmp_path: Path) -> None:
     (tmp_path / "copy.safetensors").touch()
     for tag in (str(tmp_path / "copy.safetensors"), "none"):
-        described = locate("ViT-B-16-SigLIP", tag).described
-        assert (described["resize_mode"], described["mean"]) == ("squash", (0.5, 0.5, 0.5))
-        assert locate("ViT-L-14", tag).described == {}  # published with several
+        published = locate("ViT-B-16-SigLIP", tag).published
+        assert (published["resize_mode"], published["mean"]) == ("squash", (0.5, 0.5, 0.5))
+        assert locate("ViT-L-14", tag).published == {}  # published with several
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("weights were fetched before the tokenizer was checked")
 
-    monkeypatch.setattr("cafe.encoders.hub.weights", fail)
+    monkeypatch.setattr("cafe.encoders.hub.fetch_checkpoint", fail)
 
 
 def test_without_transformers(

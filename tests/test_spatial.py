@@ -19,9 +19,10 @@ import cafe
 from cafe.datasets.base import Dataset
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.spatial import SpatialTower, _vit, encode_spatial, grid_of, see
+from cafe.encoders.spatial import SpatialTower, _vit, encode_spatial, encode_with_map, grid_of
 from cafe.errors import CacheFormatError, CacheMismatchError, InputError
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import extract
 from cafe.features.task import load_task
 from cafe.results.runs import HeadSelector, find_head
 from cafe.store import FORMAT, Block, FeatureCache, verify_cache, write_cache
@@ -71,7 +72,7 @@ def test_under_even_attention_the_feature_is_the_mean_of_the_tokens(resnet: Enco
     with torch.no_grad():
         pool.q_proj.weight.zero_()
         pool.q_proj.bias.zero_()
-        features, tokens = see(network, x, 3)
+        features, tokens = encode_with_map(network, x, 3)
         grid = network.visual.forward_intermediates(x, indices=1)["image_intermediates"][-1]
         mean = grid.flatten(2).mean(-1) + pool.positional_embedding[0]
         whole = pool.c_proj(pool.v_proj(mean))[:, None]
@@ -108,15 +109,15 @@ def test_pooling_averages_neighbours(resnet: Encoder) -> None:
 def test_towers_without_a_map_and_pools_that_are_none(tiny: Encoder) -> None:
     coca = copy.deepcopy(tiny._network)
     coca.visual.attn_pool = torch.nn.Identity()
-    with pytest.raises(InputError, match="VisionTransformer has no spatial map that cafe knows"):
-        see(coca, torch.zeros(1, 3, 32, 32), 7)
+    with pytest.raises(InputError, match="no spatial map of this encoder's VisionTransformer"):
+        encode_with_map(coca, torch.zeros(1, 3, 32, 32), 7)
     with pytest.raises(InputError, match="pool must be at least 1; got 0"):
         grid_of(tiny, 0)
 
 
 def encode(dataset: Dataset, encoder: Encoder, path: Path, **options: object) -> FeatureCache:
     sentences = fill(dataset.class_names, dataset.templates)
-    chosen = Options(**{"spatial": 7, **options})  # type: ignore[arg-type]
+    chosen = ExtractOptions(**{"spatial": 7, **options})  # type: ignore[arg-type]
     extract(dataset, encoder, path, sentences=sentences, options=chosen)
     return FeatureCache.open(path)
 

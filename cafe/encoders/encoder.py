@@ -12,36 +12,12 @@ import torch
 from torch import Tensor
 
 import cafe.encoders.hub as hub
-from cafe.compat import import_open_clip
 from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.encoders.network import build_network, state_digest
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer
-from cafe.encoders.weights import (
-    DEFAULT_MODEL,
-    DEFAULT_TAG,
-    NANO,
-    NANO_TAG,
-    UNTRAINED,
-    architecture,
-    default_pretrained,
-    encoder_names,
-    locate,
-)
+from cafe.encoders.weights import DEFAULT_MODEL, architecture, locate
 from cafe.files import digest_of_file
-
-__all__ = [
-    "DEFAULT_MODEL",
-    "DEFAULT_TAG",
-    "NANO",
-    "NANO_TAG",
-    "UNTRAINED",
-    "Encoder",
-    "default_pretrained",
-    "encoder_names",
-    "import_open_clip",
-    "load_encoder",
-]
 
 _SENTENCES_PER_BATCH = 256
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,6 +60,18 @@ class Encoder:
     _network: Any = field(repr=False)
     _tokenizer: Any = field(repr=False)
 
+    def key(self) -> dict[str, Any]:
+        """What the encoder contributes to the key of its caches, as JSON values."""
+        config = sorted(self.preprocess.config.items())
+        return {
+            "architecture_sha256": self.architecture_sha256,
+            "model": self.model,
+            "precision": self.precision,
+            "preprocess": {k: list(v) if isinstance(v, tuple) else v for k, v in config},
+            "pretrained": self.pretrained,
+            "weights_sha256": self.weights_sha256,
+        }
+
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Encode a batch of preprocessed images.
@@ -91,7 +79,7 @@ class Encoder:
         Parameters
         ----------
         pixels : Tensor
-            8-bit RGB as `Preprocess.pixels` gives it. (B, S, S, 3) uint8
+            8-bit RGB from `Preprocess.pixels`. (B, S, S, 3) uint8
 
         Returns
         -------
@@ -102,12 +90,13 @@ class Encoder:
         return features.float().cpu()
 
     def standardized(self, pixels: Tensor) -> Tensor:
-        """The same pixels as the image tower takes them, on its device. (B, 3, S, S)"""
+        """Pixels (B, S, S, 3) uint8 as the image tower takes them, on its device. (B, 3, S, S)"""
         config = self.preprocess.config
         mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
+        # bytes go to the device, a quarter of what float32 pixels would take
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        return ((x - mean) / std).to(_DTYPES[self.precision])
+        return ((x - mean) / std).to(_DTYPES[self.precision])  # (B, 3, S, S)
 
     @torch.inference_mode()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -123,13 +112,13 @@ class Encoder:
         Tensor
             Raw features in float32 on the CPU. (n, D)
         """
-        batches = torch.split(self.tokens(sentences).to(self.device), _SENTENCES_PER_BATCH)
-        return torch.cat([self._network.encode_text(tokens).float().cpu() for tokens in batches])
+        batches = torch.split(self.token_ids(sentences).to(self.device), _SENTENCES_PER_BATCH)
+        return torch.cat([self._network.encode_text(ids).float().cpu() for ids in batches])
 
-    def tokens(self, sentences: Sequence[str]) -> Tensor:
-        """Token ids of sentences, as the text tower takes them. (n, context)"""
-        tokens: Tensor = self._tokenizer(list(sentences))
-        return tokens
+    def token_ids(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids of sentences, as the text tower takes them. (n, L)"""
+        token_ids: Tensor = self._tokenizer(list(sentences))
+        return token_ids
 
 
 def load_encoder(

@@ -1,4 +1,4 @@
-"""Fetching weights from a model hub, with an answer within seconds where there is no network."""
+"""Downloads from a model hub, with an error within seconds where there is no network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cafe.compat import import_open_clip
-from cafe.errors import CafeError, WeightsError
+from cafe.errors import CafeError, WeightsError, one_line
 
 T = TypeVar("T")
 
 PROBE_SECONDS = 5.0
-"""How long the hub may take to answer anything at all; its own client retries for minutes."""
+"""How long to wait for any answer of the hub, whose own client retries for minutes."""
 
 ADVICE = (
-    "give a file with --pretrained FILE, or use --model nano, which ships with cafe and works "
+    "give a checkpoint file with pretrained=, or use model='nano', which ships with cafe and works "
     "offline"
 )
 
@@ -32,14 +32,14 @@ def hub_address() -> str:
 
 
 def reachable(address: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether anything answers at an address, whatever it answers.
+    """Whether a server answers at an address, be it with an error.
 
     Parameters
     ----------
     address : str
-        URL that is asked for its headers.
+        URL of a HEAD request.
     seconds : float
-        Time to wait, name look-up included.
+        Time to wait, including the name look-up.
     """
     answered = threading.Event()
 
@@ -48,12 +48,12 @@ def reachable(address: str, seconds: float = PROBE_SECONDS) -> bool:
             request = urllib.request.Request(address, method="HEAD")  # noqa: S310
             urllib.request.urlopen(request, timeout=seconds).close()  # noqa: S310
         except urllib.error.HTTPError:
-            answered.set()  # a refusal is an answer too
+            pass  # an error status is an answer too
         except (OSError, ValueError, http.client.HTTPException):
             return
         answered.set()
 
-    # a name look-up ignores every timeout, so it waits in a thread that may be left behind
+    # a name look-up ignores timeouts, so the request runs in a thread that can be abandoned
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -62,7 +62,7 @@ def reachable(address: str, seconds: float = PROBE_SECONDS) -> bool:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Have the hub's client look at its local files alone, and fail at once without them."""
+    """Let the hub's client use its local files only, and fail at once without them."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -74,32 +74,32 @@ def _offline() -> Iterator[None]:
 
 
 def fetch(get: Callable[[], T], what: str, advice: str = ADVICE) -> T:
-    """Run a function that may download, first from what is on disk.
+    """Run a function that may download, first without the network.
 
     Parameters
     ----------
     get : callable
-        Fetches through Hugging Face's client, which keeps what it has downloaded.
+        Loads something with Hugging Face's client, which keeps its downloads on disk.
     what : str
-        What is fetched, for the error.
+        What is loaded, for the error.
     advice : str
         What else to do, for the error.
 
     Raises
     ------
     WeightsError
-        If it is neither on disk nor to be had.
+        If it is not on disk and cannot be downloaded.
     """
     try:
         with _offline():
             return get()
     except CafeError:
         raise
-    except OSError as error:  # what the client raises for what is not on disk
+    except OSError as error:  # the client's error for a file that is not on disk
         missing = error
     except Exception as error:
         raise WeightsError(
-            f"{what} cannot be set up ({_brief(error)}); correct its configuration."
+            f"{what} cannot be set up ({one_line(error)}); correct its configuration."
         ) from error
     if not reachable(hub_address()):
         raise WeightsError(
@@ -110,34 +110,33 @@ def fetch(get: Callable[[], T], what: str, advice: str = ADVICE) -> T:
     except CafeError:
         raise
     except Exception as error:
-        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {advice}.") from error
+        raise WeightsError(
+            f"{what} could not be downloaded ({one_line(error)}); {advice}."
+        ) from error
 
 
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def weights(described: Mapping[str, Any], what: str) -> Path:
+def fetch_checkpoint(published: Mapping[str, Any], what: str) -> Path:
     """Path of a published checkpoint, downloaded unless it is on disk.
 
     Parameters
     ----------
-    described : mapping
-        open_clip's description of the checkpoint.
+    published : mapping
+        open_clip's entry of the checkpoint.
     what : str
         What it is, for the error.
     """
     open_clip = import_open_clip()
-    if described.get("hf_hub"):
-        return Path(fetch(lambda: open_clip.download_pretrained(dict(described)), what))
-    address = str(described.get("url", ""))
+    if published.get("hf_hub"):
+        return Path(fetch(lambda: open_clip.download_pretrained(dict(published)), what))
+    address = str(published.get("url", ""))
     on_disk = Path.home() / ".cache" / "clip" / address.rpartition("/")[2]
     if not on_disk.is_file() and not reachable(address):
         raise WeightsError(
             f"{what} is not on this machine and {address} does not answer; {ADVICE}."
         )
     try:
-        return Path(open_clip.download_pretrained(dict(described)))
+        return Path(open_clip.download_pretrained(dict(published)))
     except Exception as error:  # a stopped download, a wrong checksum
-        raise WeightsError(f"{what} could not be fetched ({_brief(error)}); {ADVICE}.") from error
+        raise WeightsError(
+            f"{what} could not be downloaded ({one_line(error)}); {ADVICE}."
+        ) from error

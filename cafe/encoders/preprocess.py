@@ -1,4 +1,4 @@
-"""From an image file to the encoder's pixels: decoding, upright RGB, resizing, augmented views."""
+"""From an opened image to the encoder's pixels: decoding, resizing, augmented views."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CROP_SCALE = (0.5, 1.0)
-"""Share of the area that an augmented view shows (Tip-Adapter, arXiv 2111.03930: random resized
-crop with this scale, then a horizontal flip in half of the views)."""
+"""Range of an augmented view's share of the image area (Tip-Adapter, arXiv 2111.03930: random
+resized crop with this scale, then a horizontal flip with probability 1/2)."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
 
-_MOST_PIXELS = 1 << 27  # 134 million: 400 MB when decoded
-_ORIENTATION = 274
+_MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
+_ORIENTATION = 274  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,7 +36,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by the EXIF orientation."""
+"""EXIF orientation -> the transpose that turns the image upright."""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -45,8 +45,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Parameters
     ----------
     image : PIL.Image.Image
-        Any mode; of an animation the first frame counts. 16-bit grey is scaled to 8 bits,
-        transparency is shown on white, the EXIF orientation is applied.
+        Any mode. The first frame of an animation is used, 16-bit grey is scaled to 8 bits,
+        transparency is put on white, and the EXIF orientation is applied.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
             f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}"
         )
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(_orientation(image))  # read first: a converted image has no EXIF
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
@@ -79,21 +79,21 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a camera's broken notes are no reason to lose its picture
+    except Exception:  # broken EXIF data must not cost the image
         return 1
 
 
 def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """16-bit grey keeps its high byte; other wide types are clipped."""
+    """Scale 16-bit grey to 8 bits; clip other wide types."""
     scaled = grey / 257 if grey.max(initial=0) > 255 else grey
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings about odd files off the screen; what cannot be read is recorded.
+    """Silence Pillow's warnings about odd files; images that cannot be read are recorded anyway.
 
-    It is for a whole run: filters of warnings belong to the process, not to a thread.
+    Enter it once per run, not per thread: warning filters belong to the process.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -108,16 +108,16 @@ class Augmentation:
     Attributes
     ----------
     views : int
-        Views per image, the plain one counted: 1 is no augmentation.
+        Views per image, including the plain one: 1 is no augmentation.
     seed : int
-        Seed of the crops; each image's depend on (seed, its id) alone.
+        Seed of the crops. An image's crops depend on the seed and its id alone.
     """
 
     views: int = 1
     seed: int = 0
 
     def key(self) -> dict[str, Any] | None:
-        """The augmentation as part of a cache's key; None without augmented views."""
+        """The augmentation in a cache's key; None without augmented views."""
         if self.views == 1:
             return None
         policy = f"resized crop {CROP_SCALE} ratio {CROP_RATIO[0]:.3f} to {CROP_RATIO[1]:.3f}, flip"
@@ -144,7 +144,9 @@ def _random_crop(image: Image.Image, generator: random.Random) -> Image.Image:
 
 
 class Preprocess:
-    """An encoder's preprocess up to 8-bit pixels; the affine rest runs on the device, batched.
+    """An encoder's preprocess up to 8-bit pixels.
+
+    `Encoder.standardized` does the rest (mean and standard deviation) on the device, by the batch.
 
     Parameters
     ----------
@@ -166,7 +168,7 @@ class Preprocess:
         self._geometry = Compose(steps[:tensor_at])
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
-        # a crop already has its content chosen: it is resized to the full input
+        # an augmented crop has chosen its content: resize all of it, crop no more
         bilinear = config["interpolation"] == "bilinear"
         mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
         self._squash = Resize(self.size, mode)

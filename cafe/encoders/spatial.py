@@ -1,8 +1,8 @@
-"""The spatial map of an image: what a frozen tower sees where, in the space of its features.
+"""The spatial map of an image: one token per position, in the space of the encoder's features.
 
-A tower joins what it has seen at each place into one feature. Each place by itself, put through the
-same last layers, is a token of that feature's space (dense CLIP: MaskCLIP, Zhou et al. 2022, arXiv
-2112.01071, section 3.2).
+An image tower pools its positions into one feature. A position put through the same last layers by
+itself is a token in that feature's space (dense CLIP: MaskCLIP, Zhou et al. 2022, arXiv 2112.01071,
+section 3.2).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ POOL = 7
 
 
 class TowerOutput(NamedTuple):
-    """What a tower gives for a batch of images.
+    """An image tower's output for a batch of images.
 
     Attributes
     ----------
     features : Tensor
-        Raw features, as without a map. (B, D)
-    tokens : Tensor
+        Raw features, the same as without a map. (B, D)
+    spatial : Tensor
         Projected tokens of the pooled grid, row by row. (B, T, D)
     """
 
     features: Tensor
-    tokens: Tensor
+    spatial: Tensor
 
 
 @torch.inference_mode()
@@ -53,15 +53,15 @@ def encode_spatial(encoder: Encoder, pixels: Tensor, pool: int) -> TowerOutput:
     Returns
     -------
     TowerOutput
-        On the CPU, features in float32 and tokens in float16, as caches hold them.
+        On the CPU, features in float32 and maps in float16, as caches hold them.
 
     Raises
     ------
     InputError
-        If the tower has no map that is known.
+        If cafe knows no map of this kind of tower.
     """
-    found = see(encoder._network, encoder.standardized(pixels), pool)
-    return TowerOutput(found.features.float().cpu(), found.tokens.half().cpu())
+    output = encode_with_map(encoder._network, encoder.standardized(pixels), pool)
+    return TowerOutput(output.features.float().cpu(), output.spatial.half().cpu())
 
 
 @torch.inference_mode()
@@ -71,7 +71,7 @@ def grid_of(encoder: Encoder, pool: int) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If the tower has no map that is known, or the pool is none.
+        If cafe knows no map of this kind of tower, or `pool` is below 1.
     """
     if pool < 1:
         raise InputError(f"pool must be at least 1; got {pool}.")
@@ -80,9 +80,9 @@ def grid_of(encoder: Encoder, pool: int) -> tuple[int, int]:
     return _pooled(_grid(encoder._network, encoder.standardized(black))[1], pool)
 
 
-def see(network: Any, x: Tensor, pool: int) -> TowerOutput:
-    """Feature and map of normalised images (B, 3, S, S), on their device."""
-    features, grid = _grid(network, x)
+def encode_with_map(network: Any, x: Tensor, pool: int) -> TowerOutput:
+    """Features and maps of normalised images (B, 3, S, S), on their device."""
+    features, grid = _grid(network, x)  # (B, D), (B, W, h, w)
     project = _PROJECTIONS[type(network.visual).__name__]
     tokens = project(network.visual, grid.flatten(2).mT).float()  # (B, h w, D)
     planes = tokens.mT.reshape(tokens.shape[0], -1, *grid.shape[2:])  # (B, D, h, w)
@@ -90,16 +90,16 @@ def see(network: Any, x: Tensor, pool: int) -> TowerOutput:
 
 
 class SpatialTower(nn.Module):
-    """Normalised images (N, 3, S, S) to what a spatial head takes of them. (N, 1 + T, D)"""
+    """Normalised images (N, 3, S, S) to the input of a spatial head (N, 1 + T, D)."""
 
     def __init__(self, network: Any, pool: int) -> None:
         super().__init__()
         self.visual, self._pool = network.visual, pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each image's feature, and then its map. (N, 1 + T, D)"""
-        features, tokens = see(self, x, self._pool)
-        return torch.cat([features[:, None], tokens], dim=1)
+        """Each image's feature, followed by its map. (N, 1 + T, D)"""
+        features, spatial = encode_with_map(self, x, self._pool)
+        return torch.cat([features[:, None], spatial], dim=1)
 
 
 def _pooled(grid: Tensor, pool: int) -> tuple[int, int]:
@@ -107,52 +107,51 @@ def _pooled(grid: Tensor, pool: int) -> tuple[int, int]:
 
 
 def _grid(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (B, D), and the last block's output at every place, normalised. (B, W, h, w)"""
+    """Features (B, D), and the last block's normalised output at every position (B, W, h, w)."""
     visual = network.visual
     kind = type(visual).__name__
     pooled_otherwise = getattr(visual, "attn_pool", None) is not None  # CoCa's queries
     unknown_trunk = kind == "TimmModel" and getattr(visual.trunk, "attn_pool", None) is None
     if kind not in _PROJECTIONS or pooled_otherwise or unknown_trunk:
         raise InputError(
-            f"this encoder's {kind} has no spatial map that cafe knows; take a ViT or a ResNet of "
+            f"cafe knows no spatial map of this encoder's {kind}; use a ViT or a ResNet of "
             "OpenAI's kind, or a SigLIP."
         )
     if not hasattr(visual, "forward_intermediates"):
         raise InputError("spatial maps need open_clip_torch 2.30 or newer; update it.")
-    found = visual.forward_intermediates(
+    output = visual.forward_intermediates(
         x, indices=1, normalize_intermediates=True, output_fmt="NCHW"
     )
-    return found["image_features"], found["image_intermediates"][-1]
+    return output["image_features"], output["image_intermediates"][-1]
 
 
 def _vit(visual: Any, tokens: Tensor) -> Tensor:
-    """The projection that the class token gets."""
+    """The projection of the class token, applied to every token. (B, h w, D)"""
     projected: Tensor = tokens @ visual.proj
     return projected
 
 
 def _resnet(visual: Any, tokens: Tensor) -> Tensor:
-    """Value and output projection of the attention pool, of every position with its embedding.
+    """Value and output projection of the attention pool, for every position. (B, h w, D)
 
-    The feature is what the pool's attention makes of these: their mean, were it even (and the mean
-    token one of them).
+    The pool's feature is an attention-weighted mean of these tokens and of the mean token's.
     """
     pool = visual.attnpool
-    placed = tokens + pool.positional_embedding[1:].to(tokens.dtype)
-    projected: Tensor = pool.c_proj(pool.v_proj(placed))
+    positioned = tokens + pool.positional_embedding[1:].to(tokens.dtype)  # [0] is the mean token's
+    projected: Tensor = pool.c_proj(pool.v_proj(positioned))
     return projected
 
 
 def _siglip(visual: Any, tokens: Tensor) -> Tensor:
-    """The attention pool as if a token were all that there is to attend to."""
+    """The attention pool of each token alone, so that its attention weight is 1. (B, h w, D)"""
     trunk, pool = visual.trunk, visual.trunk.attn_pool
-    placed = tokens if pool.pos_embed is None else tokens + pool.pos_embed.to(tokens.dtype)
-    width = pool.kv.in_features
+    positioned = tokens if pool.pos_embed is None else tokens + pool.pos_embed.to(tokens.dtype)
+    width = pool.kv.in_features  # rows of `kv`: keys, then values
     bias = None if pool.kv.bias is None else pool.kv.bias[width:]
-    seen = pool.proj(linear(placed, pool.kv.weight[width:], bias))
+    pooled = pool.proj(linear(positioned, pool.kv.weight[width:], bias))
     if pool.mlp is not None:
-        seen = seen + pool.mlp(pool.norm(seen))
-    projected: Tensor = visual.head(trunk.head(trunk.fc_norm(seen)))
+        pooled = pooled + pool.mlp(pool.norm(pooled))
+    projected: Tensor = visual.head(trunk.head(trunk.fc_norm(pooled)))
     return projected
 
 

@@ -1,9 +1,9 @@
-"""An encoder's text tower with token embeddings for input: it joins the encoders to the methods.
+"""An encoder's text tower that takes token embeddings, for methods that learn prompts.
 
-Most text towers attend backwards only and are read at the end of the sentence, so what follows
-the end changes nothing: their parts are run here on as many places as the longest sentence has
-(some 25 of 77 for a learned context). All others (CoCa, SigLIP, Hugging Face's) run as they are,
-with the embeddings put in where they look theirs up.
+Most text towers are causal, and the feature is the output at the end token, so tokens after it
+change nothing. This module runs the parts of such a tower on as many positions as the longest
+sentence has (about 25 of 77 for a learned context). All other towers (CoCa, SigLIP, those of
+Hugging Face) run as they are; a hook replaces the embeddings that they look up.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cafe.devices import resolve_device
-from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.errors import CacheMismatchError, InputError, UnknownNameError, WeightsError
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.recorded import TEXT_TOWER, load_recorded_encoder, record_of_cache
+from cafe.errors import InputError
 from cafe.store import FeatureCache
-from cafe.store.key import differences
 
 _PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
-_AT_THE_END = ("argmax", "eos")
+_END_TOKEN_POOLING = ("argmax", "eos")
 
 
 class EncoderTower:
@@ -30,7 +29,7 @@ class EncoderTower:
     Parameters
     ----------
     encoder : Encoder
-        In float32: contexts are learned in it. Its network moves with the tower.
+        In float32, because contexts are learned through it. Its network moves with the tower.
 
     Raises
     ------
@@ -52,23 +51,23 @@ class EncoderTower:
 
     def tokens(self, sentences: Sequence[str]) -> Tensor:
         """Token ids on the CPU; see `TextTower.tokens`. (n, L)"""
-        return self._encoder.tokens(sentences)
+        return self._encoder.token_ids(sentences)
 
     @torch.no_grad()
     def look_up(self, tokens: Tensor) -> Tensor:
         """Embeddings of tokens; see `TextTower.look_up`. (n, L, W)"""
-        found: Tensor = self._table(tokens.to(self.device))
-        return found
+        embeddings: Tensor = self._table(tokens.to(self.device))
+        return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """Raw text features; see `TextTower.encode`. (n, D)"""
         if self._causal is not None:
             return _run_parts(self._causal, embeddings, tokens)
 
-        def put_in(_module: nn.Module, _given: object, found: Tensor) -> Tensor:
-            return embeddings.to(found.dtype)
+        def replace_output(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            return embeddings.to(output.dtype)
 
-        hook = self._table.register_forward_hook(put_in)
+        hook = self._table.register_forward_hook(replace_output)
         try:
             features: Tensor = self._network.encode_text(tokens)
         finally:
@@ -84,42 +83,40 @@ class EncoderTower:
     def floats(self, length: int) -> int:
         """Numbers kept for a gradient; see `TextTower.floats`.
 
-        A block keeps some 20 W numbers a token: inputs and outputs of two norms, queries, keys,
-        values, the attended values, and twice 4 W around the activation; and its attention matrix.
+        A transformer block keeps about 20 W numbers per token: inputs and outputs of two norms,
+        queries, keys, values, the attended values, and twice 4 W around the activation. It also
+        keeps its attention matrix.
         """
         width = self._table.embedding_dim
-        modules = [m for m in self._text().modules() if isinstance(m, nn.Linear)]
-        blocks = max(1, len(modules) // 3)  # of each: one out of the attention, two of the MLP
-        heads = max(1, width // 64)
+        text: nn.Module = getattr(self._network, "text", None) or self._network.transformer
+        linear = sum(isinstance(module, nn.Linear) for module in text.modules())
+        blocks = max(1, linear // 3)  # a block has three: one after the attention, two in the MLP
+        heads = max(1, width // 64)  # CLIP's heads are 64 wide
         return blocks * length * (20 * width + 2 * heads * length)
 
     def trim(self, tokens: Tensor) -> Tensor:
-        """The places up to the longest sentence's end; see `TextTower.trim`. (n, L')"""
+        """Token ids up to the end of the longest sentence; see `TextTower.trim`. (n, L')"""
         if self._causal is None:
             return tokens
         return tokens[:, : int(_ends(self._causal, tokens).max()) + 1]
 
-    def _text(self) -> nn.Module:
-        text: nn.Module = getattr(self._network, "text", None) or self._network.transformer
-        return text
-
 
 def _causal_tower(network: Any) -> Any | None:
-    """The module that has a text tower's parts, if it attends backwards and is read at the end."""
-    tower = getattr(network, "text", network)  # a tower of its own, or CLIP's class, which is one
+    """The module with a text tower's parts, if it is causal and its feature is the end token's."""
+    tower = getattr(network, "text", network)  # CLIP's class is its own text tower
     known = all(hasattr(tower, part) for part in _PARTS)
     causal = known and getattr(tower, "attn_mask", None) is not None
     plain = causal and getattr(tower, "cls_emb", None) is None
-    return tower if plain and _pooling(tower) in _AT_THE_END else None
+    return tower if plain and _pooling(tower) in _END_TOKEN_POOLING else None
 
 
 def _pooling(tower: Any) -> str:
-    """Where the tower is read; open_clip's two classes name it differently."""
+    """Which position the feature is read from; open_clip's two classes name it differently."""
     return str(getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax")))
 
 
 def _ends(tower: Any, tokens: Tensor) -> Tensor:
-    """Place of the end of each sentence. (n,)"""
+    """Position of each sentence's end token. (n,)"""
     if _pooling(tower) == "argmax":  # the end token has the highest id
         return tokens.argmax(dim=-1)
     end: int = getattr(tower, "text_eos_id", getattr(tower, "eos_id", -1))
@@ -127,30 +124,28 @@ def _ends(tower: Any, tokens: Tensor) -> Tensor:
 
 
 def _run_parts(tower: Any, embeddings: Tensor, tokens: Tensor) -> Tensor:
-    """The tower's forward pass behind the look-up, on as many places as there are. (n, D)"""
+    """The tower's forward pass after the look-up, on as many positions as there are. (n, D)"""
     length = embeddings.shape[1]
     x = embeddings + tower.positional_embedding[:length]  # (n, L, W)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
     rows = torch.arange(len(x), device=x.device)
-    found: Tensor = tower.ln_final(x[rows, _ends(tower, tokens)])  # (n, W)
+    features: Tensor = tower.ln_final(x[rows, _ends(tower, tokens)])  # (n, W)
     projection = tower.text_projection
     if isinstance(projection, nn.Linear):
-        found = projection(found)
-    elif projection is not None:
-        found = found @ projection
-    return found
+        return projection(features)  # type: ignore[no-any-return]
+    return features if projection is None else features @ projection  # (n, D)
 
 
 def _token_table(network: Any, model: str) -> nn.Embedding:
-    """Where a text tower looks its tokens up."""
+    """The embedding table of a text tower."""
     text = getattr(network, "text", network)
     table = getattr(text, "token_embedding", None)
     if table is None and hasattr(getattr(text, "transformer", None), "get_input_embeddings"):
         table = text.transformer.get_input_embeddings()  # a text tower of Hugging Face
     if not isinstance(table, nn.Embedding):
         raise InputError(
-            f"the text tower of '{model}' shows no token embedding to learn in; extract with "
-            "another encoder, or take a method that needs none ('cafe methods')."
+            f"the text tower of '{model}' has no token embedding that cafe can find; extract with "
+            "another encoder, or use a method that learns no prompts ('cafe methods')."
         )
     return table
 
@@ -168,57 +163,26 @@ def load_tower(
     ----------
     cache : FeatureCache
     model, pretrained : str, optional
-        Where the encoder is, if it came from a folder or a file; None takes what the cache names.
+        Where the encoder is, if it came from a folder or a file. None takes the cache's names.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
 
     Raises
     ------
     InputError
-        If the cache was imported: nobody knows its encoder.
+        If the cache was imported: its encoder is not known.
     WeightsError
-        If the encoder cannot be had.
+        If the encoder cannot be loaded.
     CacheMismatchError
-        If it is another one than the cache's.
+        If it is another one than the cache's. How it resizes images does not matter here.
     """
-    header = cache.header
-    if not header.key.get("weights_sha256"):
-        raise InputError(
-            f"the features of '{header.dataset}' were imported, and no encoder is known to give "
-            "the same, so there is no text tower to learn prompts in; extract the images with "
-            "'cafe extract', or give cafe.fit a tower=EncoderTower(encoder)."
-        )
-    named = model or header.model, pretrained if model or pretrained else header.pretrained
-    target = str(resolve_device(device))
-    try:
-        encoder = load_encoder(*named, device=target, precision="fp32")
-    except (UnknownNameError, WeightsError) as error:
-        if model or pretrained:
-            raise
-        raise WeightsError(
-            f"the text tower of '{header.model}' with weights '{header.pretrained}', in which "
-            f"prompts are learned, cannot be had: {_reason(error)}; if they lie in a folder or a "
-            "file, name it with --encoder and --pretrained."
-        ) from error
-    _check(encoder, cache)
+    alternative = "give cafe.fit a tower=EncoderTower(encoder)"
+    encoder = load_recorded_encoder(
+        record_of_cache(cache, alternative),
+        model,
+        pretrained,
+        device=device,
+        precision="fp32",
+        parts=TEXT_TOWER,
+    )
     return EncoderTower(encoder)
-
-
-def _reason(error: Exception) -> str:
-    """What is missing, without the advice, which speaks of other options."""
-    return str(error).partition(";")[0].rstrip(".")
-
-
-def _check(encoder: Encoder, cache: FeatureCache) -> None:
-    """Refuse an encoder other than the cache's; how images are resized does not matter here."""
-    given = {
-        "weights_sha256": encoder.weights_sha256,
-        "architecture_sha256": encoder.architecture_sha256,
-    }
-    different = differences(given, {part: cache.header.key.get(part) for part in given})
-    if different:
-        raise CacheMismatchError(
-            f"'{encoder.model}' is not the encoder of this cache: {different[-1]}; give that of "
-            f"the cache ('{cache.header.model}', weights '{cache.header.pretrained}') with "
-            "--encoder and --pretrained."
-        )

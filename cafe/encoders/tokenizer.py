@@ -1,7 +1,7 @@
 """The tokenizer of an encoder: open_clip's own, or one of Hugging Face's; loads no weights.
 
-SigLIP's and a few other text towers were trained on the vocabularies of language models. open_clip
-reads those through the package transformers, which cafe does not depend on.
+SigLIP's and a few other text towers use the vocabularies of language models. open_clip reads those
+with the package transformers, which cafe does not depend on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip
-from cafe.errors import WeightsError
+from cafe.errors import WeightsError, one_line
 
 PACKAGE = "transformers"
 
@@ -25,16 +25,16 @@ _FILES = (
     "vocab.json",
     "vocab.txt",
 )
-"""Any of these holds a vocabulary."""
+"""Files that hold a vocabulary; a tokenizer's folder has one of them."""
 
 _ADVICE = (
-    "fetch it once where there is a network, or give --model a folder that holds "
+    "load it once where there is a network, or name a folder with model= that holds "
     "open_clip_config.json, the weights and the tokenizer's files"
 )
 
 
 def check_tokenizer(model: str, text: Any, folder: Path | None = None) -> None:
-    """Refuse a tokenizer that lacks its package or its files, before weights are fetched.
+    """Refuse a tokenizer that lacks its package or its files, before weights are downloaded.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def check_tokenizer(model: str, text: Any, folder: Path | None = None) -> None:
     text : mapping
         The text part of its configuration.
     folder : Path, optional
-        The folder that a local encoder comes from; its tokenizer must lie there too.
+        The folder of a local encoder; its tokenizer must lie there too.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def load_tokenizer(model: str, identifier: str) -> Any:
     model : str
         The encoder, for errors.
     identifier : str
-        What open_clip calls it.
+        open_clip's name of the encoder.
 
     Returns
     -------
@@ -83,18 +83,19 @@ def load_tokenizer(model: str, identifier: str) -> Any:
     Raises
     ------
     WeightsError
-        If it cannot be had.
+        If it cannot be loaded.
     """
-    open_clip = import_open_clip()  # and with it transformers, which stays offline if it starts so
+    # imported before `hub.fetch` goes offline: transformers, which this imports, reads that setting
+    # once and would stay offline
+    open_clip = import_open_clip()
 
     def get() -> Any:
         try:
             tokenizer = open_clip.get_tokenizer(identifier)
-            tokenizer(["a"])  # a lack of padding, say, shows when it is used
+            tokenizer(["a"])  # some faults, such as a missing padding token, show only in use
         except ImportError as error:
-            reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"the tokenizer of '{model}' needs a package that is missing ({reason}): "
+                f"the tokenizer of '{model}' needs a package that is missing ({one_line(error)}): "
                 f"pip install {PACKAGE} sentencepiece."
             ) from error
         return tokenizer

@@ -1,8 +1,8 @@
 """Where an encoder's architecture and weights come from; builds no model.
 
-Every encoder comes through open_clip and one code path: a built-in architecture with a published
-tag, with a local checkpoint or untrained; a folder or a JSON file with a local architecture; and
-`nano`, the small CLIP that ships with cafe, which is such a folder.
+open_clip builds every encoder. Its architecture is built-in, with published, local or untrained
+weights, or it is local: a folder or a JSON file. `nano`, the small CLIP that ships with cafe, is
+such a folder.
 """
 
 from __future__ import annotations
@@ -36,33 +36,30 @@ class WeightsSource(NamedTuple):
         Names for people and for the key.
     identifier : str
         What open_clip calls the architecture.
-    described : mapping
-        What is known of published weights: QuickGELU, preprocess.
+    published : mapping
+        open_clip's entry of published weights: QuickGELU, preprocess. May be empty.
     weights : Path or None
         The checkpoint; None for untrained weights.
     is_openai_file : bool
-        Whether the checkpoint is, by its SHA-256, a file that OpenAI published.
+        Whether the checkpoint has the SHA-256 of a file that OpenAI published.
     """
 
     model: str
     pretrained: str
     identifier: str
-    described: Mapping[str, Any]
+    published: Mapping[str, Any]
     weights: Path | None
     is_openai_file: bool = False
 
 
 def default_pretrained(model: str) -> str:
-    """The weights that a model gets when none are named."""
+    """The weights of a model when none are named: its only tag (SigLIP's), else OpenAI's."""
     if model == NANO:
         return NANO_TAG
     if model == DEFAULT_MODEL:
         return DEFAULT_TAG
-    return "local" if _is_local(model) else _only_tag(model)
-
-
-def _only_tag(model: str) -> str:
-    """The tag of an architecture that was published with one (SigLIP's), else OpenAI's."""
+    if _is_local(model):
+        return "local"
     tags = import_open_clip().list_pretrained_tags_by_model(model)
     return str(tags[0]) if len(tags) == 1 else DEFAULT_TAG
 
@@ -75,24 +72,23 @@ def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
 
 
 def absolute_names(model: str, pretrained: str | None) -> tuple[str, str | None]:
-    """The same names with files by their full path, for a process of another working directory."""
-    local = model != NANO and _is_local(model)
-    file = pretrained is not None and Path(pretrained).is_file()
-    return (
-        str(Path(model).absolute()) if local else model,
-        str(Path(str(pretrained)).absolute()) if file else pretrained,
-    )
+    """The same names with absolute paths, for a process with another working directory."""
+    if model != NANO and _is_local(model):
+        model = str(Path(model).absolute())
+    if pretrained is not None and Path(pretrained).is_file():
+        pretrained = str(Path(pretrained).absolute())
+    return model, pretrained
 
 
 def _is_local(model: str) -> bool:
-    """A folder named like an architecture is not meant, unless it holds a configuration."""
+    """Whether a name is a path; a folder named like an architecture needs a configuration."""
     is_path = os.sep in model or "/" in model
     folder = Path(model).is_dir() and (is_path or (Path(model) / CONFIG_FILE).is_file())
     return model == NANO or folder or model.endswith(".json")
 
 
 def locate(model: str, pretrained: str | None) -> WeightsSource:
-    """Find an encoder's parts, downloading published weights that are not on disk.
+    """Find an encoder's parts; published weights that are not on disk are downloaded.
 
     Parameters
     ----------
@@ -104,48 +100,50 @@ def locate(model: str, pretrained: str | None) -> WeightsSource:
     UnknownNameError
         If open_clip knows no such architecture or tag; the nearest names are suggested.
     WeightsError
-        If the weights or a local configuration cannot be had.
+        If the weights or a local configuration are missing.
     """
     if _is_local(model):
         return _locate_local(model, pretrained)
     open_clip = import_open_clip()
     if model not in open_clip.list_models():
         known = [*open_clip.list_models(), NANO]
-        raise UnknownNameError("model", model, known, "Or give a folder or a JSON file.")
+        raise UnknownNameError("model", model, known, "Or name a folder or a JSON file.")
     check_tokenizer(model, architecture(model)["text_cfg"])
     tag = pretrained or default_pretrained(model)
     if tag == UNTRAINED:
         return WeightsSource(model, UNTRAINED, model, _shared_preprocess(model), None)
     if Path(tag).is_file():
         return _with_file(model, Path(tag))
-    described = open_clip.get_pretrained_cfg(model, tag)
-    if not described:
+    published = open_clip.get_pretrained_cfg(model, tag)
+    if not published:
         known = [*open_clip.list_pretrained_tags_by_model(model), UNTRAINED]
-        raise UnknownNameError(f"weights of {model}", tag, known, "Or give a checkpoint file.")
-    return WeightsSource(model, tag, model, described, hub.weights(described, f"{model} '{tag}'"))
+        raise UnknownNameError(f"weights of {model}", tag, known, "Or name a checkpoint file.")
+    weights = hub.fetch_checkpoint(published, f"{model} '{tag}'")
+    return WeightsSource(model, tag, model, published, weights)
 
 
 def _with_file(model: str, file: Path) -> WeightsSource:
-    """OpenAI's own files are known by their SHA-256, so that a local copy gets QuickGELU too."""
-    described: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
-    if described and digest_of_file(file) in described.get("url", ""):
-        return WeightsSource(model, file.stem, model, described, file, is_openai_file=True)
+    """A local checkpoint; a copy of OpenAI's, known by its SHA-256, gets QuickGELU too."""
+    published: dict[str, Any] = import_open_clip().get_pretrained_cfg(model, DEFAULT_TAG)
+    # OpenAI's addresses contain the SHA-256 of the file
+    if published and digest_of_file(file) in published.get("url", ""):
+        return WeightsSource(model, file.stem, model, published, file, is_openai_file=True)
     return WeightsSource(model, file.stem, model, _shared_preprocess(model), file)
 
 
 def _shared_preprocess(model: str) -> dict[str, Any]:
-    """The preprocess that all published weights of an architecture have; empty if they differ.
+    """The preprocess of all published weights of an architecture; empty if they differ.
 
-    A checkpoint file does not tell its preprocess, and SigLIP's is not OpenAI's: it squashes images
-    where OpenAI's crops them.
+    A checkpoint file does not hold its preprocess, and architectures differ: SigLIP's squashes
+    images where OpenAI's crops them.
     """
     open_clip = import_open_clip()
-    found = []
-    for tag in open_clip.list_pretrained_tags_by_model(model):
-        published = open_clip.get_pretrained_cfg(model, tag)
-        found.append({part: published[part] for part in PREPROCESS if part in published})
-    agree = found and all(other == found[0] for other in found)
-    return found[0] if agree else {}
+    entries = [
+        open_clip.get_pretrained_cfg(model, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(model)
+    ]
+    configs = [{part: e[part] for part in PREPROCESS if part in e} for e in entries]
+    return configs[0] if configs and all(other == configs[0] for other in configs) else {}
 
 
 def _locate_local(model: str, pretrained: str | None) -> WeightsSource:
@@ -165,8 +163,8 @@ def _locate_local(model: str, pretrained: str | None) -> WeightsSource:
     weights = folder / WEIGHTS_FILE if own else Path(str(pretrained))
     if not weights.is_file():
         raise WeightsError(
-            f"no weights at '{weights}' for model '{name}'; give --pretrained FILE, or none for "
-            "untrained ones."
+            f"no weights at '{weights}' for model '{name}'; name a checkpoint file with "
+            "pretrained=, or 'none' for untrained weights."
         )
     return WeightsSource(name, tag, identifier, {}, weights)
 
@@ -179,13 +177,13 @@ def _nano_folder() -> Path:
 
 
 def _register(file: Path) -> str:
-    """Make a local architecture known to open_clip under its file's name."""
+    """Register a local architecture with open_clip under its file's name."""
     open_clip = import_open_clip()
     config = _read_config(file, _PARTS)
     known = open_clip.get_model_config(file.stem)
     if known is not None and known != config:
         raise WeightsError(
-            f"'{file}' has the name of another architecture of open_clip; rename the file."
+            f"'{file}' is named like another architecture of open_clip; rename the file."
         )
     if known is None:
         open_clip.add_model_config(file)
@@ -202,21 +200,19 @@ def _read_config(file: Path, parts: tuple[str, ...]) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(
             f"cannot read the architecture '{file}' ({reason}); a folder needs an open_clip "
-            f"configuration as its {CONFIG_FILE}."
+            f"configuration, {CONFIG_FILE}."
         ) from error
-    if not isinstance(config, dict) or not all(part in config for part in parts):
-        raise WeightsError(
-            f"'{file}' describes no model of open_clip; it needs {', '.join(parts)}."
-        )
-    return config
+    return _with_parts(config, parts, f"'{file}' describes no model of open_clip; it")
 
 
 def architecture(identifier: str) -> dict[str, Any]:
     """open_clip's configuration of an architecture."""
-    config: dict[str, Any] = import_open_clip().get_model_config(identifier)
-    if not isinstance(config, dict) or not all(part in config for part in _PARTS):
-        raise WeightsError(
-            f"'{identifier}' describes no model of open_clip; its 'model_cfg' needs "
-            f"{', '.join(_PARTS)}."
-        )
+    config = import_open_clip().get_model_config(identifier)
+    what = f"'{identifier}' describes no model of open_clip; its 'model_cfg'"
+    return _with_parts(config, _PARTS, what)
+
+
+def _with_parts(config: Any, parts: tuple[str, ...], what: str) -> dict[str, Any]:
+    if not isinstance(config, dict) or not all(part in config for part in parts):
+        raise WeightsError(f"{what} needs {', '.join(parts)}.")
     return config

@@ -1,19 +1,20 @@
 """Decoding images in threads, ahead of the encoder; knows neither encoder nor cache.
 
-Pillow drops the interpreter lock while it decodes and resizes, so threads are enough, and a damaged
-image cannot take a worker process with it.
+Pillow releases the interpreter lock while it decodes and resizes. Threads are therefore as fast as
+processes, and a damaged image cannot take a worker process down.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cafe.datasets.base import Dataset, Item
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
@@ -22,70 +23,96 @@ from cafe.errors import DatasetError
 A = TypeVar("A")
 B = TypeVar("B")
 
-
-class Decoded(NamedTuple):
-    """One image: its views, or the reason why there are none."""
-
-    item: Item
-    views: NDArray[np.uint8] | None  # (V, S, S, 3), view 0 the plain one
-    reason: str = ""
+NO_FILE = "there is no such file"
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Turns items of a dataset into the encoder's pixels.
+class DecodedImage(NamedTuple):
+    """The pixels of one image, or the reason why there are none.
 
     Attributes
     ----------
-    dataset : Dataset
-    preprocess : Preprocess
-    strict : bool
-        Whether an image that cannot be read is an error.
+    views : ndarray or None
+        The encoder's pixels of every view, the plain one first. (V, S, S, 3)
+    reason : str
+        Why the image cannot be read; "" where it can.
     """
 
-    dataset: Dataset
-    preprocess: Preprocess
-    strict: bool = False
-
-    def decode(self, items: Sequence[Item], augmentation: Augmentation) -> list[Decoded]:
-        """Decode a batch of items, with their augmented views.
-
-        Raises
-        ------
-        DatasetError
-            If an image is gone that was there when the dataset was listed, or, with `strict`,
-            cannot be read.
-        """
-        return [self._decode_one(item, augmentation) for item in items]
-
-    def _decode_one(self, item: Item, augmentation: Augmentation) -> Decoded:
-        try:
-            with self.dataset.open_image(item) as file:
-                image = upright_rgb(file)
-            crops = augmentation.crops(image, item.id)
-            views = [self.preprocess.crop_pixels(crop) for crop in crops]
-            return Decoded(item, np.stack([self.preprocess.pixels(image), *views]))
-        except FileNotFoundError:
-            raise DatasetError(
-                f"image '{item.id}' of '{self.dataset.name}' was there when the run began and is "
-                "gone; bring it back and run the same command again: finished work is kept."
-            ) from None
-        except Exception as error:  # a decoder may raise anything on a damaged file
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            if self.dataset.root is not None:
-                reason = reason.replace(f"{self.dataset.root}/", "")
-            if self.strict:
-                raise DatasetError(
-                    f"image '{item.id}' of '{self.dataset.name}' cannot be read ({reason}); repair "
-                    "or remove it, or go on without it with --on-error skip."
-                ) from error
-            return Decoded(item, None, reason)
+    views: NDArray[np.uint8] | None
+    reason: str = ""
 
 
-def ahead(
+ImageReader = Callable[[], DecodedImage]
+"""Reads one image; called in a thread."""
+
+
+def decode_image(
+    open_image: Callable[[], AbstractContextManager[Image.Image]],
+    preprocess: Preprocess,
+    augmentation: Augmentation | None = None,
+    image_id: str = "",
+) -> DecodedImage:
+    """Decode one image, with its augmented views.
+
+    Parameters
+    ----------
+    open_image : callable
+        Opens the image; its file is closed afterwards.
+    preprocess : Preprocess
+    augmentation : Augmentation, optional
+        None makes the plain view alone.
+    image_id : str
+        Id from which the augmented views are drawn.
+    """
+    try:
+        with open_image() as file:
+            image = upright_rgb(file)
+        crops = augmentation.crops(image, image_id) if augmentation else []
+        views = [preprocess.pixels(image), *map(preprocess.crop_pixels, crops)]
+        return DecodedImage(np.stack(views))
+    except FileNotFoundError:
+        return DecodedImage(None, NO_FILE)
+    except Exception as error:  # Pillow's decoders raise anything on a damaged file
+        return DecodedImage(None, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def decode_item(
+    dataset: Dataset,
+    item: Item,
+    preprocess: Preprocess,
+    augmentation: Augmentation | None = None,
+    *,
+    strict: bool = False,
+) -> DecodedImage:
+    """Decode one item of a dataset, with its augmented views.
+
+    Raises
+    ------
+    DatasetError
+        If the image was deleted after the dataset was listed, or, with `strict`, cannot be read.
+    """
+    image = decode_image(lambda: dataset.open_image(item), preprocess, augmentation, item.id)
+    if image.reason == NO_FILE:
+        raise DatasetError(
+            f"image '{item.id}' of '{dataset.name}' was there when the run began and is gone; "
+            "bring it back and run the same command again: finished work is kept."
+        )
+    reason = image.reason
+    if dataset.root is not None:  # a cache records reasons, and shall not tell whose folder it was
+        reason = reason.replace(f"{dataset.root}/", "")
+    if reason and strict:
+        raise DatasetError(
+            f"image '{item.id}' of '{dataset.name}' cannot be read ({reason}); repair or remove "
+            "it, or go on without it with on_error='skip'."
+        )
+    return image._replace(reason=reason)
+
+
+def map_ahead(
     work: Callable[[A], B], arguments: Iterable[A], threads: int, waiting: int | None = None
 ) -> Iterator[tuple[A, B]]:
-    """Map in threads, in order, a bounded number of results ahead of the consumer.
+    """Map in threads, in order, with a bounded number of results ahead of the consumer.
+
+    `Executor.map` would submit everything at once, and keep every decoded image in memory.
 
     Parameters
     ----------
@@ -95,7 +122,7 @@ def ahead(
         Drawn lazily.
     threads : int
     waiting : int, optional
-        Results that may wait or be under way; None is one more than threads.
+        Most results that are waiting or under way; None is one more than threads.
 
     Yields
     ------
@@ -115,4 +142,5 @@ def ahead(
             first, future = queue.popleft()
             yield first, future.result()
     finally:
+        # also after an error or an abandoned loop: what has not begun is not worth waiting for
         pool.shutdown(wait=False, cancel_futures=True)

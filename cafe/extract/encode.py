@@ -1,212 +1,169 @@
-"""Encoding the images of a dataset block by block, decoded ahead; writes no cache file."""
+"""Decoded images -> features, a batch at a time and in order; for extraction and for prediction.
+
+On a CPU an extraction encodes each batch on one core. Cores that share an operation wait for the
+slowest at its end, and a decoding thread keeps one of them busy: on two cores, two threads that
+each decode and encode were 1.5 times faster than decoding beside a shared forward pass.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from cafe.datasets.base import SPLITS, Dataset, Item
-from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation, quiet_pillow
+from cafe.encoders.spatial import encode_spatial
 from cafe.errors import InputError
-from cafe.extract.decode import Decoded, Decoder, ahead
-from cafe.extract.encode_batch import Encoded, block_of, encode_batch
-from cafe.extract.resume import Failure, ResumeFolder
+from cafe.extract.decode import DecodedImage, ImageReader, map_ahead
+from cafe.progress import Progress
 
-Progress = Callable[[str, int, int], None]
-"""Called with the split's name, the images done and the images in all, over all splits."""
-
-BLOCK_BATCHES = 8
-"""Batches per finished block, which is the most that an interrupted run has to encode again."""
-
-_BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
-_CUDA_FACTOR = 16
-_LARGEST_BATCH = 512
-_PIECE = 16  # images that a thread decodes at a time beside an accelerator
+_PIECE = 16  # images that a thread decodes at a time, so that one batch occupies several threads
 _MOST_DECODERS = 16
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an extraction runs.
+class LoaderOptions:
+    """How images are read and encoded.
 
     Attributes
     ----------
-    augmentation : Augmentation
-        Augmented views of the training images.
-    on_error : {"skip", "fail"}
-        What to do with an image that cannot be read: skip and record it, or stop.
     batch_size : int or None
-        Images per forward pass; None fits it to the input size and the device.
+        Images per forward pass; None chooses by the device.
     workers : int or None
-        Threads that decode, and on a CPU encode too, a batch each; None takes one per core, beside
-        an accelerator 16 at most.
+        Threads that decode; None chooses by the device and the number of cores.
     progress : callable or None
-        Called after every batch.
+        Called after every batch with a stage, the images done and the images in all.
     spatial : int or None
-        Largest side of the spatial maps that are stored too; None stores none.
+        Largest side of the images' spatial maps; None makes no maps.
     """
 
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    on_error: Literal["skip", "fail"] = "skip"
     batch_size: int | None = None
     workers: int | None = None
     progress: Progress | None = None
     spatial: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1; got {value}.")
-        if self.augmentation.views < 1:
-            raise InputError(f"views must be at least 1; got {self.augmentation.views}.")
 
 
-class Unit(NamedTuple):
-    """A block's worth of items.
-
-    A unit is always cut into the same batches: a feature's last bits depend on the batch that it is
-    computed in, and an interrupted run shall end with the same bits.
-    """
-
-    split: str
-    number: int
-    items: tuple[Item, ...]
-    batch: int
-
-
-def plan_units(dataset: Dataset, encoder: Encoder, options: Options) -> list[Unit]:
-    """Cut a dataset into units."""
-    units = []
-    for split in SPLITS:
-        items = dataset.splits.get(split, ())
-        batch = options.batch_size or _batch_size(
-            encoder, _augmentation(split, options.augmentation).views
-        )
-        block = batch * BLOCK_BATCHES
-        for number, start in enumerate(range(0, len(items), block)):
-            units.append(Unit(split, number, tuple(items[start : start + block]), batch))
-    return units
-
-
-def _augmentation(split: str, wanted: Augmentation) -> Augmentation:
-    return wanted if split == "train" else Augmentation()
-
-
-def _batch_size(encoder: Encoder, views: int) -> int:
-    height, width = encoder.preprocess.size
-    pixels = _BATCH_PIXELS * (_CUDA_FACTOR if encoder.device.type == "cuda" else 1)
-    return max(1, min(pixels // (height * width), _LARGEST_BATCH) // views)
-
-
-def encode_units(
-    dataset: Dataset,
-    encoder: Encoder,
-    partial: ResumeFolder,
-    units: Sequence[Unit],
-    options: Options,
-) -> int:
-    """Encode the units that are not finished yet; returns the number of images encoded."""
-    total = sum(len(unit.items) for unit in units)
-    todo = unfinished(partial, units)
-    done = total - sum(len(unit.items) for unit in todo)
-    encoded = 0
-    threads = options.workers or _threads(encoder)
-    decoder = Decoder(dataset, encoder.preprocess, strict=options.on_error == "fail")
-    encode = _on_cores if encoder.device.type == "cpu" else _beside_device
-    with quiet_pillow(), torch_threads(1):
-        batches = encode(encoder, decoder, todo, options, threads)
-        for unit, group in groupby(batches, key=itemgetter(0)):
-            features, read, failures = [], [], []
-            for _, images, encoded_batch in group:
-                features.append(encoded_batch)
-                read += [image.item for image in images if image.views is not None]
-                failures += [Failure(i.item.id, i.reason) for i in images if i.views is None]
-                done += len(images)
-                if options.progress is not None:
-                    options.progress(unit.split, done, total)
-            partial.save(unit.split, unit.number, block_of(features, read), failures)
-            encoded += len(read)
-    return encoded
-
-
-def _threads(encoder: Encoder) -> int:
-    """On a CPU as many as torch would compute with; beside an accelerator all cores decode."""
-    if encoder.device.type == "cpu":
-        return torch.get_num_threads()
+def decoder_threads() -> int:
+    """Threads that decode beside the encoder: one per core, up to 16."""
     return min(os.cpu_count() or 1, _MOST_DECODERS)
 
 
-def unfinished(partial: ResumeFolder, units: Sequence[Unit]) -> list[Unit]:
-    """The units whose blocks are not there yet."""
-    return [unit for unit in units if not partial.has(unit.split, unit.number, len(unit.items))]
+class EncodedBatch(NamedTuple):
+    """The encoder's output for the images of a batch that could be read.
 
-
-Batches = Iterator[tuple[Unit, list[Decoded], Encoded]]
-"""Unit, images, and the features of those that could be read, batch by batch; none spans units."""
-
-
-def _on_cores(
-    encoder: Encoder,
-    decoder: Decoder,
-    units: Sequence[Unit],
-    options: Options,
-    threads: int,
-) -> Batches:
-    """Each thread decodes a batch and encodes it, on one core.
-
-    Cores that share an operation meet at its end, and a decoder that holds one of them makes all
-    wait: two threads of their own were 1.5 times faster than decoding beside a shared forward pass.
-    Features do not depend on the number of cores either.
+    Attributes
+    ----------
+    features : ndarray
+        Raw features of every view. (n, V, D) float32
+    spatial : ndarray or None
+        Maps of the plain views. (n, T, D) float16
     """
 
-    def work(job: tuple[Unit, tuple[Item, ...]]) -> tuple[list[Decoded], Encoded]:
-        images = decoder.decode(job[1], _augmentation(job[0].split, options.augmentation))
-        return images, encode_batch(encoder, images, options.spatial)
+    features: NDArray[np.floating[Any]]
+    spatial: NDArray[np.float16] | None = None
 
-    for (unit, _), (images, features) in ahead(work, _pieces(units), threads):
-        yield unit, images, features
+    def finite(self) -> NDArray[np.bool_]:
+        """Whether all numbers of an image are finite. (n,)"""
+        finite: NDArray[np.bool_] = np.isfinite(self.features).all(axis=(1, 2))
+        return finite if self.spatial is None else finite & np.isfinite(self.spatial).all((1, 2))
 
 
-def _beside_device(
+def encode_batch(
+    encoder: Encoder, images: Sequence[DecodedImage], spatial: int | None
+) -> EncodedBatch:
+    """Encode the images of a batch that could be read.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    images : sequence of DecodedImage
+    spatial : int or None
+        Largest side of their spatial maps; None makes no maps.
+    """
+    read = [image.views for image in images if image.views is not None]
+    if not read:
+        return EncodedBatch(np.empty((0, 1, encoder.width), np.float32))
+    views = np.stack(read)  # (n, V, S, S, 3)
+    count, each = views.shape[:2]
+    pixels = torch.from_numpy(views).flatten(0, 1)  # (n V, S, S, 3)
+    if spatial is None:
+        features = encoder.encode_pixels(pixels)  # (n V, D)
+        return EncodedBatch(features.numpy().reshape(count, each, -1))
+    features, maps = encode_spatial(encoder, pixels, spatial)  # (n V, D), (n V, T, D)
+    plain = maps.numpy().reshape(count, each, *maps.shape[1:])[:, 0]  # (n, T, D)
+    return EncodedBatch(features.numpy().reshape(count, each, -1), plain)
+
+
+def decode_and_encode(
     encoder: Encoder,
-    decoder: Decoder,
-    units: Sequence[Unit],
-    options: Options,
+    batches: Iterable[Sequence[ImageReader]],
+    *,
     threads: int,
-) -> Batches:
-    """Threads decode small pieces, two batches ahead of the accelerator."""
+    batch_size: int,
+    spatial: int | None = None,
+    core_per_batch: bool = False,
+) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
+    """Decode images in threads, ahead of the encoder, and encode them.
 
-    def decode(job: tuple[Unit, tuple[Item, ...]]) -> list[Decoded]:
-        return decoder.decode(job[1], _augmentation(job[0].split, options.augmentation))
+    Parameters
+    ----------
+    encoder : Encoder
+    batches : iterable of sequence of ImageReader
+        Drawn lazily. A batch's images go through the encoder together.
+    threads : int
+    batch_size : int
+        Images of the largest batch.
+    spatial : int, optional
+        Largest side of the images' spatial maps; None makes no maps.
+    core_per_batch : bool
+        Encode each batch in the thread that decoded it. Torch must run one thread per operation.
 
-    largest = max((unit.batch for unit in units), default=1)
-    waiting = threads + 2 * -(-largest // _PIECE)
-    batch: list[Decoded] = []
-    left = 0
-    for (unit, _), images in ahead(decode, _pieces(units, _PIECE), threads, waiting):
-        left = left or len(unit.items)  # a new unit begins
-        batch += images
-        left -= len(images)
-        if len(batch) == unit.batch or not left:
-            yield unit, batch, encode_batch(encoder, batch, options.spatial)
-            batch = []
+    Yields
+    ------
+    tuple
+        The images of a batch, and the encoder's output for those that could be read.
+    """
+
+    def decode(readers: Sequence[ImageReader]) -> list[DecodedImage]:
+        return [read() for read in readers]
+
+    def work(readers: Sequence[ImageReader]) -> tuple[list[DecodedImage], EncodedBatch]:
+        images = decode(readers)
+        return images, encode_batch(encoder, images, spatial)
+
+    if core_per_batch:
+        for _, encoded in map_ahead(work, batches, threads):
+            yield encoded
+        return
+    # two batches ahead: one is ready when the encoder is, and one is being decoded
+    waiting = threads + 2 * -(-batch_size // _PIECE)
+    images: list[DecodedImage] = []
+    pieces = map_ahead(lambda piece: decode(piece.readers), _pieces(batches), threads, waiting)
+    for piece, decoded in pieces:
+        images += decoded
+        if piece.is_last:
+            yield images, encode_batch(encoder, images, spatial)
+            images = []
 
 
-def _pieces(
-    units: Sequence[Unit], piece: int | None = None
-) -> Iterator[tuple[Unit, tuple[Item, ...]]]:
-    """The items of every batch of every unit, in pieces of at most so many."""
-    for unit in units:
-        for start in range(0, len(unit.items), unit.batch):
-            batch = unit.items[start : start + unit.batch]
-            step = piece or unit.batch
-            for first in range(0, len(batch), step):
-                yield unit, batch[first : first + step]
+class _Piece(NamedTuple):
+    """Some images of a batch."""
+
+    readers: Sequence[ImageReader]
+    is_last: bool
+
+
+def _pieces(batches: Iterable[Sequence[ImageReader]]) -> Iterator[_Piece]:
+    for batch in batches:
+        for start in range(0, len(batch), _PIECE):
+            yield _Piece(batch[start : start + _PIECE], start + _PIECE >= len(batch))

@@ -1,4 +1,4 @@
-"""dataset x encoder -> cache file, once; knows neither methods nor the command line."""
+"""dataset x encoder -> cache file, once; knows no method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,15 +17,13 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
-from cafe.extract.encode import Options, Unit, encode_units, plan_units
+from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
 from cafe.extract.resume import ResumeFolder, clean_up
 from cafe.store import FeatureCache, Header, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
-__all__ = ["Extraction", "Options", "cache_key", "extract"]
-
-Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[Unit], Options], int]
-"""Encodes the units that are not finished yet into blocks; returns the number of images encoded."""
+Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[PlannedBlock], ExtractOptions], int]
+"""Encodes the blocks that are not finished yet; returns the number of images encoded."""
 
 _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
 
@@ -44,9 +41,9 @@ class Extraction:
     skipped : int
         Images that could not be read.
     seconds : float
-        Time that encoding the images took.
+        Time to encode the images.
     was_there : bool
-        The same cache was there and nothing was done.
+        Whether the same cache existed already, so that nothing was done.
     """
 
     path: Path
@@ -63,30 +60,21 @@ def cache_key(
     augmentation: Augmentation,
     grid: tuple[int, int] | None = None,
 ) -> Key:
-    """Everything that determines the features of an extraction; `grid` is that of spatial maps."""
+    """Everything that determines the features of an extraction; `grid` is (h, w) of its maps."""
     flat = [sentence for row in sentences for sentence in row]
     maps = {} if grid is None else {"spatial": {"grid": list(grid), "tokens": "projected"}}
     return {
+        **encoder.key(),
         **maps,
         "augmentation": augmentation.key(),
-        "architecture_sha256": encoder.architecture_sha256,
         "class_names_sha256": digest_of_names(dataset.class_names),
         "dataset": dataset.name,
         "dataset_sha256": dataset.fingerprint(),
         "decoding": "first frame, EXIF upright, alpha on white, 16-bit scaled, RGB",
-        "model": encoder.model,
-        "precision": encoder.precision,
-        "preprocess": {k: _plain(v) for k, v in sorted(encoder.preprocess.config.items())},
-        "pretrained": encoder.pretrained,
         "sentences_sha256": digest_of_names([s for row in sentences for s in [*row, "\0"]]),
         "templates": list(dataset.templates),
-        "tokens_sha256": digest_of_array(encoder.tokens(flat).numpy()),
-        "weights_sha256": encoder.weights_sha256,
+        "tokens_sha256": digest_of_array(encoder.token_ids(flat).numpy()),
     }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def extract(
@@ -95,13 +83,13 @@ def extract(
     path: Path,
     *,
     sentences: Sequence[Sequence[str]],
-    options: Options | None = None,
+    options: ExtractOptions | None = None,
     rebuild: bool = False,
-    engine: Engine = encode_units,
+    engine: Engine = encode_blocks,
 ) -> Extraction:
     """Encode a dataset once and write its cache file.
 
-    An interrupted extraction goes on after its last finished block when it is run again.
+    An interrupted extraction resumes after its last finished block when it is run again.
 
     Parameters
     ----------
@@ -111,12 +99,12 @@ def extract(
         The cache file to write.
     sentences : sequence of sequence of str
         Prompts of every class; lengths may differ. (C, P)
-    options : Options, optional
+    options : ExtractOptions, optional
     rebuild : bool
         Replace a cache that was made under another key.
     engine : callable
-        What encodes the blocks: this process, or the workers of a cluster
-        (`cafe.extract.ray.RayEngine`). The file is the same.
+        Where the blocks are encoded: in this process, or by the workers of a Ray cluster
+        (`cafe.extract.ray.RayEngine`). The cache file is the same.
 
     Returns
     -------
@@ -125,68 +113,71 @@ def extract(
     Raises
     ------
     CacheMismatchError
-        If a cache of another key is there and `rebuild` is not set; the difference is named.
+        If a cache of another key exists and `rebuild` is not set. The difference is named.
     DatasetError
-        If an image vanishes, cannot be read with `on_error="fail"`, or none of a split can.
+        If an image is gone, cannot be read with `on_error="fail"`, or no image of a split can.
     CacheError
         If the cache folder cannot be written.
     BusyError
         If another process writes the same cache.
     """
-    options = options or Options()
+    options = options or ExtractOptions()
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)
     key = cache_key(dataset, encoder, sentences, options.augmentation, grid)
     if path.is_file() and _is_same(path, key, rebuild):
         clean_up(path)
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
-    units = plan_units(dataset, encoder, options)
-    with ResumeFolder(path, key, units[0].batch) as partial:
-        images = engine(dataset, encoder, partial, units, options)
+    blocks = plan_blocks(dataset, encoder, options)
+    with ResumeFolder(path, key, blocks[0].batch_size) as resume:
+        images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
-        skipped = _skipped(partial, units)
-        _refuse_empty(dataset, skipped, partial)
+        skipped = _skipped(resume, blocks)
+        _refuse_empty(dataset, skipped, resume)
         header = _header(dataset, encoder, key, sentences, skipped)
-        counts = collections.Counter(unit.split for unit in units)
-        write_cache(path, header, {name: partial.blocks(name, n) for name, n in counts.items()})
-        partial.discard()
+        counts = collections.Counter(block.split for block in blocks)
+        write_cache(path, header, {split: resume.blocks(split, n) for split, n in counts.items()})
+        resume.discard()  # only now: the cache file is complete and on disk
     return Extraction(path, images, len(skipped), seconds)
 
 
 def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
     try:
-        found = FeatureCache.open(path).header.key
+        key_there = FeatureCache.open(path).header.key
     except CacheFormatError:
         if rebuild:
             return False
         raise
-    different = differences(found, key)
+    different = differences(key_there, key)
     if different and not rebuild:
         raise CacheMismatchError(
-            f"'{path}' was made differently: {'; '.join(different)}. Use --rebuild to replace it, "
-            "or --cache to keep both."
+            f"'{path}' was made differently: {'; '.join(different)}. Replace it with rebuild=True, "
+            "or keep both with another folder, cache=."
         )
     return not different
 
 
-def _skipped(partial: ResumeFolder, units: Sequence[Unit]) -> tuple[tuple[str, str, str], ...]:
+def _skipped(
+    resume: ResumeFolder, blocks: Sequence[PlannedBlock]
+) -> tuple[tuple[str, str, str], ...]:
+    """Split, id and reason of every image that could not be read."""
     return tuple(
-        (unit.split, failure.id, failure.reason)
-        for unit in units
-        for failure in partial.load(unit.split, unit.number)[1]
+        (block.split, failure.id, failure.reason)
+        for block in blocks
+        for failure in resume.load(block.split, block.number)[1]
     )
 
 
 def _refuse_empty(
-    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], partial: ResumeFolder
+    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], resume: ResumeFolder
 ) -> None:
     lost = collections.Counter(split for split, _, _ in skipped)
     for split, count in lost.items():
         if count == len(dataset.splits[split]):
-            partial.discard()  # nothing in it is worth keeping until the images are repaired
+            resume.discard()  # the images must be repaired first, which changes the key
             raise DatasetError(
                 f"none of the {count} images of split '{split}' of '{dataset.name}' can be read "
-                f"({skipped[0][1]}: {skipped[0][2]}); repair them and run the command again."
+                f"({skipped[0][1]}: {skipped[0][2]}); repair them and extract again."
             )
 
 

@@ -12,8 +12,9 @@ from cafe.datasets.prompts import fill, read_prompts
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
-from cafe.extract.encode import Progress
-from cafe.extract.extract import Options, extract
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.extract import extract
+from cafe.progress import Progress
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_path
 
@@ -142,7 +143,7 @@ class Extractor:
         sentences = read_prompts(Path(prompts), names) if prompts else fill(names, data.templates)
         chosen = self.model or (NANO if data.root is None else DEFAULT_MODEL)
         path = cache_path(cache_folder(cache), data.name, *encoder_names(chosen, self.pretrained))
-        options = Options(
+        options = ExtractOptions(
             augmentation=Augmentation(views=views, seed=view_seed),
             on_error=on_error,
             batch_size=self.batch_size,

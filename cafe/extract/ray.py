@@ -1,8 +1,8 @@
 """Encoding the blocks of a dataset on a Ray cluster; the only module that imports ray.
 
-The unit of work is the block. Every worker runs the same code on the same batches as one machine
-does and keeps its blocks in the same folder, which all of them see; so the finished file is the
-same, and a worker that is lost costs the block that it was encoding.
+The unit of work is the block. Every worker runs the same code on the same batches as a single
+machine, and keeps its blocks in the same folder, which all machines see. The finished file is
+therefore the same, and a lost worker costs only the block that it was encoding.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import torch
 
 from cafe.datasets.base import Dataset
 from cafe.encoders.encoder import Encoder
+from cafe.encoders.recorded import EncoderRecord
 from cafe.encoders.weights import absolute_names
 from cafe.errors import CafeError, DeviceError, InputError
-from cafe.extract.encode import Options, Unit, unfinished
-from cafe.extract.ray_worker import TRIES, EncoderSource, Worker, identity_of
+from cafe.extract.blocks import ExtractOptions, PlannedBlock, count_images, unfinished
+from cafe.extract.ray_worker import TRIES, EncoderSource, Worker
 from cafe.extract.resume import ResumeFolder
 
 _MOST_THREADS = 16
@@ -33,15 +34,15 @@ _MOST_THREADS = 16
 class RayEngine:
     """The engine of `cafe.extract.extract.extract` that encodes on every device of a Ray cluster.
 
-    It joins the cluster that `RAY_ADDRESS` names or that runs on this machine; where there is none
-    it starts one of this machine's devices. Dataset, weights and cache folder must be at the same
-    place on all machines.
+    It joins the cluster that `RAY_ADDRESS` names, or one that runs on this machine. Where there is
+    none, it starts one with this machine's devices. Dataset, weights and cache folder must have the
+    same paths on all machines.
 
     Parameters
     ----------
     model : str
     pretrained : str, optional
-        What the encoder was loaded from, as `cafe.encoders.encoder.load_encoder` takes them.
+        The arguments of `cafe.encoders.encoder.load_encoder` that the encoder was loaded with.
     """
 
     model: str
@@ -51,27 +52,27 @@ class RayEngine:
         self,
         dataset: Dataset,
         encoder: Encoder,
-        partial: ResumeFolder,
-        units: Sequence[Unit],
-        options: Options,
+        resume: ResumeFolder,
+        blocks: Sequence[PlannedBlock],
+        options: ExtractOptions,
     ) -> int:
-        """Encode the units that are not finished yet; returns the number of images encoded.
+        """Encode the blocks that are not finished yet; returns the number of images encoded.
 
         Raises
         ------
         CafeError
-            As on one machine; or if Ray is not installed, or workers are lost again and again.
+            As on one machine; also if Ray is not installed, or a block loses worker after worker.
         """
-        for file in partial.folder.glob(f"*{TRIES}"):
-            file.unlink()
-        todo = unfinished(partial, units)
-        total = sum(len(unit.items) for unit in units)
-        done = total - sum(len(unit.items) for unit in todo)
-        encoded = 0
+        for file in resume.folder.glob(f"*{TRIES}"):
+            file.unlink()  # of an earlier run, with other options
+        todo = unfinished(resume, blocks)
+        total, encoded = count_images(blocks), 0
+        done = total - count_images(todo)
+        # an error must end Ray's work before the connection closes
         with (
             _cluster() as ray,
             contextlib.closing(
-                self._answers(ray, dataset, encoder, partial, todo, options)
+                self._answers(ray, dataset, encoder, resume, todo, options)
             ) as answers,
         ):
             for answer in answers:
@@ -88,31 +89,33 @@ class RayEngine:
         ray: Any,
         dataset: Dataset,
         encoder: Encoder,
-        partial: ResumeFolder,
-        todo: Sequence[Unit],
-        options: Options,
+        resume: ResumeFolder,
+        todo: Sequence[PlannedBlock],
+        options: ExtractOptions,
     ) -> Generator[dict[str, Any], None, None]:
+        """What the workers answer for each block, in any order."""
         if not todo:
             return
         device, threads = encoder.device.type, torch.get_num_threads()
-        pool = _pool(device, threads, ray.cluster_resources())
+        workers = _workers(device, threads, ray.cluster_resources())
+        record = EncoderRecord(encoder.model, encoder.pretrained, encoder.key(), "this extraction")
         names = absolute_names(self.model, self.pretrained)
-        source = EncoderSource(*names, device, encoder.precision, threads, identity_of(encoder))
-        options = replace(options, progress=None, workers=options.workers or pool.decoders)
-        rows = [{"unit": pickle.dumps(unit)} for unit in todo]
-        # a row is a block of Ray's too, so that what is lost with a worker is one row
-        blocks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        source = EncoderSource(record, *names, device, threads)
+        options = replace(options, progress=None, workers=options.workers or workers.decoders)
+        rows = [{"block": pickle.dumps(block)} for block in todo]
+        # one row in each of Ray's own blocks, so that a lost worker loses one row
+        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
-            fn_constructor_args=(source, _without_items(dataset), partial, options),
-            concurrency=min(pool.workers, len(rows)),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
+            fn_constructor_args=(source, _without_items(dataset), resume, options),
+            concurrency=min(workers.number, len(rows)),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus,
         )
         try:
-            yield from blocks.iter_rows()
+            yield from answers.iter_rows()
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.RayTaskError):
-                raise  # a defect of ours, with its traceback
+                raise  # a bug in cafe: keep its traceback
             raise CafeError(
                 f"the cluster lost its workers ({type(error).__name__}); run the same command "
                 "again: finished work is kept."
@@ -120,45 +123,45 @@ class RayEngine:
 
 
 def _without_items(dataset: Dataset) -> Dataset:
-    """The dataset as a worker needs it: millions of items stay with the driver."""
+    """The dataset for the workers; it may have millions of items, which stay with the driver."""
     split, items = next((name, items) for name, items in dataset.splits.items() if items)
     root = None if dataset.root is None else dataset.root.absolute()
     return replace(dataset, splits={split: items[:1]}, root=root)
 
 
-class _Pool(NamedTuple):
-    """How many workers a cluster has room for, what each takes, and its threads that decode."""
+class _Workers(NamedTuple):
+    """How many workers a cluster has room for, what each of them takes, and its threads."""
 
-    workers: int
+    number: int
     cpus: int
     gpus: int
     decoders: int
 
 
-def _pool(device: str, threads: int, resources: Mapping[str, float]) -> _Pool:
-    """A worker per GPU; without, one for as many cores as the driver's PyTorch computes with."""
+def _workers(device: str, threads: int, resources: Mapping[str, float]) -> _Workers:
+    """One worker per GPU, or on CPUs one per as many cores as the driver's PyTorch uses."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if device == "cpu":
         cores = max(1, min(threads, cpus))
-        return _Pool(max(1, cpus // cores), cores, 0, cores)
+        return _Workers(max(1, cpus // cores), cores, 0, cores)
     if not gpus:
-        raise DeviceError("the Ray cluster has no GPU; use --device cpu, or add machines with one.")
-    return _Pool(gpus, 1, 1, max(1, min(cpus // gpus, _MOST_THREADS)))
+        raise DeviceError("the Ray cluster has no GPU; use device='cpu', or add machines with one.")
+    return _Workers(gpus, 1, 1, max(1, min(cpus // gpus, _MOST_THREADS)))
 
 
 @contextlib.contextmanager
 def _cluster() -> Iterator[Any]:
-    """Ray, joined to a cluster; the connection is closed if it was opened here."""
+    """Ray, connected to a cluster; the connection is closed if it was opened here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = importlib.import_module("ray")
         data = importlib.import_module("ray.data")
     except ImportError as error:
         raise InputError(
-            "--engine ray needs Ray, which is not installed: pip install 'cafe-clip[ray]'."
+            "the engine 'ray' needs Ray, which is not installed: pip install 'cafe-clip[ray]'."
         ) from error
     context = data.DataContext.get_current()
-    context.enable_progress_bars = False  # progress is the caller's
+    context.enable_progress_bars = False  # the caller shows the progress
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     opened = not ray.is_initialized()
     if opened:
@@ -180,5 +183,5 @@ def _join(ray: Any) -> None:
                 f"no Ray cluster answers at '{address}', which RAY_ADDRESS names; start it, or "
                 "unset the variable."
             ) from error
-        # one's own cluster is nobody else's business
+        # a cluster of this machine only: it listens on loopback and serves no dashboard
         ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)

@@ -12,40 +12,38 @@ from typing import Any
 import torch
 
 from cafe.datasets.base import Dataset
-from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.errors import CafeError, WeightsError
-from cafe.extract.encode import Options, Unit, encode_units, unfinished
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
+from cafe.errors import CacheMismatchError, CafeError, WeightsError
+from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, unfinished
 from cafe.extract.resume import ResumeFolder
-from cafe.store.key import Key, differences
 
 TRIES = ".tries"
 """Suffix of the files that count how often a block was begun."""
 
-_MOST_TRIES = 4  # a block that takes so many workers with it is no accident
+_MOST_TRIES = 4  # a block that kills so many workers is not an accident
 
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """What a worker loads its encoder from, and what it must turn out to be.
+    """What a worker loads its encoder from, and the encoder that it must be.
 
     Attributes
     ----------
+    record : EncoderRecord
+        The encoder that the run was started with.
     model, pretrained : str
-        As `cafe.encoders.encoder.load_encoder` takes them, files by their full path.
+        As `cafe.encoders.encoder.load_encoder` takes them, with absolute paths.
     device : {"cpu", "cuda"}
-    precision : str
     threads : int
-        Cores that a worker takes where it computes on a CPU.
-    identity : mapping
-        Of the encoder that the run was started with.
+        Cores of a worker that computes on a CPU.
     """
 
+    record: EncoderRecord
     model: str
     pretrained: str | None
     device: str
-    precision: str
     threads: int
-    identity: Key
 
     def load(self) -> Encoder:
         """Load the encoder.
@@ -53,80 +51,77 @@ class EncoderSource:
         Raises
         ------
         WeightsError
-            If it is another one than the run was started with.
+            If it is another encoder than the one that the run was started with.
         """
         torch.set_num_threads(self.threads)
-        encoder = load_encoder(
-            self.model, self.pretrained, device=self.device, precision=self.precision
-        )
-        different = differences(identity_of(encoder), self.identity)
-        if different:
-            raise WeightsError(
-                f"a worker on {platform.node()} has another encoder: {'; '.join(different)}; "
-                "give every machine the same files."
+        precision = self.record.key["precision"]
+        parts = (*IMAGE_TOWER, "precision")
+        try:
+            return load_recorded_encoder(
+                self.record,
+                self.model,
+                self.pretrained,
+                device=self.device,
+                precision=precision,
+                parts=parts,
             )
-        return encoder
-
-
-def identity_of(encoder: Encoder) -> Key:
-    """The parts of a cache's key that loading an encoder decides."""
-    return {
-        "architecture_sha256": encoder.architecture_sha256,
-        "precision": encoder.precision,
-        "preprocess": {name: str(value) for name, value in encoder.preprocess.config.items()},
-        "weights_sha256": encoder.weights_sha256,
-    }
+        except CacheMismatchError as error:
+            raise WeightsError(
+                f"a worker on {platform.node()} has other files than the machine that started the "
+                f"run: {error}"
+            ) from error
 
 
 class Worker:
     """Encodes one block per call, in a process of its own on some machine of the cluster.
 
-    What goes wrong is handed back in the row: Ray would wrap it, or start the worker again.
+    It returns errors in its answer. If it raised them, Ray would wrap them, or start it again.
 
     Parameters
     ----------
     source : EncoderSource
     dataset : Dataset
-        Its images; the items to encode come with each call.
-    partial : ResumeFolder
-    options : Options
+        The dataset without its items, which come with each call.
+    resume : ResumeFolder
+    options : ExtractOptions
     """
 
     def __init__(
-        self, source: EncoderSource, dataset: Dataset, partial: ResumeFolder, options: Options
+        self, source: EncoderSource, dataset: Dataset, resume: ResumeFolder, options: ExtractOptions
     ) -> None:
         self._source, self._dataset = source, dataset
-        self._partial, self._options = partial, options
+        self._resume, self._options = resume, options
         self._encoder: Encoder | None = None
 
     def __call__(self, row: Mapping[str, bytes]) -> dict[str, Any]:
-        """Encode and keep the block of a pickled unit."""
-        unit: Unit = pickle.loads(row["unit"])  # noqa: S301 - the driver's own
-        answer = {"split": unit.split, "items": len(unit.items), "images": 0, "error": b""}
+        """Encode and keep one pickled block."""
+        block: PlannedBlock = pickle.loads(row["block"])  # noqa: S301 - the driver's own
+        answer = {"split": block.split, "items": len(block.items), "images": 0, "error": b""}
         try:
-            answer["images"] = self._encode(unit)
+            answer["images"] = self._encode(block)
         except CafeError as error:
             answer["error"] = pickle.dumps(error)
         return answer
 
-    def _encode(self, unit: Unit) -> int:
+    def _encode(self, block: PlannedBlock) -> int:
         if self._encoder is None:
             self._encoder = self._source.load()
-        if unfinished(self._partial, [unit]):  # else its worker was lost after it had kept it
-            tries = self._count_try(unit)
-            encode_units(self._dataset, self._encoder, self._partial, [unit], self._options)
+        # Ray also sends a block again whose worker was lost after it had kept the block
+        if unfinished(self._resume, [block]):
+            tries = self._count_try(block)
+            encode_blocks(self._dataset, self._encoder, self._resume, [block], self._options)
             tries.unlink(missing_ok=True)
-        return len(self._partial.load(unit.split, unit.number)[0].ids)
+        return len(self._resume.load(block.split, block.number)[0].ids)
 
-    def _count_try(self, unit: Unit) -> Path:
-        """Ray gives the block of a lost worker to another for ever; a file counts how often."""
-        file = self._partial.folder / f"{unit.split}-{unit.number:06d}{TRIES}"
+    def _count_try(self, block: PlannedBlock) -> Path:
+        """Count in a file how often a block was begun: Ray itself would try it without end."""
+        file = self._resume.folder / f"{block.split}-{block.number:06d}{TRIES}"
         with file.open("ab") as stream:
             stream.write(b".")
         if file.stat().st_size > _MOST_TRIES:
             raise CafeError(
-                f"{_MOST_TRIES} workers died while they encoded '{unit.items[0].id}' and the "
-                f"{len(unit.items) - 1} images after it (out of memory?); give --batch-size or "
-                "--workers a smaller number and run the command again."
+                f"{_MOST_TRIES} workers died while they encoded '{block.items[0].id}' and the "
+                f"{len(block.items) - 1} images after it (out of memory?); extract again with a "
+                "smaller batch_size= or fewer workers=."
             )
         return file

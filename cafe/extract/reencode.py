@@ -7,8 +7,11 @@ import torch
 
 from cafe.datasets.base import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import quiet_pillow, upright_rgb
+from cafe.encoders.preprocess import quiet_pillow
+from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, InputError
+from cafe.extract.decode import decode_item
+from cafe.extract.encode import encode_batch
 from cafe.store import FeatureCache
 
 
@@ -21,13 +24,13 @@ def reencode_sample(
     ----------
     cache : FeatureCache
     dataset : Dataset
-        What the cache was made of.
+        The dataset of the cache.
     encoder : Encoder
-        What it was made with.
+        The encoder of the cache.
     count : int
         Images to encode, over all splits; all of them where there are fewer.
     seed : int
-        Seed of the choice.
+        Seed of the random sample.
 
     Returns
     -------
@@ -39,27 +42,23 @@ def reencode_sample(
     InputError
         If the count is below 1.
     CacheMismatchError
-        If the dataset or the encoder's weights are not the cache's.
+        If the dataset or the encoder's weights are not those of the cache.
     """
     if count < 1:
         raise InputError(f"a sample needs at least 1 image; got {count}.")
-    key = cache.header.key
-    for part, found in (
-        ("dataset_sha256", dataset.fingerprint()),
-        ("weights_sha256", encoder.weights_sha256),
-    ):
-        if key.get(part) != found:
-            raise CacheMismatchError(
-                f"'{cache.path}' was made of another {part.removesuffix('_sha256')} than the one "
-                f"at hand ({part} differs); give the one that it was made of."
-            )
+    if cache.header.key.get("dataset_sha256") != dataset.fingerprint():
+        raise CacheMismatchError(
+            f"'{cache.path}' was made from another dataset than this '{dataset.name}' "
+            "(dataset_sha256 differs); name the one that it was made from."
+        )
+    check_recorded_encoder(record_of_cache(cache), encoder, WEIGHTS)
     rows = [(split, row) for split, size in cache.counts.items() for row in range(size)]
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    sample = np.random.default_rng(seed).permutation(len(rows))[:count]
     lowest = 1.0
     for split in cache.counts:
-        ours = [rows[i][1] for i in chosen if rows[i][0] == split]
-        if ours:
-            lowest = min(lowest, _lowest_cosine(cache, dataset, encoder, split, ours))
+        split_rows = [rows[i][1] for i in sample if rows[i][0] == split]
+        if split_rows:
+            lowest = min(lowest, _lowest_cosine(cache, dataset, encoder, split, split_rows))
     return lowest
 
 
@@ -67,11 +66,10 @@ def _lowest_cosine(
     cache: FeatureCache, dataset: Dataset, encoder: Encoder, split: str, rows: list[int]
 ) -> float:
     ids, items = cache.ids(split), {item.id: item for item in dataset.splits[split]}
-    pixels = []
     with quiet_pillow():
-        for row in rows:
-            with dataset.open_image(items[ids[row]]) as image:
-                pixels.append(encoder.preprocess.pixels(upright_rgb(image)))
-    again = encoder.encode_pixels(torch.from_numpy(np.stack(pixels)))
-    stored = torch.from_numpy(cache.read(split, rows, dtype=np.float32).features)
+        images = [
+            decode_item(dataset, items[ids[row]], encoder.preprocess, strict=True) for row in rows
+        ]
+    again = torch.from_numpy(encode_batch(encoder, images, None).features[:, 0])  # (n, D)
+    stored = torch.from_numpy(cache.read(split, rows, dtype=np.float32).features)  # (n, D)
     return float(torch.nn.functional.cosine_similarity(again, stored).min())

@@ -1,7 +1,8 @@
 """The folder in which an extraction keeps its finished blocks until the cache file is written.
 
-An HDF5 file that is killed in mid-write cannot be opened again, so blocks wait as small files of
-their own, each appearing complete under its name; a run that is interrupted resumes after them.
+An HDF5 file whose writer is killed cannot be opened again. Finished blocks are therefore small
+files of their own, each of which appears complete under its name. A run that was interrupted
+resumes after them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class Failure(NamedTuple):
 
 
 def clean_up(cache: Path) -> None:
-    """Remove the blocks of a finished cache, which a run leaves that is killed at the very end."""
+    """Remove what a run leaves that is killed after its cache is complete."""
     folder = _folder(cache)
     with contextlib.suppress(OSError):
         if folder.is_dir():
             with lock_file(cache):
+                remove_left_overs(cache.parent)
                 shutil.rmtree(folder, ignore_errors=True)
 
 

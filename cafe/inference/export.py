@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cafe.encoders.encoder import Encoder
+from cafe.encoders.recorded import load_recorded_encoder
 from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.features.splits import Shots
@@ -29,10 +30,10 @@ from cafe.inference.graphs import (
     write_onnx,
     write_torch,
 )
-from cafe.inference.images import ImageSource, inputs_of, list_images, read_pixels
+from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
 from cafe.inference.model_card import loading, write_card
 from cafe.inference.neighbours import find_cache
-from cafe.inference.predictor import check_encoder, encoder_of
+from cafe.inference.predictor import record_of_head
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head, output_names
 
@@ -142,8 +143,8 @@ def export_head(
         )
     encoder = None
     if with_encoder:
-        encoder = encoder_of(saved, model, pretrained, device="cpu", precision="fp32")
-        check_encoder(saved, encoder)
+        record = record_of_head(saved)
+        encoder = load_recorded_encoder(record, model, pretrained, device="cpu", precision="fp32")
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or name.replace("/", "-"))
@@ -197,7 +198,7 @@ def _difference(answer: Answer, original: Answer) -> float:
 
 
 def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Answer:
-    return answer_of(saved, inputs_of(encoder, pixels.permute(0, 2, 3, 1), saved.pool))
+    return answer_of(saved, pixel_inputs(encoder, pixels.permute(0, 2, 3, 1), saved.pool))
 
 
 def _write(

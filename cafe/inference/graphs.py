@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cafe.compat import quiet_libraries
 from cafe.errors import CafeError
 from cafe.results.saved_head import SavedHead
 
@@ -115,7 +113,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
 def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """A graph as a program for any number of rows."""
     rows = torch.export.Dim("rows", min=1, max=1 << 20)
-    with _quiet(), torch.no_grad():
+    with quiet_libraries(), torch.no_grad():
         graph.eval()(example)  # a head that keeps what it computed shall keep real numbers
         return torch.export.export(graph, (example,), dynamic_shapes=({0: rows},))
 
@@ -123,13 +121,13 @@ def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 def write_torch(graph: nn.Module, example: Tensor, path: Path, about: Mapping[str, Any]) -> None:
     """Write a graph as PyTorch's own archive, with what is to be known of it inside."""
     program = trace(graph, example)
-    with _quiet(), path.open("wb") as stream:
+    with quiet_libraries(), path.open("wb") as stream:
         torch.export.save(program, stream, extra_files={"cafe.json": json.dumps(about)})
 
 
 def run_torch(path: Path, rows: Tensor) -> Answer:
     """The answer of a written archive."""
-    with _quiet(), path.open("rb") as stream:
+    with quiet_libraries(), path.open("rb") as stream:
         found: Tensor | Answer = torch.export.load(stream).module()(rows)
     return (found,) if isinstance(found, Tensor) else tuple(found)
 
@@ -166,7 +164,7 @@ def write_onnx(
     """
     program = trace(graph, example)
     size = sum(t.nbytes for t in [*program.state_dict.values(), *program.constants.values()])
-    with _quiet():
+    with quiet_libraries():
         made = torch.onnx.export(
             program,
             input_names=[names[0]],
@@ -188,16 +186,3 @@ def run_onnx(path: Path, rows: Tensor) -> Answer:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
     return tuple(map(torch.from_numpy, found))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters warn of their own future and log each step; failures are still raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

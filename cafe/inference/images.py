@@ -1,82 +1,55 @@
-"""New images -> features, a batch at a time and in order; knows no dataset and stores nothing."""
+"""New images -> a head's input, by the batch and in order; knows no dataset, stores nothing."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from cafe.datasets.folder import images_below
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Preprocess, upright_rgb
-from cafe.encoders.spatial import encode_spatial
-from cafe.errors import CafeError, InputError
-from cafe.extract.decode import ahead
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, the images done and the images in all."""
+from cafe.encoders.preprocess import Preprocess
+from cafe.errors import CafeError
+from cafe.extract.decode import DecodedImage, decode_image
+from cafe.extract.encode import (
+    EncodedBatch,
+    LoaderOptions,
+    decode_and_encode,
+    decoder_threads,
+    encode_batch,
+)
 
 ImageSource = str | Path | Image.Image
-_Pixels = NDArray[np.uint8] | str  # (S, S, 3), or the reason why there are none
 _BATCH, _CUDA_BATCH = 32, 256
 
 
 class EncodedImages(NamedTuple):
-    """A batch of images as the encoder saw it.
+    """A batch of images as a head takes them.
 
     Attributes
     ----------
     names : list of str
-        As they were named; images in memory are numbered. Length n.
+        As they were named; images in memory are numbered. (n,)
     reasons : list of str
-        Why an image has no feature; "" where it has. Length n.
-    features : Tensor
-        Raw features of those that have, in order (m, D); with their maps (m, 1 + T, D), where
-        these were asked for.
+        Why an image has no input; "" where it has. (n,)
+    inputs : Tensor
+        Those of the m images that have one, in order; see `head_inputs`.
     """
 
     names: list[str]
     reasons: list[str]
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """How images are read.
-
-    Attributes
-    ----------
-    batch_size : int or None
-        Images per forward pass; None is 32, or 256 on CUDA.
-    workers : int or None
-        Threads that decode; None takes one per core, 16 at most.
-    progress : callable or None
-        Called after every batch.
-    pool : int or None
-        Largest side of the spatial maps; None makes none.
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    progress: Progress | None = None
-    pool: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1; got {value}.")
+    inputs: Tensor
 
 
 def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
-    """The images that are meant: folders stand for all images in them, sorted by name.
+    """List images; a folder stands for all images in it, sorted by name.
 
     Parameters
     ----------
@@ -88,28 +61,30 @@ def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource
         If there is none, or a folder cannot be read.
     """
     sources = [images] if isinstance(images, str | Path | Image.Image) else images
-    found: list[ImageSource] = []
+    listed: list[ImageSource] = []
     for source in sources:
         if not isinstance(source, Image.Image) and Path(source).is_dir():
-            found += [str(Path(source) / name) for name in images_below(Path(source))]
+            listed += [str(Path(source) / name) for name in images_below(Path(source))]
         else:
-            found.append(source)
-    if not found:
+            listed.append(source)
+    if not listed:
         raise CafeError("no image is there; name image files, or folders with images in them.")
-    return found
+    return listed
 
 
 def encode_images(
     encoder: Encoder, sources: Sequence[ImageSource], options: LoaderOptions
 ) -> Iterator[EncodedImages]:
-    """Decode ahead in threads, and encode; a few batches are in memory at a time.
+    """Decode images ahead in threads, and encode them; few batches are in memory at a time.
 
     Parameters
     ----------
     encoder : Encoder
     sources : sequence of path or image
-        As `list_images` gives them.
-    pace : LoaderOptions
+        From `list_images`.
+    options : LoaderOptions
+        By default batches are of 32 images, or 256 on CUDA, and a thread per core decodes, up to
+        16.
 
     Yields
     ------
@@ -117,64 +92,68 @@ def encode_images(
         A batch.
     """
     size = options.batch_size or (_CUDA_BATCH if encoder.device.type == "cuda" else _BATCH)
-    threads = options.workers or min(os.cpu_count() or 1, 16)
-    batches = (sources[start : start + size] for start in range(0, len(sources), size))
+    readers = (
+        [partial(decode_source, source, encoder.preprocess) for source in sources[start:][:size]]
+        for start in range(0, len(sources), size)
+    )
+    # all cores encode a batch together: a few images shall not wait for one core
+    batches = decode_and_encode(
+        encoder,
+        readers,
+        threads=options.workers or decoder_threads(),
+        batch_size=size,
+        spatial=options.spatial,
+    )
     done = 0
-    for batch, pixels in ahead(lambda b: decode_all(b, encoder.preprocess), batches, threads):
-        names = [_name(source, done + place) for place, source in enumerate(batch)]
-        yield _encode(encoder, names, pixels, options.pool)
-        done += len(batch)
+    for images, batch in batches:
+        names = [_name(source, done + i) for i, source in enumerate(sources[done:][: len(images)])]
+        done += len(images)
+        yield _refuse_non_finite(names, images, batch, encoder)
         if options.progress is not None:
             options.progress("images", done, len(sources))
 
 
+def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
+    """Decode a file, or an image in memory, which stays open."""
+    if isinstance(source, Image.Image):
+        return decode_image(lambda: nullcontext(source), preprocess)
+    return decode_image(lambda: Image.open(source), preprocess)
+
+
 def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:
     """The encoder's pixels of the images that can be read. (n, S, S, 3) uint8"""
-    found = [p for p in decode_all(sources, encoder.preprocess) if not isinstance(p, str)]
+    images = [decode_source(source, encoder.preprocess) for source in sources]
+    views = [image.views[0] for image in images if image.views is not None]
     shape = (0, *encoder.preprocess.size, 3)
-    return torch.from_numpy(np.stack(found) if found else np.empty(shape, np.uint8))
+    return torch.from_numpy(np.stack(views) if views else np.empty(shape, np.uint8))
 
 
-def decode_all(sources: Sequence[ImageSource], preprocess: Preprocess) -> list[_Pixels]:
-    """The encoder's pixels of each image, or the reason why there are none."""
-    return [_pixels(source, preprocess) for source in sources]
+def head_inputs(batch: EncodedBatch) -> Tensor:
+    """What a head takes of plain images: (n, D), or (n, 1 + T, D) with their spatial maps."""
+    features = torch.from_numpy(batch.features)  # (n, 1, D)
+    if batch.spatial is None:
+        return features[:, 0]
+    return torch.cat([features, torch.from_numpy(batch.spatial).float()], dim=1)
 
 
-def _pixels(source: ImageSource, preprocess: Preprocess) -> _Pixels:
-    try:
-        if isinstance(source, Image.Image):
-            return preprocess.pixels(upright_rgb(source))
-        with Image.open(source) as file:
-            return preprocess.pixels(upright_rgb(file))
-    except FileNotFoundError:
-        return "there is no such file"
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def inputs_of(encoder: Encoder, pixels: Tensor, pool: int | None) -> Tensor:
-    """What a head takes of preprocessed images (m, S, S, 3): (m, D), or with maps (m, 1 + T, D)."""
-    if pool is None:
-        return encoder.encode_pixels(pixels)
-    features, maps = encode_spatial(encoder, pixels, pool)
-    return torch.cat([features[:, None], maps.float()], dim=1)
+def pixel_inputs(encoder: Encoder, pixels: Tensor, spatial: int | None) -> Tensor:
+    """What a head takes of preprocessed images (n, S, S, 3)."""
+    images = [DecodedImage(image[None].numpy()) for image in pixels]
+    return head_inputs(encode_batch(encoder, images, spatial))
 
 
 def _name(source: ImageSource, number: int) -> str:
     return f"image {number}" if isinstance(source, Image.Image) else str(source)
 
 
-def _encode(
-    encoder: Encoder, names: list[str], pixels: Sequence[_Pixels], pool: int | None
+def _refuse_non_finite(
+    names: list[str], images: Sequence[DecodedImage], batch: EncodedBatch, encoder: Encoder
 ) -> EncodedImages:
-    reasons = [found if isinstance(found, str) else "" for found in pixels]
-    read = [found for found in pixels if not isinstance(found, str)]
-    if not read:
-        return EncodedImages(names, reasons, torch.empty(0, encoder.width))
-    features = inputs_of(encoder, torch.from_numpy(np.stack(read)), pool)
-    finite = features.isfinite().flatten(1).all(dim=1)
-    places = [place for place, reason in enumerate(reasons) if not reason]
-    for place, good in zip(places, finite.tolist(), strict=True):
-        if not good:
+    """A batch without the images that have a number that is not finite."""
+    reasons = [image.reason for image in images]
+    finite = batch.finite()
+    read = [place for place, reason in enumerate(reasons) if not reason]
+    for place, is_finite in zip(read, finite.tolist(), strict=True):
+        if not is_finite:
             reasons[place] = f"its feature is not finite in {encoder.precision}"
-    return EncodedImages(names, reasons, features[finite])
+    return EncodedImages(names, reasons, head_inputs(batch)[torch.from_numpy(finite)])

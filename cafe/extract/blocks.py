@@ -1,0 +1,203 @@
+"""The images of a dataset, cut into blocks, and encoded block by block; writes no cache file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from cafe.datasets.base import SPLITS, Dataset, Item
+from cafe.devices import torch_threads
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.preprocess import Augmentation, quiet_pillow
+from cafe.errors import CafeError, InputError
+from cafe.extract.decode import ImageReader, decode_item
+from cafe.extract.encode import EncodedBatch, LoaderOptions, decode_and_encode, decoder_threads
+from cafe.extract.resume import Failure, ResumeFolder
+from cafe.store import Block
+
+BLOCK_BATCHES = 8
+"""Batches per block. An interrupted run encodes one block again, at most."""
+
+_BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
+_CUDA_FACTOR = 16
+_LARGEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class ExtractOptions(LoaderOptions):
+    """How an extraction runs; see `LoaderOptions` for the other attributes.
+
+    By default the batch size fits the input size and the device. On a CPU each worker decodes and
+    encodes a batch of its own, one worker per core; beside an accelerator up to 16 decode.
+
+    Attributes
+    ----------
+    augmentation : Augmentation
+        Augmented views of the training images.
+    on_error : {"skip", "fail"}
+        What to do with an image that cannot be read: skip and record it, or stop.
+    """
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    on_error: Literal["skip", "fail"] = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augmentation.views < 1:
+            raise InputError(f"views must be at least 1; got {self.augmentation.views}.")
+
+    def augmentation_of(self, split: str) -> Augmentation:
+        """Only training images are augmented."""
+        return self.augmentation if split == "train" else Augmentation()
+
+
+class PlannedBlock(NamedTuple):
+    """The images of one block.
+
+    A block is always cut into the same batches. A feature's last bits depend on the batch that it
+    is computed in, and an interrupted run must end with the same bits as an uninterrupted one.
+
+    Attributes
+    ----------
+    split : str
+    number : int
+        Place among the blocks of the split.
+    items : tuple of Item
+    batch_size : int
+    """
+
+    split: str
+    number: int
+    items: tuple[Item, ...]
+    batch_size: int
+
+    def batches(self) -> Iterator[tuple[Item, ...]]:
+        """The items of each batch."""
+        for start in range(0, len(self.items), self.batch_size):
+            yield self.items[start : start + self.batch_size]
+
+
+def plan_blocks(dataset: Dataset, encoder: Encoder, options: ExtractOptions) -> list[PlannedBlock]:
+    """Cut a dataset into blocks."""
+    blocks = []
+    for split in SPLITS:
+        items = dataset.splits.get(split, ())
+        views = options.augmentation_of(split).views
+        batch = options.batch_size or _default_batch_size(encoder, views)
+        size = batch * BLOCK_BATCHES
+        for number, start in enumerate(range(0, len(items), size)):
+            blocks.append(PlannedBlock(split, number, items[start : start + size], batch))
+    return blocks
+
+
+def _default_batch_size(encoder: Encoder, views: int) -> int:
+    height, width = encoder.preprocess.size
+    pixels = _BATCH_PIXELS * (_CUDA_FACTOR if encoder.device.type == "cuda" else 1)
+    return max(1, min(pixels // (height * width), _LARGEST_BATCH) // views)
+
+
+def unfinished(resume: ResumeFolder, blocks: Iterable[PlannedBlock]) -> list[PlannedBlock]:
+    """The blocks that the resume folder does not hold yet."""
+    return [
+        block for block in blocks if not resume.has(block.split, block.number, len(block.items))
+    ]
+
+
+def count_images(blocks: Iterable[PlannedBlock]) -> int:
+    """Number of images in blocks."""
+    return sum(len(block.items) for block in blocks)
+
+
+def encode_blocks(
+    dataset: Dataset,
+    encoder: Encoder,
+    resume: ResumeFolder,
+    blocks: Sequence[PlannedBlock],
+    options: ExtractOptions,
+) -> int:
+    """Encode the blocks that are not finished yet; returns the number of images encoded.
+
+    Raises
+    ------
+    DatasetError
+        If an image is gone, or cannot be read with `on_error="fail"`.
+    CafeError
+        If a feature is not finite.
+    """
+    todo = unfinished(resume, blocks)
+    total, encoded = count_images(blocks), 0
+    done = total - count_images(todo)
+    on_cpu = encoder.device.type == "cpu"
+    threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
+    with quiet_pillow(), torch_threads(1):
+        batches = decode_and_encode(
+            encoder,
+            _readers(dataset, encoder, todo, options),
+            threads=threads,
+            batch_size=max((block.batch_size for block in todo), default=1),
+            spatial=options.spatial,
+            core_per_batch=on_cpu,
+        )
+        for block in todo:
+            finished, read, failures = [], [], []
+            # one iterator over the batches of all blocks: decoding does not pause between blocks
+            for items, (images, batch) in zip(block.batches(), batches, strict=False):
+                reasons = [(item, image.reason) for item, image in zip(items, images, strict=True)]
+                good = [item for item, reason in reasons if not reason]
+                failures += [Failure(item.id, reason) for item, reason in reasons if reason]
+                finished.append(_storable(batch, good, encoder))
+                read += good
+                done += len(items)
+                if options.progress is not None:
+                    options.progress(block.split, done, total)
+            resume.save(block.split, block.number, _join(finished, read), failures)
+            encoded += len(read)
+    return encoded
+
+
+def _readers(
+    dataset: Dataset, encoder: Encoder, blocks: Sequence[PlannedBlock], options: ExtractOptions
+) -> Iterator[list[ImageReader]]:
+    """What reads the images of each batch of each block."""
+    strict = options.on_error == "fail"
+    for block in blocks:
+        augmentation = options.augmentation_of(block.split)
+        for items in block.batches():
+            yield [
+                partial(decode_item, dataset, item, encoder.preprocess, augmentation, strict=strict)
+                for item in items
+            ]
+
+
+def _storable(batch: EncodedBatch, items: Sequence[Item], encoder: Encoder) -> EncodedBatch:
+    """A batch in the type that is stored; numbers that are not finite are refused."""
+    # float16 holds what a half-precision encoder gives: bf16 has fewer digits, fp16 as many
+    dtype = np.float32 if encoder.precision == "fp32" else np.float16
+    with np.errstate(over="ignore"):  # an overflow is refused below
+        stored = batch._replace(features=batch.features.astype(dtype))
+    for item, is_finite in zip(items, stored.finite(), strict=True):
+        if not is_finite:
+            raise CafeError(
+                f"the feature of image '{item.id}' is not finite in {encoder.precision}; use "
+                "precision='fp32'."
+            )
+    return stored
+
+
+def _join(batches: Sequence[EncodedBatch], items: Sequence[Item]) -> Block:
+    """The batches of a block in one."""
+    full = [batch for batch in batches if len(batch.features)] or batches[:1]
+    views = np.concatenate([batch.features for batch in full])  # (n, V, D)
+    maps = [batch.spatial for batch in full if batch.spatial is not None]
+    return Block(
+        ids=[item.id for item in items],
+        labels=np.array([item.label for item in items], np.int32),
+        features=views[:, 0],
+        views=views if views.shape[1] > 1 else None,
+        spatial=np.concatenate(maps) if maps else None,
+    )
