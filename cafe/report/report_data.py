@@ -11,8 +11,7 @@ from typing import Any
 from cafe.errors import CafeError, InputError
 from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import Analysis, analyse
-from cafe.report.paper import cache_warnings
-from cafe.report.published import DATASETS, published_beside
+from cafe.report.published import DATASETS, protocol_differences, published_beside
 from cafe.results.runs import newest_run, read_record
 from cafe.store import FeatureCache
 from cafe.store.key import differences
@@ -125,7 +124,10 @@ def _gather(folder: Path, images: Path | None) -> ReportData:
     published = _published(record)
     cache = _cache(record, notes)
     if cache is not None and published:
-        notes += [f"Unlike the published protocol: {text}" for text in cache_warnings(cache)]
+        notes += [
+            f"Unlike the published protocol: {text}"
+            for text in protocol_differences(cache, record["dataset"])
+        ]
     if cache is not None:
         try:
             seen = analyse(folder, cache, results[focus], record["protocol"]["seeds"][0], images)
