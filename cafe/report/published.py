@@ -95,7 +95,7 @@ def protocol_differences(cache: FeatureCache, dataset: str) -> list[str]:
     if known.split_file and known.split_file not in header.source:
         found.append(f"the split is '{header.source}', the papers use {known.split_file}")
     if sizes != known.sizes:
-        ours, theirs = in_words(sizes), in_words(known.sizes)
+        ours, theirs = sizes_in_words(sizes), sizes_in_words(known.sizes)
         found.append(f"train / val / test are {ours} images, theirs {theirs}")
     if classes != known.classes:
         found.append(f"{classes} classes, theirs {known.classes}")
@@ -111,6 +111,6 @@ def split_sizes(cache: FeatureCache) -> tuple[int, ...]:
     return tuple(cache.counts.get(split, 0) for split in ("train", "val", "test"))
 
 
-def in_words(sizes: Iterable[int]) -> str:
+def sizes_in_words(sizes: Iterable[int]) -> str:
     """Sizes of splits, `8,000 / 1,000 / 2,000`."""
     return " / ".join(f"{size:,}" for size in sizes)

@@ -13,10 +13,10 @@ from cafe.methods.base import Protocol
 from cafe.report.published import (
     DATASETS,
     backbone,
-    in_words,
     methods_with_averages,
     protocol_differences,
     published_beside,
+    sizes_in_words,
     split_sizes,
 )
 from cafe.results.paired import average
@@ -180,6 +180,6 @@ def _data_in_words(cache: FeatureCache) -> str:
     header = cache.header
     return (
         f"{cache.path.parent.name}: {header.source or 'split unknown'}, "
-        f"{in_words(split_sizes(cache))} images; prompts like '{header.sentences[0][0]}', "
+        f"{sizes_in_words(split_sizes(cache))} images; prompts like '{header.sentences[0][0]}', "
         f"{len(header.sentences[0])} a class; weights {header.model}.{header.pretrained}"
     )
