@@ -30,7 +30,7 @@ from .options import (
 from .progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from cafe.report.paper import Reproduction
+    from cafe.report.reproduction import Reproduction
     from cafe.study.compare import Comparison
 
 
@@ -98,7 +98,7 @@ def compare(
         progress_bar("fits", quiet=as_json) as progress,
     ):
         if paper:
-            from cafe.report.paper import reproduce
+            from cafe.report.reproduction import reproduce
 
             _show_paper(reproduce(home=cache, progress=progress, **words), as_json=as_json)
             return

@@ -11,7 +11,7 @@ from .plots import print_lines
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from cafe.report.paper import Reproduction
+    from cafe.report.reproduction import Reproduction
 
 Row = Mapping[str, Any]
 

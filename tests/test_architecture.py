@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -127,11 +128,33 @@ def test_the_counts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"loose modules \d+, rooms \d+, levels \d+, arrows \d+", last)
 
 
+def setuptools_table() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    return dict(table["setuptools"])
+
+
 def test_packages_are_the_folders() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = setuptools_table()["packages"]
     folders = {
         architecture.module_name(path)
         for path in architecture.sources()
         if path.name == "__init__.py"
     }
     assert sorted(listed) == sorted(folders)
+
+
+def test_data_files_are_package_data() -> None:
+    """An editable install reads the folder itself; a plain one has only what is listed."""
+    listed = {
+        path
+        for package, patterns in setuptools_table()["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/").replace("cafe_cli", "cli")).glob(pattern)
+    }
+    files = {
+        path
+        for folder in ("cafe", "cli")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert files == listed

@@ -14,6 +14,7 @@ import pytest
 import torch
 from digits_run import Answer, call, digits_run
 from drawing import draw_images, draw_task
+from huggingface_hub import ModelCard
 from needing import settings_for
 
 import cafe
@@ -117,18 +118,31 @@ def test_the_card_tells_what_matters(run: Run, tmp_path: Path) -> None:
         "## Limits",
     ):
         assert part in text
+    metadata = ModelCard(text).data.to_dict()
+    (entry,) = metadata["model-index"]
+    assert entry["name"] == "nearest-class on digits"
+    assert entry["results"][0]["metrics"][0]["value"] == round(score, 2)
+    assert metadata["library_name"] == "cafe"
 
 
 def test_resizing_in_the_card_is_the_preprocess(work: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from cafe.inference.model_card import _input
+    from cafe.inference.model_card import write_card
 
-    record = record_of_head(cafe.load_head(find_head("runs/mine")))
-    encoder = load_recorded_encoder(record, device="cpu")
+    saved = cafe.load_head(find_head("runs/mine"))
+    encoder = load_recorded_encoder(record_of_head(saved), device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
-    (block,) = re.findall(r"```python\n(.*?)```", _input(encoder.preprocess.config), re.DOTALL)
+    card = write_card(
+        saved,
+        file="head.onnx",
+        format="onnx",
+        checked="",
+        width=512,
+        preprocess=encoder.preprocess.config,
+    )
+    block, _ = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict[str, Any] = {}
     exec(block.replace("photo.jpg", str(tmp_path / "photo.png")), names)  # noqa: S102
     expected = encoder.preprocess.pixels(Image.open(tmp_path / "photo.png"))

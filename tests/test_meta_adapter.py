@@ -28,7 +28,7 @@ from cafe.methods.meta_adapter.file import load_meta, save_meta
 from cafe.methods.meta_adapter.meta_adapter import MetaAdapter, refine
 from cafe.methods.meta_adapter.training import PUBLISHED, episode_loss, train_meta
 from cafe.methods.meta_adapter.weights import MetaWeights
-from cafe.report.report_data import collect
+from cafe.report import collect
 from cafe.store import Block, FeatureCache, write_cache
 from cafe_cli.main import main
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -20,7 +21,6 @@ from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.report import collect, write_report
 from cafe.report.analysis import project
-from cafe.report.figures import heat_cells
 from cafe.report.page import render
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
@@ -30,6 +30,10 @@ from cafe.study.grid.space import GridSpace
 from cafe_cli.main import main
 
 EVIL = "<script>alert(1)</script> & co"
+HOSTILE = (
+    """ "><script>alert(1)</script><img src=x onerror='alert(2)'></title></style><!--"""
+    """<a href="http://example.com">{{ 7 * 7 }}</a>{% x %}%{y}@0&lt;"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +166,8 @@ def test_figures_are_described(read: Reader) -> None:
 
 def test_a_cell_of_the_heat_map_holds_its_seeds(runs: list[Path]) -> None:
     (swept,) = collect([runs[1]])
-    cells = heat_cells(swept, 2)
+    (heat_map,) = swept.heat_maps
+    cells = heat_map.cells
     assert set(cells) == {(ratio, width) for ratio in (0.2, 0.6) for width in ("D/2", "D/4")}
     assert all([row["seed"] for row in rows] == [0, 1] for rows in cells.values())
 
@@ -260,6 +265,93 @@ def test_the_command(
     assert not stop.value.code
     assert capsys.readouterr().out == f"{target}\n"
     assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def suffixed(value: Any, suffix: str, own: bool = False) -> Any:
+    """JSON values with a suffix on all that is a name or a text, methods with files excepted."""
+    if isinstance(value, dict):
+        kept = ("cache", "cache_key", "validation", "created")
+        return {
+            (name + suffix if own else name): inner
+            if name in kept
+            else suffixed(inner, suffix, own or name in ("versions", "left_out"))
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [suffixed(inner, suffix, own) for inner in value]
+    keep = not isinstance(value, str) or value in ("clip-adapter", "zero-shot", "D/2", "D/4")
+    return value if keep else value + suffix
+
+
+def page_with_names(folder: Path, suffix: str) -> Path:
+    """A page of a comparison and a grid in which every name of cache and record has a suffix."""
+    y = np.arange(4, dtype=np.int32).repeat(6)
+    noise = np.random.default_rng(0)
+    x = np.eye(4, 8, dtype="f4")[y] + 0.8 * noise.standard_normal((24, 8), np.float32)
+    ids = [f"{row}{suffix}.png" for row in range(24)]
+    for row, name in enumerate(ids):
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_image(row).save(path)
+    header = make_header(
+        dataset=f"mine{suffix}",
+        class_names=tuple(f"{name}{suffix}" for name in "abcd"),
+        sentences=tuple((f"a {name}{suffix}",) for name in "abcd"),
+        text_features=np.eye(4, 8, dtype="f4")[:, None]
+        + 0.3 * np.eye(4, 8, 1, dtype="f4")[:, None],
+    )
+    cache = folder / "cache.h5"
+    write_cache(cache, header, {split: [Block(ids, y, x)] for split in ("train", "val", "test")})
+    methods = ["zero-shot", "nearest-class", "clip-adapter"]
+    space = GridSpace(
+        ratios=[0.2],
+        bottlenecks=["D/2", "D/4"],
+        shots=[2],
+        seeds=[0],
+        validation="full",
+        recipe=Recipe(epochs=2),
+    )
+    compared = compare(cache, methods=methods, shots=[1, 2], seeds=2, runs=folder / "a").folder
+    searched = grid(FeatureCache.open(cache), space, runs=folder / "b").record.folder
+    assert compared is not None
+    assert searched is not None
+    for path in (compared / "record.json", compared / "page.json", searched / "record.json"):
+        values = suffixed(json.loads(path.read_text()), suffix)
+        values["left_out"] = {f"gda{suffix}": f"it is slow{suffix}"}
+        for row in values["results"]:
+            if row["shots"] == 1:  # a shot count may be text
+                row["shots"] = f"few{suffix}"
+        path.write_text(json.dumps(values))
+    path = searched / "grid.jsonl"
+    path.write_text(path.read_text().replace("D/4", json.dumps(f"D/4{suffix}")[1:-1]))
+    return write_report([compared, searched], folder / "page.html", images=folder / "images")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_with_names(tmp_path_factory.mktemp("hostile"), HOSTILE)
+
+
+def test_names_are_never_markup(hostile: Path, tmp_path: Path) -> None:
+    benign = Reader(page_with_names(tmp_path, " harmless").read_text(encoding="utf-8"))
+    text = hostile.read_text(encoding="utf-8")
+    reader = Reader(text)
+    tags, expected = ([(tag, sorted(a)) for tag, a in page.tags] for page in (reader, benign))
+    assert tags == expected
+    words = " ".join(reader.words)
+    for name in ("mine", "tiny", "a", "nearest-class", "few", "gda", "D/4", "it is slow"):
+        assert f"{name}{HOSTILE}" in words
+    titles = {image["title"] for image in reader.all("img")}
+    assert titles
+    assert all(title and title.endswith(f"{HOSTILE}.png") for title in titles)
+    ids = {a["id"] for a in reader.all("div") if "plot" in (a.get("class") or "")}
+    blocks = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', text, re.DOTALL)
+    plots, cells = map(json.loads, blocks)
+    assert {plot["id"] for plot in plots} == ids
+    assert f"2|0.2|D/4{HOSTILE}" in cells["run2"]
+    # what plotly shows; it reads some HTML, and a cell's key is for the script alone
+    shown = [{**trace, "customdata": None} for plot in plots for trace in plot["data"]]
+    assert "<" not in json.dumps(shown).replace("<extra></extra>", "")
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -363,3 +455,19 @@ def test_dark_and_light(browser: Any) -> None:
         grounds.append(browser.execute_script(script))
     assert grounds == ["rgb(22, 24, 27)", "rgb(253, 253, 252)"]
     assert browser.get_log("browser") == []
+
+
+def test_a_browser_runs_no_script_but_the_page_s_own(browser: Any, hostile: Path) -> None:
+    browser.get(hostile.as_uri())
+    _wait_until_drawn(browser)
+    assert browser.get_log("browser") == []
+    assert len(browser.find_elements("css selector", "script")) == 4
+    assert browser.find_elements("css selector", ".plot a, [onerror]") == []
+    (axis,) = browser.find_elements("css selector", "#run1-gains .yaxislayer-above")
+    assert f"a{HOSTILE}" in axis.get_attribute("textContent")
+    added = (
+        "const script = document.createElement('script'); script.textContent = 'window.ran = 1';"
+    )
+    ran = browser.execute_script(f"{added} document.body.append(script); return window.ran ?? 0")
+    assert ran == 0
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]

@@ -31,7 +31,7 @@ from cafe.inference.graphs import (
     write_torch,
 )
 from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
-from cafe.inference.model_card import loading, write_card
+from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head
 from cafe.results.runs import HeadSelector, find_head
@@ -217,9 +217,14 @@ def _write(
 
 
 def _card(saved: SavedHead, encoder: Encoder | None, name: str, form: Format, checked: str) -> str:
-    size = encoder.preprocess.size if encoder else None
-    code = loading(name, form, saved, _width(saved), size)
-    return write_card(saved, code, checked, encoder.preprocess.config if encoder else None)
+    return write_card(
+        saved,
+        file=name,
+        format=form,
+        checked=checked,
+        width=_width(saved),
+        preprocess=encoder.preprocess.config if encoder else None,
+    )
 
 
 def _width(saved: SavedHead) -> int:

@@ -5,6 +5,7 @@ Tables are plain HTML; only the figures need JavaScript.
 """
 
 from cafe.report.page import write_report
-from cafe.report.report_data import ReportData, collect
+from cafe.report.read_runs import collect
+from cafe.report.report_data import ReportData
 
 __all__ = ["ReportData", "collect", "write_report"]

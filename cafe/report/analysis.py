@@ -1,4 +1,4 @@
-"""What the cached features show of a head: a map, calibrated reliability, pictures of mistakes."""
+"""What the cached features show of a head: a map, calibration, thumbnails of confused images."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Analysis:
         Bins "before" and, where the run has a temperature, "after" it; see
         `cafe.study.diagnostics`.
     temperature : float or None
-    pictures : mapping of int to str
+    thumbnails : mapping of int to str
         Rows of the test split -> a small JPEG as a data URI.
     ids : mapping of int to str
         Names of the same rows.
@@ -68,7 +68,7 @@ class Analysis:
     projection: str
     reliability: Mapping[str, Any]
     temperature: float | None
-    pictures: Mapping[int, str] = field(default_factory=dict)
+    thumbnails: Mapping[int, str] = field(default_factory=dict)
     ids: Mapping[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -119,7 +119,7 @@ def analyse(
         projection=projection,
         reliability=_reliability(saved.head, test, temperature),
         temperature=temperature,
-        pictures=_pictures(cache, {r: ids[r] for r in rows}, images, notes),
+        thumbnails=_thumbnails(cache, {r: ids[r] for r in rows}, images, notes),
         ids={r: ids[r] for r in rows},
         notes=notes,
     )
@@ -178,7 +178,7 @@ def _reliability(head: Head, test: Features, temperature: float | None) -> dict[
     return found
 
 
-def _pictures(
+def _thumbnails(
     cache: FeatureCache, ids: Mapping[int, str], images: Path | None, notes: list[str]
 ) -> dict[int, str]:
     """Thumbnails of some test images, where the images are at hand."""
@@ -191,11 +191,11 @@ def _pictures(
         found = {}
     if ids and not found:
         where = f"in '{images}'" if images else "at hand; --images FOLDER says where they are"
-        notes.append(f"The images are not {where}, so confusions have no pictures.")
+        notes.append(f"The images are not {where}, so confusions have no thumbnails.")
     return found
 
 
-def class_order(labels: Sequence[int], most: int) -> list[int]:
+def largest_classes(labels: Sequence[int], most: int) -> list[int]:
     """The classes with the most points, the largest first; of equals the lower index."""
     counts = np.bincount(labels)
     return [int(c) for c in np.argsort(-counts, kind="stable")[:most] if counts[c]]

@@ -6,18 +6,20 @@ Colours are names that the page looks up in its light or dark theme: "@0" to "@7
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
+from cafe.report.heat_map import HeatMap
 from cafe.report.report_data import ReportData
 
 Json = dict[str, Any]
 LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
-_SHOWN = ("zero-shot", "clip-adapter")  # published numbers that are drawn unasked
-_WIDEST_SHOWN = 8.0  # points of an interval that an axis makes room for
-_DASHES = ("solid", "longdash", "dashdot")  # tells apart what has one colour
+_DRAWN_AT_FIRST = ("zero-shot", "clip-adapter")  # other published numbers wait in the legend
+_WIDEST_INTERVAL = 8.0  # points of a confidence interval that an axis makes room for
+_DASHES = ("solid", "longdash", "dashdot")  # tells apart lines of one colour
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon", "x")
+_HOVER = "%{fullData.name}: %{y:.2f} %<extra></extra>"
 
 
 class Figure(NamedTuple):
@@ -27,37 +29,45 @@ class Figure(NamedTuple):
     layout: Json
     label: str
 
-    def json(self) -> Json:
-        """As JSON values."""
-        return {"data": self.data, "layout": self.layout}
+
+def literal(text: object) -> str:
+    """A name that plotly and the page show as it is.
+
+    plotly reads some HTML in texts (`<b>`, `<a href>`), and the page reads "@" as a colour; plotly
+    turns entities back into characters.
+    """
+    return escape(str(text), quote=False).replace("@", "&#64;")
 
 
-def colour_of(run: ReportData, method: str) -> str:
-    """The palette's name of a method's colour: grey for zero-shot, blue for the one in focus."""
-    if method == "zero-shot":
-        return "@muted"
-    others = [name for name in run.methods if name not in ("zero-shot", run.focus[0])]
-    return "@0" if method == run.focus[0] else f"@{1 + others.index(method) % 7}"
+def scatter(mode: str, x: Sequence[Any], y: Sequence[Any], **more: Any) -> Json:
+    """A trace of lines or markers."""
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, **more}
 
 
-def accuracy_over_shots(run: ReportData) -> Figure:
+def shots_in_words(shots: Any) -> str:
+    """`1 shot`, `16 shots`, `all shots`."""
+    return f"{shots} shot{'s' if shots != 1 else ''}"
+
+
+def accuracy(run: ReportData) -> Figure:
     """Lines over shots with 95 % intervals, published numbers dotted; dots for one shot count."""
-    theirs = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
-    if len(run.shots) == 1 and not theirs:
+    published = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
+    if len(run.shots) == 1 and not published:
         return _dots(run)
-    numbers = [count for count in run.shots if count != "all"]
-    ticks = [*sorted(theirs | set(numbers)), *(["all"] if "all" in run.shots else [])]
+    numbers = {count for count in run.shots if isinstance(count, int)}
+    others = [count for count in run.shots if not isinstance(count, int)]  # "all" comes last
+    ticks = [*sorted(published | numbers), *others]
     data = [_line(run, method, ticks) for method in run.methods]
     data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
         "xaxis": {
             "title": {"text": "training images per class"},
             "tickvals": list(range(len(ticks))),
-            "ticktext": [str(tick) for tick in ticks],
+            "ticktext": list(map(literal, ticks)),
             "showgrid": False,
             "zeroline": False,
         },
-        "yaxis": {"title": {"text": "top-1 accuracy (%)"}, "range": _range(run)},
+        "yaxis": {"title": {"text": "top-1 accuracy (%)"}, "range": _accuracy_range(run)},
         "legend": LEGEND_BELOW,
         "height": 460 + 14 * (len(data) // 4),
     }
@@ -66,128 +76,103 @@ def accuracy_over_shots(run: ReportData) -> Figure:
 
 
 def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
-    found = {shots: row for (name, shots), row in run.results.items() if name == method}
-    x = [place for place, tick in enumerate(ticks) if tick in found]
-    rows = [found[ticks[place]]["accuracy"] for place in x]
-    strong, colour = method == run.focus[0], colour_of(run, method)
-    place = run.methods.index(method)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": method,
-        "x": x,
-        "y": [row["mean"] for row in rows],
-        "error_y": {
-            "type": "data",
-            "array": [row["ci95"] or 0 for row in rows],
-            "thickness": 1.2,
-            "width": 3,
-            "color": colour,
-        },
-        "line": {
-            "color": colour,
-            "width": 3 if strong else 1.7,
-            "dash": "dash" if method == "zero-shot" else _DASHES[place // 8 % len(_DASHES)],
-        },
-        "marker": {
-            "symbol": _SYMBOLS[place % len(_SYMBOLS)],
-            "size": 8 if strong else 6,
-        },
-        "hovertemplate": f"{method}: %{{y:.2f}} %<extra></extra>",
-    }
+    x = [place for place, shots in enumerate(ticks) if (method, shots) in run.results]
+    summaries = [run.results[method, ticks[place]]["accuracy"] for place in x]
+    in_focus, place, colour = (
+        method == run.focus[0],
+        run.methods.index(method),
+        _colour(run, method),
+    )
+    dash = "dash" if method == "zero-shot" else _DASHES[place // 8 % len(_DASHES)]
+    return scatter(
+        "lines+markers",
+        x,
+        [summary["mean"] for summary in summaries],
+        name=literal(method),
+        error_y={**_error_bars(summaries, colour), "thickness": 1.2, "width": 3},
+        line={"color": colour, "width": 3 if in_focus else 1.7, "dash": dash},
+        marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 8 if in_focus else 6},
+        hovertemplate=_HOVER,
+    )
 
 
 def _published_line(row: Mapping[str, Any], ticks: Sequence[Any]) -> Json:
-    values = {int(count): value for count, value in row["accuracy"].items()}
-    flat = set(values) == {0}  # zero-shot: the same at every count
-    x = [p for p, tick in enumerate(ticks) if flat or tick in values]
-    return {
-        "type": "scatter",
-        "mode": "lines" if flat else "lines+markers",
-        "name": f"{row['method']}, published",
-        "x": x,
-        "y": [values[0] if flat else values[ticks[place]] for place in x],
-        "line": {"color": "@muted", "width": 1.2, "dash": "dot"},
-        "marker": {"symbol": "circle-open", "size": 6, "color": "@muted"},
-        "visible": True if row["cafe"] in _SHOWN else "legendonly",
-        "hovertemplate": f"{row['method']}, published: %{{y:.2f}} %<extra></extra>",
-    }
-
-
-def _range(run: ReportData) -> list[float]:
-    """From below the lowest mean to above the highest; very wide intervals are cut off."""
-    rows = [row["accuracy"] for row in run.results.values()]
-    ends = [min(row["ci95"] or 0, _WIDEST_SHOWN) for row in rows]
-    means = [row["mean"] for row in rows]
-    for row in run.comparable:
-        means += row["accuracy"].values() if row["cafe"] in _SHOWN else []
-    ends += [0.0] * (len(means) - len(ends))
-    low = min(mean - end for mean, end in zip(means, ends, strict=True))
-    high = max(mean + end for mean, end in zip(means, ends, strict=True))
-    return [max(0.0, low - 2), min(101.0, high + 2)]
+    by_shots: Mapping[str, float] = row["accuracy"]
+    if "0" in by_shots:  # zero-shot is the same at every shot count
+        by_shots = {str(shots): by_shots["0"] for shots in ticks}
+    x = [place for place, shots in enumerate(ticks) if str(shots) in by_shots]
+    return scatter(
+        "lines" if "0" in row["accuracy"] else "lines+markers",
+        x,
+        [by_shots[str(ticks[place])] for place in x],
+        name=f"{row['method']}, published",
+        line={"color": "@muted", "width": 1.2, "dash": "dot"},
+        marker={"symbol": "circle-open", "size": 6, "color": "@muted"},
+        visible=True if row["cafe"] in _DRAWN_AT_FIRST else "legendonly",
+        hovertemplate=_HOVER,
+    )
 
 
 def _dots(run: ReportData) -> Figure:
-    rows = [(method, row["accuracy"]) for (method, _), row in reversed(list(run.results.items()))]
-    data = [_dot(method, row, colour_of(run, method)) for method, row in rows]
+    results = list(run.results.values())[::-1]  # plotly draws the first at the bottom
+    data = [
+        scatter(
+            "markers",
+            [result["accuracy"]["mean"]],
+            [literal(result["method"])],
+            error_x={**_error_bars([result["accuracy"]], colour), "thickness": 2, "width": 5},
+            marker={"color": colour, "size": 11},
+            hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
+        )
+        for result in results
+        for colour in [_colour(run, result["method"])]
+    ]
     layout = {
-        "xaxis": {"title": {"text": "top-1 accuracy (%)"}, "range": _range(run), "zeroline": False},
+        "xaxis": {
+            "title": {"text": "top-1 accuracy (%)"},
+            "range": _accuracy_range(run),
+            "zeroline": False,
+        },
         "yaxis": {"automargin": True, "type": "category"},
         "showlegend": False,
-        "height": 130 + 34 * len(rows),
+        "height": 130 + 34 * len(results),
     }
-    return Figure(data, layout, f"Dots: accuracy of {len(rows)} methods; see the table below.")
+    return Figure(data, layout, f"Dots: accuracy of {len(results)} methods; see the table below.")
 
 
-def _dot(method: str, row: Mapping[str, Any], colour: str) -> Json:
-    error = {"type": "data", "array": [row["ci95"] or 0], "color": colour, "thickness": 2}
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [row["mean"]],
-        "y": [method],
-        "error_x": {**error, "width": 5},
-        "marker": {"color": colour, "size": 11},
-        "hovertemplate": f"{method}: %{{x:.2f}} %<extra></extra>",
-    }
+def _colour(run: ReportData, method: str) -> str:
+    """The palette's name of a method's colour: grey for zero-shot, blue for the one in focus."""
+    if method == "zero-shot":
+        return "@muted"
+    others = [name for name in run.methods if name not in ("zero-shot", run.focus[0])]
+    return "@0" if method == run.focus[0] else f"@{1 + others.index(method) % 7}"
 
 
-def shots_words(shots: Any) -> str:
-    """`1 shot`, `16 shots`, `all shots`."""
-    return f"{shots} shot{'s' if shots != 1 else ''}"
+def _error_bars(summaries: Sequence[Mapping[str, Any]], colour: str) -> Json:
+    halves = [summary["ci95"] or 0 for summary in summaries]
+    return {"type": "data", "array": halves, "color": colour}
 
 
-def heat_cells(run: ReportData, shots: Any) -> dict[tuple[float, str], list[Mapping[str, Any]]]:
-    """Runs of a grid by (ratio, bottleneck): those of the learning rate with the best mean."""
-    rates: dict[tuple[float, str], dict[float, list[Mapping[str, Any]]]] = defaultdict(dict)
-    for row in run.grid:
-        if row["shots"] == shots:
-            rates[row["ratio"], row["bottleneck"]].setdefault(row["lr"], []).append(row)
-    return {cell: max(found.values(), key=mean_val) for cell, found in rates.items()}
+def _accuracy_range(run: ReportData) -> list[float]:
+    """From below the lowest mean to above the highest; very wide intervals are cut off."""
+    summaries = [result["accuracy"] for result in run.results.values()]
+    ends = [(s["mean"], min(s["ci95"] or 0, _WIDEST_INTERVAL)) for s in summaries]
+    for row in run.comparable:
+        if row["cafe"] in _DRAWN_AT_FIRST:
+            ends += [(value, 0.0) for value in row["accuracy"].values()]
+    low, high = min(mean - half for mean, half in ends), max(mean + half for mean, half in ends)
+    return [max(0.0, low - 2), min(101.0, high + 2)]
 
 
-def mean_val(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Mean validation accuracy of runs."""
-    return float(sum(row["val"] for row in rows) / len(rows))
-
-
-def heat_map(run: ReportData, shots: Any) -> Figure:
+def heat(heat_map: HeatMap) -> Figure:
     """Validation accuracy over ratio and bottleneck, the chosen cell framed."""
-    cells = heat_cells(run, shots)
-    ratios = sorted({ratio for ratio, _ in cells})
-    widths = list(dict.fromkeys(width for _, width in cells))
-    z = [[mean_val(cells[r, w]) if (r, w) in cells else None for r in ratios] for w in widths]
-    (best,) = (
-        (row["ratio"], row["bottleneck"])
-        for row in run.record["best_per_shots"]
-        if row["shots"] == shots
-    )
-    heat = {
+    ratios, bottlenecks = heat_map.ratios, heat_map.bottlenecks
+    colours = {
         "type": "heatmap",
-        "z": z,
+        "z": [[heat_map.mean(ratio, width) for ratio in ratios] for width in bottlenecks],
         "x": [f"{ratio:g}" for ratio in ratios],
-        "y": widths,
-        "customdata": [[f"{shots}|{r:g}|{w}" for r in ratios] for w in widths],
+        "y": list(map(literal, bottlenecks)),
+        "customdata": [[heat_map.key(ratio, width) for ratio in ratios] for width in bottlenecks],
         "colorscale": "Viridis",
         "xgap": 2,
         "ygap": 2,
@@ -195,25 +180,25 @@ def heat_map(run: ReportData, shots: Any) -> Figure:
         "colorbar": {"title": {"text": "%"}, "thickness": 10, "outlinewidth": 0},
         "hovertemplate": "ratio %{x}, bottleneck %{y}: %{z:.2f} %<extra></extra>",
     }
-    star = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [f"{best[0]:g}"],
-        "y": [best[1]],
-        "marker": {
+    ratio, bottleneck = heat_map.chosen
+    frame = scatter(
+        "markers",
+        [f"{ratio:g}"],
+        [literal(bottleneck)],
+        # black: the chosen cell is the brightest
+        marker={
             "symbol": "square-open",
             "size": 34,
-            "color": "#111",  # the chosen cell is the brightest
+            "color": "#111",
             "line": {"width": 2.5, "color": "#111"},
         },
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+        hoverinfo="skip",
+        showlegend=False,
+    )
     layout = {
         "xaxis": {"title": {"text": "ratio"}, "type": "category", "showgrid": False},
         "yaxis": {"title": {"text": "bottleneck"}, "type": "category", "showgrid": False},
-        "height": 150 + 46 * len(widths),
+        "height": 150 + 46 * len(bottlenecks),
     }
-    chosen = f"validation chose ratio {best[0]:g} and bottleneck {best[1]}."
-    label = f"{shots_words(shots)[0].upper()}{shots_words(shots)[1:]}: {chosen}"
-    return Figure([heat, star], layout, label)
+    label = f"{shots_in_words(heat_map.shots)}: validation chose ratio {ratio:g} and bottleneck "
+    return Figure([colours, frame], layout, f"{label[0].upper()}{label[1:]}{bottleneck}.")

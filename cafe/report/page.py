@@ -1,21 +1,28 @@
-"""The page: sections of a run put together, with styles, data and the plotting library in it."""
+"""The page: figures and data of runs put into its templates, with the plotting library in it."""
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.errors import CafeError
 from cafe.files import write_text
-from cafe.report.report_data import ReportData, collect
-from cafe.report.sections import Page, name_of, section, title_of
+from cafe.report import figures, head_figures
+from cafe.report.figures import Figure, shots_in_words
+from cafe.report.read_runs import collect
+from cafe.report.report_data import ReportData
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser lets the page do: nothing from any host."""
+_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+    "style-src 'unsafe-inline'; script-src {}"
+)
+"""What a browser lets the page do: nothing from any host, and no script but the page's own two,
+which it names by their digests. Styles stay open because plotly.js writes some into the page."""
 
 
 def write_report(
@@ -61,41 +68,54 @@ def write_report(
 
 def render(runs: Sequence[ReportData]) -> str:
     """The page as text."""
-    page = Page()
-    sections = [section(page, run, f"run{number}") for number, run in enumerate(runs, start=1)]
-    datasets = ", ".join(dict.fromkeys(name_of(run) for run in runs))
-    title = f"cafe report: {datasets}"
-    links = "".join(
-        f'<li><a href="#run{number}">{escape(title_of(run))}</a></li>'
-        for number, run in enumerate(runs, start=1)
+    by_id = {f"run{number}": run for number, run in enumerate(runs, start=1)}
+    made = {name: _figures(run) for name, run in by_id.items()}
+    scripts = [plotting_library(), _source("page.js")]
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            runs=by_id,
+            datasets=", ".join(dict.fromkeys(run.name for run in runs)),
+            figures=made,
+            figure_data=[
+                {"id": f"{run}-{name}", "run": run, "data": figure.data, "layout": figure.layout}
+                for run, by_name in made.items()
+                for name, figure in by_name.items()
+            ],
+            cell_data={name: run.cells for name, run in by_id.items()},
+            scripts=scripts,
+            style=_source("page.css"),
+            policy=_POLICY.format(" ".join(map(_digest, scripts))),
+        )
     )
-    here = files("cafe.report")
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            '<link rel="icon" href="data:,">',
-            f"<style>{here.joinpath('page.css').read_text(encoding='utf-8')}</style></head><body>",
-            '<a class="skip" href="#main">Skip to the results</a>',
-            f"<header><h1>{escape(datasets)}</h1>"
-            '<p class="lead">Few-shot heads on cached CLIP features, compared by cafe.</p>',
-            f'<nav aria-label="Runs"><ul>{links}</ul></nav></header>'
-            if len(runs) > 1
-            else "</header>",
-            "<noscript><main><p>Figures need JavaScript; every number is in the tables.</p></main>"
-            "</noscript>",
-            f'<main id="main">{"".join(sections)}</main>',
-            "<footer>Written by cafe. This file holds all that it shows and asks no host for "
-            "anything.</footer>",
-            _data("figures", page.figures),
-            _data("cells", page.cells),
-            f"<script>{plotting_library()}</script>",
-            f"<script>{here.joinpath('page.js').read_text(encoding='utf-8')}</script>",
-            "</body></html>\n",
-        ]
+
+
+def _templates() -> Environment:
+    """The templates; every value is escaped unless it is marked as safe."""
+    templates = Environment(
+        loader=PackageLoader("cafe.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    templates.filters["shots"] = shots_in_words
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return templates
+
+
+def _figures(run: ReportData) -> dict[str, Figure]:
+    """The figures of a run by name, in the order of the page."""
+    made = {"accuracy": figures.accuracy(run)}
+    made |= {f"heat-{heat_map.shots}": figures.heat(heat_map) for heat_map in run.heat_maps}
+    if run.gains:
+        made["gains"] = head_figures.gains(run.gains, run.focus[0])
+    if run.reliability:
+        made["reliability"] = head_figures.reliability(run.reliability)
+    if run.analysis is not None:
+        made["map"] = head_figures.feature_map(run.analysis, run.class_names)
+    return made
 
 
 def plotting_library() -> str:
@@ -105,6 +125,11 @@ def plotting_library() -> str:
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 
-def _data(name: str, value: Any) -> str:
-    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>'
+def _source(name: str) -> str:
+    """A file beside the templates, as it is."""
+    return files("cafe.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    """A script as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,25 +1,25 @@
-"""What a page tells of a run: its record and, where its cache is at hand, a look at its images."""
+"""One run as a page shows it: its record and, where there are such, its grid and its analysis."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import CafeError, InputError
-from cafe.methods.catalog import BASELINES
-from cafe.report.analysis import Analysis, analyse
-from cafe.report.paper import cache_warnings
-from cafe.report.published import DATASETS, published_beside
-from cafe.results.runs import newest_run, read_record
-from cafe.store import FeatureCache
-from cafe.store.key import differences
+from cafe.report.analysis import Analysis
+from cafe.report.heat_map import HeatMap
 
 Row = Mapping[str, Any]
-PREFERRED = ("clip-adapter", "auto")
-"""Methods that a page looks into, the first that a run has; else its last method."""
+
+_KINDS = {
+    "compare": "comparison",
+    "base-to-new": "base to new",
+    "compare-average": "comparison",
+    "base-to-new-average": "base to new",
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class ReportData:
     results : mapping of (method, shots) to mapping
         Rows of the record, with what `page.json` says of each under "page".
     class_names : list of str
-    grid : list of mapping
-        Rows of a grid, else empty.
+    heat_maps : list of HeatMap
+        One per shot count of a grid, else empty.
     focus : (method, shots)
         What the page looks into: per class, confusions, calibration, map.
     published : list of mapping
         Published numbers on the same data, where there are such.
-    look : Analysis or None
+    analysis : Analysis or None
         What the cached features show, where they are at hand.
     notes : list of str
         What is not shown, and why.
@@ -50,11 +50,29 @@ class ReportData:
     record: Row
     results: Mapping[tuple[str, Any], Row]
     class_names: Sequence[str]
-    grid: Sequence[Row]
+    heat_maps: Sequence[HeatMap]
     focus: tuple[str, Any]
     published: Sequence[Row]
     analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The dataset, or of how many caches this is the average."""
+        names = self.record.get("datasets")
+        return str(self.record["dataset"]) if names is None else f"average of {len(names)} caches"
+
+    @property
+    def encoder(self) -> str:
+        """`model.pretrained`."""
+        encoder = self.record["encoder"]
+        return f"{encoder['model']}.{encoder['pretrained']}"
+
+    @property
+    def title(self) -> str:
+        """Dataset, encoder and kind of the run."""
+        kind = "grid" if self.heat_maps else _KINDS.get(self.record.get("kind", ""), "fit")
+        return f"{self.name}, {self.encoder} ({kind})"
 
     @property
     def shots(self) -> list[Any]:
@@ -73,131 +91,78 @@ class ReportData:
         return [row for row in self.published if set(row["over"]) == names]
 
     @property
-    def encoder(self) -> str:
-        """`model.pretrained`."""
-        encoder = self.record["encoder"]
-        return f"{encoder['model']}.{encoder['pretrained']}"
+    def cells(self) -> dict[str, list[dict[str, Any]]]:
+        """The runs of every cell of the heat maps, for the page's script."""
+        return {
+            heat_map.key(*cell): list(map(dict, runs))
+            for heat_map in self.heat_maps
+            for cell, runs in heat_map.cells.items()
+        }
 
+    @property
+    def measured(self) -> list[Row]:
+        """Results at the shot count in focus that have metrics beyond top-1."""
+        return [
+            result
+            for (_, shots), result in self.results.items()
+            if shots == self.focus[1] and result.get("metrics")
+        ]
 
-def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[ReportData]:
-    """Read runs back.
+    @property
+    def published_shots(self) -> list[int]:
+        """Shot counts of the published numbers; 0 is zero-shot."""
+        return sorted({int(count) for row in self.published for count in row["accuracy"]})
 
-    Parameters
-    ----------
-    runs : sequence of Path or str
-        Folders of runs; of a folder of runs the newest counts. The average of several caches brings
-        the run of each cache with it.
-    images : Path, optional
-        Folder that the images of the dataset lie in, for thumbnails.
+    def best(self, shots: Any) -> Row:
+        """The result with the highest mean accuracy at a shot count."""
+        results = [result for (_, count), result in self.results.items() if count == shots]
+        return max(results, key=lambda result: float(result["accuracy"]["mean"]))
 
-    Returns
-    -------
-    list of ReportData
+    def seconds(self, method: str) -> float:
+        """Time that all fits of a method took."""
+        return float(sum(r["seconds"] for (name, _), r in self.results.items() if name == method))
 
-    Raises
-    ------
-    InputError
-        If there are no runs, or one has no readable record.
-    """
-    if not runs:
-        raise InputError("no run to report on; 'cafe fit' makes one and says where.")
-    folders: dict[Path, None] = {}
-    for run in runs:
-        folder = newest_run(Path(run))
-        folders[folder] = None
-        for name in read_record(folder).get("runs", ()):
-            if (folder.parent / name).is_dir():
-                folders[folder.parent / name] = None
-    return [_gather(folder, images) for folder in folders]
+    @property
+    def gains(self) -> list[tuple[str, float]]:
+        """Points that the method in focus gains over zero-shot by class, the largest first."""
+        method, shots = self.focus
+        after = self.results[self.focus]["page"].get("per_class")
+        before = self.results.get(("zero-shot", shots), {}).get("page", {}).get("per_class")
+        if not after or not before or method == "zero-shot":
+            return []
+        triples = zip(self.class_names, after, before, strict=True)
+        gains = [(name, a - b) for name, a, b in triples if a is not None and b is not None]
+        return sorted(gains, key=lambda pair: -pair[1])
 
+    @property
+    def reliability(self) -> Mapping[str, Any]:
+        """Reliability bins of the method in focus: the analysis', else those of the run."""
+        if self.analysis:
+            return self.analysis.reliability
+        bins = self.results[self.focus]["page"].get("reliability")
+        return {"before": bins} if bins else {}
 
-def _gather(folder: Path, images: Path | None) -> ReportData:
-    record = read_record(folder)
-    page = _read_page(folder)
-    about = {(row["method"], row["shots"]): row for row in page.get("results", ())}
-    results = {}
-    for row in record["results"]:
-        key = (row["method"], row["shots"])
-        results[key] = {**row, "page": about.get(key, {})}
-    focus = _focus(results)
-    notes: list[str] = []
-    seen = None
-    published = _published(record)
-    cache = _cache(record, notes)
-    if cache is not None and published:
-        notes += [f"Unlike the published protocol: {text}" for text in cache_warnings(cache)]
-    if cache is not None:
-        try:
-            seen = analyse(folder, cache, results[focus], record["protocol"]["seeds"][0], images)
-            notes += seen.notes
-        except CafeError as error:
-            notes.append(f"No look at the features: {error}")
-    return ReportData(
-        folder=folder,
-        record=record,
-        results=results,
-        class_names=page.get("class_names", ()),
-        grid=_read_grid(folder),
-        focus=focus,
-        published=published,
-        analysis=seen,
-        notes=notes,
-    )
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Cache, encoder and versions, one entry per line of the page."""
+        record = self.record
+        encoder = {f"encoder {part}": value for part, value in record["encoder"].items()}
+        versions = {f"version of {name}": text for name, text in record.get("versions", {}).items()}
+        key = {f"key: {k}": json.dumps(value) for k, value in record.get("cache_key", {}).items()}
+        about = {"cache": record["cache"], "made": record["created"]}
+        return {**about, **encoder, **versions, **key}
 
-
-def _read_page(folder: Path) -> dict[str, Any]:
-    path = folder / "page.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"'{path}' is damaged ({error}); fit again.") from error
-
-
-def _read_grid(folder: Path) -> list[Row]:
-    path = folder / "grid.jsonl"
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise InputError(f"'{path}' is damaged ({error}); run the grid again.") from error
-
-
-def _focus(results: Mapping[tuple[str, Any], Row]) -> tuple[str, Any]:
-    names = list(dict.fromkeys(method for method, _ in results))
-    own = [name for name in names if name not in BASELINES] or names
-    method = next((name for name in PREFERRED if name in own), own[-1])
-    counts = [shots for name, shots in results if name == method]
-    return method, max(counts, key=lambda shots: float("inf") if shots == "all" else shots)
-
-
-def _cache(record: Row, notes: list[str]) -> FeatureCache | None:
-    """The cache of a run, if it is there and still the same."""
-    if not isinstance(record["cache"], str) or "base_to_new" in record:
-        return None
-    path = Path(record["cache"])
-    advice = "so there is no map of the features, no calibrated reliability and no picture"
-    if not path.is_file():
-        notes.append(f"The cache '{path}' is not at hand, {advice}.")
-        return None
-    try:
-        cache = FeatureCache.open(path)
-    except CafeError as error:
-        notes.append(f"The cache cannot be read ({error}), {advice}.")
-        return None
-    different = differences(cache.header.key, record.get("cache_key", {}))
-    if different:
-        notes.append(f"The cache '{path}' has changed since ({different[0]}), {advice}.")
-        return None
-    return cache
-
-
-def _published(record: Row) -> list[dict[str, Any]]:
-    names = record.get("datasets", [record["dataset"]])
-    if not set(names) <= set(DATASETS):
-        return []
-    found = published_beside(names, record["encoder"]["model"])
-    # an average over eleven datasets says nothing of one of them
-    return [row for row in found if "datasets" in record or row["over"] == names]
+    @property
+    def command(self) -> str:
+        """The command that gives these numbers: the recorded one, or one that does the same."""
+        record, protocol = self.record, self.record["protocol"]
+        if record.get("command"):
+            return str(record["command"])
+        shots = protocol["shots"] if isinstance(protocol["shots"], list) else [protocol["shots"]]
+        caches = record["cache"] if isinstance(record["cache"], list) else [record["cache"]]
+        words = ["cafe", "compare", *caches, "--methods", ",".join(self.methods)]
+        words += ["--shots", ",".join(map(str, shots))]
+        words += ["--seeds", ",".join(map(str, protocol["seeds"]))]
+        words += ["--validation", protocol["validation"]]
+        words += ["--base-to-new"] if "base_to_new" in record else []
+        return shlex.join(words)

@@ -70,7 +70,7 @@
     ` — mean validation accuracy ${mean.toFixed(2)} %`);
     const table = document.createElement("table");
     const names = { seed: "seed", lr: "learning rate", val: "validation %",
-      val_nll: "likelihood loss", test: "test %" };
+      val_nll: "negative log-likelihood", test: "test %" };
     const head = table.createTHead().insertRow();
     for (const name of Object.values(names)) {
       head.append(Object.assign(document.createElement("th"), { textContent: name, scope: "col" }));

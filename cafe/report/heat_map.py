@@ -1,0 +1,79 @@
+"""Runs of a grid as cells of ratio and bottleneck; knows no figure."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cafe.errors import InputError
+
+Row = Mapping[str, Any]
+Cell = tuple[float, str]
+"""A ratio and a bottleneck."""
+
+
+class HeatMap(NamedTuple):
+    """Validation accuracy over ratio and bottleneck at one shot count.
+
+    Attributes
+    ----------
+    shots : int or "all"
+    cells : dict
+        (ratio, bottleneck) -> its runs, one per seed, at the learning rate with the best mean.
+    chosen : (ratio, bottleneck)
+        What validation chose.
+    """
+
+    shots: Any
+    cells: dict[Cell, Sequence[Row]]
+    chosen: Cell
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ratios, the smallest first."""
+        return sorted({ratio for ratio, _ in self.cells})
+
+    @property
+    def bottlenecks(self) -> list[str]:
+        """Bottlenecks in the order of the grid."""
+        return list(dict.fromkeys(bottleneck for _, bottleneck in self.cells))
+
+    def mean(self, ratio: float, bottleneck: str) -> float | None:
+        """Mean validation accuracy of a cell in percent; None where the grid has no such cell."""
+        runs = self.cells.get((ratio, bottleneck))
+        return None if runs is None else _mean_validation(runs)
+
+    def key(self, ratio: float, bottleneck: str) -> str:
+        """A cell's name in the page's data."""
+        return f"{self.shots}|{ratio:g}|{bottleneck}"
+
+
+def _mean_validation(runs: Sequence[Row]) -> float:
+    return float(sum(run["val"] for run in runs) / len(runs))
+
+
+def read_heat_maps(folder: Path, record: Row) -> list[HeatMap]:
+    """The heat maps of a grid, one per shot count; none where the run is no grid."""
+    path = folder / "grid.jsonl"
+    if not path.is_file():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"'{path}' is damaged ({error}); run the grid again.") from error
+    best = {row["shots"]: (row["ratio"], row["bottleneck"]) for row in record["best_per_shots"]}
+    return [
+        HeatMap(shots, _cells([row for row in rows if row["shots"] == shots]), best[shots])
+        for shots in dict.fromkeys(row["shots"] for row in rows)
+    ]
+
+
+def _cells(rows: Sequence[Row]) -> dict[Cell, Sequence[Row]]:
+    """Cells with their runs, of several learning rates the one with the best mean."""
+    rates: dict[Cell, dict[float, list[Row]]] = defaultdict(dict)
+    for row in rows:
+        rates[row["ratio"], row["bottleneck"]].setdefault(row["lr"], []).append(row)
+    return {cell: max(by_rate.values(), key=_mean_validation) for cell, by_rate in rates.items()}

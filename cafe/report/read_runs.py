@@ -1,0 +1,140 @@
+"""Reads runs back for a page, with an analysis of the head where the run's cache is at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cafe.errors import CafeError, InputError
+from cafe.methods.catalog import BASELINES
+from cafe.report.analysis import analyse
+from cafe.report.heat_map import read_heat_maps
+from cafe.report.published import DATASETS, protocol_differences, published_beside
+from cafe.report.report_data import ReportData, Row
+from cafe.results.runs import newest_run, read_record
+from cafe.store import FeatureCache
+from cafe.store.key import differences
+
+PREFERRED = ("clip-adapter", "auto")
+"""Methods that a page looks into, the first that a run has; else its last method."""
+
+
+def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[ReportData]:
+    """Read runs back.
+
+    Parameters
+    ----------
+    runs : sequence of Path or str
+        Folders of runs; of a folder of runs the newest counts. The average of several caches brings
+        the run of each cache with it.
+    images : Path, optional
+        Folder that the images of the dataset lie in, for thumbnails.
+
+    Returns
+    -------
+    list of ReportData
+
+    Raises
+    ------
+    InputError
+        If there are no runs, or one has no readable record.
+    """
+    if not runs:
+        raise InputError("no run to report on; 'cafe fit' makes one and says where.")
+    folders: dict[Path, None] = {}
+    for run in runs:
+        folder = newest_run(Path(run))
+        folders[folder] = None
+        for name in read_record(folder).get("runs", ()):
+            if (folder.parent / name).is_dir():
+                folders[folder.parent / name] = None
+    return [_collect_run(folder, images) for folder in folders]
+
+
+def _collect_run(folder: Path, images: Path | None) -> ReportData:
+    record, page = read_record(folder), _read_page(folder)
+    diagnostics = {(row["method"], row["shots"]): row for row in page.get("results", ())}
+    results = {
+        (row["method"], row["shots"]): {
+            **row,
+            "page": diagnostics.get((row["method"], row["shots"]), {}),
+        }
+        for row in record["results"]
+    }
+    focus, notes, analysis = _focus(results), list[str](), None
+    published = _published(record)
+    cache = _unchanged_cache(record, notes)
+    if cache is not None and published:
+        notes += [
+            f"Unlike the published protocol: {text}"
+            for text in protocol_differences(cache, record["dataset"])
+        ]
+    if cache is not None:
+        seed = record["protocol"]["seeds"][0]
+        try:
+            analysis = analyse(folder, cache, results[focus], seed, images)
+            notes += analysis.notes
+        except CafeError as error:
+            notes.append(f"The features are not analysed: {error}")
+    return ReportData(
+        folder=folder,
+        record=record,
+        results=results,
+        class_names=page.get("class_names", ()),
+        heat_maps=read_heat_maps(folder, record),
+        focus=focus,
+        published=published,
+        analysis=analysis,
+        notes=notes,
+    )
+
+
+def _read_page(folder: Path) -> dict[str, Any]:
+    path = folder / "page.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"'{path}' is damaged ({error}); fit again.") from error
+
+
+def _focus(results: Mapping[tuple[str, Any], Row]) -> tuple[str, Any]:
+    names = list(dict.fromkeys(method for method, _ in results))
+    own = [name for name in names if name not in BASELINES] or names
+    method = next((name for name in PREFERRED if name in own), own[-1])
+    counts = [shots for name, shots in results if name == method]
+    return method, max(counts, key=lambda n: n if isinstance(n, int) else float("inf"))
+
+
+def _unchanged_cache(record: Row, notes: list[str]) -> FeatureCache | None:
+    """The cache of a run, if it is there and still the same; else a note says why it is not."""
+    if not isinstance(record["cache"], str) or "base_to_new" in record:
+        return None
+    path = Path(record["cache"])
+    if not path.is_file():
+        problem = f"The cache '{path}' is not at hand"
+    else:
+        try:
+            cache = FeatureCache.open(path)
+            changes = differences(cache.header.key, record.get("cache_key", {}))
+            if not changes:
+                return cache
+            problem = f"The cache '{path}' has changed since ({changes[0]})"
+        except CafeError as error:
+            problem = f"The cache cannot be read ({error})"
+    notes.append(
+        f"{problem}, so there is no map of the features, no calibrated reliability and no picture."
+    )
+    return None
+
+
+def _published(record: Row) -> list[dict[str, Any]]:
+    names = record.get("datasets", [record["dataset"]])
+    if not set(names) <= set(DATASETS):
+        return []
+    rows = published_beside(names, record["encoder"]["model"])
+    # an average over eleven datasets says nothing about one of them
+    return [row for row in rows if "datasets" in record or row["over"] == names]

@@ -1,0 +1,185 @@
+"""Our numbers beside the published ones: every cache of the eleven datasets, encoder by encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cafe.errors import CacheNotFoundError
+from cafe.features.splits import Shots
+from cafe.methods.base import Protocol
+from cafe.report.published import (
+    DATASETS,
+    backbone,
+    methods_with_averages,
+    protocol_differences,
+    published_beside,
+    sizes_in_words,
+    split_sizes,
+)
+from cafe.results.paired import average
+from cafe.store import FeatureCache
+from cafe.store.paths import cache_folder, list_caches
+from cafe.study.compare import Comparison, compare
+from cafe.study.study import Progress
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One encoder on the datasets that are present.
+
+    Attributes
+    ----------
+    encoder : str
+        `model.pretrained`.
+    comparison : Comparison
+        Each dataset's record.
+    rows : list of dict
+        Our average: `method`, `shots`, `accuracy`, `seconds`.
+    published : list of dict
+        `method`, `cafe` (our name of it), `shots` (shots -> percent), `validation`, `source`,
+        `prompts`, and `over`: the datasets that it is the average of.
+    used : list of str
+        Split, prompts and weights of each dataset.
+    warnings : list of str
+        Where our protocol differs from the published one.
+    """
+
+    encoder: str
+    comparison: Comparison
+    rows: list[Json]
+    published: list[Json]
+    used: list[str]
+    warnings: list[str]
+
+    def json(self) -> Json:
+        """As JSON values: the comparison's, with `average`, `published` and `warnings`."""
+        more = {"average": self.rows, "published": self.published}
+        return {**self.comparison.json, **more, "used": self.used, "warnings": self.warnings}
+
+
+def reproduce(
+    *,
+    home: Path | str | None = None,
+    methods: Sequence[str] | None = None,
+    shots: Sequence[Shots] | None = None,
+    seeds: int | Sequence[int] = 3,
+    validation: Protocol = "none",
+    needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    runs: Path | str | None = "runs",
+    command: str = "",
+    progress: Progress | None = None,
+) -> list[Reproduction]:
+    """Compare methods on every cache of the eleven datasets and set the published numbers beside.
+
+    Parameters
+    ----------
+    home : Path or str, optional
+        The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
+    methods : sequence of str, optional
+        Names of the catalog; None takes those with published averages.
+    shots, seeds, validation, needs, device, runs, command, progress
+        As of `cafe.compare`.
+
+    Returns
+    -------
+    list of Reproduction
+        One per encoder.
+
+    Raises
+    ------
+    CacheNotFoundError
+        If no cache is of one of the eleven datasets.
+    """
+    reproductions = []
+    for encoder, caches in _caches_by_encoder(cache_folder(home)).items():
+        comparison = compare(
+            caches,
+            methods=methods or methods_with_averages(),
+            shots=shots,
+            seeds=seeds,
+            validation=validation,
+            needs=needs,
+            device=device,
+            runs=runs,
+            command=command,
+            progress=progress,
+        )
+        reproductions.append(_set_beside(encoder, caches, comparison, validation))
+    return reproductions
+
+
+def _caches_by_encoder(home: Path) -> dict[str, list[FeatureCache]]:
+    """The newest cache of each of the eleven datasets, encoder by encoder."""
+    by_encoder: dict[str, dict[str, FeatureCache]] = {}
+    for path in reversed(list_caches(home)):  # a later one replaces an earlier: the newest stays
+        if path.parent.name in DATASETS:
+            cache = FeatureCache.open(path)
+            encoder = f"{cache.header.model}.{cache.header.pretrained}"
+            by_encoder.setdefault(encoder, {})[path.parent.name] = cache
+    if not by_encoder:
+        raise CacheNotFoundError(
+            f"no cache of the paper's eleven datasets in '{home}'; 'cafe extract --dataset dtd "
+            "--model RN50' makes one, 'cafe datasets' lists them."
+        )
+    return {
+        encoder: [caches[name] for name in DATASETS if name in caches]
+        for encoder, caches in by_encoder.items()
+    }
+
+
+def _set_beside(
+    encoder: str, caches: Sequence[FeatureCache], comparison: Comparison, validation: Protocol
+) -> Reproduction:
+    """Our average over some caches of one encoder, and the published numbers."""
+    rows = average([record.json for record in comparison.records])
+    datasets = [cache.path.parent.name for cache in caches]
+    model = caches[0].header.model
+    compared = {row["method"] for row in rows}
+    published = [
+        {**row, "ours": row["cafe"] in compared} for row in published_beside(datasets, model)
+    ]
+    warnings = [
+        *_missing_datasets(datasets, published),
+        *(
+            text
+            for cache, name in zip(caches, datasets, strict=True)
+            for text in protocol_differences(cache, name)
+        ),
+        *(
+            f"{row['method']}: published with validation '{row['validation']}', ours "
+            f"'{validation}'."
+            for row in published
+            if row["ours"] and row["cafe"] != "zero-shot" and row["validation"] != validation
+        ),
+    ]
+    if not published:
+        warnings.append(f"no published numbers are known for {backbone(model)}.")
+    data = list(map(_data_in_words, caches))
+    return Reproduction(encoder, comparison, rows, published, data, warnings)
+
+
+def _missing_datasets(datasets: Sequence[str], published: Sequence[Json]) -> list[str]:
+    missing = [name for name in DATASETS if name not in datasets]
+    if not missing:
+        return []
+    text = f"ours is over {len(datasets)} of the 11 datasets (no cache of {', '.join(missing)})"
+    over_all = [row["method"] for row in published if len(row["over"]) == len(DATASETS)]
+    if over_all:
+        text += f"; published over all 11, so not to be compared: {', '.join(over_all)}"
+    return [f"{text}."]
+
+
+def _data_in_words(cache: FeatureCache) -> str:
+    """Split, prompts and weights of a cache."""
+    header = cache.header
+    return (
+        f"{cache.path.parent.name}: {header.source or 'split unknown'}, "
+        f"{sizes_in_words(split_sizes(cache))} images; prompts like '{header.sentences[0][0]}', "
+        f"{len(header.sentences[0])} a class; weights {header.model}.{header.pretrained}"
+    )
