@@ -6,13 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
 from cafe.errors import DeviceError, InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+"""Of an encoder's weights."""
+
+ProductPrecision = Literal["auto", "fp32", "bf16"]
+"""Of the engine's matrix products."""
 
 BF16_GAIN = 1.5
 """bf16 is taken on a CPU whose matrix products are at least this much faster in it: a CPU without
@@ -107,9 +111,26 @@ def product_rate(
     return 2 * size**3 / best
 
 
-def bf16_is_faster_on_cpu() -> bool:
-    """Whether this CPU multiplies matrices at least `BF16_GAIN` times faster in bf16, by trial."""
-    return bf16_speedup(torch.device("cpu")) >= BF16_GAIN
+def resolve_precision(precision: ProductPrecision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Precision of the engine's matrix products; weights are float32 in both.
+
+    Parameters
+    ----------
+    precision : {"auto", "fp32", "bf16"}
+        "auto" measures, and takes bf16 where it is faster by `BF16_GAIN`.
+    device : torch.device
+        Where the products are computed.
+
+    Raises
+    ------
+    InputError
+        If the precision is none of the three.
+    """
+    if precision == "auto":
+        return "bf16" if bf16_speedup(device) >= BF16_GAIN else "fp32"
+    if precision in ("fp32", "bf16"):
+        return precision
+    raise InputError(f"precision must be auto, fp32 or bf16; got '{precision}'.")
 
 
 def encoder_precision(precision: str, device: torch.device) -> Precision:
@@ -129,15 +150,9 @@ def encoder_precision(precision: str, device: torch.device) -> Precision:
         If the precision is none of these, or fp16 on a CPU.
     """
     if precision == "auto":
-        if device.type == "cuda":
-            return "fp16"
-        return "bf16" if bf16_is_faster_on_cpu() else "fp32"
+        return "fp16" if device.type == "cuda" else resolve_precision("auto", device)
+    if precision not in get_args(Precision):
+        raise InputError(f"unknown precision '{precision}'; use auto, fp32, bf16 or fp16.")
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs CUDA; use auto, bf16 or fp32 on a CPU.")
-    if precision == "fp32":
-        return "fp32"
-    if precision == "bf16":
-        return "bf16"
-    if precision == "fp16":
-        return "fp16"
-    raise InputError(f"unknown precision '{precision}'; use auto, fp32, bf16 or fp16.")
+    return cast("Precision", precision)

@@ -14,7 +14,7 @@ from making import TINY, draw_image
 from safetensors.torch import load_file, save_file
 
 from cafe.compat import import_open_clip
-from cafe.devices import bf16_is_faster_on_cpu
+from cafe.devices import resolve_precision
 from cafe.encoders import encoder as encoders
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.weights import NANO, encoder_names
@@ -231,7 +231,7 @@ def test_bf16_is_close_to_fp32(tiny_folder: Path, tiny: Encoder) -> None:
 
 
 def test_precision_auto_is_what_this_cpu_is_fast_in(tiny_folder: Path) -> None:
-    expected = "bf16" if bf16_is_faster_on_cpu() else "fp32"
+    expected = resolve_precision("auto", torch.device("cpu"))
     assert load(str(tiny_folder), precision="auto").precision == expected
 
 

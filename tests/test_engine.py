@@ -168,7 +168,7 @@ def test_the_comparison_can_fail(mixed: list[Trained]) -> None:
 def test_chunking_changes_nothing(
     mixed: list[Trained], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "BLOCK_BYTES", budget)
+    monkeypatch.setattr(trainer_module, "CHUNK_BYTES", budget)
     again = train(mixed_runs(), SETS, precision="fp32", memory_budget=max(budget, 60_000))
     for one, other in zip(mixed, again, strict=True):
         assert_close(one.tensors, other.tensors, 1e-5)
@@ -209,7 +209,7 @@ def test_progress_counts_run_epochs_to_the_end() -> None:
 
 
 def test_an_interrupt_keeps_what_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "BLOCK_BYTES", 1)  # one run a chunk
+    monkeypatch.setattr(trainer_module, "CHUNK_BYTES", 1)  # one run a chunk
     kept: list[int] = []
 
     def stop_at_three(index: int, _: Trained) -> None:

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cafe.devices import bf16_speedup
+from cafe import devices
+from cafe.devices import bf16_speedup, resolve_precision
 from cafe.engine import Batch, BatchOrder, Family, Workspace, linear_weights
-from cafe.engine import precision as precision_module
-from cafe.engine.memory import budget_bytes, free_bytes, in_words
+from cafe.engine.memory import budget_bytes, format_bytes, free_bytes
 from cafe.engine.optimizer import cosine
-from cafe.engine.precision import choose
 from cafe.errors import InputError
 from cafe.methods.clip_adapter.family import VisualAdapter
 
@@ -109,20 +108,20 @@ def test_cosine_is_torchs_schedule() -> None:
 def test_auto_takes_what_the_machine_is_faster_at(
     speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision_module, "bf16_speedup", lambda device: speedup)
-    assert choose("auto", CPU) == wanted
-    assert choose("fp32", CPU) == "fp32"
-    assert choose("bf16", CPU) == "bf16"
+    monkeypatch.setattr(devices, "bf16_speedup", lambda device: speedup)
+    assert resolve_precision("auto", CPU) == wanted
+    assert resolve_precision("fp32", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
 
 
 def test_speedup_is_measured_and_unknown_precisions_are_refused() -> None:
     assert bf16_speedup(CPU) > 0
     with pytest.raises(InputError, match="precision must be auto, fp32 or bf16; got 'fp8'"):
-        choose("fp8", CPU)  # type: ignore[arg-type]
+        resolve_precision("fp8", CPU)  # type: ignore[arg-type]
 
 
 def test_memory() -> None:
-    assert [in_words(n) for n in (5, 2048, 3 << 20, 5 << 30)] == [
+    assert [format_bytes(n) for n in (5, 2048, 3 << 20, 5 << 30)] == [
         "5 bytes",
         "2.0 KiB",
         "3.0 MiB",

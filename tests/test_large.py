@@ -21,7 +21,7 @@ from cafe.study.calibration import ENOUGH, _folds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LIMITS = ("cafe.features.task.LARGE", "cafe.engine.stack.LARGE", "cafe.engine.plan.LARGE")
+LIMITS = ("cafe.features.task.LARGE", "cafe.engine.stack.LARGE")
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ EXAMPLES = [
     "cafe.study.classifier.AdapterClassifier",
     "cafe.study.compare.compare",
     "cafe.inference.export.export_head",
-    "cafe.engine.memory.in_words",
+    "cafe.engine.memory.format_bytes",
     "cafe.extract.extractor.Extractor",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",

@@ -6,7 +6,7 @@ matrix product. Every tensor of runs therefore starts with (S, M, ...), every te
 (S, B, ...), and a run's scalar is (S, M, 1, 1), ready to broadcast against (S, M, B, D).
 
 To add a head, write a frozen dataclass that subclasses `Family`. Its fields are what must be equal
-for two runs to train side by side (a width, a switch); what may differ from run to run goes into
+for two runs to train side by side (a width, a switch). What may differ from run to run goes into
 `Run.scalars`. Give it `initial`, `rows` and `logits`, and it trains: the loss is mean cross-entropy
 and the gradients come from autograd, under autocast where products are bfloat16::
 
@@ -162,7 +162,8 @@ class Family(ABC):
     def losses(self, params: Tensors, batch: Batch, work: Workspace) -> Tensor:
         """Each run's loss on a batch: cross-entropy of `logits`, and the penalty. (S, M)"""
         with work.autocast():
-            logits = self.logits(params, batch)
+            logits = self.logits(params, batch)  # (S, M, B, C)
+        # in float32: a bfloat16 sum of 1,000 exponentials has two digits
         losses = mean_cross_entropy(logits.to(work.wide), batch.y)
         penalty = self.penalty(params, batch)
         return losses if penalty is None else losses + penalty
@@ -198,9 +199,9 @@ class Family(ABC):
         with torch.enable_grad():
             losses = self.losses(leaves, batch, work)
             # A run's loss depends on its own parameters only, so the sum's gradient is each run's.
-            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        for name, grad in zip(leaves, found, strict=True):
-            grads[name].copy_(grad)
+            gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        for name, gradient in zip(leaves, gradients, strict=True):
+            grads[name].copy_(gradient)  # in place: the optimiser holds these tensors
         return losses.detach
 
 
@@ -220,7 +221,8 @@ def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
         Losses. (S, M)
     """
     labels = y[:, None].expand(logits.shape[:-1])  # (S, M, B)
-    return cross_entropy(logits.permute(0, 3, 1, 2), labels, reduction="none").mean(-1)
+    classes_second = logits.permute(0, 3, 1, 2)  # (S, C, M, B), as torch takes them
+    return cross_entropy(classes_second, labels, reduction="none").mean(-1)
 
 
 def shared_product(x: Tensor, weights: Tensor) -> Tensor:
@@ -239,5 +241,6 @@ def shared_product(x: Tensor, weights: Tensor) -> Tensor:
         Products. (S, M, B, K)
     """
     streams, runs, rows, _ = weights.shape
+    # one wide product instead of M narrow ones: a CPU reaches its rate on wide ones only
     product = torch.bmm(x, weights.flatten(1, 2).mT)  # (S, B, M * K)
-    return product.view(streams, -1, runs, rows).transpose(1, 2)
+    return product.view(streams, -1, runs, rows).transpose(1, 2)  # (S, M, B, K)

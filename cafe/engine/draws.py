@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Each purpose has a generator of its own: a head with more weights sees the same batches.
 _WEIGHTS, _ORDER, _VIEWS = 0, 1, 2
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
-    # torch keeps 32 bits of a CPU seed; hashing keeps the streams of neighbouring seeds apart.
-    state = np.random.SeedSequence([seed, stream]).generate_state(1)
+def _generator(seed: int, purpose: int) -> torch.Generator:
+    # torch keeps 32 bits of a CPU seed; hashing keeps the numbers of neighbouring seeds apart
+    state = np.random.SeedSequence([seed, purpose]).generate_state(1)
     return torch.Generator("cpu").manual_seed(int(state[0]))
 
 
@@ -79,8 +80,8 @@ class BatchOrder:
 
     def epoch(self) -> Tensor:
         """Rows of the next epoch, in features flattened from (N, V) to (N * V). (N,)"""
-        order = torch.randperm(self.images, generator=self._order)
+        order = torch.randperm(self.images, generator=self._order)  # (N,)
         if self.views == 1:
             return order
-        view = torch.randint(self.views, (self.images,), generator=self._views)
-        return order * self.views + view
+        view = torch.randint(self.views, (self.images,), generator=self._views)  # (N,)
+        return order * self.views + view  # view v of image n lies in row n V + v

@@ -36,7 +36,7 @@ def evaluate(
     trained: Sequence[Trained],
     training_sets: Sequence[TrainingSet],
     held_out: Sequence[Features],
-    which: Sequence[int] | None = None,
+    held_out_of: Sequence[int] | None = None,
     *,
     memory_budget: int | None = None,
 ) -> list[Score]:
@@ -50,7 +50,7 @@ def evaluate(
         What their `Run.data` points into.
     held_out : sequence of Features
         Images to score on.
-    which : sequence of int or None
+    held_out_of : sequence of int or None
         For each run, the index into `held_out`; None scores every run on the first.
     memory_budget : int or None
         Bytes that a block may take; None takes half of what is free.
@@ -60,25 +60,28 @@ def evaluate(
     list of Score
         One per run, in their order.
     """
-    which = [0] * len(trained) if which is None else which
+    held_out_of = [0] * len(trained) if held_out_of is None else held_out_of
+    # runs of one family and training set share every product with the images
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, (one, held) in enumerate(zip(trained, which, strict=True)):
-        groups[one.run.family, one.run.data, tuple(sorted(one.run.scalars)), held].append(index)
+    for index, (result, held) in enumerate(zip(trained, held_out_of, strict=True)):
+        run = result.run
+        groups[run.family, run.data, tuple(sorted(run.scalars)), held].append(index)
     scores: dict[int, Score] = {}
     for members in groups.values():
-        group, features = [trained[i] for i in members], held_out[which[members[0]]]
-        found = _score(group, training_sets[group[0].run.data], features, memory_budget)
-        scores.update(zip(members, found, strict=True))
+        group, features = [trained[i] for i in members], held_out[held_out_of[members[0]]]
+        train = training_sets[group[0].run.data]
+        scores.update(zip(members, _score(group, train, features, memory_budget), strict=True))
     return [scores[index] for index in range(len(trained))]
 
 
 def _score(
     group: Sequence[Trained], train: TrainingSet, features: Features, memory_budget: int | None
 ) -> list[Score]:
-    right = torch.zeros(len(group), dtype=torch.float64, device=features.x.device)
+    # float64: a float32 sum over a million images loses the digits in which runs differ
+    right = torch.zeros(len(group), dtype=torch.float64, device=features.x.device)  # (M,)
     nats = torch.zeros_like(right)
     start = 0
-    for logits in logit_blocks(group, train, features, memory_budget=memory_budget):
+    for logits in logit_blocks(group, train, features, memory_budget=memory_budget):  # (M, n, C)
         y = features.y[start : (start := start + logits.shape[1])]  # (n,)
         right += (logits.argmax(-1) == y).sum(-1)
         labels = y.expand(len(group), -1)  # (M, n)
@@ -113,21 +116,21 @@ def logit_blocks(
     Tensor
         Logits of the next n images. (M, n, C)
     """
-    device, runs = features.x.device, [one.run for one in group]
+    device, runs = features.x.device, [result.run for result in group]
     family = runs[0].family
-    params = stack_tensors([one.tensors for one in group], 1, device)
-    scalars = stack_scalars(runs, 1, device)
+    params = stack_tensors([result.tensors for result in group], 1, device)  # (1, M, ...)
+    scalars = stack_scalars(runs, 1, device)  # (1, M, 1, 1)
     constants = stack_constants(family, [train], device)
     text = train.text.to(device)
     most = _rows_in(budget_bytes(device, memory_budget), group, train)
     for block in features.blocks(most, spatial=family.spatial):
-        rows = {name: value[None] for name, value in family.rows(block, text).items()}
-        nobody = torch.zeros(1, len(block), dtype=torch.int64, device=device)
-        yield family.logits(params, make_batch({**rows, "y": nobody}, scalars, constants, text))[0]
+        rows = {name: value[None] for name, value in family.rows(block, text).items()}  # (1, n, ..)
+        rows["y"] = torch.zeros(1, len(block), dtype=torch.int64, device=device)  # not looked at
+        yield family.logits(params, make_batch(rows, scalars, constants, text))[0]
 
 
 def _rows_in(budget: int, group: Sequence[Trained], train: TrainingSet) -> int:
-    """Images in a block: what one more image costs is what activations grow by."""
+    """Images in a block: one more image costs what `Family.activations` grows by."""
     classes, _, width = train.text.features.shape
     parameters = sum(value.numel() for value in group[0].tensors.values())
     family = group[0].run.family

@@ -16,7 +16,7 @@ def free_bytes(device: torch.device) -> int:
     Parameters
     ----------
     device : torch.device
-        CPU or CUDA; any other kind is counted as 4 GiB.
+        CPU or CUDA; 4 GiB are assumed of any other kind.
 
     Returns
     -------
@@ -27,21 +27,21 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system says
         return 4 << 30
 
 
 def budget_bytes(device: torch.device, budget: int | None) -> int:
-    """The budget as given, or half of what is free."""
+    """Bytes that may be taken: the budget, or half of what is free where that is None."""
     return int(free_bytes(device) * FREE_SHARE) if budget is None else budget
 
 
-def in_words(count: int) -> str:
-    """Bytes as people write them.
+def format_bytes(count: int) -> str:
+    """Bytes in a unit that fits them.
 
     Examples
     --------
-    >>> in_words(3 << 20)
+    >>> format_bytes(3 << 20)
     '3.0 MiB'
     """
     size = float(count)

@@ -24,8 +24,8 @@ def cosine(step: int, steps: int) -> float:
 class StackedAdamW:
     """AdamW (Loshchilov and Hutter 2019) on tensors whose leading axes are runs.
 
-    Runs that are neighbours and have one learning rate and one decay are updated by one call on
-    one slice, so that the common case, a grid of one recipe, is one pass over memory.
+    Neighbouring runs of one learning rate and one decay are updated by one call on one slice. So
+    the common case, a grid of one recipe, is one pass over memory.
 
     Parameters
     ----------
@@ -46,13 +46,15 @@ class StackedAdamW:
     ) -> None:
         groups: list[dict[str, Any]] = []
         self._rates = []
-        for (lr, decay), a, b in _neighbours(recipes):
+        for (lr, decay), first, end in _neighbours(recipes):
             for name, stacked in params.items():
-                piece = stacked.flatten(0, 1)[a:b]
-                piece.grad = grads[name].flatten(0, 1)[a:b]
-                kept = 0.0 if name in undecayed else decay
-                groups.append({"params": [piece], "lr": lr, "weight_decay": kept})
+                # both are views: the step updates the stacked weights, from the gradients in place
+                weights = stacked.flatten(0, 1)[first:end]  # (runs, ...)
+                weights.grad = grads[name].flatten(0, 1)[first:end]
+                rate = 0.0 if name in undecayed else decay
+                groups.append({"params": [weights], "lr": lr, "weight_decay": rate})
                 self._rates.append(lr)
+        # fused: one pass reads and writes weight, gradient and moments, which do not fit a cache
         self._optimizer = torch.optim.AdamW(groups, fused=True)
 
     def step(self, factor: float) -> None:

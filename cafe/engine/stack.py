@@ -37,8 +37,8 @@ def stack_constants(
     return {n: torch.stack([c[n] for c in constants])[:, None].to(device) for n in constants[0]}
 
 
-class Streams:
-    """The images of S streams, and their batches epoch by epoch.
+class BatchLoader:
+    """The batches of S streams, epoch by epoch.
 
     Parameters
     ----------
@@ -50,6 +50,13 @@ class Streams:
         Scalars of all runs. (S, M, 1, 1)
     device : torch.device
         Where the batches go.
+
+    Attributes
+    ----------
+    images : int
+        N, images of a training set.
+    steps : int
+        Batches in an epoch.
     """
 
     def __init__(
@@ -59,44 +66,39 @@ class Streams:
         scalars: Mapping[str, Tensor],
         device: torch.device,
     ) -> None:
-        self._family, self._recipe = leaders[0].family, leaders[0].recipe
-        self._device, self._scalars = device, scalars
-        self._text = training_sets[leaders[0].data].text.to(device)
+        self._family, recipe = leaders[0].family, leaders[0].recipe
+        self._batch_size, self._device, self._scalars = recipe.batch_size, device, scalars
         trains = [training_sets[run.data] for run in leaders]
+        self._text = trains[0].text.to(device)  # equal for all streams of a chunk
         self._constants = stack_constants(self._family, trains, device)
-        self._table = self._concatenate([run.data for run in leaders], training_sets)
-        self._orders = [BatchOrder(run.seed, self.images, self.views) for run in leaders]
-        self._offsets = torch.tensor([[self._starts[run.data]] for run in leaders])  # (S, 1)
 
-    def _concatenate(
-        self, numbers: Sequence[int], training_sets: Sequence[TrainingSet]
-    ) -> dict[str, Tensor]:
-        """Rows of all training sets under one another, each set once."""
-        distinct = list({id(training_sets[n]): training_sets[n] for n in numbers}.values())
-        sets = [self._family.examples(train).to(self._device) for train in distinct]
-        self.images = len(sets[0])
-        flat = [flatten_views(features) if self._recipe.views else features for features in sets]
-        self.views = len(flat[0]) // self.images
-        place = {id(train): i * len(flat[0]) for i, train in enumerate(distinct)}
-        self._starts = {n: place[id(training_sets[n])] for n in numbers}
-        self._sets = flat
-        self._late = rows_come_late(flat[0], self._family)
-        tables = [{"y": f.y, **self._early(f)} for f in flat]
-        if len(tables) == 1:
-            return tables[0]
-        return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+        # streams that share a training set (other seeds) share its rows in the table
+        distinct = list({id(train): train for train in trains}.values())
+        examples = [self._family.examples(train).to(device) for train in distinct]
+        self._sets = [flatten_views(set_) if recipe.views else set_ for set_ in examples]
+        self.images, rows = len(examples[0]), len(self._sets[0])
+        self.steps = -(-self.images // self._batch_size)
+        self._per_batch = makes_rows_per_batch(rows, self._sets[0].x.shape[-1], self._family)
+        tables = [{"y": set_.y, **self._kept(set_)} for set_ in self._sets]
+        self._table = tables[0]  # of one set as it is: concatenating would copy it
+        if len(tables) > 1:
+            self._table = {name: torch.cat([t[name] for t in tables]) for name in tables[0]}
 
-    def _early(self, features: Features) -> dict[str, Tensor]:
-        """The rows of a set; of a large one what they are made of, but for maps."""
-        if self._late:
-            return {"x": features.x}
+        self._orders = [BatchOrder(run.seed, self.images, rows // self.images) for run in leaders]
+        start = {id(train): number * rows for number, train in enumerate(distinct)}
+        self._starts = torch.tensor([[start[id(train)]] for train in trains])  # (S, 1)
+
+    def _kept(self, features: Features) -> dict[str, Tensor]:
+        """What the table keeps of each image: its rows, or the feature that they are made of."""
+        if self._per_batch:
+            return {"x": features.x}  # maps stay on disk; see `_inputs`
         return self._rows(features.inputs(spatial=self._family.spatial))
 
     def _rows(self, x: Tensor) -> dict[str, Tensor]:
         """What the family needs of raw features (..., D), or with maps (..., 1 + T, D)."""
-        lead = x.ndim - (2 if self._family.spatial else 1)
-        rows = self._family.rows(x.flatten(0, lead - 1).float(), self._text)
-        return {n: value.view(*x.shape[:lead], *value.shape[1:]) for n, value in rows.items()}
+        lead = x.shape[: x.ndim - (2 if self._family.spatial else 1)]
+        rows = self._family.rows(x.flatten(0, len(lead) - 1).float(), self._text)
+        return {n: value.view(*lead, *value.shape[1:]) for n, value in rows.items()}
 
     def _inputs(self, x: Tensor, chosen: Tensor) -> Tensor:
         """The features of a batch (S, B, D), or with maps, read now (S, B, 1 + T, D)."""
@@ -106,27 +108,22 @@ class Streams:
         drawn = [self._sets[int(some[0]) // rows][some % rows] for some in chosen]
         return torch.stack([features.inputs(spatial=True) for features in drawn])
 
-    @property
-    def steps(self) -> int:
-        """Batches in an epoch."""
-        return -(-self.images // self._recipe.batch_size)
-
     def epoch(self) -> Iterator[Batch]:
         """The batches of the next epoch."""
-        order = torch.stack([order.epoch() for order in self._orders]) + self._offsets  # (S, N)
-        for chosen in torch.split(order.to(self._device), self._recipe.batch_size, dim=1):
+        order = torch.stack([order.epoch() for order in self._orders]) + self._starts  # (S, N)
+        for chosen in torch.split(order.to(self._device), self._batch_size, dim=1):  # (S, B)
             rows = {
                 name: table.index_select(0, chosen.flatten()).view(*chosen.shape, *table.shape[1:])
                 for name, table in self._table.items()
             }
-            if self._late:
+            if self._per_batch:
                 rows |= self._rows(self._inputs(rows.pop("x"), chosen))
             yield make_batch(rows, self._scalars, self._constants, self._text)
 
 
-def rows_come_late(features: Features, family: Family) -> bool:
-    """Whether a family's rows are made batch by batch: made once, they are a copy of all images."""
-    return len(features) * family.row_numbers(features.x.shape[-1]) > LARGE
+def makes_rows_per_batch(images: int, width: int, family: Family) -> bool:
+    """Whether rows are made batch by batch: made once, they would be a copy of all images."""
+    return images * family.row_numbers(width) > LARGE
 
 
 def make_batch(

@@ -8,19 +8,19 @@ from typing import Literal
 
 import torch
 
+from cafe.devices import ProductPrecision, resolve_precision
+from cafe.engine.chunks import Chunk, plan_chunks
 from cafe.engine.contract import Run, Trained
 from cafe.engine.memory import budget_bytes
 from cafe.engine.optimizer import StackedAdamW, cosine
-from cafe.engine.plan import Chunk, plan
-from cafe.engine.precision import Precision, choose
-from cafe.engine.stack import Streams, stack_scalars, stack_tensors
-from cafe.engine.workers import work_off
+from cafe.engine.stack import BatchLoader, stack_scalars, stack_tensors
+from cafe.engine.workers import run_jobs
 from cafe.engine.workspace import Workspace
 from cafe.features.tensors import TrainingSet
 
-BLOCK_BYTES = 96 << 20
+CHUNK_BYTES = 96 << 20
 """Bytes of a chunk on a CPU. Measured: a bfloat16 product costs 40 us to call, so that narrow heads
-gain from 27 runs a chunk; beyond that nothing is gained, and workers may be left without one."""
+gain from up to 27 runs a chunk; beyond that nothing is gained, and workers may be left idle."""
 
 Progress = Callable[[int, int], None]
 """Takes the run-epochs that are done and those there are."""
@@ -31,7 +31,7 @@ def train(
     training_sets: Sequence[TrainingSet],
     *,
     device: torch.device | None = None,
-    precision: Precision = "auto",
+    precision: ProductPrecision = "auto",
     memory_budget: int | None = None,
     progress: Progress | None = None,
     on_finished: Callable[[int, Trained], None] | None = None,
@@ -74,20 +74,18 @@ def train(
     if not runs:
         return []
     device = device or training_sets[runs[0].data].features.x.device
-    in_force = choose(precision, device)
+    product = resolve_precision(precision, device)
     budget = budget_bytes(device, memory_budget)
     on_cpu = device.type == "cpu"
-    made = plan(
+    chunks, workers = plan_chunks(
         runs,
         training_sets,
         budget=budget,
-        block=BLOCK_BYTES if on_cpu else budget,
+        chunk_bytes=CHUNK_BYTES if on_cpu else budget,
         workers=torch.get_num_threads() if on_cpu else 1,
     )
-    jobs = [
-        partial(_train_chunk, chunk, runs, training_sets, device, in_force) for chunk in made.chunks
-    ]
-    total, done = sum(run.recipe.epochs for run in runs), 0
+    jobs = [partial(_train_chunk, chunk, runs, training_sets, device, product) for chunk in chunks]
+    total, done = sum(run.recipe.epochs for run in runs), 0  # in run-epochs
     results: dict[int, Trained] = {}
 
     def on_progress(count: int) -> None:
@@ -96,13 +94,13 @@ def train(
         if progress is not None:
             progress(done, total)
 
-    def on_result(found: dict[int, Trained]) -> None:
-        results.update(found)
+    def on_result(finished: dict[int, Trained]) -> None:
+        results.update(finished)
         if on_finished is not None:
-            for index, result in found.items():
+            for index, result in finished.items():
                 on_finished(index, result)
 
-    work_off(jobs, made.workers, on_progress=on_progress, on_result=on_result)
+    run_jobs(jobs, workers, on_progress=on_progress, on_result=on_result)
     return [results[index] for index in range(len(runs))]
 
 
@@ -113,30 +111,30 @@ def _train_chunk(
     training_sets: Sequence[TrainingSet],
     device: torch.device,
     precision: Literal["fp32", "bf16"],
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> dict[int, Trained]:
-    """Train one chunk from its initial weights; tells of run-epochs as they are done."""
+    """Train one chunk from its initial weights; reports run-epochs as they are done."""
     members = [runs[index] for index in chunk.members]
     family, epochs = members[0].family, members[0].recipe.epochs
-    count = len(chunk.streams)
+    count = len(chunk.streams)  # S; the chunk has S * M members
     initial = [family.initial(run, training_sets[run.data]) for run in members]
-    params = stack_tensors(initial, count, device)
+    params = stack_tensors(initial, count, device)  # each (S, M, ...)
     grads = {name: torch.zeros_like(value) for name, value in params.items()}
-    leaders = [runs[stream[0]] for stream in chunk.streams]
-    streams = Streams(leaders, training_sets, stack_scalars(members, count, device), device)
+    leaders = [runs[stream[0]] for stream in chunk.streams]  # (S,)
+    loader = BatchLoader(leaders, training_sets, stack_scalars(members, count, device), device)
     optimizer = StackedAdamW(params, grads, [run.recipe for run in members], family.undecayed)
     work = Workspace(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     losses = torch.zeros(count, len(members) // count, device=device)  # (S, M)
-    step, steps = 0, epochs * streams.steps
+    step, steps = 0, epochs * loader.steps
     for epoch in range(epochs):
-        for batch in streams.epoch():
+        for batch in loader.epoch():
             loss = family.gradients(params, batch, grads, work)
-            if epoch == epochs - 1:
-                losses += loss() * batch.y.shape[1] / streams.images
-            optimizer.step(cosine(step, steps))
+            if epoch == epochs - 1:  # computing a loss costs a pass over the logits
+                losses += loss() * batch.y.shape[1] / loader.images
+            optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps
             step += 1
-        tell(len(members))
-    flat = {name: value.flatten(0, 1) for name, value in params.items()}
+        report(len(members))
+    flat = {name: value.flatten(0, 1) for name, value in params.items()}  # (S * M, ...)
     return {
         index: Trained(run, {n: v[i].clone() for n, v in flat.items()}, loss, precision)
         for i, (index, run, loss) in enumerate(

@@ -1,4 +1,4 @@
-"""Several jobs at a time, each in a thread of its own; knows nothing of what a job does."""
+"""Jobs in threads, several at a time; knows nothing of what a job does."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from cafe.devices import torch_threads
 
 _T = TypeVar("_T")
 
-Tell = Callable[[int], None]
+Report = Callable[[int], None]
 """Takes how much more is done."""
 
 
 class _StoppedError(Exception):
-    """Unwinds a job that is not wanted any more."""
+    """Ends a job whose result is no longer wanted."""
 
 
-def work_off(
-    jobs: Sequence[Callable[[Tell], _T]],
+def run_jobs(
+    jobs: Sequence[Callable[[Report], _T]],
     workers: int,
     *,
-    on_progress: Tell,
+    on_progress: Report,
     on_result: Callable[[_T], None],
 ) -> None:
-    """Do jobs, some at a time; an exception or an interrupt stops them all and is raised.
+    """Run jobs, some at a time; an exception or an interrupt stops them all and is raised.
 
-    Two workers of one torch thread beat one of two: torch's own threads meet after every operation,
-    and where another process holds a core each meeting waits for it (measured on two busy cores:
-    10 times slower and more).
+    Two workers of one torch thread each are faster than one worker of two: torch's own threads wait
+    for each other after every operation, and where another process holds a core each wait is long
+    (measured on two busy cores: 10 times slower and more).
 
     Parameters
     ----------
     jobs : sequence of callable
-        Each takes a callable to tell its progress by, and returns its result.
+        Each takes a callable to report its progress to, and returns its result.
     workers : int
         Jobs at a time. With more than one, each has one torch thread.
     on_progress, on_result : callable
-        Called in the caller's thread with what a job tells, and with its result as it ends.
+        Called in the caller's thread with what a job reports, and with its result.
     """
     waiting = deque(jobs)
     events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
     stop = threading.Event()
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         if stop.is_set():
             raise _StoppedError
         events.put(partial(on_progress, count))
@@ -57,10 +57,11 @@ def work_off(
     def work() -> None:
         try:
             while waiting and not stop.is_set():
-                events.put(partial(on_result, waiting.popleft()(tell)))
+                job = waiting.popleft()
+                events.put(partial(on_result, job(report)))
         except _StoppedError:
             pass
-        except BaseException as error:  # raised again in the caller's thread
+        except BaseException as error:  # any: the caller would wait for ever otherwise
             events.put(partial(_throw, error))
         finally:
             events.put(None)
@@ -78,7 +79,7 @@ def work_off(
 
 
 def _handle(events: SimpleQueue[Callable[[], None] | None], workers: int) -> None:
-    """Run events as they come, until every worker has said that it is done."""
+    """Call what the workers send, until each has sent None: it has no more jobs."""
     while workers:
         event = events.get()
         if event is None:

@@ -1,4 +1,4 @@
-"""Buffers that a chunk reuses from step to step; knows nothing of what they hold."""
+"""Buffers that a chunk reuses from step to step; knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Workspace:
         flat = self._flat.get(name)
         if flat is None or len(flat) < count or flat.dtype != dtype:
             flat = self._flat[name] = torch.empty(count, dtype=dtype, device=self.device)
-        return flat[:count].view(shape)
+        return flat[:count].view(shape)  # the last batch of an epoch is smaller: a part will do
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A tensor that stays the same over all steps, made when first asked for."""
@@ -64,4 +64,5 @@ class Workspace:
         if out.dtype == self.product:
             torch.bmm(a, b, out=out)
         else:
+            # torch multiplies bfloat16 into bfloat16 only; the copy widens
             out.copy_(torch.bmm(a, b, out=self("bmm_into", *out.shape, dtype=self.product)))

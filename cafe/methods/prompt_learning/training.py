@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cafe.devices import torch_threads
+from cafe.devices import resolve_precision, torch_threads
 from cafe.engine import BatchOrder, Recipe
 from cafe.engine.memory import budget_bytes
 from cafe.engine.optimizer import cosine
-from cafe.engine.precision import choose
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
@@ -212,7 +211,7 @@ def precision_of(context: Context) -> Literal["fp32", "bf16"]:
     """
     if context.precision == "auto" and context.device.type == "cpu":
         return "fp32"
-    return choose(context.precision, context.device)
+    return resolve_precision(context.precision, context.device)
 
 
 def _products(context: Context) -> contextlib.AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""Which runs train side by side: chunks of S streams of M runs that fit a budget."""
+"""Which runs train side by side: chunks of S streams of M runs that fit a memory budget."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TypeVar
 import torch
 
 from cafe.engine.contract import Run
-from cafe.engine.memory import in_words
+from cafe.engine.memory import format_bytes
+from cafe.engine.stack import makes_rows_per_batch
 from cafe.errors import InputError
-from cafe.features.tensors import LARGE, ClassText, TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 
 _T = TypeVar("_T")
 
-MASTER_BYTES = 4 * 4 + 2 * 2
+PARAMETER_BYTES = 4 * 4 + 2 * 2
 """Per parameter: weight, gradient and two moments in float32, weight and gradient in bfloat16."""
 
 
@@ -36,27 +37,19 @@ class Chunk:
 
     @property
     def members(self) -> list[int]:
-        """Indices of the runs, stream by stream. (R,)"""
+        """Indices of the runs, stream by stream. (S * M,)"""
         return [index for stream in self.streams for index in stream]
 
 
-@dataclass(frozen=True)
-class ChunkPlan:
-    """Chunks, dearest first so that no worker is left with a long one, and how many at a time."""
-
-    chunks: tuple[Chunk, ...]
-    workers: int
-
-
-def plan(
+def plan_chunks(
     runs: Sequence[Run],
     training_sets: Sequence[TrainingSet],
     *,
     budget: int,
-    block: int,
+    chunk_bytes: int,
     workers: int,
-) -> ChunkPlan:
-    """Cut runs into chunks.
+) -> tuple[list[Chunk], int]:
+    """Cut runs into chunks, and decide how many chunks train at a time.
 
     Parameters
     ----------
@@ -66,15 +59,16 @@ def plan(
         What `Run.data` points into.
     budget : int
         Bytes that the chunks in flight may take together.
-    block : int
-        Bytes that a chunk had better not exceed.
+    chunk_bytes : int
+        Bytes that a chunk should not exceed; a single run may.
     workers : int
         Chunks to train at a time, at most; fewer where the budget asks for it.
 
     Returns
     -------
-    ChunkPlan
-        Every run once.
+    (list of Chunk, int)
+        Chunks that hold every run once, the most expensive first so that no worker starts a long
+        one last; and how many to train at a time.
 
     Raises
     ------
@@ -86,21 +80,22 @@ def plan(
     for index, run in enumerate(runs):
         cohorts[_cohort(run, training_sets[run.data], texts[run.data])].append(index)
     costs = {key: cost(runs[c[0]], training_sets[runs[c[0]].data]) for key, c in cohorts.items()}
-    dearest = max(map(sum, costs.values()))
-    if dearest > budget:
+    largest = max(map(sum, costs.values()))  # one stream of one run
+    if largest > budget:
         raise InputError(
-            f"one run needs {in_words(dearest)} and the memory budget is {in_words(budget)}; "
-            "raise the budget, or make the batch or the head smaller."
+            f"one run needs {format_bytes(largest)} and the memory budget is "
+            f"{format_bytes(budget)}; raise the budget, or make the batch or the head smaller."
         )
-    workers = max(1, min(workers, budget // dearest, len(runs)))
-    room, most = min(block, budget // workers), -(-len(runs) // workers)
-    chunks = [
+    workers = max(1, min(workers, budget // largest, len(runs)))
+    # a chunk holds no more runs than every worker's even share: none shall be left without one
+    room, most = min(chunk_bytes, budget // workers), -(-len(runs) // workers)
+    priced = [
         (costs[key][0] * len(chunk.streams) + costs[key][1] * len(chunk.members), chunk)
         for key, members in cohorts.items()
         for chunk in _chunks(_streams(runs, members), costs[key], room, most)
     ]
-    chunks.sort(key=lambda pair: -pair[0])
-    return ChunkPlan(tuple(chunk for _, chunk in chunks), workers)
+    priced.sort(key=lambda pair: -pair[0])
+    return [chunk for _, chunk in priced], workers
 
 
 def _cohort(run: Run, train: TrainingSet, text: int) -> Hashable:
@@ -112,20 +107,20 @@ def _cohort(run: Run, train: TrainingSet, text: int) -> Hashable:
 
 
 def _text_numbers(training_sets: Sequence[TrainingSet]) -> list[int]:
-    """Number the distinct texts, so that copies of one text are one."""
-    known: list[ClassText] = []
+    """A number for each set's text. Draws of one cache hold equal copies, which count as one."""
+    distinct: list[ClassText] = []
     numbers = []
     for train in training_sets:
-        found = (i for i, text in enumerate(known) if _same_text(text, train.text))
-        number = next(found, len(known))
-        if number == len(known):
-            known.append(train.text)
+        equal = (i for i, text in enumerate(distinct) if _same_text(text, train.text))
+        number = next(equal, len(distinct))
+        if number == len(distinct):
+            distinct.append(train.text)
         numbers.append(number)
     return numbers
 
 
 def _same_text(a: ClassText, b: ClassText) -> bool:
-    if a is b:
+    if a is b:  # saves a comparison of every number
         return True
     scales_agree = (a.logit_scale, a.logit_bias) == (b.logit_scale, b.logit_bias)
     return scales_agree and torch.equal(a.features, b.features)
@@ -134,21 +129,21 @@ def _same_text(a: ClassText, b: ClassText) -> bool:
 def _chunks(
     streams: list[tuple[int, ...]], costs: tuple[int, int], room: int, most: int
 ) -> list[Chunk]:
-    """Cut one cohort: streams of equal length lie side by side, and long ones are split."""
+    """Cut one cohort. Tensors are (S, M, ...), so the streams of a chunk are equally long."""
     per_stream, per_run = costs
-    pieces: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for stream in streams:
         for piece in _split(stream, min(most, (room - per_stream) // per_run)):
-            pieces[len(piece)].append(piece)
+            by_length[len(piece)].append(piece)
     chunks = []
-    for length, alike in pieces.items():
+    for length, pieces in by_length.items():
         side_by_side = min(most // length, room // (per_stream + length * per_run))
-        chunks += [Chunk(tuple(part)) for part in _split(tuple(alike), side_by_side)]
+        chunks += [Chunk(part) for part in _split(tuple(pieces), side_by_side)]
     return chunks
 
 
 def _streams(runs: Sequence[Run], members: list[int]) -> list[tuple[int, ...]]:
-    """Runs of equal training set and seed; runs of equal step size lie together within one."""
+    """Runs of equal training set and seed, hence of equal batches."""
     streams: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index in members:
         streams[runs[index].data, runs[index].seed].append(index)
@@ -156,13 +151,13 @@ def _streams(runs: Sequence[Run], members: list[int]) -> list[tuple[int, ...]]:
     def step_size(index: int) -> tuple[float, float]:
         return runs[index].recipe.lr, runs[index].recipe.weight_decay
 
+    # neighbours of one step size share one call of the optimiser; see `StackedAdamW`
     return [tuple(sorted(stream, key=step_size)) for stream in streams.values()]
 
 
 def _split(items: tuple[_T, ...], most: int) -> list[tuple[_T, ...]]:
     """Cut into the fewest parts of at most `most` (or 1), as even as can be."""
-    most = max(1, most)
-    count = -(-len(items) // most)
+    count = -(-len(items) // max(1, most))
     cuts = [round(i * len(items) / count) for i in range(count + 1)]
     return [items[a:b] for a, b in pairwise(cuts)]
 
@@ -176,7 +171,7 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     batch = min(run.recipe.batch_size, images)
     parameters = sum(value.numel() for value in run.family.initial(run, train).values())
     activations = run.family.activations(parameters, batch, classes, width)
-    numbers = run.family.row_numbers(width)
-    held = 0 if rows * numbers > LARGE else rows  # else the rows of a batch are all that is made
-    per_stream = 4 * (held + batch) * (numbers + 2 * classes)
-    return per_stream, MASTER_BYTES * parameters + 4 * activations
+    kept = 0 if makes_rows_per_batch(rows, width, run.family) else rows
+    # of each row: what the head needs of the image, its logits and their gradient
+    per_stream = 4 * (kept + batch) * (run.family.row_numbers(width) + 2 * classes)
+    return per_stream, PARAMETER_BYTES * parameters + 4 * activations
