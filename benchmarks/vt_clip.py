@@ -56,7 +56,7 @@ def digits(model: str, folder: Path) -> dict[str, Any]:
             row = found.setdefault(validation, {}).setdefault(result.method, {})
             mean, seconds = round(result.accuracy.mean, 2), round(result.seconds / SEEDS, 3)
             row[str(result.shots)] = {"accuracy": mean, "seconds_per_fit": seconds}
-    return {"tokens": cache.tokens, "bytes": cache.path.stat().st_size, **found}
+    return {"tokens": cache.spatial_size, "bytes": cache.path.stat().st_size, **found}
 
 
 def blocks(images: int, seed: int) -> Iterator[Block]:

@@ -124,7 +124,7 @@ def test_rows_are_read_in_the_order_asked_for(noise_cache: Path, rows: list[int]
 def test_rows_across_slabs(noise_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache.open(noise_cache)
     whole = cache.read("train").features
-    monkeypatch.setattr("cafe.store.layout.SLAB_BYTES", 3 * 8 * 4)
+    monkeypatch.setattr("cafe.store.schema.SLAB_BYTES", 3 * 8 * 4)
     rows = np.random.default_rng(0).permutation(40)[:25]
     assert np.array_equal(cache.read("train").features, whole)
     assert np.array_equal(cache.read("train", rows).features, whole[rows])

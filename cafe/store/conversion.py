@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError
 from cafe.files import lock_file, move, temporary_folder
 from cafe.store import SPLITS, Block, FeatureCache, write_cache
-from cafe.store.key import differences
+from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
 
 Arrays = Mapping[str, NDArray[Any]]
-_OF_ONE_PART = ("dataset", "dataset_sha256", "imported_from", "imported_sha256", "merged_sha256")
+_DATASET_PARTS = ("dataset", "dataset_sha256", "imported_from", "imported_sha256", "merged_sha256")
+"""Parts of a key that tell datasets apart, which caches of different images may differ in."""
 
 
 def export_cache(cache: FeatureCache, path: Path) -> None:
@@ -43,22 +44,19 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
     CacheError
         If the file cannot be written; nothing is left of it.
     """
-    writers: dict[str, Callable[[FeatureCache, Path], None]] = {
-        ".npz": _write_npz,
-        ".safetensors": _write_safetensors,
-    }
-    if path.suffix not in writers:
+    if path.suffix not in (".npz", ".safetensors"):
         raise InputError(
             f"cannot export to '{path}'; end its name in .npz or .safetensors to say which."
         )
+    write = _write_npz if path.suffix == ".npz" else _write_safetensors
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as folder:
-            writers[path.suffix](cache, folder / path.name)
+            write(cache, folder / path.name)
             move(folder / path.name, path)
+    except CacheError:
+        raise
     except OSError as error:
-        if isinstance(error, CacheError):
-            raise
         reason = error.strerror or error
         raise CacheError(f"cannot write '{path}' ({reason}); choose another place.") from error
 
@@ -66,7 +64,7 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
 def _arrays(cache: FeatureCache) -> dict[str, NDArray[Any]]:
     header = cache.header
     arrays: dict[str, NDArray[Any]] = {
-        "text_prompts": header.text_features,
+        "text_prompts": header.text_features,  # (C, P, D)
         "logit_scale": np.array(header.logit_scale),
     }
     for split in cache.counts:
@@ -80,8 +78,7 @@ def _arrays(cache: FeatureCache) -> dict[str, NDArray[Any]]:
 def _write_npz(cache: FeatureCache, path: Path) -> None:
     names = {f"{split}_ids": np.array(cache.ids(split)) for split in cache.counts}
     classes = np.array(cache.header.class_names)
-    with path.open("wb") as stream:
-        np.savez(stream, class_names=classes, **names, **_arrays(cache))  # type: ignore[arg-type]
+    np.savez(path, class_names=classes, **names, **_arrays(cache))  # type: ignore[arg-type]
 
 
 def _write_safetensors(cache: FeatureCache, path: Path) -> None:
@@ -94,9 +91,9 @@ def _write_safetensors(cache: FeatureCache, path: Path) -> None:
         "key": dict(header.key),
         **{f"{split}_ids": list(cache.ids(split)) for split in cache.counts},
     }
-    about = {name: json.dumps(value) for name, value in lists.items()}
-    about |= {n: getattr(header, n) for n in ("dataset", "model", "pretrained", "source")}
-    save_file({n: np.ascontiguousarray(a) for n, a in _arrays(cache).items()}, path, about)
+    metadata = {name: json.dumps(value) for name, value in lists.items()}
+    metadata |= {n: getattr(header, n) for n in ("dataset", "model", "pretrained", "source")}
+    save_file({n: np.ascontiguousarray(a) for n, a in _arrays(cache).items()}, path, metadata)
 
 
 def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
@@ -127,10 +124,10 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         raise InputError(f"merging needs at least two caches; got {len(caches)}.")
     first = caches[0]
     for other in caches[1:]:
-        _refuse_others(first, other)
+        _check_alike(first, other)
     splits = [split for split in SPLITS if any(split in cache.counts for cache in caches)]
     for split in splits:
-        _refuse_twice(caches, split)
+        _check_distinct(caches, split)
     dataset, _, _ = cache_name(path).partition("/")
     header = replace(
         first.header,
@@ -143,17 +140,17 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     with lock_file(path):
-        write_cache(path, header, {split: _joined(caches, split) for split in splits})
+        write_cache(path, header, {split: _chain(caches, split) for split in splits})
     return FeatureCache.open(path)
 
 
 def _shared(cache: FeatureCache) -> dict[str, Any]:
-    return {name: part for name, part in cache.header.key.items() if name not in _OF_ONE_PART}
+    return {name: part for name, part in cache.header.key.items() if name not in _DATASET_PARTS}
 
 
-def _refuse_others(first: FeatureCache, other: FeatureCache) -> None:
+def _check_alike(first: FeatureCache, other: FeatureCache) -> None:
     different = differences(
-        {**_shared(first), **_about(first)}, {**_shared(other), **_about(other)}
+        {**_shared(first), **_facts(first)}, {**_shared(other), **_facts(other)}
     )
     if different:
         raise CacheMismatchError(
@@ -163,21 +160,21 @@ def _refuse_others(first: FeatureCache, other: FeatureCache) -> None:
         )
 
 
-def _about(cache: FeatureCache) -> dict[str, Any]:
+def _facts(cache: FeatureCache) -> dict[str, Any]:
     header = cache.header
     return {
         "model": header.model,
         "pretrained": header.pretrained,
         "class names": list(header.class_names),
         "sentences": [list(row) for row in header.sentences],
-        "text features": header.text_features.tobytes().hex()[:64],
+        "text features": digest_of_array(header.text_features),
         "type": cache.dtype,
         "views": cache.views,
         "spatial size": cache.spatial_size,
     }
 
 
-def _refuse_twice(caches: Sequence[FeatureCache], split: str) -> None:
+def _check_distinct(caches: Sequence[FeatureCache], split: str) -> None:
     seen: set[str] = set()
     for cache in caches:
         ids = cache.ids(split) if split in cache.counts else ()
@@ -190,14 +187,27 @@ def _refuse_twice(caches: Sequence[FeatureCache], split: str) -> None:
         seen.update(ids)
 
 
-def _joined(caches: Sequence[FeatureCache], split: str) -> Iterator[Block]:
+def _chain(caches: Sequence[FeatureCache], split: str) -> Iterator[Block]:
     for cache in caches:
         if split in cache.counts:
             yield from cache.blocks(split)
 
 
 def remove_cache(path: Path) -> int:
-    """Remove a cache file, and its folder when nothing else is in it; returns the bytes freed."""
+    """Remove a cache file, and its folder when nothing else is in it.
+
+    Returns
+    -------
+    int
+        The bytes freed.
+
+    Raises
+    ------
+    BusyError
+        If another process writes the cache.
+    CacheError
+        If it cannot be removed.
+    """
     try:
         with lock_file(path):
             size = path.stat().st_size

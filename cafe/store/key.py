@@ -35,14 +35,14 @@ def digest_of_array(array: NDArray[Any]) -> str:
     return hashlib.sha256(form + array.tobytes()).hexdigest()
 
 
-def differences(found: Key, asked: Key) -> list[str]:
+def differences(cached: Key, requested: Key) -> list[str]:
     """Name every part in which two keys differ.
 
     Parameters
     ----------
-    found : Key
+    cached : Key
         The key of the cache at hand.
-    asked : Key
+    requested : Key
         The key that was asked for.
 
     Returns
@@ -50,20 +50,17 @@ def differences(found: Key, asked: Key) -> list[str]:
     list of str
         One clause per part: "precision is bf16, asked for fp32". A part that is absent is null.
     """
-    parts = sorted(found.keys() | asked.keys())
     return [
-        f"{part} is {_brief(found.get(part))}, asked for {_brief(asked.get(part))}"
-        for part in parts
-        if _text(found.get(part)) != _text(asked.get(part))
+        f"{part} is {_shorten(cached.get(part))}, asked for {_shorten(requested.get(part))}"
+        for part in sorted(cached.keys() | requested.keys())
+        # compared as JSON, in which a tuple is the list that a file gives back
+        if json.dumps(cached.get(part), sort_keys=True)
+        != json.dumps(requested.get(part), sort_keys=True)
     ]
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):  # a SHA-256
         return text[:12] + "…"
     return text if len(text) <= 80 else text[:77] + "…"

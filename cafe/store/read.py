@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cafe.errors import InputError
-from cafe.store.check import Refused
-from cafe.store.contents import SPLITS, Block, Header, SplitArrays
-from cafe.store.layout import get_text, row_bytes, slabs, unpack_text
-from cafe.store.opened import Stamp, checked, read_header, reading, stamp
+from cafe.store.header import SPLITS, Block, Header, SplitArrays
+from cafe.store.open_file import FileState, file_state, open_checked, read_header, require_finite
+from cafe.store.schema import get_text, row_bytes, slabs, unpack_text
+from cafe.store.structure import InvalidFileError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FeatureCache:
     views: int
     spatial_size: int
     content_sha256: str
-    _stamp: Stamp = field(repr=False)
+    _state: FileState = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> FeatureCache:
@@ -68,8 +68,8 @@ class FeatureCache:
             If it is no cafe file, is truncated or damaged, or has a newer format.
         """
         path = Path(path)
-        with reading(path) as file:
-            state = stamp(path)
+        with open_checked(path) as file:
+            state = file_state(path)
             header = read_header(file)
             splits = {name: file["splits"][name] for name in SPLITS if name in file["splits"]}
             one = next(iter(splits.values()))["features"]
@@ -86,7 +86,7 @@ class FeatureCache:
                     (g["spatial"].shape[1] for g in splits.values() if "spatial" in g), default=0
                 ),
                 content_sha256=get_text(file, "content_sha256"),
-                _stamp=state,
+                _state=state,
             )
 
     def read(
@@ -157,6 +157,7 @@ class FeatureCache:
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
+        # bytes of an image: V features as stored, and a map in float16
         width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.spatial_size)
         with self._group(split) as group:
             views, spatial = group.get("views"), group.get("spatial")
@@ -166,9 +167,9 @@ class FeatureCache:
                 yield Block(
                     ids=unpack_text(group["ids"][slab]),
                     labels=labels,
-                    features=checked(group["features"], group["features"][slab]),
-                    views=None if views is None else checked(views, views[slab]),
-                    spatial=None if spatial is None else checked(spatial, spatial[slab]),
+                    features=require_finite(group["features"], group["features"][slab]),
+                    views=None if views is None else require_finite(views, views[slab]),
+                    spatial=None if spatial is None else require_finite(spatial, spatial[slab]),
                 )
 
     def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
@@ -189,15 +190,15 @@ class FeatureCache:
     @contextlib.contextmanager
     def _group(self, split: str) -> Iterator[h5py.Group]:
         self._rows(split, None)
-        with reading(self.path, self._stamp) as file:
+        with open_checked(self.path, self._state) as file:
             if get_text(file, "content_sha256") != self.content_sha256:
-                raise Refused("it was replaced by another while in use", "start again")
+                raise InvalidFileError("it was replaced by another while in use", "start again")
             yield file["splits"][split]
 
     def _check_labels(self, split: str, labels: NDArray[np.int64]) -> None:
         classes = len(self.header.class_names)
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            raise Refused(
+            raise InvalidFileError(
                 f"split '{split}' has labels from {labels.min()} to {labels.max()} for {classes} "
                 "class names"
             )
@@ -209,22 +210,24 @@ def _read_rows(
     """Rows of a dataset, slab by slab, converted and checked on the way."""
     count = len(dataset) if rows is None else len(rows)
     out = np.empty((count, *dataset.shape[1:]), dataset.dtype if dtype is None else dtype)
+    # rows are read in the order of the file, and put in the order that was asked for
     order = None if rows is None else np.argsort(rows, kind="stable")
     for slab in slabs(len(dataset), row_bytes(dataset)):
         if rows is None or order is None:
-            out[slab] = checked(dataset, dataset[slab])
+            out[slab] = require_finite(dataset, dataset[slab])
             continue
         first, last = np.searchsorted(rows, (slab.start, slab.stop), sorter=order)
         if first < last:
             here = order[first:last]  # places in `out` whose rows lie in this slab
-            for some in _neighbours(rows, here, dataset):
-                low, high = int(rows[some[0]]), int(rows[some[-1]]) + 1
-                part = checked(dataset, dataset[low:high])
-                out[some] = part[rows[some] - low]
+            for near in _cut_at_gaps(rows, here, dataset):
+                low, high = int(rows[near[0]]), int(rows[near[-1]]) + 1
+                # a slice and not a list of rows, which h5py selects one by one
+                part = require_finite(dataset, dataset[low:high])
+                out[near] = part[rows[near] - low]
     return out
 
 
-def _neighbours(
+def _cut_at_gaps(
     rows: NDArray[np.int64], places: NDArray[np.int64], dataset: h5py.Dataset
 ) -> list[NDArray[np.int64]]:
     """Places whose rows lie in one chunk or the next; what lies between is not worth reading."""

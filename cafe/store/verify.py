@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
-from cafe.store.layout import datasets, finite, get_text, raw, row_bytes, slabs
-from cafe.store.opened import reading
+from cafe.store.open_file import open_checked
+from cafe.store.schema import array_bytes, get_text, is_finite, iter_datasets, row_bytes, slabs
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,12 +63,12 @@ def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
     problems: list[str] = []
     done, total = 0, path.stat().st_size if path.is_file() else 0
     try:
-        with reading(path) as file:
+        with open_checked(path) as file:
             classes = len(file["class_names"])
-            for name, dataset in datasets(file):
-                check = _Check(name, classes)
+            for name, dataset in iter_datasets(file):
+                check = _ArrayCheck(name, classes)
                 for part in _parts(dataset):
-                    check.take(part)
+                    check.add(part)
                     done += part.nbytes
                     if progress is not None:
                         progress(name, done, total)
@@ -83,7 +83,7 @@ def _parts(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
         yield dataset[slab]
 
 
-class _Check:
+class _ArrayCheck:
     """Checks one array, part by part."""
 
     def __init__(self, name: str, classes: int) -> None:
@@ -93,9 +93,9 @@ class _Check:
         self._bad = 0
         self._ids: list[NDArray[Any]] = []
 
-    def take(self, part: NDArray[Any]) -> None:
-        self._digest.update(raw(part))
-        if part.dtype.kind == "f" and not finite(part):
+    def add(self, part: NDArray[Any]) -> None:
+        self._digest.update(array_bytes(part))
+        if part.dtype.kind == "f" and not is_finite(part):
             self._bad += int(np.count_nonzero(~np.isfinite(part)))
         elif part.dtype.kind == "i":
             self._bad += int(np.count_nonzero((part < 0) | (part >= self._classes)))

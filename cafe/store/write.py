@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheError
 from cafe.files import move, remove_left_overs, temporary_folder
-from cafe.store.contents import FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.deferred_errors import DeferredErrorFile
+from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
-from cafe.store.layout import content_digest, pack_text, raw, set_text
-from cafe.store.sink import Sink
+from cafe.store.schema import array_bytes, content_digest, pack_text, set_text
 
 CHUNK_BYTES = 256 << 10
 """Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
@@ -44,8 +44,8 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_overs(path.parent)
         with temporary_folder(path.parent) as folder:
-            with Sink(folder / path.name) as sink:
-                _write(sink, header, splits)
+            with DeferredErrorFile(folder / path.name) as out:
+                _write(out, header, splits)
             move(folder / path.name, path)
     except CacheError:
         raise
@@ -57,25 +57,26 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
         ) from error
 
 
-def _write(sink: Sink, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
+def _write(out: DeferredErrorFile, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
     try:
-        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+        # a fixed version, so that whatever HDF5 writes a file, HDF5 1.10 reads it
+        with h5py.File(out, "w", libver=("v110", "v110")) as file:
             _write_header(file, header)
             file.create_group("splits")
             for name, blocks in splits.items():
-                _write_split(file, f"splits/{name}", _checked(blocks, sink))
+                _write_split(file, f"splits/{name}", _stop_on_error(blocks, out))
             if any("spatial" in group for group in file["splits"].values()):
                 file.attrs["cafe_format"] = SPATIAL_FORMAT
             set_text(file, "content_sha256", content_digest(file))
     finally:
-        sink.check()  # what HDF5 stumbles over after a failed write does not count
+        out.check()  # before what HDF5 raises about a file whose writes have failed
 
 
-def _checked(blocks: Iterable[Block], sink: Sink) -> Iterator[Block]:
-    """The same blocks, as long as they can be written."""
+def _stop_on_error(blocks: Iterable[Block], out: DeferredErrorFile) -> Iterator[Block]:
+    """The same blocks, until a write fails: an hour of encoding for nothing is saved."""
     for block in blocks:
         yield block
-        sink.check()
+        out.check()
 
 
 def _write_header(file: h5py.File, header: Header) -> None:
@@ -96,13 +97,21 @@ def _write_header(file: h5py.File, header: Header) -> None:
 
 
 def _write_whole(file: h5py.File, name: str, array: NDArray[Any]) -> None:
-    column = _Column(file, name, array)
-    column.append(array)
-    column.finish()
+    dataset = _GrowingDataset(file, name, array)
+    dataset.append(array)
+    dataset.finish()
 
 
-class _Column:
-    """A dataset that grows block by block and carries a checksum."""
+class _GrowingDataset:
+    """A dataset that grows block by block and carries a checksum.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+    like : ndarray
+        First rows; they give the type and the shape of a row.
+    """
 
     def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
         row = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
@@ -115,45 +124,48 @@ class _Column:
             maxshape=(None, *like.shape[1:]),
             dtype=self._type,
             chunks=(rows, *(max(1, length) for length in like.shape[1:])),
-            fletcher32=True,
+            fletcher32=True,  # checked by HDF5 on every read, also of a single row
         )
         self._digest = hashlib.sha256()
 
     def append(self, rows: NDArray[Any]) -> None:
-        rows = np.ascontiguousarray(rows).view(self._type)  # says that text is UTF-8
+        rows = np.ascontiguousarray(rows).view(self._type)  # marks text as UTF-8
         start = len(self._dataset)
         self._dataset.resize(start + len(rows), axis=0)
         if rows.size:
             self._dataset[start:] = rows
-            self._digest.update(raw(rows))
+            self._digest.update(array_bytes(rows))
 
     def finish(self) -> None:
         set_text(self._dataset, "sha256", self._digest.hexdigest())
 
 
 def _write_split(file: h5py.File, path: str, blocks: Iterable[Block]) -> None:
-    columns: dict[str, _Column] = {}
-    ids: list[NDArray[np.bytes_]] = []  # packed: a million of them fit in memory
+    datasets: dict[str, _GrowingDataset] = {}
+    # ids wait for the end, as the longest decides their width; packed, a million fit in memory
+    ids: list[NDArray[np.bytes_]] = []
     for block in blocks:
-        for name, rows in _parts(block).items():
-            if name not in columns:
-                columns[name] = _Column(file, f"{path}/{name}", rows)
-            columns[name].append(rows)
+        for name, rows in _arrays(block).items():
+            if name not in datasets:
+                datasets[name] = _GrowingDataset(file, f"{path}/{name}", rows)
+            datasets[name].append(rows)
         ids.append(pack_text(block.ids))
-    for column in columns.values():
-        column.finish()
+    for dataset in datasets.values():
+        dataset.finish()
     if ids:
         _write_whole(file, f"{path}/ids", np.concatenate(ids))
 
 
-def _parts(block: Block) -> dict[str, NDArray[Any]]:
-    parts = {"features": _little(block.features), "labels": block.labels.astype("<i4")}
-    if block.views is not None:
-        parts["views"] = _little(block.views)
-    if block.spatial is not None:
-        parts["spatial"] = _little(block.spatial)
-    return parts
-
-
-def _little(features: NDArray[Any]) -> NDArray[Any]:
-    return features.astype(features.dtype.newbyteorder("<"), copy=False)
+def _arrays(block: Block) -> dict[str, NDArray[Any]]:
+    """The arrays of a block under the names of the format, little-endian."""
+    arrays = {
+        "features": block.features,
+        "labels": block.labels.astype(np.int32),
+        "views": block.views,
+        "spatial": block.spatial,
+    }
+    return {
+        name: array.astype(array.dtype.newbyteorder("<"), copy=False)
+        for name, array in arrays.items()
+        if array is not None
+    }

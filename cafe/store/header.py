@@ -1,4 +1,4 @@
-"""What a cache holds, as values in memory; knows no file."""
+"""What a cache holds, as values in memory; knows no file: the header, and images in blocks."""
 
 from __future__ import annotations
 

@@ -10,31 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.store.contents import SPLITS
+from cafe.store.header import SPLITS
 from cafe.store.key import digest
 
 
-class Array(NamedTuple):
-    """Form of an array: its dimensions, and the types that it may have."""
+class ArraySpec(NamedTuple):
+    """Dimensions of an array, and the types that it may have."""
 
     ndim: int
     types: tuple[str, ...]  # NumPy's; "S" is UTF-8 text of fixed length, padded with zeros
 
 
 TEXT = ("S",)
-HEADER: Mapping[str, Array] = {
-    "class_names": Array(1, TEXT),
-    "missing": Array(1, TEXT),
-    "skipped": Array(2, TEXT),
-    "text/features": Array(3, ("<f4",)),
-    "text/sentences": Array(2, TEXT),
+HEADER_ARRAYS: Mapping[str, ArraySpec] = {
+    "class_names": ArraySpec(1, TEXT),  # (C,)
+    "missing": ArraySpec(1, TEXT),
+    "skipped": ArraySpec(2, TEXT),  # (n, 3): split, id, reason
+    "text/features": ArraySpec(3, ("<f4",)),  # (C, P, D)
+    "text/sentences": ArraySpec(2, TEXT),  # (C, P)
 }
-COLUMNS: Mapping[str, Array] = {
-    "features": Array(2, ("<f4", "<f2")),
-    "ids": Array(1, TEXT),
-    "labels": Array(1, ("<i4",)),
-    "spatial": Array(3, ("<f2",)),
-    "views": Array(3, ("<f4", "<f2")),
+SPLIT_ARRAYS: Mapping[str, ArraySpec] = {
+    "features": ArraySpec(2, ("<f4", "<f2")),  # (N, D)
+    "ids": ArraySpec(1, TEXT),  # (N,)
+    "labels": ArraySpec(1, ("<i4",)),  # (N,)
+    "spatial": ArraySpec(3, ("<f2",)),  # (N, T, D)
+    "views": ArraySpec(3, ("<f4", "<f2")),  # (N, V, D)
 }
 OPTIONAL = ("spatial", "views")
 GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
@@ -46,18 +46,18 @@ TEXT_ATTRIBUTES = ("content_sha256", "created", "key", "key_sha256", "versions",
 NUMBER_ATTRIBUTES = ("cafe_format", "logit_scale", "logit_bias")
 
 SLAB_BYTES = 4 << 20
-"""Bytes that are read or checked at once: what bounds the memory of any pass over a file."""
+"""Bytes that are read or checked at once: they bound the memory of any pass over a file."""
 
 
 def pack_text(values: Any) -> NDArray[np.bytes_]:
     """Strings as UTF-8 of one length: bounded in size, and under the checksum of their chunk."""
     array = np.array(values, dtype=object)
     for text in array.flat:
-        if "\0" in text:
+        if "\0" in text:  # text of fixed length ends at its first NUL
             raise InputError(f"{text!r} holds a NUL character; take it out of the name.")
     # file names that are not UTF-8 keep their bytes
     encoded = [text.encode("utf-8", "surrogateescape") for text in array.flat]
-    packed = np.array(encoded or [b""], dtype="S")
+    packed = np.array(encoded or [b""], dtype="S")  # HDF5 takes no text of length 0
     width = max(1, packed.dtype.itemsize)
     return packed.astype(f"S{width}")[: array.size].reshape(array.shape)
 
@@ -70,12 +70,12 @@ def unpack_text(array: NDArray[np.bytes_]) -> Any:
 def set_text(owner: h5py.File | h5py.Dataset, name: str, text: str) -> None:
     """Write a text attribute of fixed length.
 
-    Text of any length would lie in HDF5's global heap, which has no checksum and on whose damage
-    HDF5 may loop for ever.
+    Text of variable length would lie in HDF5's global heap, which has no checksum and on whose
+    damage HDF5 may loop for ever.
     """
     packed = pack_text([text])
-    form = h5py.string_dtype("utf-8", packed.dtype.itemsize)
-    owner.attrs.create(name, packed.view(form)[0], dtype=form)
+    dtype = h5py.string_dtype("utf-8", packed.dtype.itemsize)
+    owner.attrs.create(name, packed.view(dtype)[0], dtype=dtype)
 
 
 def get_text(owner: h5py.File | h5py.Dataset, name: str) -> str:
@@ -83,14 +83,14 @@ def get_text(owner: h5py.File | h5py.Dataset, name: str) -> str:
     return bytes(owner.attrs[name]).decode("utf-8", "surrogateescape")
 
 
-def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every dataset of a checked file with its path, in one fixed order."""
-    for name in HEADER:
+def iter_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every dataset of a checked file with its path, in one fixed order: that of the digest."""
+    for name in HEADER_ARRAYS:
         yield name, file[name]
     for split in SPLITS:
         if split in file["splits"]:
             group = file["splits"][split]
-            for name in COLUMNS:
+            for name in SPLIT_ARRAYS:
                 if name in group:
                     yield f"splits/{split}/{name}", group[name]
 
@@ -107,13 +107,14 @@ def row_bytes(dataset: h5py.Dataset) -> int:
     return int(dataset.dtype.itemsize * np.prod(dataset.shape[1:], dtype=np.int64))
 
 
-def raw(array: NDArray[Any]) -> memoryview:
+def array_bytes(array: NDArray[Any]) -> memoryview:
     """The bytes of an array, in C order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def finite(array: NDArray[Any]) -> bool:
-    """Whether no float of an array is NaN or infinite, which have all ones for an exponent."""
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether no float of an array is NaN or infinite."""
+    # those have all ones for an exponent; integers compare faster than float16 converts
     exponent = 0x7C00 if array.itemsize == 2 else 0x7F800000
     return not array.size or bool((array.view(f"<u{array.itemsize}") & exponent).max() < exponent)
 
@@ -126,7 +127,7 @@ def content_digest(file: h5py.File) -> str:
     """
     arrays = {
         name: [dataset.dtype.str, list(dataset.shape), get_text(dataset, "sha256")]
-        for name, dataset in datasets(file)
+        for name, dataset in iter_datasets(file)
     }
     attributes: dict[str, Any] = {name: get_text(file, name) for name in (*NAMES, "key")}
     for name in NUMBER_ATTRIBUTES:

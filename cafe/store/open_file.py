@@ -1,0 +1,130 @@
+"""Opening a cache file: checked before it is handed out, every fault of it one kind of error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+from numpy.typing import NDArray
+
+from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError
+from cafe.store.header import Header
+from cafe.store.key import digest
+from cafe.store.schema import (
+    HEADER_ARRAYS,
+    array_bytes,
+    content_digest,
+    get_text,
+    is_finite,
+    unpack_text,
+)
+from cafe.store.structure import InvalidFileError, check_structure
+
+# what h5py raises at one damaged file or another
+_FAULTS = (
+    AttributeError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+FileState = tuple[int, int, int]
+"""Inode, size and time of the last change: they differ after a file was replaced or edited."""
+
+
+def file_state(path: Path) -> FileState:
+    """The state of a file now."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.File]:
+    """Open a file and check it; any fault that shows while it is open is a clear error.
+
+    Parameters
+    ----------
+    path : Path
+    known : FileState, optional
+        The state in which the file was checked before; in this state it is not checked again.
+
+    Raises
+    ------
+    CacheNotFoundError
+        If there is no such file.
+    CacheFormatError
+        If it is not of the structure of a cache, is damaged, or has a newer format.
+    """
+    if not path.is_file():
+        raise CacheNotFoundError(
+            f"no cache at '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
+        )
+    try:
+        # best-effort: some network folders have no locks, and writers replace whole files anyway
+        with h5py.File(path, "r", locking="best-effort") as file:
+            if known != file_state(path):
+                check_structure(file)
+                _check_digests(file)
+            yield file
+    except CafeError:
+        raise
+    except InvalidFileError as error:
+        raise CacheFormatError(f"cache '{path}' is refused: {error}; {error.advice}.") from None
+    except _FAULTS as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CacheFormatError(
+            f"'{path}' is not a readable cafe cache ({reason}); it may be truncated or damaged: "
+            "extract or import it again."
+        ) from error
+
+
+def _check_digests(file: h5py.File) -> None:
+    if digest(json.loads(get_text(file, "key"))) != get_text(file, "key_sha256"):
+        raise InvalidFileError("its key does not have the key's checksum")
+    if content_digest(file) != get_text(file, "content_sha256"):
+        raise InvalidFileError("its header does not have the file's checksum")
+
+
+def read_header(file: h5py.File) -> Header:
+    """The header of a checked file, its arrays against their SHA-256."""
+    attrs = file.attrs
+    bias = attrs.get("logit_bias")
+    arrays = {name: _read_array(file[name]) for name in HEADER_ARRAYS}
+    return Header(
+        key=json.loads(get_text(file, "key")),
+        class_names=tuple(unpack_text(arrays["class_names"])),
+        sentences=tuple(map(tuple, unpack_text(arrays["text/sentences"]))),
+        text_features=require_finite(file["text/features"], arrays["text/features"]),
+        logit_scale=float(attrs["logit_scale"]),
+        logit_bias=None if bias is None else float(bias),
+        missing=tuple(unpack_text(arrays["missing"])),
+        skipped=tuple((a, b, c) for a, b, c in unpack_text(arrays["skipped"])),
+        versions=json.loads(get_text(file, "versions")),
+        **{n: get_text(file, n) for n in ("dataset", "model", "pretrained", "source", "created")},
+    )
+
+
+def _read_array(dataset: h5py.Dataset) -> NDArray[Any]:
+    """A whole small dataset, with its SHA-256 recomputed."""
+    array: NDArray[Any] = dataset[:]
+    if hashlib.sha256(array_bytes(array)).hexdigest() != get_text(dataset, "sha256"):
+        raise InvalidFileError(f"'{dataset.name[1:]}' does not have its checksum")
+    return array
+
+
+def require_finite(dataset: h5py.Dataset, part: NDArray[Any]) -> NDArray[Any]:
+    """The same part of a dataset, refused where a value is not finite."""
+    if part.dtype.kind == "f" and not is_finite(part):
+        raise InvalidFileError(f"'{dataset.name[1:]}' holds values that are not finite")
+    return part

@@ -1,0 +1,181 @@
+"""Checking that a file has the structure of a cache, before anything in it is read.
+
+A file from elsewhere may link to other files, claim sizes that it does not hold, or name filters
+that unpack to any size. What passes here holds every byte that it claims, so whatever is read of it
+is no larger than the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+
+from cafe.store.header import FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.schema import (
+    GROUPS,
+    HEADER_ARRAYS,
+    NUMBER_ATTRIBUTES,
+    OPTIONAL,
+    SPLIT_ARRAYS,
+    TEXT_ATTRIBUTES,
+    ArraySpec,
+    iter_datasets,
+)
+
+_LARGEST_CHUNK = 64 << 20  # bytes; HDF5 holds a whole chunk in memory to read a row of it
+
+
+class InvalidFileError(Exception):
+    """Why a file is refused, and what to do about it; a CacheFormatError adds the path."""
+
+    def __init__(self, reason: str, advice: str = "extract or import it again") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+def check_structure(file: h5py.File) -> None:
+    """Check links, types, storage and sizes of everything in a file.
+
+    Raises
+    ------
+    InvalidFileError
+        With the reason.
+    """
+    _check_format(file)
+    for name in ("text", "splits"):
+        _require(name in file, f"it has no group '{name}'")
+    for name in GROUPS:
+        parent, _, last = name.rpartition("/")
+        if not name or last in file[parent or "/"]:
+            _check_links(file, name)
+    for name in TEXT_ATTRIBUTES:
+        _check_text_attribute(file, name)
+    for name in NUMBER_ATTRIBUTES:
+        if name != "logit_bias" or name in file.attrs:
+            _check_number_attribute(file, name)
+    for name, spec in HEADER_ARRAYS.items():
+        _check_dataset(file, name, spec)
+    _check_splits(file)
+    _check_maps(file)
+    # arrays that share their bytes could claim more than the file holds
+    held = sum(dataset.id.get_storage_size() for _, dataset in iter_datasets(file))
+    size = file.id.get_filesize()
+    _require(held <= size, f"its arrays claim {held:,} bytes of a file of {size:,}")
+
+
+def _require(condition: Any, reason: str) -> None:
+    if not condition:
+        raise InvalidFileError(reason)
+
+
+def _check_format(file: h5py.File) -> None:
+    if "cafe_format" not in file.attrs:
+        raise InvalidFileError(
+            "it is an HDF5 file but no cafe cache (it has no 'cafe_format')",
+            "'cafe cache import' reads features computed elsewhere",
+        )
+    _check_number_attribute(file, "cafe_format")
+    version = file.attrs["cafe_format"]
+    if version > SPATIAL_FORMAT:
+        reason = f"it has format {version}, this cafe reads up to {SPATIAL_FORMAT}"
+        raise InvalidFileError(reason, "update cafe")
+    _require(version in (FORMAT, SPATIAL_FORMAT), f"it has the unknown format {version}")
+
+
+def _check_links(file: h5py.File, name: str) -> None:
+    """Only hard links to known names: a soft or external link may leave the file."""
+    group = file[name or "/"]
+    _require(isinstance(group, h5py.Group), f"'{name}' is not a group")
+    arrays = (f"splits/{split}/{array}" for split in SPLITS for array in SPLIT_ARRAYS)
+    known = {*GROUPS, *HEADER_ARRAYS, *arrays}
+    for child in group:
+        path = f"{name}/{child}".strip("/")
+        _require(path in known, f"it holds an unknown '{path[:80]}'")
+        link = group.get(child, getlink=True)  # the link itself; group[child] would follow it
+        _require(isinstance(link, h5py.HardLink), f"'{path}' is a link out of its group")
+
+
+def _check_text_attribute(owner: h5py.File | h5py.Dataset, name: str) -> None:
+    _require(name in owner.attrs, f"'{owner.name}' has no attribute '{name}'")
+    attribute = owner.attrs.get_id(name)
+    is_text = attribute.dtype.kind == "S"  # of fixed length: no heap that could be damaged
+    _require(attribute.shape == () and is_text, f"attribute '{name}' is not one text")
+
+
+def _check_number_attribute(file: h5py.File, name: str) -> None:
+    _require(name in file.attrs, f"it has no attribute '{name}'")
+    attribute = file.attrs.get_id(name)
+    kinds = "iu" if name == "cafe_format" else "f"
+    is_number = attribute.shape == () and attribute.dtype.kind in kinds
+    _require(is_number, f"attribute '{name}' is not one number")
+
+
+def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:
+    _require(name in file, f"it has no '{name}'")
+    dataset = file[name]
+    _require(isinstance(dataset, h5py.Dataset), f"'{name}' is not an array")
+    is_text = dataset.dtype.kind == "S" and spec.types == ("S",)
+    _require(
+        dataset.ndim == spec.ndim and (is_text or dataset.dtype.str in spec.types),
+        f"'{name}' has type {dataset.dtype} and {dataset.ndim} dimensions",
+    )
+    _check_storage(dataset, name)
+    _check_text_attribute(dataset, "sha256")
+
+
+def _check_storage(dataset: h5py.Dataset, name: str) -> None:
+    """The bytes are in this file, in chunks, without compression, and none is left out."""
+    properties = dataset.id.get_create_plist()
+    chunked = properties.get_layout() == h5py.h5d.CHUNKED and properties.get_external_count() == 0
+    _require(chunked, f"'{name}' is not stored in chunks of this file")
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    _require(
+        filters == [h5py.h5z.FILTER_FLETCHER32], f"'{name}' is not stored under the one checksum"
+    )
+    itemsize = int(dataset.dtype.itemsize)
+    chunk = _product(itemsize, properties.get_chunk())
+    _require(chunk <= _LARGEST_CHUNK, f"'{name}' has chunks of {chunk:,} bytes")
+    # HDF5 reads chunks that were never written as zeros: a small file could claim terabytes
+    claimed, held = _product(itemsize, dataset.shape), dataset.id.get_storage_size()
+    _require(claimed <= held, f"'{name}' claims {claimed:,} bytes and holds {held:,}")
+
+
+def _product(start: int, lengths: tuple[int, ...]) -> int:
+    for length in lengths:  # Python's integers: an absurd shape must not wrap, as NumPy's would
+        start *= length
+    return start
+
+
+def _check_splits(file: h5py.File) -> None:
+    classes, _, width = file["text/features"].shape  # (C, P, D)
+    names, sentences = file["class_names"], file["text/sentences"]
+    _require(
+        len(names) == classes >= 2 and sentences.shape == file["text/features"].shape[:2],
+        f"it has {len(names)} class names with text features {file['text/features'].shape}",
+    )
+    _require(file["skipped"].shape[1] == 3, "'skipped' has not 3 columns")
+    _require(len(file["splits"]) > 0, "it has no split")
+    for split, group in file["splits"].items():
+        for array, spec in SPLIT_ARRAYS.items():
+            if array in group or array not in OPTIONAL:
+                _check_dataset(file, f"splits/{split}/{array}", spec)
+        lengths = {len(group[array]) for array in group}
+        of_width = [array for array in ("features", "spatial", "views") if array in group]
+        widths = {group[array].shape[-1] for array in of_width}
+        _require(
+            len(lengths) == 1 and widths == {width},
+            f"the arrays of split '{split}' differ in length, or from the text in width",
+        )
+
+
+def _check_maps(file: h5py.File) -> None:
+    """Spatial maps of one size in every split, or none and the format that all readers know."""
+    groups = file["splits"].values()
+    sizes = {group["spatial"].shape[1] if "spatial" in group else 0 for group in groups}
+    version = file.attrs["cafe_format"]
+    expected = SPATIAL_FORMAT if sizes != {0} else FORMAT
+    _require(
+        len(sizes) == 1 and version == expected,
+        f"it has format {version} and spatial maps of {sorted(sizes)} tokens",
+    )
