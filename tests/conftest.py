@@ -8,7 +8,7 @@ import pytest
 import torch
 from making import TINY, make_block, make_dataset, make_header
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.store import write_cache
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cafe.datasets.base import Dataset, Item
+from cafe.datasets.dataset import Dataset, Item
 from cafe.store import Block, Header
 
 TINY = {

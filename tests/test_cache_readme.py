@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.extract.extract import cache_key

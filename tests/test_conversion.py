@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CacheError, CacheMismatchError, InputError
 from cafe.extract.blocks import ExtractOptions

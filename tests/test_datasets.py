@@ -18,7 +18,7 @@ from cafe.datasets import (
     Item,
     load_dataset,
 )
-from cafe.datasets.base import SPLITS
+from cafe.datasets.dataset import SPLITS
 
 
 def png() -> bytes:

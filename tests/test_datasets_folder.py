@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from cafe.datasets import Dataset, load_dataset
-from cafe.datasets.folder import images_below
-from cafe.datasets.listing import Entry
+from cafe.datasets.image_folder import images_below
+from cafe.datasets.image_list import Entry
 from cafe.datasets.make_split import hold_out_validation, make_split
 from cafe.errors import DatasetError, MissingFilesError
 

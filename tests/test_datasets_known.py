@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cafe.datasets import catalog, list_datasets, load, load_dataset, prompts
-from cafe.datasets.catalog import BY_NAME, KNOWN
-from cafe.datasets.known import Known
+from cafe.datasets.catalog import BY_NAME, KNOWN, KnownDataset
 from cafe.errors import DatasetError, InputError, MissingFilesError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -46,30 +45,30 @@ def test_the_catalog_holds_the_eleven_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
-def test_every_row_is_complete(row: Known) -> None:
+def test_every_row_is_complete(row: KnownDataset) -> None:
     assert prompts.templates_for(row.name)
     assert row.split_file or row.official
-    assert row.by_folder or row.official
+    assert row.class_folders or row.official
     assert row.url.startswith("https://")
     assert row.classes > 1
     assert sum(row.sizes) > row.classes
 
 
 @pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
-def test_absent_dataset_says_where_and_how(row: Known, tmp_path: Path) -> None:
+def test_absent_dataset_says_where_and_how(row: KnownDataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         load_dataset(row.name, data_root=tmp_path)
     message = str(caught.value)
-    assert f"{row.name} is not in {tmp_path / row.folders[0] / row.images[0]}" in message
+    assert f"{row.name} is not in {tmp_path / row.folders[0] / row.image_folders[0]}" in message
     assert row.url in message
     assert ("--download" in message) == (row.torchvision is not None)
 
 
 @pytest.mark.parametrize("where", ["folder", "root", "elsewhere"])
 @pytest.mark.parametrize("row", [r for r in KNOWN if r.split_file], ids=lambda row: row.name)
-def test_split_of_coop(row: Known, where: str, tmp_path: Path, shrink: Shrink) -> None:
+def test_split_of_coop(row: KnownDataset, where: str, tmp_path: Path, shrink: Shrink) -> None:
     shrink(row.name, 2)
-    image = f"{row.folders[0]}/{row.images[0]}/x"
+    image = f"{row.folders[0]}/{row.image_folders[0]}/x"
     plant(tmp_path, f"{image}/0.jpg", f"{image}/1.jpg")
     split = {"train": [["x/0.jpg", 0, "a_b"], ["x/1.jpg", 1, "c"]], "val": [], "test": []}
     folder = {"folder": tmp_path / row.folders[0], "root": tmp_path, "elsewhere": tmp_path / "o"}
@@ -80,7 +79,7 @@ def test_split_of_coop(row: Known, where: str, tmp_path: Path, shrink: Shrink) -
     dataset = load_dataset(row.name, data_root=tmp_path, split_file=chosen)
     assert dataset.name == row.name
     assert dataset.class_names == ("a b", "c")
-    assert dataset.root == tmp_path / row.folders[0] / row.images[0]
+    assert dataset.root == tmp_path / row.folders[0] / row.image_folders[0]
     assert dataset.templates == prompts.templates_for(row.name)
     assert path.name in dataset.source
     assert ("not with the published numbers" in dataset.source) == (where != "elsewhere")

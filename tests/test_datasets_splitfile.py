@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cafe.datasets import load_dataset
 from cafe.datasets.catalog import BY_NAME
-from cafe.datasets.splitfile import read_split_file
+from cafe.datasets.coop_split import read_coop_split
 from cafe.errors import CafeError, DatasetError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "splits"
@@ -30,7 +30,7 @@ def test_published_split(name: str) -> None:
     path = PUBLISHED / str(BY_NAME[name].split_file)
     if not path.is_file():
         pytest.skip(f"CoOp's split file of {name} is not there: {path.name}")
-    listing = read_split_file(path)
+    listing = read_coop_split(path)
     sizes = tuple(len(listing.rows[split]) for split in ("train", "val", "test"))
     assert (len(listing.class_names), *sizes) == COUNTS[name]
     assert not any("_" in class_name for class_name in listing.class_names)
@@ -56,21 +56,21 @@ def write(folder: Path, content: object) -> Path:
 
 def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
     rows = [["b/1.png", 1, "dog_breed"], ["a/./1.png", 0, "cat"]]
-    listing = read_split_file(write(tmp_path, {"train": rows}))
+    listing = read_coop_split(write(tmp_path, {"train": rows}))
     assert listing.rows == {"train": [("b/1.png", 1), ("a/1.png", 0)]}
     assert listing.class_names == ("cat", "dog breed")
 
 
 def test_two_labels_may_share_a_name(tmp_path: Path) -> None:
     rows = [["1.png", 0, "crane"], ["2.png", 1, "crane"]]
-    assert read_split_file(write(tmp_path, {"train": rows})).class_names == ("crane", "crane")
+    assert read_coop_split(write(tmp_path, {"train": rows})).class_names == ("crane", "crane")
 
 
 def test_class_names_from_the_caller(tmp_path: Path) -> None:
     path = write(tmp_path, {"train": [["1.png", 0], ["2.png", 1]]})
-    assert read_split_file(path, ["a", "b"]).class_names == ("a", "b")
+    assert read_coop_split(path, ["a", "b"]).class_names == ("a", "b")
     with pytest.raises(DatasetError, match="2 labels have no class name"):
-        read_split_file(path)
+        read_coop_split(path)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_class_names_from_the_caller(tmp_path: Path) -> None:
         ({"train": []}, "names no images"),
         ({"train": {}}, "split 'train' is {}, not a list"),
         ({"extra": []}, "splits called 'extra'; known: train, val, test"),
-        ({"val": [], "valid": []}, "two splits of one meaning"),
+        ({"val": [], "valid": []}, "names one split twice"),
         ({"train": [1]}, "train[0]: 1 is not [path, label, class name]"),
         ({"train": [["1.png"]]}, "is not [path, label"),
         ({"train": [["1.png", "0", "a"]]}, "label '0' is not a whole number"),
@@ -112,7 +112,7 @@ def test_class_names_from_the_caller(tmp_path: Path) -> None:
 )
 def test_bad_split_file(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(CafeError) as caught:
-        read_split_file(write(tmp_path, content))
+        read_coop_split(write(tmp_path, content))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from cafe.datasets.base import Dataset, Item
+from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import DatasetError

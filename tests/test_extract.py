@@ -12,7 +12,7 @@ import pytest
 import torch
 from making import draw_image
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import (

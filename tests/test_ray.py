@@ -17,7 +17,7 @@ from making import make_dataset
 from PIL import Image
 
 from cafe import errors
-from cafe.datasets.base import Dataset, Item
+from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CafeError, DatasetError, DeviceError, UnknownNameError, WeightsError

@@ -16,7 +16,7 @@ from making import TINY, make_block, make_header
 from PIL import Image
 
 import cafe
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.spatial import SpatialTower, _vit, encode_spatial, encode_with_map, grid_of

@@ -1,9 +1,9 @@
 """Where images, labels, class names and published splits come from."""
 
-from cafe.datasets.base import SPLITS, Dataset, Item
-from cafe.datasets.info import DatasetInfo, list_datasets
+from cafe.datasets.dataset import SPLITS, Dataset, Item
+from cafe.datasets.known import DatasetInfo, list_datasets
 from cafe.datasets.load import DATASET_NAMES, load_dataset
-from cafe.datasets.text import read_class_names
+from cafe.datasets.text_files import read_class_names
 
 __all__ = [
     "DATASET_NAMES",

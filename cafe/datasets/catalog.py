@@ -1,191 +1,103 @@
-"""The eleven datasets of the paper, one row each: folders, splits, class names, where to get them.
+"""The eleven datasets of the paper: folders, splits, class names, where to get them.
 
-Folders, split files and edits of class names are CoOp's (its DATASETS.md; arXiv 2109.01134), so a
-folder laid out for CoOp is found as it is. The second and later folders are torchvision's.
+The rows are in `catalog.json`. Folders, split files and edits of class names are CoOp's (its
+DATASETS.md; arXiv 2109.01134), so a folder laid out for CoOp is found as it is. The second and
+later folders are torchvision's.
 """
 
 from __future__ import annotations
 
-from cafe.datasets.known import Known, place_last, renaming, words_apart
-from cafe.datasets.official import CarsMat, FlowersMat, ImageNetFolders, Lists
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
 
-KNOWN = (
-    Known(
-        name="imagenet",
-        title="ImageNet (ILSVRC 2012)",
-        classes=1000,
-        sizes=(1_281_167, 0, 50_000),
-        folders=("imagenet",),
-        images=("images", "."),
-        url="https://image-net.org",
-        official=ImageNetFolders(),
-        by_folder=False,
-        note="its licence must be accepted there; put CoOp's classnames.txt beside images/",
-    ),
-    Known(
-        name="caltech101",
-        title="Caltech 101",
-        classes=100,
-        sizes=(4_128, 1_649, 2_465),
-        folders=("caltech-101", "caltech101"),
-        images=("101_ObjectCategories",),
-        url="https://data.caltech.edu/records/mzrjq-6wc02",
-        split_file="split_zhou_Caltech101.json",
-        edit=renaming(
-            airplanes="airplane", Faces="face", Leopards="leopard", Motorbikes="motorbike"
-        ),
-        ignored=("BACKGROUND_Google", "Faces_easy"),
-        torchvision="Caltech101",
-    ),
-    Known(
-        name="oxford_pets",
-        title="Oxford-IIIT Pet",
-        classes=37,
-        sizes=(2_944, 736, 3_669),
-        folders=("oxford_pets", "oxford-iiit-pet"),
-        images=("images",),
-        url="https://www.robots.ox.ac.uk/~vgg/data/pets",
-        split_file="split_zhou_OxfordPets.json",
-        official=Lists(
-            {"train": "annotations/trainval.txt", "test": "annotations/test.txt"},
-            line=r"(?P<image>(?P<name>\S+)_\d+)( \d+)*",
-            image="{image}.jpg",
-        ),
-        by_folder=False,
-        edit=str.lower,
-        torchvision="OxfordIIITPet",
-    ),
-    Known(
-        name="stanford_cars",
-        title="Stanford Cars",
-        classes=196,
-        sizes=(6_509, 1_635, 8_041),
-        folders=("stanford_cars",),
-        images=(".",),
-        url="https://github.com/pytorch/vision/issues/7545",
-        split_file="split_zhou_StanfordCars.json",
-        official=CarsMat(),
-        by_folder=False,
-        note="its own site is gone; the page tells of copies (cars_train/, cars_test/, devkit/)",
-    ),
-    Known(
-        name="oxford_flowers",
-        title="Oxford Flowers 102",
-        classes=102,
-        sizes=(4_093, 1_633, 2_463),
-        folders=("oxford_flowers", "flowers-102"),
-        images=("jpg",),
-        url="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
-        split_file="split_zhou_OxfordFlowers.json",
-        official=FlowersMat(),
-        by_folder=False,
-        torchvision="Flowers102",
-    ),
-    Known(
-        name="food101",
-        title="Food-101",
-        classes=101,
-        sizes=(50_500, 20_200, 30_300),
-        folders=("food-101",),
-        images=("images",),
-        url="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
-        split_file="split_zhou_Food101.json",
-        official=Lists(
-            {"train": "meta/train.txt", "test": "meta/test.txt"},
-            line=r"(?P<image>(?P<name>[^/]+)/.+)",
-            image="{image}.jpg",
-        ),
-        torchvision="Food101",
-    ),
-    Known(
-        name="fgvc_aircraft",
-        title="FGVC Aircraft (variants)",
-        classes=100,
-        sizes=(3_334, 3_333, 3_333),
-        folders=("fgvc_aircraft", "fgvc-aircraft-2013b/data"),
-        images=("images",),
-        url="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
-        official=Lists(
-            {split: f"images_variant_{split}.txt" for split in ("train", "val", "test")},
-            line=r"(?P<image>\S+) (?P<name>.+)",
-            image="{image}.jpg",
-        ),
-        by_folder=False,
-        torchvision="FGVCAircraft",
-    ),
-    Known(
-        name="sun397",
-        title="SUN397",
-        classes=397,
-        sizes=(15_880, 3_970, 19_850),
-        folders=("sun397", "."),
-        images=("SUN397",),
-        url="https://vision.princeton.edu/projects/2010/SUN",
-        split_file="split_zhou_SUN397.json",
-        official=Lists(
-            {"train": "Training_01.txt", "test": "Testing_01.txt"},
-            line=r"/?(?P<image>(?P<name>./.+)/[^/]+)",
-        ),
-        edit=place_last,
-        torchvision="SUN397",
-    ),
-    Known(
-        name="dtd",
-        title="Describable Textures (DTD)",
-        classes=47,
-        sizes=(2_820, 1_128, 1_692),
-        folders=("dtd", "dtd/dtd"),
-        images=("images",),
-        url="https://www.robots.ox.ac.uk/~vgg/data/dtd",
-        split_file="split_zhou_DescribableTextures.json",
-        official=Lists(
-            {split: f"labels/{split}1.txt" for split in ("train", "val", "test")},
-            line=r"(?P<image>(?P<name>[^/]+)/.+)",
-        ),
-        torchvision="DTD",
-    ),
-    Known(
-        name="eurosat",
-        title="EuroSAT (RGB)",
-        classes=10,
-        sizes=(13_500, 5_400, 8_100),
-        folders=("eurosat",),
-        images=("2750", "EuroSAT_RGB"),
-        url="https://github.com/phelber/EuroSAT",
-        split_file="split_zhou_EuroSAT.json",
-        edit=renaming(
-            AnnualCrop="Annual Crop Land",
-            HerbaceousVegetation="Herbaceous Vegetation Land",
-            Highway="Highway or Road",
-            Industrial="Industrial Buildings",
-            Pasture="Pasture Land",
-            PermanentCrop="Permanent Crop Land",
-            Residential="Residential Buildings",
-            SeaLake="Sea or Lake",
-        ),
-        torchvision="EuroSAT",
-    ),
-    Known(
-        name="ucf101",
-        title="UCF101 (middle frames)",
-        classes=101,
-        sizes=(7_639, 1_898, 3_783),
-        folders=("ucf101",),
-        images=("UCF-101-midframes",),
-        url="https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md",
-        split_file="split_zhou_UCF101.json",
-        official=Lists(
-            {
-                "train": "ucfTrainTestlist/trainlist01.txt",
-                "test": "ucfTrainTestlist/testlist01.txt",
-            },
-            line=r"(?P<name>[^/]+)/(?P<image>.+)\.avi( \d+)?",
-            image="{folder}/{image}.jpg",
-            folder_of=words_apart,
-        ),
-        edit=words_apart,
-        note="the frames are CoOp's; cafe reads no videos",
-    ),
-)
+from cafe.datasets.official_splits import OFFICIAL_SPLITS, OfficialSplit, split_words
 
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """One dataset that cafe knows by name.
+
+    Attributes
+    ----------
+    name : str
+        Its name in cafe, which is CoOp's.
+    title : str
+        Its full name.
+    classes : int
+        How many it has.
+    sizes : tuple of int
+        Images in train, val and test of CoOp's split.
+    folders : tuple of str
+        Where it may lie below the data root; the first is CoOp's.
+    image_folders : tuple of str
+        Where the images may lie below that; the first is CoOp's.
+    url : str
+        Where to get it.
+    split_file : str or None
+        Name of CoOp's split file; None where CoOp uses the official split.
+    official : OfficialSplit or None
+        The official split, used where CoOp's split file is absent.
+    class_folders : bool
+        Whether the images lie in class folders, of which cafe can make a split.
+    renamed : mapping of str to str
+        Class of an official split or a folder -> class name, as CoOp renames it.
+    edit : str
+        What else CoOp does to class names: a key of `EDITS`.
+    ignored : tuple of str
+        Folders that are no classes.
+    torchvision : str or None
+        Class in `torchvision.datasets` that can download it.
+    note : str
+        What else one should know to get it.
+    """
+
+    name: str
+    title: str
+    classes: int
+    sizes: tuple[int, ...]
+    folders: tuple[str, ...]
+    image_folders: tuple[str, ...]
+    url: str
+    split_file: str | None = None
+    official: OfficialSplit | None = None
+    class_folders: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    edit: str = "none"
+    ignored: tuple[str, ...] = ()
+    torchvision: str | None = None
+    note: str = ""
+
+    def class_name(self, folder: str) -> str:
+        """Name of a class as CoOp writes it, from its name in an official split or its folder."""
+        return self.renamed.get(folder, EDITS[self.edit](folder))
+
+
+def _place_last(name: str) -> str:
+    """Write SUN397's `a/apse/indoor` as `indoor apse`."""
+    return " ".join(reversed(name.split("/")[1:])) or name
+
+
+EDITS: Mapping[str, Callable[[str], str]] = {
+    "none": str,
+    "lower_case": str.lower,
+    "place_last": _place_last,
+    "split_words": split_words,
+}
+
+
+def _known_dataset(row: dict[str, Any]) -> KnownDataset:
+    official = row.pop("official", None)
+    if official is not None:
+        official = OFFICIAL_SPLITS[official.pop("kind")](**official)
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in row.items()
+    }
+    return KnownDataset(**values, official=official)
+
+
+_ROWS = json.loads(files("cafe.datasets").joinpath("catalog.json").read_text(encoding="utf-8"))
+KNOWN = tuple(map(_known_dataset, _ROWS))
 BY_NAME = {row.name: row for row in KNOWN}

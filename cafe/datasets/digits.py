@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.datasets.base import Dataset, Item
+from cafe.datasets.dataset import Dataset, Item
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

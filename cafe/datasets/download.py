@@ -1,4 +1,4 @@
-"""Fetching a known dataset through torchvision; all or nothing."""
+"""Downloading a known dataset through torchvision; all or nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import zlib
 from pathlib import Path
 
 from cafe.compat import import_torchvision
-from cafe.datasets.known import Known
-from cafe.datasets.text import show
+from cafe.datasets.catalog import KnownDataset
+from cafe.datasets.known import how_to_get
+from cafe.datasets.text_files import quote
 from cafe.errors import DatasetError
 
 _ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
@@ -30,14 +31,7 @@ _FAILURES = (
 )
 
 
-def by_hand(row: Known, data_root: Path) -> str:
-    """Say where to get a dataset and where to put it."""
-    note = f"; {row.note}" if row.note else ""
-    images = data_root / row.folders[0] / row.images[0]
-    return f"get it from {row.url} and put the images into {images}{note}"
-
-
-def fetch(row: Known, data_root: Path) -> None:
+def download_known(row: KnownDataset, data_root: Path) -> None:
     """Download and unpack a dataset below the data root.
 
     Everything is fetched into a folder beside the target and moved at the end, so an interrupted
@@ -45,7 +39,7 @@ def fetch(row: Known, data_root: Path) -> None:
 
     Parameters
     ----------
-    row : Known
+    row : KnownDataset
         The dataset.
     data_root : Path
         Made where it does not exist.
@@ -56,7 +50,9 @@ def fetch(row: Known, data_root: Path) -> None:
         If torchvision does not offer it, or the download fails.
     """
     if row.torchvision is None:
-        raise DatasetError(f"{row.name} cannot be downloaded by cafe; {by_hand(row, data_root)}.")
+        raise DatasetError(
+            f"{row.name} cannot be downloaded by cafe; {how_to_get(row, data_root)}."
+        )
     datasets = import_torchvision().datasets
     try:
         data_root.mkdir(parents=True, exist_ok=True)
@@ -68,9 +64,9 @@ def fetch(row: Known, data_root: Path) -> None:
             _drop_archives(Path(folder))
             _merge(Path(folder), data_root)
     except _FAILURES as error:
-        reason = show(str(error) or type(error).__name__)
+        reason = quote(str(error) or type(error).__name__)
         raise DatasetError(
-            f"downloading {row.name} failed ({reason}); {by_hand(row, data_root)}."
+            f"downloading {row.name} failed ({reason}); {how_to_get(row, data_root)}."
         ) from error
 
 

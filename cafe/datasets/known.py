@@ -1,81 +1,214 @@
-"""The shape of a row in the catalog, and the edits of class names that its rows name."""
+"""Finding a known dataset below a data root: its images, and the best split that is there."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
-from cafe.datasets.official import Official
+from cafe.datasets.catalog import KNOWN, KnownDataset
+from cafe.datasets.coop_split import read_coop_split
+from cafe.datasets.dataset import SPLITS
+from cafe.datasets.image_folder import images_below
+from cafe.datasets.image_list import ClassNames, Entry, ImageList, make_image_list
+from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
+from cafe.errors import DatasetError
 
 
-def keep(name: str) -> str:
-    """Leave the name as it is."""
-    return name
+def default_data_root() -> Path:
+    """`$CAFE_DATA`, else the folder `data` of the working directory."""
+    return Path(os.environ.get("CAFE_DATA") or "data").expanduser()
+
+
+def how_to_get(row: KnownDataset, data_root: Path) -> str:
+    """Say where to get a dataset and where to put it."""
+    note = f"; {row.note}" if row.note else ""
+    images = _image_folders(row, data_root)[0]
+    return f"get it from {row.url} and put the images into {images}{note}"
+
+
+def _image_folders(row: KnownDataset, data_root: Path) -> list[Path]:
+    return [data_root / folder / images for folder in row.folders for images in row.image_folders]
+
+
+def image_roots(row: KnownDataset, data_root: Path) -> list[Path]:
+    """Folders that may hold the images and exist, CoOp's first."""
+    return [folder for folder in _image_folders(row, data_root) if folder.is_dir()]
+
+
+def _coop_split_file(row: KnownDataset, data_root: Path) -> Path | None:
+    """CoOp's split file in the dataset's folders or the data root itself."""
+    if row.split_file is None:
+        return None
+    files = [data_root / folder / row.split_file for folder in (*row.folders, ".")]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _official_folder(row: KnownDataset, data_root: Path) -> Path | None:
+    """The folder that holds every file of the official split."""
+    for folder in (data_root / name for name in row.folders):
+        if row.official and all((folder / name).is_file() for name in row.official.files):
+            return folder
+    return None
+
+
+def read_known(
+    row: KnownDataset, data_root: Path, class_names: ClassNames
+) -> tuple[ImageList, str]:
+    """Read the best split that is there: CoOp's, else the official one, else one of cafe's.
+
+    Parameters
+    ----------
+    row : KnownDataset
+        The dataset.
+    data_root : Path
+        Where to look.
+    class_names : sequence of str, mapping of str to str, or None
+        Names to use instead.
+
+    Returns
+    -------
+    (ImageList, str)
+        Its images, and in words which split it is.
+
+    Raises
+    ------
+    DatasetError
+        If there is no split, and none can be made.
+    """
+    path = _coop_split_file(row, data_root)
+    if path is not None:
+        images = read_coop_split(path, class_names)
+        as_published = tuple(len(images.rows.get(split, ())) for split in SPLITS) == row.sizes
+        note = "" if as_published else ", not with the published numbers of images"
+        return images, f"CoOp's split ({path.name}){note}"
+    folder = _official_folder(row, data_root)
+    if row.official is not None and folder is not None:
+        entries, source = row.official.read(folder)
+    else:
+        folder = image_roots(row, data_root)[0]
+        entries, source = _split_by_cafe(row, data_root, folder)
+    named = [
+        e if e.name is not None else e._replace(name=row.class_name(str(e.key))) for e in entries
+    ]
+    return make_image_list(named, str(folder), class_names, distinct=False), source
+
+
+def _split_by_cafe(row: KnownDataset, data_root: Path, root: Path) -> tuple[list[Entry], str]:
+    """A split of class folders; the class is the whole path of the folder (`a/apse/indoor`)."""
+    if not row.class_folders:
+        wanted = [row.split_file] if row.split_file else []
+        wanted += [" and ".join(row.official.files)] if row.official else []
+        raise DatasetError(
+            f"{row.name}: images found but no split in {data_root / row.folders[0]}; put "
+            f"{' or '.join(wanted)} there, or name a split file (--split-file)."
+        )
+    entries = []
+    for path in images_below(root):
+        folder, _, _ = path.rpartition("/")
+        if folder and folder.split("/")[0] not in row.ignored:
+            entries.append(Entry("", path, folder))
+    if not entries:
+        raise DatasetError(
+            f"{row.name}: no images in class folders in {root}; {how_to_get(row, data_root)}."
+        )
+    return make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
 
 
 @dataclass(frozen=True)
-class Known:
-    """One dataset that cafe knows by name.
+class DatasetInfo:
+    """One dataset as `cafe datasets` shows it.
 
     Attributes
     ----------
-    name : str
-        Its name in cafe, which is CoOp's.
-    title : str
-        Its full name.
+    name, title : str
+        As in `load_dataset`, and in full.
     classes : int
-        How many it has.
+        How many there are.
     sizes : tuple of int
-        Images in train, val and test of CoOp's split.
-    folders : tuple of str
-        Where it may lie below the data root; the first is CoOp's.
-    images : tuple of str
-        Where the images may lie below that; the first is CoOp's.
+        Images in train, val and test as published; other splits have others.
+    present : bool
+        Whether there is a folder of images, and a split to go with it.
+    images : Path or None
+        The folder of images that was found.
+    split : str
+        The split that would be used: "CoOp", "official", "cafe" or "" where there is none.
+    looked_in : tuple of Path
+        Where its images were looked for.
     url : str
-        Where to get it.
-    split_file : str or None
-        Name of CoOp's split file; None where CoOp uses the official split.
-    official : Official or None
-        The official split, for where there is no file of CoOp's.
-    by_folder : bool
-        Whether the images lie in class folders that a split can be made from.
-    edit : callable
-        Class of an official split or a folder -> class name, as CoOp edits it.
-    ignored : tuple of str
-        Folders that are no classes.
-    torchvision : str or None
-        Class in `torchvision.datasets` that can download it.
-    note : str
-        What else one should know to get it.
+        Where it comes from.
+    can_download : bool
+        Whether `load_dataset(..., download=True)` can fetch it.
+    advice : str
+        What to do where it is not there; else "".
     """
 
     name: str
     title: str
     classes: int
-    sizes: tuple[int, int, int]
-    folders: tuple[str, ...]
-    images: tuple[str, ...]
+    sizes: tuple[int, ...]
+    present: bool
+    images: Path | None
+    split: str
+    looked_in: tuple[Path, ...]
     url: str
-    split_file: str | None = None
-    official: Official | None = None
-    by_folder: bool = True
-    edit: Callable[[str], str] = keep
-    ignored: tuple[str, ...] = ()
-    torchvision: str | None = None
-    note: str = ""
+    can_download: bool
+    advice: str
 
 
-def renaming(**new: str) -> Callable[[str], str]:
-    """Make an edit that replaces some names and keeps the others."""
-    return lambda name: new.get(name, name)
+_DIGITS = DatasetInfo(
+    name="digits",
+    title="Handwritten digits of scikit-learn",
+    classes=10,
+    sizes=(600, 200, 997),
+    present=True,
+    images=None,
+    split="cafe",
+    looked_in=(),
+    url="https://scikit-learn.org/stable/datasets/toy_dataset.html",
+    can_download=False,
+    advice="",
+)
 
 
-def words_apart(name: str) -> str:
-    """Write `ApplyEyeMakeup` as `Apply_Eye_Makeup`, as CoOp names UCF101's folders."""
-    return "_".join(re.findall(r"[A-Z][^A-Z]*", name)) if "_" not in name else name
+def list_datasets(data_root: Path | None = None) -> list[DatasetInfo]:
+    """List the datasets that have a name; no image is counted or opened.
+
+    Parameters
+    ----------
+    data_root : Path or None
+        Where they lie; None takes `$CAFE_DATA`, else `./data`.
+
+    Returns
+    -------
+    list of DatasetInfo
+        `digits`, then the eleven in the order of the catalog.
+    """
+    root = data_root if data_root is not None else default_data_root()
+    return [_DIGITS, *(_info(row, root) for row in KNOWN)]
 
 
-def place_last(name: str) -> str:
-    """Write SUN397's `a/apse/indoor` as `indoor apse`."""
-    return " ".join(reversed(name.split("/")[1:])) or name
+def _info(row: KnownDataset, data_root: Path) -> DatasetInfo:
+    roots = image_roots(row, data_root)
+    split = _best_split(row, data_root) if roots else ""
+    return DatasetInfo(
+        name=row.name,
+        title=row.title,
+        classes=row.classes,
+        sizes=row.sizes,
+        present=bool(split),
+        images=roots[0] if roots else None,
+        split=split,
+        looked_in=tuple(_image_folders(row, data_root)),
+        url=row.url,
+        can_download=row.torchvision is not None,
+        advice="" if split else how_to_get(row, data_root),
+    )
+
+
+def _best_split(row: KnownDataset, data_root: Path) -> str:
+    if _coop_split_file(row, data_root):
+        return "CoOp"
+    if _official_folder(row, data_root):
+        return "official"
+    return "cafe" if row.class_folders else ""

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from cafe.datasets import prompts
-from cafe.datasets.base import Dataset
-from cafe.datasets.catalog import BY_NAME
-from cafe.datasets.disk import best_root, to_dataset
-from cafe.datasets.download import by_hand, fetch
-from cafe.datasets.known import Known
-from cafe.datasets.listing import Listing, Names, choose_names
-from cafe.datasets.paths import (
-    at_home,
-    exists,
-    looks_like_path,
-    read_path,
-    read_split,
-    short_name,
-)
-from cafe.datasets.resolve import default_data_root, image_roots, known_listing
-from cafe.datasets.text import show
+from cafe.datasets.catalog import BY_NAME, KnownDataset
+from cafe.datasets.coop_split import read_coop_split
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.download import download_known
+from cafe.datasets.image_files import best_root, look_up_images
+from cafe.datasets.image_folder import read_folder, subfolders
+from cafe.datasets.image_list import ClassNames, ImageList, choose_names
+from cafe.datasets.known import default_data_root, how_to_get, image_roots, read_known
+from cafe.datasets.manifest import SUFFIXES, read_manifest
+from cafe.datasets.text_files import quote, quote_some
 from cafe.errors import DatasetError, InputError, UnknownNameError
 
 DATASET_NAMES = ("digits", *BY_NAME)
+
+
+class _Source(NamedTuple):
+    """A split, which one it is in words, and the folder that its paths are relative to."""
+
+    images: ImageList
+    words: str
+    root: Path
 
 
 def load_dataset(
@@ -35,7 +38,7 @@ def load_dataset(
     download: bool = False,
     allow_missing: bool = False,
     templates: tuple[str, ...] | None = None,
-    class_names: Names = None,
+    class_names: ClassNames = None,
 ) -> Dataset:
     """Load a dataset: which images there are, in which classes and splits. No image is opened.
 
@@ -66,54 +69,38 @@ def load_dataset(
         `UnknownNameError` for neither a known name nor a path; `MissingFilesError` for images that
         are not there; else `DatasetError` or `InputError`.
     """
-    given = str(name_or_path)
-    chosen = None if templates is None else prompts.check_templates(templates)
-    name = _known_name(given)
+    if templates is not None:
+        templates = prompts.check_templates(templates)
+    name = _known_name(str(name_or_path))
     if name == "digits":
-        return _load_digits(split_file, chosen, class_names)
+        return _load_digits(split_file, templates, class_names)
     if name is None:
-        path = _existing(given, download)
-        found = read_path(path, data_root, split_file, class_names)
+        path = _existing_path(str(name_or_path), download)
+        source = _read_path(path, data_root, split_file, class_names)
     else:
         root = data_root if data_root is not None else default_data_root()
-        _be_present(BY_NAME[name], root, download)
-        found = _read_known(BY_NAME[name], root, split_file, class_names, allow_missing)
-    listing, source, image_root = found
-    return to_dataset(
-        listing,
-        name=name or short_name(path),
-        root=image_root,
-        templates=chosen or prompts.templates_for(name or "default"),
-        source=source,
+        _require_images(BY_NAME[name], root, download)
+        source = _read_known(BY_NAME[name], root, split_file, class_names, allow_missing)
+    return look_up_images(
+        source.images,
+        name=name or _short_name(path),
+        root=source.root,
+        templates=templates or prompts.templates_for(name or "default"),
+        source=source.words,
         allow_missing=allow_missing,
     )
 
 
-def _known_name(given: str) -> str | None:
-    """Return the dataset of that name; `EuroSAT` is `eurosat` where no folder is called so."""
-    if given in DATASET_NAMES:
-        return given
-    plain = given.lower().replace("-", "_")
-    return plain if plain in DATASET_NAMES and not exists(Path(given)) else None
-
-
-def _existing(given: str, download: bool) -> Path:
-    path = at_home(given)
-    if given and exists(path):
-        if not download:
-            return path
-        raise InputError(
-            f"'{given}' cannot be downloaded; only these can: "
-            f"{', '.join(row.name for row in BY_NAME.values() if row.torchvision)}."
-        )
-    if looks_like_path(given):
-        raise DatasetError(f"no such folder or manifest: {show(given)}; check the path.")
-    hint = "Or give a folder of images or a manifest (.csv, .jsonl)."
-    raise UnknownNameError("dataset", show(given)[1:-1], DATASET_NAMES, hint)
+def _known_name(text: str) -> str | None:
+    """The dataset of that name; `EuroSAT` is `eurosat` where no folder is called so."""
+    if text in DATASET_NAMES:
+        return text
+    plain = text.lower().replace("-", "_")
+    return plain if plain in DATASET_NAMES and not _exists(Path(text)) else None
 
 
 def _load_digits(
-    split_file: Path | None, templates: tuple[str, ...] | None, class_names: Names
+    split_file: Path | None, templates: tuple[str, ...] | None, class_names: ClassNames
 ) -> Dataset:
     if split_file is not None:
         raise InputError("digits has no image files, so no split file can name them.")
@@ -124,38 +111,108 @@ def _load_digits(
     return replace(digits, class_names=names)
 
 
-def _be_present(row: Known, data_root: Path, download: bool) -> None:
+def _existing_path(text: str, download: bool) -> Path:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # "~nobody"
+        path = Path(text)
+    if text and _exists(path):
+        if not download:
+            return path
+        raise InputError(
+            f"'{text}' cannot be downloaded; only these can: "
+            f"{', '.join(row.name for row in BY_NAME.values() if row.torchvision)}."
+        )
+    if "/" in text or text.startswith((".", "~")) or text.lower().endswith((*SUFFIXES, ".json")):
+        raise DatasetError(f"no such folder or manifest: {quote(text)}; check the path.")
+    hint = "Or give a folder of images or a manifest (.csv, .jsonl)."
+    raise UnknownNameError("dataset", quote(text)[1:-1], DATASET_NAMES, hint)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or it holds a NUL
+        return False
+
+
+def _short_name(path: Path) -> str:
+    """Name of a dataset that is a folder or a manifest."""
+    if path.name in ("", ".."):
+        path = path.resolve()
+    return (path.name if path.is_dir() else path.stem) or "root"
+
+
+def _read_path(
+    path: Path, data_root: Path | None, split_file: Path | None, class_names: ClassNames
+) -> _Source:
+    """Read a folder, with the split file that lies in it if there is one, or a manifest."""
+    if path.is_dir():
+        split_file = split_file or _split_file_in(path)
+        if split_file is None:
+            return _Source(*read_folder(path, class_names), path)
+        images, words = _read_split(split_file, path, class_names)
+        roots = [path, *(path / name for name in subfolders(path))]
+        return _Source(images, words, best_root(roots, images))
+    if path.suffix.lower() == ".json":
+        raise InputError(f"{path} is a file; name the folder of its images, and --split-file.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is neither a folder nor a manifest ({' or '.join(SUFFIXES)}).")
+    if split_file is not None:
+        raise InputError(f"{path} and {split_file} both give a split; name one of them.")
+    root = data_root if data_root is not None else path.parent
+    return _Source(*read_manifest(path, root, class_names), root)
+
+
+def _split_file_in(folder: Path) -> Path | None:
+    """The split file that lies in a folder of images, if there is just one."""
+    files = sorted(path for path in folder.glob("split_*.json") if path.is_file())
+    if len(files) > 1:
+        raise InputError(
+            f"{folder} has {len(files)} split files ({quote_some(path.name for path in files)}); "
+            "choose one with --split-file."
+        )
+    return files[0] if files else None
+
+
+def _read_split(path: Path, root: Path, class_names: ClassNames) -> tuple[ImageList, str]:
+    """Read a split that the user names: CoOp's JSON, or a manifest."""
+    if path.suffix.lower() in SUFFIXES:
+        return read_manifest(path, root, class_names)
+    return read_coop_split(path, class_names), f"split file {path.name}"
+
+
+def _require_images(row: KnownDataset, data_root: Path, download: bool) -> None:
     """Download the images if that is asked for and needed; raise if there are none."""
     if download and not any(any(root.iterdir()) for root in image_roots(row, data_root)):
-        fetch(row, data_root)
+        download_known(row, data_root)
     if image_roots(row, data_root):
         return
-    looked = [data_root / folder / row.images[0] for folder in row.folders]
-    advice = by_hand(row, data_root)
+    looked_in = [data_root / folder / row.image_folders[0] for folder in row.folders]
+    advice = how_to_get(row, data_root)
     if row.torchvision:
         advice = f"pass --download, or {advice}"
-    raise DatasetError(f"{row.name} is not in {' or '.join(map(str, looked))}; {advice}.")
+    raise DatasetError(f"{row.name} is not in {' or '.join(map(str, looked_in))}; {advice}.")
 
 
 def _read_known(
-    row: Known, data_root: Path, split_file: Path | None, class_names: Names, allow_missing: bool
-) -> tuple[Listing, str, Path]:
+    row: KnownDataset,
+    data_root: Path,
+    split_file: Path | None,
+    class_names: ClassNames,
+    allow_missing: bool,
+) -> _Source:
     roots = image_roots(row, data_root)
     if split_file is not None:
-        listing, source = read_split(split_file, roots[0], class_names)
-    else:
-        listing, source = known_listing(row, data_root, class_names)
-        source += _check_class_count(row, listing, allow_missing)
-    return listing, source, best_root(roots, listing)
-
-
-def _check_class_count(row: Known, listing: Listing, allow_missing: bool) -> str:
-    count = len(listing.class_names)
-    if count == row.classes:
-        return ""
-    if not allow_missing:
-        raise DatasetError(
-            f"{row.name} has {row.classes} classes but {count} were found; complete it, name a "
-            "split file (--split-file), or allow missing images (--allow-missing)."
-        )
-    return f"; {count} of {row.classes} classes found"
+        images, words = _read_split(split_file, roots[0], class_names)
+        return _Source(images, words, best_root(roots, images))
+    images, words = read_known(row, data_root, class_names)
+    count = len(images.class_names)
+    if count != row.classes:
+        if not allow_missing:
+            raise DatasetError(
+                f"{row.name} has {row.classes} classes but {count} were found; complete it, name a "
+                "split file (--split-file), or allow missing images (--allow-missing)."
+            )
+        words += f"; {count} of {row.classes} classes found"
+    return _Source(images, words, best_root(roots, images))

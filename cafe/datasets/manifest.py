@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
+from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text import clean_path, read_text, show, some
+from cafe.datasets.text_files import clean_path, quote, quote_some, read_text
 from cafe.errors import DatasetError
 
 SUFFIXES = (".csv", ".jsonl")
@@ -58,7 +58,7 @@ def _key(label: Any, where: str) -> int | str:
     if isinstance(label, int) and not isinstance(label, bool):
         return label
     if not isinstance(label, str):
-        raise DatasetError(f"{where}: label {show(label)} is neither a name nor a number.")
+        raise DatasetError(f"{where}: label {quote(label)} is neither a name nor a number.")
     if not label.strip():
         raise DatasetError(f"{where}: the label is empty.")
     return label.strip()
@@ -67,7 +67,7 @@ def _key(label: Any, where: str) -> int | str:
 def _split(value: Any, where: str) -> str:
     text = "" if value is None else str(value).strip().lower()
     if text and text not in SPLIT_NAMES:
-        raise DatasetError(f"{where}: split {show(value)} is none of train, val and test.")
+        raise DatasetError(f"{where}: split {quote(value)} is none of train, val and test.")
     return SPLIT_NAMES[text] if text else ""
 
 
@@ -76,14 +76,14 @@ def _entry(line: _Line, root: Path) -> Entry:
     if lacking:
         raise DatasetError(
             f"{line.where}: no {' and no '.join(map(repr, lacking))}, only "
-            f"{some(line.fields, 6)}; a manifest has 'path', 'label' and perhaps 'split'."
+            f"{quote_some(line.fields, 6)}; a manifest has 'path', 'label' and perhaps 'split'."
         )
     path = line.fields["path"]
     if isinstance(path, str) and Path(path).is_absolute():
         path = _below(path, root)
     name = line.fields.get("class_name")
     if name is not None and not (isinstance(name, str) and name.strip()):
-        raise DatasetError(f"{line.where}: class name {show(name)} is not a name.")
+        raise DatasetError(f"{line.where}: class name {quote(name)} is not a name.")
     key, split = _key(line.fields["label"], line.where), line.fields.get("split")
     return Entry(_split(split, line.where), clean_path(path, line.where), key, name)
 
@@ -104,7 +104,7 @@ def _one_kind_of_key(entries: Sequence[Entry]) -> list[Entry]:
     return [entry._replace(key=kind(entry.key)) for entry in entries]
 
 
-def read_manifest(path: Path, root: Path, class_names: Names = None) -> tuple[Listing, str]:
+def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tuple[ImageList, str]:
     """Read a manifest.
 
     Parameters
@@ -118,7 +118,7 @@ def read_manifest(path: Path, root: Path, class_names: Names = None) -> tuple[Li
 
     Returns
     -------
-    (Listing, str)
+    (ImageList, str)
         Its images in the order of the file, and in words which split they have.
 
     Raises
@@ -138,4 +138,4 @@ def read_manifest(path: Path, root: Path, class_names: Names = None) -> tuple[Li
         raise DatasetError(
             f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."
         )
-    return make_listing(entries, str(path), class_names), source
+    return make_image_list(entries, str(path), class_names), source

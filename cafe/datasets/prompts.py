@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cafe.datasets.text_files import clean_name, quote_some, read_json
 from cafe.errors import InputError, UnknownNameError
-
-_COOP = "CoOp (arXiv 2109.01134), also used by CLIP-Adapter and Tip-Adapter"
 
 
 class TemplateSet(NamedTuple):
@@ -31,33 +31,17 @@ class TemplateSet(NamedTuple):
     source: str
 
 
-TEMPLATE_SETS: Mapping[str, TemplateSet] = {
-    "default": TemplateSet(("a photo of a {}.",), "CLIP (arXiv 2103.00020)"),
-    "digits": TemplateSet(("a photo of the number {}.", "the digit {}.", "{}"), "cafe"),
-    "imagenet": TemplateSet(("a photo of a {}.",), _COOP),
-    "caltech101": TemplateSet(("a photo of a {}.",), _COOP),
-    "oxford_pets": TemplateSet(("a photo of a {}, a type of pet.",), _COOP),
-    "stanford_cars": TemplateSet(("a photo of a {}.",), _COOP),
-    "oxford_flowers": TemplateSet(("a photo of a {}, a type of flower.",), _COOP),
-    "food101": TemplateSet(("a photo of {}, a type of food.",), _COOP),
-    "fgvc_aircraft": TemplateSet(("a photo of a {}, a type of aircraft.",), _COOP),
-    "sun397": TemplateSet(("a photo of a {}.",), _COOP),
-    "dtd": TemplateSet(("{} texture.",), _COOP),
-    "eurosat": TemplateSet(("a centered satellite photo of {}.",), _COOP),
-    "ucf101": TemplateSet(("a photo of a person doing {}.",), _COOP),
-    "imagenet-7": TemplateSet(
-        (
-            "itap of a {}.",
-            "a bad photo of the {}.",
-            "a origami {}.",
-            "a photo of the large {}.",
-            "a {} in a video game.",
-            "art of the {}.",
-            "a photo of the small {}.",
-        ),
-        "seven of CLIP's eighty ImageNet templates, chosen in its prompt engineering notebook",
-    ),
-}
+def _read_sets() -> dict[str, TemplateSet]:
+    text = files("cafe.datasets").joinpath("templates.json").read_text(encoding="utf-8")
+    return {
+        name: TemplateSet(tuple(templates), source)
+        for source, sets in json.loads(text).items()
+        for name, templates in sets.items()
+    }
+
+
+TEMPLATE_SETS: Mapping[str, TemplateSet] = _read_sets()
+"""Sets by name; `templates.json` lists them under their sources."""
 
 
 def templates_for(name: str) -> tuple[str, ...]:
@@ -150,41 +134,24 @@ def read_prompts(path: Path, class_names: Sequence[str]) -> list[list[str]]:
     InputError
         If it is no such file, or a class is missing, unknown, or without sentences.
     """
-    content = {_spaced(name): found for name, found in _read_object(path).items()}
-    missing = [name for name in class_names if _spaced(name) not in content]
-    if missing:
-        raise InputError(f"{path} has no sentences for {_some(missing)}; add them.")
-    wanted = {_spaced(name): name for name in class_names}
-    for name in content:
-        if name not in wanted:
-            raise UnknownNameError("class", name, wanted, f"Take it out of {path}.")
-    return [_sentences(content[_spaced(name)], name, path) for name in class_names]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read the prompts in {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}).") from error
+    content = read_json(path, InputError)
     if not isinstance(content, dict):
         raise InputError(f'{path} is not {{"class name": ["sentence", ...], ...}}.')
-    return content
+    sentences = {clean_name(name): value for name, value in content.items()}
+    missing = [name for name in class_names if clean_name(name) not in sentences]
+    if missing:
+        raise InputError(f"{path} has no sentences for {quote_some(missing)}; add them.")
+    known = {clean_name(name) for name in class_names}
+    for name in sentences:
+        if name not in known:
+            raise UnknownNameError("class", name, known, f"Take it out of {path}.")
+    return [_sentences(sentences[clean_name(name)], name, path) for name in class_names]
 
 
-def _sentences(found: Any, name: str, path: Path) -> list[str]:
-    listed = [found] if isinstance(found, str) else found
+def _sentences(value: Any, name: str, path: Path) -> list[str]:
+    listed = [value] if isinstance(value, str) else value
     if isinstance(listed, list) and listed:
         sentences = [text.strip() for text in listed if isinstance(text, str) and text.strip()]
         if len(sentences) == len(listed):
             return sentences
     raise InputError(f"{path}: '{name}' needs a list of sentences, none of them empty.")
-
-
-def _spaced(name: str) -> str:
-    return " ".join(name.replace("_", " ").split())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" * (len(names) > 3))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from cafe.datasets.base import SPLITS, Dataset, Item
+from cafe.datasets.dataset import SPLITS, Dataset, Item
 from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation, quiet_pillow

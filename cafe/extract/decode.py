@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.datasets.base import Dataset, Item
+from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
 from cafe.errors import DatasetError
 

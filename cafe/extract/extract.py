@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cafe.datasets import load_dataset
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import EncoderRecord
 from cafe.encoders.weights import absolute_names

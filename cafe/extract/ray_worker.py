@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
 from cafe.errors import CacheMismatchError, CafeError, WeightsError

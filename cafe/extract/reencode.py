@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cafe.datasets.base import Dataset
+from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cafe.datasets.folder import images_below
+from cafe.datasets.image_folder import images_below
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess
 from cafe.errors import CafeError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.listing import SPLIT_NAMES, Entry
+from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import read_array

@@ -1,4 +1,4 @@
-"""From a listing to a dataset: which of the named images are there, and how large they are."""
+"""Looking images up on the disk: which of those that a split names are there, and their sizes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cafe.datasets.base import Dataset, Item
-from cafe.datasets.listing import Listing
-from cafe.datasets.text import some
+from cafe.datasets.dataset import Dataset, Item
+from cafe.datasets.image_list import ImageList
+from cafe.datasets.text_files import quote_some
 from cafe.errors import MissingFilesError
 
-_SAMPLE = 64  # images that are looked for to tell roots apart
+_SAMPLE = 64  # images to look for in each root: a split may name a million
 
 
 def file_size(path: Path) -> int | None:
@@ -24,23 +24,23 @@ def file_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def best_root(roots: Sequence[Path], listing: Listing) -> Path:
+def best_root(roots: Sequence[Path], images: ImageList) -> Path:
     """Choose the folder below which most of a sample of the named images lie.
 
     Parameters
     ----------
     roots : sequence of Path
         At least one; the first wins a tie.
-    listing : Listing
+    images : ImageList
         Names the images.
     """
-    paths = [path for rows in listing.rows.values() for path, _ in rows]
+    paths = [path for rows in images.rows.values() for path, _ in rows]
     sample = paths[:: max(len(paths) // _SAMPLE, 1)]
     return max(roots, key=lambda root: sum(file_size(root / path) is not None for path in sample))
 
 
-def to_dataset(
-    listing: Listing,
+def look_up_images(
+    images: ImageList,
     *,
     name: str,
     root: Path,
@@ -48,11 +48,11 @@ def to_dataset(
     source: str,
     allow_missing: bool,
 ) -> Dataset:
-    """Look the images up on the disk.
+    """Make a dataset of the images that are on the disk.
 
     Parameters
     ----------
-    listing : Listing
+    images : ImageList
         Which images, classes and splits.
     name, templates, source
         As in `Dataset`.
@@ -69,7 +69,7 @@ def to_dataset(
     """
     splits: dict[str, tuple[Item, ...]] = {}
     missing: list[str] = []
-    for split, rows in listing.rows.items():
+    for split, rows in images.rows.items():
         items = []
         for path, label in rows:
             size = file_size(root / path)
@@ -79,19 +79,19 @@ def to_dataset(
                 items.append(Item(path, label, size))
         splits[split] = tuple(items)
     if missing and not (allow_missing and any(splits.values())):
-        total = sum(map(len, listing.rows.values()))
-        raise MissingFilesError(_complaint(name, root, missing, total))
-    dataset = Dataset(name, listing.class_names, splits, templates, root, source, tuple(missing))
+        total = sum(map(len, images.rows.values()))
+        raise MissingFilesError(_missing_message(name, root, missing, total))
+    dataset = Dataset(name, images.class_names, splits, templates, root, source, tuple(missing))
     return _without_empty_classes(dataset) if missing else dataset
 
 
-def _complaint(name: str, root: Path, missing: Sequence[str], total: int) -> str:
+def _missing_message(name: str, root: Path, missing: Sequence[str], total: int) -> str:
     advice = "complete the folder or pass another root"
     if len(missing) < total:
         advice += ", or allow missing images (--allow-missing)"
     return (
         f"{name}: {len(missing):,} of the {total:,} images that its split names are not in {root} "
-        f"({some(missing)}); {advice}."
+        f"({quote_some(missing)}); {advice}."
     )
 
 

@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cafe.datasets.listing import SPLIT_NAMES, Entry, Listing, Names, make_listing
+from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text import is_utf8, show, some
+from cafe.datasets.text_files import is_utf8, quote, quote_some
 from cafe.errors import DatasetError
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -48,7 +48,7 @@ def _walk(
             yield from _walk(folder / entry.name, f"{path}/", above | {here})
         elif _is_image(entry.name):
             if not is_utf8(path):
-                raise DatasetError(f"{folder}: {show(path)} is not UTF-8; rename the file.")
+                raise DatasetError(f"{folder}: {quote(path)} is not UTF-8; rename the file.")
             yield path
 
 
@@ -100,7 +100,7 @@ def _split_folders(root: Path) -> dict[str, str]:
     return found
 
 
-def read_folder(root: Path, class_names: Names = None) -> tuple[Listing, str]:
+def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, str]:
     """Read a folder of class folders, or of splits of class folders.
 
     Parameters
@@ -112,7 +112,7 @@ def read_folder(root: Path, class_names: Names = None) -> tuple[Listing, str]:
 
     Returns
     -------
-    (Listing, str)
+    (ImageList, str)
         Its images, and in words which split they have.
 
     Raises
@@ -125,7 +125,7 @@ def read_folder(root: Path, class_names: Names = None) -> tuple[Listing, str]:
     _check_classes(root, entries)
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
-    return make_listing(entries, str(root), class_names), source
+    return make_image_list(entries, str(root), class_names), source
 
 
 def _divided(root: Path, folders: dict[str, str]) -> tuple[list[Entry], str]:
@@ -154,5 +154,5 @@ def _check_classes(root: Path, entries: list[Entry]) -> None:
     inner = root / only
     hint = "put the images of each class into a folder"
     if inner.is_dir() and len(subfolders(inner)) > 1:
-        hint = f"its folders ({some(subfolders(inner))}) may be the classes: try {inner}"
+        hint = f"its folders ({quote_some(subfolders(inner))}) may be the classes: try {inner}"
     raise DatasetError(f"{root} has images of one class only, '{only}'; {hint}.")

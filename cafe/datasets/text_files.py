@@ -1,4 +1,4 @@
-"""Reading other people's text files, and showing what was in them on one line of a message."""
+"""Reading text files, and quoting what is in them on one line of a message."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import DatasetError
+from cafe.errors import CafeError, DatasetError
 
 
-def show(value: object) -> str:
-    """Show a value on one short line of a message."""
+def quote(value: object) -> str:
+    """A value as one short line of a message shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def some(values: Iterable[object], limit: int = 3) -> str:
-    """Show the first few of many."""
+def quote_some(values: Iterable[object], limit: int = 3) -> str:
+    """The first few of many values."""
     listed = list(values)
-    return ", ".join(map(show, listed[:limit])) + (", ..." if len(listed) > limit else "")
+    return ", ".join(map(quote, listed[:limit])) + (", ..." if len(listed) > limit else "")
 
 
 def clean_name(name: str) -> str:
@@ -49,14 +49,14 @@ def clean_path(path: Any, what: str) -> str:
         If it is empty, absolute, leads upwards, or cannot be a file's name.
     """
     if not isinstance(path, str) or not path.strip():
-        raise DatasetError(f"{what}: {show(path)} is not the path of an image.")
+        raise DatasetError(f"{what}: {quote(path)} is not the path of an image.")
     if "\0" in path or not is_utf8(path):
-        raise DatasetError(f"{what}: {show(path)} cannot be a file's name; rename the file.")
+        raise DatasetError(f"{what}: {quote(path)} cannot be a file's name; rename the file.")
     parts = path.replace("\\", "/").split("/")
     if parts[0] == "" or re.match(r"[A-Za-z]:$", parts[0]):
-        raise DatasetError(f"{what}: {show(path)} is absolute; name images relative to the root.")
+        raise DatasetError(f"{what}: {quote(path)} is absolute; name images relative to the root.")
     if ".." in parts:
-        raise DatasetError(f"{what}: {show(path)} leads out of its root; take the '..' out.")
+        raise DatasetError(f"{what}: {quote(path)} leads out of its root; take the '..' out.")
     return "/".join(part for part in parts if part not in ("", "."))
 
 
@@ -65,28 +65,28 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; a failure is a `DatasetError`."""
+def read_text(path: Path, error_class: type[CafeError] = DatasetError) -> str:
+    """Read a UTF-8 file, with or without a byte order mark; a failure is an `error_class`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise DatasetError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+        raise error_class(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DatasetError(f"cannot read {path}: {reason}.") from error
+        raise error_class(f"cannot read {path}: {reason}.") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a failure is a `DatasetError` of one line."""
-    text = read_text(path)
+def read_json(path: Path, error_class: type[CafeError] = DatasetError) -> Any:
+    """Read a JSON file; a failure is an `error_class` of one line."""
+    text = read_text(path, error_class)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DatasetError(
+        raise error_class(
             f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
         ) from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-        raise DatasetError(f"{path} is not usable JSON: {error}.") from None
+        raise error_class(f"{path} is not usable JSON: {error}.") from None
 
 
 def read_class_names(path: Path) -> tuple[str, ...] | dict[str, str]:

@@ -1,0 +1,209 @@
+"""A split as a list: which image belongs to which class; knows no disk and no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from cafe.datasets.dataset import SPLITS
+from cafe.datasets.text_files import clean_name, is_utf8, quote, quote_some
+from cafe.errors import DatasetError, InputError
+
+ClassNames: TypeAlias = Sequence[str] | Mapping[str, str] | None
+"""Class names to use instead: all of them in the order of the labels, or a map from old to new."""
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""How people call their splits, in lower case, and what cafe calls them."""
+
+
+class Entry(NamedTuple):
+    """One image as a file or folder lists it.
+
+    Attributes
+    ----------
+    split : str
+        "train", "val" or "test"; "" where it is not said.
+    path : str
+        Relative to a root that is not known here, with forward slashes.
+    key : int or str
+        The class: a label where classes are numbered, else a name.
+    name : str or None
+        The name of the class for prompts; None takes a textual key.
+    """
+
+    split: str
+    path: str
+    key: int | str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Checked entries: labels run from 0, each has a name, no image is named twice.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+        Names by label. (C,)
+    rows : dict of str to list of (str, int)
+        By split, in the order of the entries: path and label.
+    """
+
+    class_names: tuple[str, ...]
+    rows: dict[str, list[tuple[str, int]]]
+
+
+def make_image_list(
+    entries: Sequence[Entry], where: str, class_names: ClassNames = None, *, distinct: bool = True
+) -> ImageList:
+    """Number the classes, name them and check the whole.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        All with a split; keys all int or all str.
+    where : str
+        Where the entries come from, for messages.
+    class_names : sequence of str, mapping of str to str, or None
+        Names to use instead; None keeps those of the entries.
+    distinct : bool
+        Refuse two classes of one name.
+
+    Raises
+    ------
+    DatasetError
+        If labels have gaps, no names or several; an image is named twice; a class has no
+        training images though there is a training split.
+    InputError
+        If `class_names` does not fit.
+    """
+    keys = sorted({entry.key for entry in entries})
+    label_of = {key: key if isinstance(key, int) else rank for rank, key in enumerate(keys)}
+    names = choose_names(_names_by_label(entries, label_of, where), class_names, where)
+    if distinct and len(set(names)) < len(names):
+        shared = sorted({name for name in names if names.count(name) > 1})
+        raise DatasetError(
+            f"{where}: two classes are called {quote_some(shared)}; rename one of them."
+        )
+    rows: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        rows[entry.split].append((entry.path, label_of[entry.key]))
+    rows = {split: pairs for split, pairs in rows.items() if pairs}
+    _check_unique(rows, where)
+    _check_trained(rows, names, where)
+    return ImageList(names, rows)
+
+
+def _names_by_label(
+    entries: Sequence[Entry], label_of: Mapping[int | str, int], where: str
+) -> dict[int, str | None]:
+    names: dict[int, str | None] = {}
+    for entry in entries:
+        label = label_of[entry.key]
+        name = entry.key if entry.name is None and isinstance(entry.key, str) else entry.name
+        name = clean_name(name) if name is not None else None
+        if names.setdefault(label, name) != name:
+            raise DatasetError(
+                f"{where}: class {quote(entry.key)} is called {quote(names[label])} and "
+                f"{quote(name)}; give each class one name."
+            )
+        if name is not None and not (name and is_utf8(name)):
+            raise DatasetError(f"{where}: class {quote(entry.key)} has no usable name.")
+    return names
+
+
+def choose_names(
+    own_names: Mapping[int, str | None], class_names: ClassNames, where: str
+) -> tuple[str, ...]:
+    """Class names by label: the dataset's own, or others instead.
+
+    Parameters
+    ----------
+    own_names : mapping of int to str or None
+        Label -> name, where it has one.
+    class_names : sequence of str, mapping of str to str, or None
+        As in `make_image_list`.
+    where : str
+        What is being named, for messages.
+    """
+    count = max(own_names, default=-1) + 1
+    if min(own_names, default=0) < 0:
+        raise DatasetError(f"{where}: label {min(own_names)} is out of range; labels start at 0.")
+    if class_names is not None and not isinstance(class_names, Mapping):
+        return _all_names(class_names, count, where)
+    unnamed = [label for label, name in sorted(own_names.items()) if name is None]
+    if unnamed:
+        raise DatasetError(
+            f"{where}: {len(unnamed)} labels have no class name (the first: "
+            f"{quote_some(unnamed)}); name the classes in the file or give class names."
+        )
+    if count > len(own_names):
+        gap = next(label for label in range(count) if label not in own_names)
+        raise DatasetError(
+            f"{where}: labels run to {count - 1} but {count - len(own_names)} of them are never "
+            f"used (the first: {gap}); number the {len(own_names)} classes from 0 without gaps."
+        )
+    names = tuple(str(own_names[label]) for label in range(count))
+    return names if class_names is None else _rename(names, class_names, where)
+
+
+def _all_names(class_names: Sequence[str], count: int, where: str) -> tuple[str, ...]:
+    names = tuple(clean_name(name) for name in class_names)
+    if len(names) != count:
+        raise InputError(
+            f"{where} has labels from 0 to {count - 1} but {len(names)} class names are given; "
+            "give one name per label, in the order of the labels."
+        )
+    _check_usable(names)
+    return names
+
+
+def _rename(names: tuple[str, ...], new_names: Mapping[str, str], where: str) -> tuple[str, ...]:
+    new_of = {clean_name(old): clean_name(new) for old, new in new_names.items()}
+    unknown = sorted(set(new_of) - set(names))
+    if unknown:
+        raise InputError(
+            f"{where} has no class called {quote_some(unknown)}; its classes are "
+            f"{quote_some(names, 5)}."
+        )
+    _check_usable(new_of.values())
+    return tuple(new_of.get(name, name) for name in names)
+
+
+def _check_usable(names: Iterable[str]) -> None:
+    for name in names:
+        if not name or not is_utf8(name):
+            raise InputError(f"{quote(name)} cannot be a class name; give a word or more.")
+
+
+def _check_unique(rows: Mapping[str, Sequence[tuple[str, int]]], where: str) -> None:
+    split_of: dict[str, str] = {}
+    repeated = []
+    for split, pairs in rows.items():
+        for path, _ in pairs:
+            if path in split_of:
+                repeated.append(f"{path} ({split_of[path]}, {split})")
+            split_of[path] = split
+    if repeated:
+        raise DatasetError(
+            f"{where}: {len(repeated)} images are named twice: {quote_some(repeated)}; an image "
+            "may be in one split only, once."
+        )
+
+
+def _check_trained(
+    rows: Mapping[str, Sequence[tuple[str, int]]], names: Sequence[str], where: str
+) -> None:
+    """Each class that has images has training images, where there is a training split."""
+    labels = {split: {label for _, label in pairs} for split, pairs in rows.items()}
+    untrained = sorted(set().union(*labels.values()) - labels.get("train", set()))
+    if untrained and "train" in labels:
+        raise DatasetError(
+            f"{where}: {len(untrained)} classes have no training image: "
+            f"{quote_some(names[label] for label in untrained)}; are they spelled alike?"
+        )
