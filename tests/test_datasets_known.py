@@ -61,7 +61,7 @@ def test_absent_dataset_says_where_and_how(row: KnownDataset, tmp_path: Path) ->
     message = str(caught.value)
     assert f"{row.name} is not in {tmp_path / row.folders[0] / row.image_folders[0]}" in message
     assert row.url in message
-    assert ("--download" in message) == (row.torchvision is not None)
+    assert ("download=True" in message) == (row.torchvision is not None)
 
 
 @pytest.mark.parametrize("where", ["folder", "root", "elsewhere"])

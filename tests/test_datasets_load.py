@@ -48,7 +48,7 @@ def test_file_that_is_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a folder nor a manifest"):
         load_dataset(tmp_path / "m.xlsx")
     (tmp_path / "m.json").write_text("{}")
-    with pytest.raises(InputError, match="--split-file"):
+    with pytest.raises(InputError, match="split_file="):
         load_dataset(tmp_path / "m.json")
 
 
@@ -111,7 +111,7 @@ def test_missing_images_are_counted_named_and_allowed(tmp_path: Path) -> None:
     rows = [["0.png", 0, "a"], ["1.png", 1, "b"], ["2.png", 2, "c"]]
     split = {"train": rows, "test": [["3.png", 0, "a"]]}
     (tmp_path / "split_x.json").write_text(json.dumps(split))
-    with pytest.raises(MissingFilesError, match=r"1 of the 4 images .*'2.png'.*--allow-missing"):
+    with pytest.raises(MissingFilesError, match=r"1 of the 4 images .*'2.png'.*allow_missing=True"):
         load_dataset(tmp_path)
     dataset = load_dataset(tmp_path, allow_missing=True)
     assert dataset.missing == ("2.png",)
@@ -134,7 +134,7 @@ def test_all_images_missing_is_an_error_even_if_allowed(tmp_path: Path) -> None:
     (tmp_path / "split_x.json").write_text('{"train": [["a/0.png", 0, "a"], ["1.png", 1, "b"]]}')
     with pytest.raises(MissingFilesError, match="2 of the 2 images") as caught:
         load_dataset(tmp_path, allow_missing=True)
-    assert "--allow-missing" not in str(caught.value)
+    assert "allow_missing" not in str(caught.value)
 
 
 def test_folder_in_place_of_an_image_is_missing(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_several_split_files_need_a_choice(tmp_path: Path) -> None:
     plant(tmp_path, "0.png", "1.png")
     for name in ("split_a.json", "split_b.json"):
         (tmp_path / name).write_text('{"train": [["0.png", 0, "a"], ["1.png", 1, "b"]]}')
-    with pytest.raises(InputError, match=r"2 split files .*--split-file"):
+    with pytest.raises(InputError, match=r"2 split files .*split_file="):
         load_dataset(tmp_path)
     dataset = load_dataset(tmp_path, split_file=tmp_path / "split_a.json")
     assert dataset.source == "split file split_a.json"

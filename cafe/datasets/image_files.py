@@ -88,7 +88,7 @@ def look_up_images(
 def _missing_message(name: str, root: Path, missing: Sequence[str], total: int) -> str:
     advice = "complete the folder or pass another root"
     if len(missing) < total:
-        advice += ", or allow missing images (--allow-missing)"
+        advice += ", or allow missing images (allow_missing=True)"
     return (
         f"{name}: {len(missing):,} of the {total:,} images that its split names are not in {root} "
         f"({quote_some(missing)}); {advice}."

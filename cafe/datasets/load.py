@@ -155,7 +155,9 @@ def _read_path(
         roots = [path, *(path / name for name in subfolders(path))]
         return _Source(images, words, best_root(roots, images))
     if path.suffix.lower() == ".json":
-        raise InputError(f"{path} is a file; name the folder of its images, and --split-file.")
+        raise InputError(
+            f"{path} is a file; name the folder of its images, with this as split_file=...."
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is neither a folder nor a manifest ({' or '.join(SUFFIXES)}).")
     if split_file is not None:
@@ -170,7 +172,7 @@ def _split_file_in(folder: Path) -> Path | None:
     if len(files) > 1:
         raise InputError(
             f"{folder} has {len(files)} split files ({quote_some(path.name for path in files)}); "
-            "choose one with --split-file."
+            "choose one with split_file=...."
         )
     return files[0] if files else None
 
@@ -191,7 +193,7 @@ def _require_images(row: KnownDataset, data_root: Path, download: bool) -> None:
     looked_in = [data_root / folder / row.image_folders[0] for folder in row.folders]
     advice = how_to_get(row, data_root)
     if row.torchvision:
-        advice = f"pass --download, or {advice}"
+        advice = f"pass download=True, or {advice}"
     raise DatasetError(f"{row.name} is not in {' or '.join(map(str, looked_in))}; {advice}.")
 
 
@@ -212,7 +214,7 @@ def _read_known(
         if not allow_missing:
             raise DatasetError(
                 f"{row.name} has {row.classes} classes but {count} were found; complete it, name a "
-                "split file (--split-file), or allow missing images (--allow-missing)."
+                "split file (split_file=...), or allow missing images (allow_missing=True)."
             )
         words += f"; {count} of {row.classes} classes found"
     return _Source(images, words, best_root(roots, images))

@@ -42,7 +42,7 @@ class StoredFeatures:
         return len(self.y)
 
     def __getitem__(self, rows: Tensor) -> Features:
-        if "whole" in self.__dict__:  # it is in memory already
+        if "whole" in self.__dict__:  # the cached property: all of it is in memory
             return self.whole[rows]
         if rows.dtype == torch.bool:
             rows = rows.nonzero().squeeze(1)
@@ -56,6 +56,7 @@ class StoredFeatures:
     def _read(self, rows: Tensor | None) -> Features:
         count = self._cache.counts[self._split] if rows is None else len(rows)
         numbers = count * self._cache.width * self._cache.views
+        # float16 of ImageNet's size stays float16: widened, it takes twice the memory
         read = self._cache.read(
             self._split,
             None if rows is None else rows.cpu().numpy(),

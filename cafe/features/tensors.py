@@ -34,10 +34,10 @@ class Features:
         Spatial maps. (N, T, D)
     """
 
-    x: Tensor
-    y: Tensor
-    views: Tensor | None = None
-    spatial_maps: SpatialMaps | None = None
+    x: Tensor  # (N, D)
+    y: Tensor  # (N,)
+    views: Tensor | None = None  # (N, V, D)
+    spatial_maps: SpatialMaps | None = None  # (N, T, D)
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -89,7 +89,8 @@ class Features:
             raise InputError(
                 "these images have no spatial features; 'cafe extract --spatial' adds them."
             )
-        return torch.cat([self.x[:, None].float(), self.spatial_maps.tensor()], dim=1)
+        maps = self.spatial_maps.tensor()  # (N, T, D), read from the disk now
+        return torch.cat([self.x[:, None].float(), maps], dim=1)  # (N, 1 + T, D)
 
     def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
         """The same in float32, some rows at a time: maps are read block by block."""
@@ -128,7 +129,8 @@ class ClassText:
 
         The prompt ensemble of Radford et al. 2021, section 3.1.4.
         """
-        return normalize(normalize(self.features, dim=-1).mean(dim=1), dim=-1)
+        means = normalize(self.features, dim=-1).mean(dim=1)  # (C, D); rows of zeros stay zeros
+        return normalize(means, dim=-1)
 
     def to(self, device: torch.device | str) -> ClassText:
         """The same text on another device."""

@@ -93,6 +93,7 @@ def _write_safetensors(cache: FeatureCache, path: Path) -> None:
     }
     metadata = {name: json.dumps(value) for name, value in lists.items()}
     metadata |= {n: getattr(header, n) for n in ("dataset", "model", "pretrained", "source")}
+    # safetensors holds numbers alone: names and the key are JSON in its metadata
     save_file({n: np.ascontiguousarray(a) for n, a in _arrays(cache).items()}, path, metadata)
 
 
@@ -129,6 +130,7 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
     for split in splits:
         _check_distinct(caches, split)
     dataset, _, _ = cache_name(path).partition("/")
+    # what remains of the first key holds for all; the parts are named by their content
     header = replace(
         first.header,
         key={**_shared(first), "merged_sha256": [cache.content_sha256 for cache in caches]},
@@ -175,7 +177,7 @@ def _facts(cache: FeatureCache) -> dict[str, Any]:
 
 
 def _check_distinct(caches: Sequence[FeatureCache], split: str) -> None:
-    seen: set[str] = set()
+    seen: set[str] = set()  # an image in two caches would count twice, or lie in two splits
     for cache in caches:
         ids = cache.ids(split) if split in cache.counts else ()
         twice = seen.intersection(ids)

@@ -54,9 +54,9 @@ class Header:
     dataset: str
     model: str
     pretrained: str
-    class_names: tuple[str, ...]
-    sentences: tuple[tuple[str, ...], ...]
-    text_features: NDArray[np.float32]
+    class_names: tuple[str, ...]  # (C,)
+    sentences: tuple[tuple[str, ...], ...]  # (C, P)
+    text_features: NDArray[np.float32]  # (C, P, D)
     logit_scale: float
     logit_bias: float | None = None
     source: str = ""
@@ -84,11 +84,11 @@ class Block:
         Spatial maps: projected tokens, row by row, float16. (n, T, D)
     """
 
-    ids: Sequence[str]
-    labels: NDArray[np.int32]
-    features: NDArray[Any]
-    views: NDArray[Any] | None = None
-    spatial: NDArray[np.float16] | None = None
+    ids: Sequence[str]  # (n,)
+    labels: NDArray[np.int32]  # (n,)
+    features: NDArray[Any]  # (n, D)
+    views: NDArray[Any] | None = None  # (n, V, D)
+    spatial: NDArray[np.float16] | None = None  # (n, T, D)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,6 @@ class SplitArrays:
         Features of augmented views, view 0 the plain one. (n, V, D)
     """
 
-    labels: NDArray[np.int64]
-    features: NDArray[Any]
-    views: NDArray[Any] | None
+    labels: NDArray[np.int64]  # (n,)
+    features: NDArray[Any]  # (n, D)
+    views: NDArray[Any] | None  # (n, V, D)

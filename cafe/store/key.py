@@ -26,12 +26,13 @@ def digest(key: Key) -> str:
 
 def digest_of_names(names: Iterable[str]) -> str:
     """SHA-256 of a list of strings, in order."""
+    # JSON keeps ["a", "bc"] and ["ab", "c"] apart
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 def digest_of_array(array: NDArray[Any]) -> str:
-    """SHA-256 of an array's form and numbers."""
-    form = f"{array.dtype.str}{array.shape}".encode()
+    """SHA-256 of an array's type, shape and numbers."""
+    form = f"{array.dtype.str}{array.shape}".encode()  # the same bytes in another shape differ
     return hashlib.sha256(form + array.tobytes()).hexdigest()
 
 

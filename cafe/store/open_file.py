@@ -29,10 +29,10 @@ from cafe.store.structure import InvalidFileError, check_structure
 _FAULTS = (
     AttributeError,
     KeyError,
-    MemoryError,
+    MemoryError,  # a length that is damaged
     OSError,
     OverflowError,
-    RecursionError,
+    RecursionError,  # a key of ten thousand brackets
     RuntimeError,
     TypeError,
     ValueError,
@@ -90,6 +90,7 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
 
 
 def _check_digests(file: h5py.File) -> None:
+    # the features' own checksums are part of the content's, so all are bound to the header
     if digest(json.loads(get_text(file, "key"))) != get_text(file, "key_sha256"):
         raise InvalidFileError("its key does not have the key's checksum")
     if content_digest(file) != get_text(file, "content_sha256"):
@@ -100,6 +101,7 @@ def read_header(file: h5py.File) -> Header:
     """The header of a checked file, its arrays against their SHA-256."""
     attrs = file.attrs
     bias = attrs.get("logit_bias")
+    # small, and all that follows relies on them: unlike features they are checked by SHA-256 now
     arrays = {name: _read_array(file[name]) for name in HEADER_ARRAYS}
     return Header(
         key=json.loads(get_text(file, "key")),

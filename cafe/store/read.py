@@ -69,7 +69,7 @@ class FeatureCache:
         """
         path = Path(path)
         with open_checked(path) as file:
-            state = file_state(path)
+            state = file_state(path)  # what was checked: reads of the same state skip the check
             header = read_header(file)
             splits = {name: file["splits"][name] for name in SPLITS if name in file["splits"]}
             one = next(iter(splits.values()))["features"]
@@ -120,8 +120,8 @@ class FeatureCache:
         """
         chosen = self._rows(split, rows)
         with self._group(split) as group:
-            labels = _read_rows(group["labels"], chosen, np.int64)
-            features = _read_rows(group["features"], chosen, dtype)
+            labels = _read_rows(group["labels"], chosen, np.int64)  # (n,)
+            features = _read_rows(group["features"], chosen, dtype)  # (n, D)
             wanted = views and "views" in group
             augmented = _read_rows(group["views"], chosen, dtype) if wanted else None
             self._check_labels(split, labels)
@@ -191,12 +191,13 @@ class FeatureCache:
     def _group(self, split: str) -> Iterator[h5py.Group]:
         self._rows(split, None)
         with open_checked(self.path, self._state) as file:
+            # rows of a new file under the header of the old one would be silently wrong
             if get_text(file, "content_sha256") != self.content_sha256:
                 raise InvalidFileError("it was replaced by another while in use", "start again")
             yield file["splits"][split]
 
     def _check_labels(self, split: str, labels: NDArray[np.int64]) -> None:
-        classes = len(self.header.class_names)
+        classes = len(self.header.class_names)  # a label indexes them, much later and elsewhere
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             raise InvalidFileError(
                 f"split '{split}' has labels from {labels.min()} to {labels.max()} for {classes} "
@@ -231,5 +232,6 @@ def _cut_at_gaps(
     rows: NDArray[np.int64], places: NDArray[np.int64], dataset: h5py.Dataset
 ) -> list[NDArray[np.int64]]:
     """Places whose rows lie in one chunk or the next; what lies between is not worth reading."""
+    # HDF5 reads and checks whole chunks, so rows of one chunk cost one read
     apart = np.flatnonzero(np.diff(rows[places]) > dataset.chunks[0]) + 1
     return np.split(places, apart)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
+from cafe.progress import Progress
 from cafe.store.open_file import open_checked
 from cafe.store.schema import array_bytes, get_text, is_finite, iter_datasets, row_bytes, slabs
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,8 @@ def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
             classes = len(file["class_names"])
             for name, dataset in iter_datasets(file):
                 check = _ArrayCheck(name, classes)
-                for part in _parts(dataset):
+                for slab in slabs(len(dataset), row_bytes(dataset)):
+                    part = dataset[slab]
                     check.add(part)
                     done += part.nbytes
                     if progress is not None:
@@ -76,11 +75,6 @@ def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
     except CacheFormatError as error:
         problems.append(str(error))
     return Verification(path, tuple(problems), done, time.perf_counter() - start)
-
-
-def _parts(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
-    for slab in slabs(len(dataset), row_bytes(dataset)):
-        yield dataset[slab]
 
 
 class _ArrayCheck:
@@ -95,24 +89,27 @@ class _ArrayCheck:
 
     def add(self, part: NDArray[Any]) -> None:
         self._digest.update(array_bytes(part))
-        if part.dtype.kind == "f" and not is_finite(part):
+        if part.dtype.kind == "f" and not is_finite(part):  # counts only what is worth counting
             self._bad += int(np.count_nonzero(~np.isfinite(part)))
         elif part.dtype.kind == "i":
             self._bad += int(np.count_nonzero((part < 0) | (part >= self._classes)))
         elif self._name.endswith("/ids"):
-            self._ids.append(part)
+            self._ids.append(part)  # packed text: the only array that is held whole
 
     def problems(self, sha256: str) -> Iterator[str]:
         if self._digest.hexdigest() != sha256:
             yield f"'{self._name}' does not have its checksum."
         if self._bad:
-            what = (
+            kind = (
                 "labels without a class" if self._name.endswith("labels") else "values not finite"
             )
-            yield f"'{self._name}' holds {self._bad:,} {what}."
+            yield f"'{self._name}' holds {self._bad:,} {kind}."
         if self._ids:
             ids, counts = np.unique(np.concatenate(self._ids), return_counts=True)
-            if (counts > 1).any():
-                twice = ids[counts > 1]
-                name = twice[0].decode("utf-8", "replace")
-                yield f"'{self._name}' has {len(twice):,} names more than once, such as '{name}'."
+            repeated = ids[counts > 1]
+            if len(repeated):
+                example = repeated[0].decode("utf-8", "replace")
+                yield (
+                    f"'{self._name}' has {len(repeated):,} names more than once, such as "
+                    f"'{example}'."
+                )

@@ -43,7 +43,7 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_overs(path.parent)
-        with temporary_folder(path.parent) as folder:
+        with temporary_folder(path.parent) as folder:  # beside the target: `move` is a rename
             with DeferredErrorFile(folder / path.name) as out:
                 _write(out, header, splits)
             move(folder / path.name, path)
@@ -85,6 +85,7 @@ def _write_header(file: h5py.File, header: Header) -> None:
     set_text(file, "key_sha256", digest(header.key))
     for name in ("dataset", "model", "pretrained", "source", "created"):
         set_text(file, name, getattr(header, name))
+    # sorted, so that one environment gives one text
     set_text(file, "versions", json.dumps(dict(header.versions), sort_keys=True))
     file.attrs["logit_scale"] = float(header.logit_scale)
     if header.logit_bias is not None:
@@ -115,7 +116,7 @@ class _GrowingDataset:
 
     def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
         row = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
-        rows = max(1, min(len(like), CHUNK_BYTES // max(1, row)))
+        rows = max(1, min(len(like), CHUNK_BYTES // max(1, row)))  # of a chunk
         is_text = like.dtype.kind == "S"
         self._type = h5py.string_dtype("utf-8", like.dtype.itemsize) if is_text else like.dtype
         self._dataset = file.create_dataset(
@@ -134,7 +135,7 @@ class _GrowingDataset:
         self._dataset.resize(start + len(rows), axis=0)
         if rows.size:
             self._dataset[start:] = rows
-            self._digest.update(array_bytes(rows))
+            self._digest.update(array_bytes(rows))  # what was meant, not what the disk made of it
 
     def finish(self) -> None:
         set_text(self._dataset, "sha256", self._digest.hexdigest())
