@@ -76,7 +76,7 @@ class Analysis:
 def analyse(
     folder: Path, cache: FeatureCache, row: Mapping[str, Any], seed: int, images: Path | None
 ) -> Analysis:
-    """Look at the test features through one head of a run.
+    """Analyse the test features by one head of a run.
 
     Parameters
     ----------
@@ -92,35 +92,35 @@ def analyse(
     """
     saved = load_head(folder / head_file(row["method"], row["shots"], seed))
     test = StoredFeatures(cache, "test").whole
-    x, y = test.x.float(), test.y
+    points = np.linspace(0, len(test) - 1, min(len(test), MOST_POINTS)).astype(int)
+    x = test.x[points].float()  # (n, D)
     notes: list[str] = []
-    some = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
-    before, projection = project(normalize(x[some], dim=-1).numpy())
-    calibration = row.get("calibration") or {}
-    adapted = saved.head.adapted(x[some])
+    before, projection = project(normalize(x, dim=-1).numpy())
+    adapted = saved.head.adapted(x)
     if adapted is None:
         notes.append(
             f"{row['method']} leaves the image features as they are: the map has one side."
         )
-    temperature = calibration.get("temperature")
+    temperature = (row.get("calibration") or {}).get("temperature")
     try:
         temperature = temperature or _temperature(cache, saved.head, row, seed)
     except InputError as error:  # a file that the method needs may be gone
         notes.append(f"No temperature was fitted: {error}")
-    rows = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
-    ids = cache.ids("test")
+    all_ids = cache.ids("test")
+    confused = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
+    ids = {image: all_ids[image] for image in confused}
     return Analysis(
         method=row["method"],
         shots=row["shots"],
         seed=seed,
-        labels=y[some].tolist(),
+        labels=test.y[points].tolist(),
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
         reliability=_reliability(saved.head, test, temperature),
         temperature=temperature,
-        thumbnails=_thumbnails(cache, {r: ids[r] for r in rows}, images, notes),
-        ids={r: ids[r] for r in rows},
+        thumbnails=_thumbnails(cache, ids, images, notes),
+        ids=ids,
         notes=notes,
     )
 
@@ -149,33 +149,33 @@ def project(
     from sklearn.manifold import TSNE
 
     width = min(50, *x.shape)
-    main = PCA(n_components=width, random_state=0).fit_transform(x)
+    main = PCA(n_components=width, random_state=0).fit_transform(x)  # (n, width)
     if len(x) < FEWEST_FOR_TSNE:
         points, words = main[:, :2], f"PCA, first two components, {len(x)} test images"
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn warns of its own coming defaults
-            first = "pca" if start is None else _small(start)
-            points = TSNE(perplexity=30, init=first, random_state=0).fit_transform(main)
+            init = "pca" if start is None else _shrunk(start)
+            points = TSNE(perplexity=30, init=init, random_state=0).fit_transform(main)
         words = f"t-SNE (scikit-learn, perplexity 30) of {len(x)} test images, after PCA to {width}"
-    flat = np.zeros((len(x), 2))
-    flat[:, : points.shape[1]] = points
-    return np.round(flat, 2).tolist(), words
+    plane = np.zeros((len(x), 2))
+    plane[:, : points.shape[1]] = points  # features of one dimension stay on the first axis
+    return np.round(plane, 2).tolist(), words
 
 
-def _small(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+def _shrunk(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     """A map shrunk to the spread that t-SNE starts from (scikit-learn's own for PCA)."""
     array = np.asarray(points, np.float32)
-    small: NDArray[np.float32] = array / array[:, 0].std() * np.float32(1e-4)
-    return small
+    shrunk: NDArray[np.float32] = array / array[:, 0].std() * np.float32(1e-4)
+    return shrunk
 
 
 def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
-    z = predict(head, test)  # (N, C)
-    found = {"before": bins_json(reliability(z, test.y))}
+    logits = predict(head, test)  # (N, C)
+    bins = {"before": bins_json(reliability(logits, test.y))}
     if temperature:
-        found["after"] = bins_json(reliability(z / temperature, test.y))
-    return found
+        bins["after"] = bins_json(reliability(logits / temperature, test.y))
+    return bins
 
 
 def _thumbnails(
@@ -184,15 +184,15 @@ def _thumbnails(
     """Thumbnails of some test images, where the images are at hand."""
     try:
         if images:
-            found = thumbnails_from_folder(images, ids)
+            thumbnails = thumbnails_from_folder(images, ids)
         else:
-            found = thumbnails_from_dataset(cache.header.dataset, ids)
+            thumbnails = thumbnails_from_dataset(cache.header.dataset, ids)
     except CafeError:
-        found = {}
-    if ids and not found:
+        thumbnails = {}
+    if ids and not thumbnails:
         where = f"in '{images}'" if images else "at hand; --images FOLDER says where they are"
         notes.append(f"The images are not {where}, so confusions have no thumbnails.")
-    return found
+    return thumbnails
 
 
 def largest_classes(labels: Sequence[int], most: int) -> list[int]:
