@@ -96,7 +96,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_ARGUMENT = re.compile(r'\b([a-z_]+)=(?:"([^"]*)"|([\w./-]*\w|\.\.\.))')
+_ARGUMENT = re.compile(r"""\b([a-z_]+)=(?:(["'])(?P<text>.*?)\2|(?P<word>[\w./-]*\w)|)""")
 _OTHER_NAMES = {"max_runs=None": "--yes"}
 
 
@@ -105,10 +105,11 @@ def name_options(message: str) -> str:
     options = _option_names(typer.main.get_command(app))
 
     def option(match: re.Match[str]) -> str:
-        name, value = f"--{match[1].replace('_', '-')}", match[2] or match[3]
+        name = f"--{match[1].replace('_', '-')}"
+        value = match["text"] or match["word"]
         if name not in options:
             return _OTHER_NAMES.get(match[0], match[0])
-        return name if value == "True" else f"{name} {value}"
+        return name if value in (None, "True") else f"{name} {value}"
 
     return _ARGUMENT.sub(option, message)
 

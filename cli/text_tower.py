@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError
 from cafe.methods.catalog import find_method, methods_that_need
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def tower_loader(
             return {}
         from cafe.encoders.text_tower import load_tower
 
-        return {"tower": load_tower(cache, encoder, pretrained, device=device)}
+        try:
+            return {"tower": load_tower(cache, encoder, pretrained, device=device)}
+        except CafeError as error:  # --model is the filter of caches here
+            error.args = (str(error).replace("model=", "encoder="),)
+            raise
 
     return load

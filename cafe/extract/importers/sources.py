@@ -84,7 +84,7 @@ def import_features(
             raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
         text = encode_for_cache(path, class_names, template)
     elif template:
-        raise InputError("template=... is for the text that encode=True computes; add encode=True.")
+        raise InputError("template= is for the text that encode=True computes; add encode=True.")
     class_list = ClassList(
         text=text if isinstance(text, TextFeatures) or text is None else read_text(Path(text)),
         class_names=class_names,
