@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from cafe.errors import CafeError, InputError
 
-from . import (
+from .commands import (
     cache,
+    cache_import,
+    cache_verify,
     compare,
     datasets,
     demo,
@@ -20,11 +24,12 @@ from . import (
     extract,
     fit,
     grid,
-    meta,
+    meta_train,
     methods,
     predict,
     report,
 )
+from .output import note
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -34,10 +39,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+cache_app = typer.Typer(
+    help="List, show, check, remove, export, import and merge feature caches.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"cafe {version('cafe-clip')}")
         raise typer.Exit
 
@@ -59,13 +69,20 @@ app.command("extract")(extract.extract)
 app.command("fit")(fit.fit)
 app.command("grid")(grid.grid)
 app.command("compare")(compare.compare)
-app.command("meta-train")(meta.meta_train)
+app.command("meta-train")(meta_train.meta_train)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("datasets")(datasets.datasets)
 app.command("methods")(methods.methods)
-app.add_typer(cache.app, name="cache")
+app.add_typer(cache_app, name="cache")
+cache_app.command("ls")(cache.list_)
+cache_app.command("show")(cache.show)
+cache_app.command("import")(cache_import.import_)
+cache_app.command("verify")(cache_verify.verify)
+cache_app.command("rm")(cache.remove)
+cache_app.command("export")(cache.export)
+cache_app.command("merge")(cache.merge)
 
 
 def main() -> None:
@@ -73,10 +90,34 @@ def main() -> None:
     try:
         app()
     except CafeError as error:
-        typer.echo(f"cafe: {error}", err=True)
+        note(f"cafe: {name_options(str(error))}")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except BrokenPipeError:  # `cafe ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_ARGUMENT = re.compile(r"""\b([a-z_]+)=(?:(["'])(?P<text>.*?)\2|(?P<word>[\w./-]*\w)|)""")
+_OTHER_NAMES = {"max_runs=None": "--yes"}
+
+
+def name_options(message: str) -> str:
+    """Say `--validation cv` where a message of the library says `validation="cv"`."""
+    options = _option_names(typer.main.get_command(app))
+
+    def option(match: re.Match[str]) -> str:
+        name = f"--{match[1].replace('_', '-')}"
+        value = match["text"] or match["word"]
+        if name not in options:
+            return _OTHER_NAMES.get(match[0], match[0])
+        return name if value in (None, "True") else f"{name} {value}"
+
+    return _ARGUMENT.sub(option, message)
+
+
+def _option_names(command: Any) -> set[str]:
+    """The options of a command and of all commands below it."""
+    below = map(_option_names, getattr(command, "commands", {}).values())
+    return {name for option in command.params for name in option.opts}.union(*below)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,39 @@ from contextlib import contextmanager
 
 import typer
 
+from .output import note
+
 
 @contextmanager
-def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with rate and time left, on a terminal; nothing where stderr is piped.
+def progress_bar(
+    unit: str, *, interrupted: str, quiet: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar with rate and time left on a terminal, and nothing where stderr is piped.
+
+    Ctrl-C ends the command with one line and exit code 130.
 
     Parameters
     ----------
     unit : str
         What is counted, for the rate: "images".
+    interrupted : str
+        What that line says: what is kept, or how to go on.
     quiet : bool
         Show nothing.
     """
-    if quiet or not sys.stderr.isatty():
-        yield lambda _stage, _done, _total: None
-        return
+    try:
+        if quiet or not sys.stderr.isatty():
+            yield lambda _stage, _done, _total: None
+        else:
+            with _bar(unit) as report:
+                yield report
+    except KeyboardInterrupt:
+        note(f"\ncafe: interrupted; {interrupted}")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
@@ -39,13 +57,3 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Callable[[str, i
             bar.update(task, description=stage, completed=done, total=total, rate=rate)
 
         yield report
-
-
-@contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says how to go on, and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"\ncafe: interrupted; {advice}", err=True)
-        raise typer.Exit(130) from None

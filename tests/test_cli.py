@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -14,7 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cafe_cli.main import app, main
+import cafe
+from cafe_cli.commands.extract import extract
+from cafe_cli.commands.fit import fit
+from cafe_cli.commands.grid import grid
+from cafe_cli.commands.meta_train import meta_train
+from cafe_cli.main import app, main, name_options
 
 COMMANDS = [
     ["demo"],
@@ -210,6 +216,66 @@ def test_every_command_is_tested_for_help() -> None:
     assert sorted(map(str, named)) == sorted(map(str, COMMANDS))
 
 
+@pytest.mark.parametrize(
+    "words", [["extract", "--dataset", "photos", "--precision", "fp8"], ["grid", "--branch", "no"]]
+)
+def test_a_wrong_choice_is_refused_with_the_choices(run: Run, words: list[str]) -> None:
+    answer = run(*words)
+    assert answer.code == 2
+    assert f"'{words[-1]}' is not one of 'auto', 'fp32'" in answer.err or "'visual'" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("command", "call"),
+    [
+        (extract, cafe.Extractor),
+        (extract, cafe.Extractor.extract),
+        (fit, cafe.fit),
+        (grid, cafe.grid),
+        (meta_train, cafe.meta_train),
+    ],
+)
+def test_defaults_are_those_of_the_library(
+    command: Callable[..., None], call: Callable[..., object]
+) -> None:
+    ours, theirs = inspect.signature(command).parameters, inspect.signature(call).parameters
+    shared = {name for name in ours.keys() & theirs.keys() if ours[name].default is not None}
+    assert shared
+    for name in shared - {"spatial"}:
+        assert words_of(ours[name].default) == words_of(theirs[name].default), name
+
+
+def words_of(default: object) -> str:
+    """A default as a command line says it."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ('use validation="cv" or "full".', 'use --validation cv or "full".'),
+        (
+            "encode=True computes the text of classes=FILE.",
+            "--encode computes the text of --classes FILE.",
+        ),
+        (
+            "use rebuild=True, or another folder, cache=.",
+            "use --rebuild, or another folder, --cache.",
+        ),
+        ("use max_runs=None to go on.", "use --yes to go on."),
+        ("go on with on_error='skip'.", "go on with --on-error skip."),
+        ("name it with model= and pretrained=.", "name it with --model and --pretrained."),
+        ("it has batch_size, lr.", "it has batch_size, lr."),
+        ("batch_size=0 is too small.", "--batch-size 0 is too small."),
+        ('"a=b" is no class; x="y".', '"a=b" is no class; x="y".'),
+    ],
+)
+def test_messages_name_options(message: str, text: str) -> None:
+    assert name_options(message) == text
+
+
 def test_version(run: Run) -> None:
     assert run("--version").out.startswith("cafe 0.")
 
@@ -336,7 +402,6 @@ BAD_EXTRACTS = [
     (["--dataset", "photos", "--views", "0"], 2, "views must be at least 1"),
     (["--dataset", "photos", "--pool", "3"], 2, "add --spatial"),
     (["--dataset", "photos", "--spatial", "--pool", "0"], 2, "pool must be at least 1"),
-    (["--dataset", "photos", "--precision", "fp8"], 2, "unknown precision 'fp8'"),
     (["--dataset", "photos", "--precision", "fp16", "--device", "cpu"], 2, "needs CUDA"),
     (["--dataset", "photos", "--cache", "notes.txt/c"], 1, "--cache"),
 ]
@@ -404,7 +469,6 @@ BAD_GRIDS = [
     (["--memory", "2 kilos"], "--memory 2 kilos is not understood"),
     (["--memory", "10"], "memory"),
     (["--ratio", "0:1:0.0002", "--bottleneck", "1,2,3,4"], "use --yes"),
-    (["--precision", "fp8"], "precision must be"),
     (["--epochs", "0"], "epochs"),
     (["--batch-size", "0"], "batch"),
     (["--lr", "-1"], "learning rate"),

@@ -23,7 +23,7 @@ from cafe.results.record import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.base_to_new import with_classes
 from cafe_cli.main import main
-from cafe_cli.plots import print_bars, print_lines
+from cafe_cli.result_tables import print_over_shots
 
 METHODS = ["zero-shot", "nearest-class", "clip-adapter"]
 
@@ -280,17 +280,19 @@ def test_bad_comparisons(
     assert not (tmp_path / "runs").exists()
 
 
-def test_plots_of_plain_characters_where_they_are_piped(
-    capsys: pytest.CaptureFixture[str],
+def test_the_trend_over_shots_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_bars({"zero-shot": 60.0, "clip-adapter": 80.0})
-    first, second = capsys.readouterr().out.splitlines()[2:]
-    assert first.endswith(" 60.0")
-    assert len(first) < len(second)
-    print_lines({"gda": [50.0, None, 70.0]}, ["1", "2", "4"])
+    accuracies = [50.0, 60.0, 70.0]
+    rows = [
+        {"method": "gda", "shots": shots, "accuracy": {"mean": mean, "ci95": None}, "seconds": 1.0}
+        for shots, mean in zip((1, 2, 4), accuracies, strict=True)
+    ]
+    print_over_shots(rows)
+    assert "trend" not in capsys.readouterr().out  # piped
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_over_shots(rows)
     out = capsys.readouterr().out
-    assert out.count(" o") == 3  # two points and the legend
-    assert "\033" not in out
-    print_lines({"gda": [50.0]}, ["1"])
-    print_bars({"gda": 50.0})
-    assert capsys.readouterr().out == ""
+    assert "trend" in out
+    assert "▁" in out
+    assert "█" in out

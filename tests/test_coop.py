@@ -292,7 +292,7 @@ REFUSALS: list[tuple[list[Any], str]] = [
     ),
     (["--method", "coop", "--prompt", "0"], "prompt must be a whole number of at least 1; got 0"),
     (["--method", "coop", "--prompt", "30"], "learn fewer with --prompt"),
-    (["--encoder", "nano"], "none is asked for; to choose a cache"),
+    (["--encoder", "nano"], "none of these does; to choose a cache"),
     (["--prompt", "16"], "has no setting 'prompt'"),
 ]
 

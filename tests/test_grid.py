@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cafe
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.extract.importers import import_features
@@ -231,3 +232,8 @@ def test_sweeps_that_do_not_fit_the_cache(
     with pytest.raises(CafeError, match=text):
         grid(cache, replace(SWEEP, **change), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_grid_of_more_runs_than_allowed_is_refused_with_its_time(cache: FeatureCache) -> None:
+    with pytest.raises(InputError, match=r"8 runs, .* hours or more .*max_runs=None"):
+        cafe.grid(cache, ratio=[0.2, 0.6], bottleneck="D/4, 8", shots=2, seeds=2, max_runs=7)

@@ -354,4 +354,4 @@ def test_text_can_be_encoded(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*base, "--replace", "--encode"])
     assert isinstance(refused.exception, InputError)
     refused = CliRunner().invoke(app, [*base, "--replace", "--template", "a {}"])
-    assert "add --encode" in str(refused.exception)
+    assert "add encode=True" in str(refused.exception)

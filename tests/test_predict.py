@@ -191,7 +191,11 @@ def test_unknown(run: Run) -> None:
     assert (
         run("predict", "runs/mine", "photos", *words, "table").out.splitlines()[1][:7] == "unknown"
     )
-    one_line(run("predict", "runs/mine", "photos", "--unknown-below", "70"), 2, "0 to 1; got 70")
+    one_line(
+        run("predict", "runs/mine", "photos", "--unknown-below", "70"),
+        2,
+        "--unknown-below 70.0 must be",
+    )
     assert Prediction("a", (ClassScore("x", 0.5),), unknown_below=0.5).label == "x"
 
 
@@ -254,7 +258,7 @@ def test_an_encoder_of_ones_own_is_given_again(
     extract(dataset, tiny, path, sentences=fill(dataset.class_names, dataset.templates))
     cafe.fit(path, shots=2, seeds=1, epochs=1, runs=tmp_path / "runs", device="cpu")
     photos = tmp_path / "images/test"
-    one_line(run("predict", tmp_path / "runs", photos), 1, "'tiny'", "model=")
+    one_line(run("predict", tmp_path / "runs", photos), 1, "'tiny'", "--model and --pretrained")
     answer = run("predict", tmp_path / "runs", photos, "--model", tiny_folder, "--format", "jsonl")
     assert len(lines(answer)) == 4
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +11,12 @@ from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
+from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
-from cafe.extract.blocks import ExtractOptions
-from cafe.extract.extract import extract
+from cafe.errors import InputError
+from cafe.extract.blocks import ExtractOptions, encode_blocks
+from cafe.extract.extract import Extraction, extract
+from cafe.extract.ray import RayEngine
 from cafe.progress import Progress
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_path
@@ -38,12 +41,22 @@ class Extractor:
     workers : int, optional
         Threads that decode, and on a CPU encode too; None takes one per core, beside an
         accelerator 16 at most.
+    engine : {"local", "ray"}
+        Encode in this process, or on every device of a Ray cluster.
+
+    Attributes
+    ----------
+    extraction_ : Extraction
+        What the last `extract` did: `path`, `images`, `skipped`, `seconds`, `was_there`.
 
     Examples
     --------
-    >>> cache = cafe.Extractor("nano").extract("digits")
+    >>> extractor = cafe.Extractor("nano")
+    >>> cache = extractor.extract("digits")
     >>> cache.counts
     {'train': 600, 'val': 200, 'test': 997}
+    >>> extractor.extraction_.skipped
+    0
     """
 
     def __init__(
@@ -55,10 +68,15 @@ class Extractor:
         precision: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
+        engine: Literal["local", "ray"] = "local",
     ) -> None:
+        if engine not in ("local", "ray"):
+            raise InputError(f"unknown engine '{engine}'; use local or ray.")
         self.model, self.pretrained = model, pretrained
         self.device, self.precision = device, precision
         self.batch_size, self.workers = batch_size, workers
+        self.engine = engine
+        self.extraction_: Extraction
         self._loaded: tuple[str, Encoder] | None = None
 
     def encoder(self, model: str | None = None) -> Encoder:
@@ -88,6 +106,7 @@ class Extractor:
         download: bool = False,
         rebuild: bool = False,
         progress: Progress | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> FeatureCache:
         """Encode a dataset once; a cache that is there and made in the same way is taken as it is.
 
@@ -117,6 +136,9 @@ class Extractor:
             replace a cache that was made differently.
         progress : callable, optional
             Called with the split's name, the images done and the images in all.
+        note : callable, optional
+            Called with a sentence that is good to know before the work begins: how large the
+            spatial maps become.
 
         Returns
         -------
@@ -127,22 +149,22 @@ class Extractor:
         CafeError
             If dataset, encoder or cache cannot be had; the message says which and what to do.
         """
-        data = dataset
-        if not isinstance(data, Dataset):
+        templates = _templates(template)
+        if isinstance(dataset, Dataset):
+            data = dataset if templates is None else dataset.with_templates(templates)
+        else:
             data = load_dataset(
                 str(dataset),
                 data_root=None if data_root is None else Path(data_root),
                 split_file=None if split_file is None else Path(split_file),
                 download=download,
                 allow_missing=allow_missing,
-                templates=_templates(template),
+                templates=templates,
             )
-        elif template is not None:
-            data = data.with_templates(_templates(template) or ())
         names = data.class_names
         sentences = read_prompts(Path(prompts), names) if prompts else fill(names, data.templates)
-        chosen = self.model or (NANO if data.root is None else DEFAULT_MODEL)
-        path = cache_path(cache_folder(cache), data.name, *encoder_names(chosen, self.pretrained))
+        model = self.model or (NANO if data.root is None else DEFAULT_MODEL)
+        path = cache_path(cache_folder(cache), data.name, *encoder_names(model, self.pretrained))
         options = ExtractOptions(
             augmentation=Augmentation(views=views, seed=view_seed),
             on_error=on_error,
@@ -151,9 +173,29 @@ class Extractor:
             progress=progress,
             spatial=spatial,
         )
-        encoder = self.encoder(chosen)
-        extract(data, encoder, path, sentences=sentences, options=options, rebuild=rebuild)
+        encoder = self.encoder(model)
+        if spatial is not None and note is not None:
+            note(_size_of_maps(data, encoder, spatial))
+        self.extraction_ = extract(
+            data,
+            encoder,
+            path,
+            sentences=sentences,
+            options=options,
+            rebuild=rebuild,
+            engine=RayEngine(model, self.pretrained) if self.engine == "ray" else encode_blocks,
+        )
         return FeatureCache.open(path)
+
+
+def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
+    height, width = grid_of(encoder, spatial)
+    images = sum(map(len, dataset.splits.values()))
+    size = images * height * width * encoder.width * 2 / 1e6  # MB in float16
+    return (
+        f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
+        "again until the file is made."
+    )
 
 
 def _templates(template: str | Sequence[str] | None) -> tuple[str, ...] | None:

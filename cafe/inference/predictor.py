@@ -131,7 +131,7 @@ class Predictor:
         if top < 1:
             raise InputError(f"top must be at least 1; got {top}.")
         if not 0 <= unknown_below <= 1:
-            raise InputError(f"unknown_below must be a probability, 0 to 1; got {unknown_below}.")
+            raise InputError(f"unknown_below={unknown_below} must be a probability, 0 to 1.")
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
         batches = encode_images(self.encoder, list_images(images), options)
         return chain.from_iterable(

@@ -20,7 +20,7 @@ from cafe.store.paths import cache_folder, find_caches
 from cafe.study.calibration import calibrate
 from cafe.study.grid.search import GridResult
 from cafe.study.grid.search import grid as search
-from cafe.study.grid.space import GridSpace, span
+from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.provenance import meta_notes
 from cafe.study.study import Progress, check_plan, class_counts, protocol_in_words, run
 
@@ -122,6 +122,7 @@ def grid(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     memory: int | None = None,
+    max_runs: int | None = None,
     runs: Path | str = "runs",
     command: str = "",
     progress: Progress | None = None,
@@ -152,6 +153,8 @@ def grid(
         Of the matrix products.
     memory : int, optional
         Bytes for runs side by side; None takes half of what is free.
+    max_runs : int, optional
+        Refuse a grid of more runs, with an estimate of its time; None takes any.
     runs : Path or str
         Folder that the run is saved in; an interrupted grid goes on from what it finds there.
     command : str
@@ -166,7 +169,7 @@ def grid(
     Raises
     ------
     InputError
-        If the grid does not fit the cache.
+        If the grid does not fit the cache, or is larger than `max_runs`.
 
     Examples
     --------
@@ -175,10 +178,11 @@ def grid(
     >>> len(found.rows), found.best[0]["bottleneck"]
     (2, 'D/8')
     """
-    widths = bottleneck.split(",") if isinstance(bottleneck, str) else bottleneck
+    if isinstance(bottleneck, str):
+        bottleneck = [word.strip() for word in bottleneck.split(",") if word.strip()]
     space = GridSpace(
         ratios=_numbers(ratio),
-        bottlenecks=[str(width) for width in ([widths] if isinstance(widths, int) else widths)],
+        bottlenecks=list(map(str, [bottleneck] if isinstance(bottleneck, int) else bottleneck)),
         lrs=_numbers(lr),
         shots=[shots] if isinstance(shots, int | str) else list(shots),
         seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
@@ -189,6 +193,8 @@ def grid(
     context = Context(resolve_device(device), precision, memory)
     home = Path(runs)
     source = _open(cache)
+    if max_runs is not None:
+        check_size(space, source, max_runs)
     return search(source, space, context=context, runs=home, command=command, progress=progress)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +10,7 @@ from cafe.errors import InputError
 from cafe.extract.importers import clip_benchmark, clip_retrieval, npz, tip_adapter
 from cafe.extract.importers.class_list import ClassList
 from cafe.extract.importers.feature_set import save
-from cafe.extract.importers.text import TextFeatures, read_classes, read_text
+from cafe.extract.importers.text import TextFeatures, encode_for_cache, read_classes, read_text
 from cafe.store import FeatureCache
 
 _TOOLS = (npz, tip_adapter, clip_benchmark, clip_retrieval)
@@ -22,6 +22,8 @@ def import_features(
     *,
     text: TextFeatures | Path | str | None = None,
     classes: Path | str | None = None,
+    encode: bool = False,
+    template: Sequence[str] | None = None,
     shots: int | None = None,
     label: str | None = None,
     logit_scale: float | None = None,
@@ -48,6 +50,10 @@ def import_features(
     classes : Path or str, optional
         Class names in the order of the labels, one a line, or a JSON list. None takes those beside
         the text features; where there are none, classes are numbered.
+    encode : bool
+        Compute the text features of `classes` with the encoder that `path` names.
+    template : sequence of str, optional
+        With `encode`, the prompts with `{}` for the class name; None takes the dataset's.
     shots : int, optional
         Which `keys_Kshots.pt` of Tip-Adapter; None takes the largest.
     label : str, optional
@@ -72,9 +78,16 @@ def import_features(
     source, path = Path(source), Path(path)
     if not source.exists():
         raise InputError(f"no file or folder '{source}'; give features that are there.")
-    given = ClassList(
+    class_names = None if classes is None else read_classes(Path(classes))
+    if encode:
+        if text is not None or class_names is None:
+            raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
+        text = encode_for_cache(path, class_names, template)
+    elif template:
+        raise InputError("template= is for the text that encode=True computes; add encode=True.")
+    class_list = ClassList(
         text=text if isinstance(text, TextFeatures) or text is None else read_text(Path(text)),
-        class_names=None if classes is None else read_classes(Path(classes)),
+        class_names=class_names,
         shots=shots,
         label=label,
         logit_scale=logit_scale,
@@ -82,7 +95,7 @@ def import_features(
     for tool in _TOOLS:
         if tool.fits(source):
             _refuse_strange(source, tool, {"shots": shots, "label": label})
-            return save(tool.read_features(source, given), path)
+            return save(tool.read_features(source, class_list), path)
     forms = "; ".join(tool.FORM for tool in _TOOLS)
     raise InputError(f"'{source}' is none of the kinds that are read: {forms}.")
 

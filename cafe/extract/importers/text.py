@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import finite, read_array, read_npz
+from cafe.store.paths import cache_name
 
 if TYPE_CHECKING:
     from cafe.encoders.encoder import Encoder
@@ -162,3 +163,27 @@ def encode_classes(
         encoder.logit_scale,
         encoder.logit_bias,
     )
+
+
+def encode_for_cache(
+    path: Path, class_names: Sequence[str], templates: Sequence[str] | None
+) -> TextFeatures:
+    """Compute the text features of classes with the encoder that a cache file is named after.
+
+    Parameters
+    ----------
+    path : Path
+        `<home>/<dataset>/<model>.<pretrained>.h5`.
+    class_names : sequence of str
+        (C,)
+    templates : sequence of str, optional
+        Prompts with `{}` for the class name; None takes the dataset's. (P,)
+    """
+    from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, templates_for
+    from cafe.encoders.encoder import load_encoder
+
+    dataset, _, encoder = cache_name(path).partition("/")
+    model, _, pretrained = encoder.partition(".")
+    known = templates_for(dataset if dataset in TEMPLATE_SETS else "default")
+    prompts = check_templates(templates) if templates else known
+    return encode_classes(load_encoder(model, pretrained), class_names, prompts)

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+
+from cafe.devices import product_rate
 from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features.splits import MOST_FOLDS, Shots
-from cafe.features.task import Task
+from cafe.features.task import Task, load_task
 from cafe.methods.base import Protocol
 from cafe.methods.checks import check_ratio
 from cafe.methods.clip_adapter.method import parse_bottleneck
+from cafe.store import FeatureCache
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
 
@@ -134,6 +138,20 @@ def check_space(space: GridSpace, width: int) -> None:
         check_ratio(ratio)
     for bottleneck in space.bottlenecks:
         parse_bottleneck(bottleneck, width)
+
+
+def check_size(space: GridSpace, cache: FeatureCache, max_runs: int) -> None:
+    """Refuse a grid of more runs than so many; the message says how long it would take."""
+    axes = (space.ratios, space.bottlenecks, space.lrs, space.shots, space.seeds)
+    count = math.prod(map(len, axes))
+    if count <= max_runs:
+        return
+    rate = product_rate(torch.device("cpu"), torch.float32)
+    hours = training_flops(space, load_task(cache)) / rate / 3600
+    raise InputError(
+        f"this grid is {count:,} runs, {hours:,.1f} hours or more at this machine's rate of matrix "
+        "products in float32; use max_runs=None to go on, or a coarser grid."
+    )
 
 
 def training_flops(space: GridSpace, task: Task) -> float:

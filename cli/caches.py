@@ -1,0 +1,66 @@
+"""Caches as a command line names them, and what is printed of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cafe.errors import InputError
+
+from .output import note
+
+if TYPE_CHECKING:
+    from cafe.store import FeatureCache
+
+
+def open_cache(
+    name: str | None, home: Path | None, dataset: str | None = None, model: str | None = None
+) -> FeatureCache:
+    """Open the cache that the options mean; note which, where there was a choice."""
+    from cafe.store import FeatureCache
+    from cafe.store.paths import cache_folder, cache_name, find_caches
+
+    paths = find_caches(cache_folder(home), name, dataset=dataset, model=model)
+    if len(paths) > 1:
+        note(f"taking {cache_name(paths[0])}, the newest of {len(paths)} caches")
+    return FeatureCache.open(paths[0])
+
+
+def open_caches(
+    names: list[str] | None, home: Path | None, dataset: str | None, model: str | None
+) -> list[FeatureCache]:
+    """Open each cache that is named, or the newest where none is."""
+    chosen: list[str | None] = [*names] if names else [None]
+    return [open_cache(name, home, dataset, model) for name in chosen]
+
+
+def refuse_present(path: Path, *, replace: bool) -> None:
+    """Refuse to write a file that is there."""
+    if path.exists() and not replace:
+        raise InputError(f"'{path}' is there already; choose another name, or use --replace.")
+
+
+def count_images(cache: FeatureCache) -> str:
+    """`600 train, 200 val, 997 test`."""
+    return ", ".join(f"{count:,} {split}" for split, count in cache.counts.items())
+
+
+def summarize_cache(cache: FeatureCache) -> dict[str, Any]:
+    """What `cafe cache ls`, `show` and `import` tell of a cache, as JSON values."""
+    header = cache.header
+    return {
+        "path": str(cache.path),
+        "dataset": header.dataset,
+        "encoder": {"model": header.model, "pretrained": header.pretrained},
+        "classes": len(header.class_names),
+        "images": dict(cache.counts),
+        "width": cache.width,
+        "dtype": cache.dtype,
+        "prompts": len(header.sentences[0]),
+        "views": cache.views,
+        "tokens": cache.spatial_size,
+        "skipped": len(header.skipped),
+        "missing": len(header.missing),
+        "bytes": cache.path.stat().st_size,
+        "created": header.created,
+    }

@@ -1,0 +1,1 @@
+"""One module per command; `cafe_cli.main` puts them together."""

@@ -1,0 +1,163 @@
+"""`cafe cache ls`, `show`, `rm`, `export` and `merge`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from cafe.errors import CacheError, CafeError
+
+from .. import options as opt
+from ..caches import count_images, open_cache, refuse_present, summarize_cache
+from ..output import megabytes, note, print_json, print_table
+
+_MOST_LINES = 20  # of a list that `show` prints
+
+
+def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
+    """List the caches of the cache folder, newest first.
+
+    Example: cafe cache ls
+    """
+    from cafe.store import FeatureCache
+    from cafe.store.paths import cache_folder, cache_name, list_caches
+
+    home = cache_folder(cache)
+    rows: list[dict[str, Any]] = []
+    for path in list_caches(home):
+        try:
+            rows.append({"name": cache_name(path), **summarize_cache(FeatureCache.open(path))})
+        except CafeError as error:
+            note(f"cafe: {error}")
+    if as_json:
+        print_json(rows)
+    elif rows:
+        headers = ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"]
+        print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
+    else:
+        typer.echo(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    images = " / ".join(f"{row['images'].get(s, 0):,}" for s in ("train", "val", "test"))
+    numbers = [str(row[name]) for name in ("width", "prompts", "views")]
+    size = f"{row['bytes'] / 1e6:.1f}"
+    return [row["name"], str(row["classes"]), images, *numbers, size, row["created"]]
+
+
+def show(
+    cache_argument: opt.CacheName = None, cache: opt.CacheHome = None, as_json: opt.Json = False
+) -> None:
+    """Show what a cache holds and how it was made.
+
+    Example: cafe cache show digits/nano.glyphs
+    """
+    opened = open_cache(cache_argument, cache)
+    header = opened.header
+    details = {
+        **summarize_cache(opened),
+        "source": header.source,
+        "logit_scale": header.logit_scale,
+        "logit_bias": header.logit_bias,
+        "class_names": list(header.class_names),
+        "sentences": [list(row) for row in header.sentences],
+        "key": dict(header.key),
+        "versions": dict(header.versions),
+        "skipped": [list(row) for row in header.skipped],
+        "missing": list(header.missing),
+    }
+    if as_json:
+        print_json(details)
+        return
+    for name, value in details.items():
+        _show(name, value)
+
+
+def _show(name: str, value: Any) -> None:
+    """Print a value on a line, and the parts of a dict or a list on lines of their own."""
+    if isinstance(value, dict):
+        typer.echo(f"{name}:")
+        for key, part in value.items():
+            typer.echo(f"  {key}: {json.dumps(part)}")
+    elif isinstance(value, list):
+        typer.echo(f"{name}: {len(value)}")
+        for item in value[:_MOST_LINES]:
+            typer.echo(f"  {item if isinstance(item, str) else ' | '.join(item)}")
+        if len(value) > _MOST_LINES:
+            typer.echo(f"  ... and {len(value) - _MOST_LINES} more; --json lists all")
+    else:
+        typer.echo(f"{name}: {value}")
+
+
+def remove(
+    name: opt.RequiredCache,
+    cache: opt.CacheHome = None,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Remove a cache.
+
+    Example: cafe cache rm digits/nano.glyphs --yes
+    """
+    from cafe.store.conversion import remove_cache
+    from cafe.store.paths import cache_folder, find_caches
+
+    path = find_caches(cache_folder(cache), name)[0]
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
+        raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
+    size = remove_cache(path)
+    if as_json:
+        print_json({"removed": str(path), "bytes": size})
+    else:
+        typer.echo(f"removed {path}, {megabytes(size)}.")
+
+
+def export(
+    name: opt.RequiredCache,
+    target: Annotated[Path, Argument(metavar="FILE", help="Ends in .npz or .safetensors.")],
+    cache: opt.CacheHome = None,
+    replace: opt.Replace = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Write a cache as a NumPy archive or as safetensors, for other programs.
+
+    Example: cafe cache export digits/nano.glyphs digits.npz
+    """
+    from cafe.store.conversion import export_cache
+
+    opened = open_cache(name, cache)
+    refuse_present(target, replace=replace)
+    export_cache(opened, target)
+    size = target.stat().st_size
+    if as_json:
+        print_json({"path": str(target), "bytes": size})
+    else:
+        typer.echo(f"{target}: {megabytes(size)}.")
+
+
+def merge(
+    name: opt.NewCache,
+    sources: Annotated[list[str], Argument(metavar="CACHE...", help="The caches to join.")],
+    cache: opt.CacheHome = None,
+    replace: opt.Replace = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Join caches that one encoder made of different images of the same classes.
+
+    Example: cafe cache merge all/ViT-B-32.openai north/ViT-B-32.openai south/ViT-B-32.openai
+    """
+    from cafe.store.conversion import merge_caches
+    from cafe.store.paths import cache_folder, named_path
+
+    path = named_path(cache_folder(cache), name)
+    refuse_present(path, replace=replace)
+    merged = merge_caches([open_cache(source, cache) for source in sources], path)
+    if as_json:
+        print_json({"path": str(path), "images": dict(merged.counts)})
+    else:
+        typer.echo(f"{path}: {count_images(merged)} images of {len(sources)} caches.")

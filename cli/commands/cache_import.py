@@ -1,0 +1,99 @@
+"""`cafe cache import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from .. import options as opt
+from ..caches import count_images, refuse_present, summarize_cache
+from ..output import note, print_json
+
+Source = Annotated[
+    Path,
+    Argument(
+        metavar="SOURCE",
+        help="An npz file, or a folder of Tip-Adapter, CLIP_benchmark or clip-retrieval.",
+    ),
+]
+Text = Annotated[
+    Path | None,
+    Option(
+        help="Text features of the classes, where SOURCE has none: npz, npy or pt, (C, P, D), "
+        "(C, D) or (D, C)."
+    ),
+]
+Classes = Annotated[
+    Path | None, Option(help="Class names in the order of the labels: one a line, or a JSON list.")
+]
+Encode = Annotated[
+    bool,
+    Option(
+        "--encode",
+        help="Compute the text features of --classes, in the prompts of --template, with "
+        "NAME's model.",
+    ),
+]
+KeysShots = Annotated[
+    int | None, Option("--shots", help="Which keys_Kshots.pt of Tip-Adapter [default: most].")
+]
+Label = Annotated[
+    str | None,
+    Option(help="clip-retrieval's column of the class [default: label, else the folder]."),
+]
+LogitScale = Annotated[
+    float | None, Option(help="The encoder's [default: as in the file, else 100].")
+]
+
+
+def import_(
+    source: Source,
+    name: opt.NewCache,
+    text: Text = None,
+    classes: Classes = None,
+    encode: Encode = False,
+    template: opt.Template = None,
+    shots: KeysShots = None,
+    label: Label = None,
+    logit_scale: LogitScale = None,
+    cache: opt.CacheHome = None,
+    replace: opt.Replace = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Make a cache from features that were computed elsewhere; nothing in them is unpickled.
+
+    Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
+    """
+    from cafe.extract.importers import check_zero_shot, import_features
+    from cafe.store.paths import cache_folder, named_path
+
+    path = named_path(cache_folder(cache), name)
+    refuse_present(path, replace=replace)
+    imported = import_features(
+        source,
+        path,
+        text=text,
+        classes=classes,
+        encode=encode,
+        template=template,
+        shots=shots,
+        label=label,
+        logit_scale=logit_scale,
+    )
+    check = check_zero_shot(imported)
+    if as_json:
+        print_json({**summarize_cache(imported), "zero_shot": vars(check)})
+    else:
+        classes_ = len(imported.header.class_names)
+        typer.echo(f"{path}: {count_images(imported)} images, {classes_} classes.")
+        typer.echo(f"zero-shot {check.accuracy:.1f} % on {check.split}.")
+        typer.echo(f"Next: cafe fit {name}")
+    if check.at_chance:
+        note(
+            f"cafe: zero-shot accuracy is {check.accuracy:.1f} % on {check.images:,} images, where "
+            f"guessing gives {check.chance:.1f} %: the classes of texts and labels are probably "
+            "in different orders, or the texts are of another encoder."
+        )

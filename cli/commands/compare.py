@@ -1,0 +1,125 @@
+"""`cafe compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from cafe.errors import InputError
+
+from .. import options as opt
+from ..caches import open_caches
+from ..output import print_json, print_saved_json
+from ..parsing import command_line, parse_methods, parse_seeds, parse_shots
+from ..progress import progress_bar
+from ..result_tables import print_comparison, print_published
+from ..text_tower import tower_loader
+
+if TYPE_CHECKING:
+    from cafe.report.reproduction import Reproduction
+    from cafe.results.record import Record
+    from cafe.study.compare import Comparison
+
+Methods = Annotated[
+    str | None, Option(help="Names of 'cafe methods', with commas between [default: all of them].")
+]
+BaseToNew = Annotated[
+    bool, Option("--base-to-new", help="Fit on the first half of the classes, test on both halves.")
+]
+Paper = Annotated[
+    bool,
+    Option("--paper", help="All caches of the paper's eleven datasets, beside published numbers."),
+]
+
+
+def compare(
+    caches: opt.CacheNames = None,
+    methods: Methods = None,
+    shots: opt.Shots[str | None] = None,
+    seeds: opt.Seeds = "3",
+    validation: opt.AnyValidation = "none",
+    base_to_new: BaseToNew = False,
+    paper: Paper = False,
+    encoder: opt.TowerModel = None,
+    pretrained: opt.TowerWeights = None,
+    meta: opt.MetaWeights = None,
+    cache: opt.CacheHome = None,
+    dataset: opt.DatasetFilter = None,
+    model: opt.ModelFilter = None,
+    runs: opt.RunsHome = Path("runs"),
+    device: opt.Device = "auto",
+    as_json: opt.Json = False,
+) -> None:
+    """Compare methods over shot counts on the same images and seeds of one or several caches.
+
+    Without --shots it takes 1, 2, 4, 8 and 16 images per class, as far as they reach.
+
+    Example: cafe compare digits/nano.glyphs --methods zero-shot,clip-adapter --shots 1,4,16
+    """
+    names = None if methods is None else parse_methods(methods)
+    arguments: dict[str, Any] = {
+        "methods": names,
+        "shots": None if shots is None else parse_shots(shots),
+        "seeds": parse_seeds(seeds),
+        "validation": validation,
+        "needs": tower_loader(names or (), encoder, pretrained, device),
+        "device": device,
+        "runs": runs,
+        "command": command_line(),
+    }
+    if paper and (base_to_new or caches or dataset or model or meta):
+        raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
+    saved = "runs of finished caches were saved."
+    if paper:
+        from cafe.report.reproduction import reproduce
+
+        with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
+            reproductions = reproduce(home=cache, progress=progress, **arguments)
+        _print_paper(reproductions, as_json=as_json)
+        return
+    from cafe.study.compare import compare as run
+
+    arguments |= {"base_to_new": base_to_new, "meta": meta}
+    features = open_caches(caches, cache, dataset, model)
+    with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
+        comparison = run(features, progress=progress, **arguments)
+    _print(comparison, as_json=as_json)
+
+
+def _print(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        print_saved_json(comparison.json, comparison.folder)
+        return
+    parts: list[Record | Comparison] = [*comparison.records]
+    if len(parts) > 1:
+        parts.append(comparison)  # the average over caches
+    for part in parts:
+        print_comparison(part.json)
+    for method, reason in comparison.json.get("left_out", {}).items():
+        typer.echo(f"{method} is left out: {reason}.")
+    typer.echo(f"\n{comparison.json['protocol']['words']}")
+    for part in parts:
+        typer.echo(f"Saved to {part.folder}")
+    typer.echo(f"Next: cafe report {comparison.folder}")
+
+
+def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
+    if as_json:
+        parts = [reproduction.json() for reproduction in reproductions]
+        rows = [{**row, "encoder": r.encoder} for r in reproductions for row in r.rows]
+        print_json(parts[0] if len(parts) == 1 else {"results": rows, "encoders": parts})
+        return
+    for reproduction in reproductions:
+        comparison = reproduction.comparison
+        for record in comparison.records:
+            print_comparison(record.json)
+        print_published(reproduction)
+        for text in reproduction.used:
+            typer.echo(f"used: {text}")
+        for text in reproduction.warnings:
+            typer.echo(f"differs: {text}")
+        typer.echo(f"\n{comparison.json['protocol']['words']}")
+        typer.echo(f"Saved to {comparison.folder}")

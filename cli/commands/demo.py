@@ -1,0 +1,48 @@
+"""`cafe demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from .. import options as opt
+from ..output import note
+from ..progress import progress_bar
+from ..result_tables import print_over_shots
+
+SHOTS = (1, 4, 16)
+SEEDS = 10
+
+
+def demo(cache: opt.CacheHome = None, runs: opt.RunsHome = Path("runs")) -> None:
+    """Run the whole job on what ships with cafe: real handwritten digits seen by a small CLIP.
+
+    Example: cafe demo
+    """
+    from cafe.extract.extractor import Extractor
+    from cafe.study.fit import fit
+
+    again = "run it again to go on."
+    extractor = Extractor("nano")
+    note("1. The frozen encoder 'nano' sees every image once ...")
+    with progress_bar("images", interrupted=again) as progress:
+        digits = extractor.extract("digits", cache=cache, progress=progress)
+    extraction = extractor.extraction_
+    if extraction.was_there:
+        note(f"   {digits.path} was there already.")
+    else:
+        note(f"   {extraction.images:,} images in {extraction.seconds:.1f} s -> {digits.path}")
+    note("2. Heads are fitted on the cached features ...")
+    with progress_bar("fits", interrupted=again) as progress:
+        record = fit(
+            digits, shots=SHOTS, seeds=SEEDS, runs=runs, command="cafe demo", progress=progress
+        )
+    seconds = sum(result.seconds for result in record.results)
+    note(f"   {len(record.results) * SEEDS} fits in {seconds:.1f} s\n")
+    print_over_shots(record.json["results"])
+    typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {record.folder}\n")
+    typer.echo("Next, on your own images (one folder per class):")
+    typer.echo("  cafe extract --dataset ./photos --model nano")
+    typer.echo("  cafe fit --ratio 0.2 --shots 4")
+    typer.echo("  cafe cache ls")

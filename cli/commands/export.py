@@ -1,0 +1,73 @@
+"""`cafe export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Option
+
+from cafe.errors import InputError
+
+from .. import options as opt
+from ..output import megabytes
+from ..parsing import parse_head_selector
+
+Format = Annotated[
+    Literal["safetensors", "onnx", "torch"],
+    Option(
+        "--format", help="cafe's own file of a head, an ONNX graph, or an archive of torch.export."
+    ),
+]
+WithEncoder = Annotated[
+    bool, Option("--with-encoder", help="Encoder and head as one graph from 8-bit pixels on.")
+]
+ComparedImages = Annotated[
+    list[Path] | None,
+    Option("--images", help="Images or folders to compare on; may be given several times."),
+]
+
+
+def export(
+    run: opt.RunName,
+    format_: Format = "safetensors",
+    output: opt.Output[Path | None] = None,
+    with_encoder: WithEncoder = False,
+    images: ComparedImages = None,
+    method: opt.HeadMethod = None,
+    shots: opt.HeadShots = None,
+    seed: opt.HeadSeed = None,
+    model: opt.LocalModel = None,
+    pretrained: opt.LocalWeights = None,
+    cache: opt.CacheHome = None,
+) -> None:
+    """Write a saved head for use elsewhere, compared with the original, and a model card beside it.
+
+    RUN is the folder of a run, a folder of runs (the newest counts), or a head's file. Without
+    --output the file is DATASET.METHOD.SUFFIX.
+
+    Example: cafe export runs --format onnx -o digits.onnx
+    """
+    from cafe.inference.export import export_head
+
+    if images and not with_encoder:
+        raise InputError("--images compares graphs from pixels on; add --with-encoder.")
+    selector = parse_head_selector(method, shots, seed)
+    exported = export_head(
+        run,
+        format_,
+        output=output,
+        with_encoder=with_encoder,
+        images=images or None,
+        model=model,
+        pretrained=pretrained,
+        cache=cache,
+        **selector._asdict(),
+    )
+    size = megabytes(exported.path)
+    typer.echo(
+        f"{exported.path}: {size}; probabilities differ from the original's by "
+        f"{exported.difference:.1e} at most, on {exported.checked}.\n"
+        f"{exported.card} says how to load it."
+    )

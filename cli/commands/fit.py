@@ -1,0 +1,134 @@
+"""`cafe fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from .. import options as opt
+from ..caches import open_cache
+from ..output import note, print_saved_json
+from ..parsing import (
+    command_line,
+    parse_prompt,
+    parse_ratio,
+    parse_seeds,
+    parse_shots,
+    without_none,
+)
+from ..progress import progress_bar
+from ..result_tables import print_results
+from ..text_tower import tower_loader
+
+if TYPE_CHECKING:
+    from cafe.results.record import Record
+
+Methods = Annotated[
+    list[str] | None, Option(help="A name of 'cafe methods'; may be given several times.")
+]
+Ratio = Annotated[
+    str | None,
+    Option(
+        help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
+        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2].",
+        show_default=False,
+    ),
+]
+Bottleneck = Annotated[
+    str | None,
+    Option(help="Hidden width: a number, or a part of the feature width [default: D/4]."),
+]
+Counterfactual = Annotated[
+    bool, Option("--counterfactual", help="Train clip-adapter to tell images from counterfactuals.")
+]
+Prompt = Annotated[
+    str | None,
+    Option(
+        help="Of coop and cpl: how many words to learn, or words to start from [default: 16].",
+        show_default=False,
+    ),
+]
+ClassSpecific = Annotated[
+    bool, Option("--class-specific", help="Of coop and cpl: learn words for each class.")
+]
+Words = Annotated[
+    str | None,
+    Option(
+        metavar="FILE", help="Of sgva: a saved head of coop or cpl, whose learned words it takes."
+    ),
+]
+
+_INTERRUPTED = "nothing was saved; 'cafe grid' keeps what is done."
+
+
+def fit(
+    cache_argument: opt.CacheName = None,
+    method: Methods = None,
+    ratio: Ratio = None,
+    bottleneck: Bottleneck = None,
+    shots: opt.Shots[str | None] = None,
+    seeds: opt.Seeds = "3",
+    validation: opt.AnyValidation = "none",
+    epochs: opt.Epochs[int | None] = None,
+    lr: opt.LearningRate[float | None] = None,
+    weight_decay: opt.WeightDecay[float | None] = None,
+    batch_size: opt.BatchSize[int | None] = None,
+    counterfactual: Counterfactual = False,
+    prompt: Prompt = None,
+    class_specific: ClassSpecific = False,
+    words: Words = None,
+    encoder: opt.TowerModel = None,
+    pretrained: opt.TowerWeights = None,
+    meta: opt.MetaWeights = None,
+    cache: opt.CacheHome = None,
+    dataset: opt.DatasetFilter = None,
+    model: opt.ModelFilter = None,
+    runs: opt.RunsHome = Path("runs"),
+    device: opt.Device = "auto",
+    as_json: opt.Json = False,
+) -> None:
+    """Fit CLIP-Adapter on a cache and compare it with zero-shot CLIP and the nearest class mean.
+
+    Without --shots it takes 16 images per class, or as many as there are; settings that
+    you do not give are the method's own.
+
+    Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
+    """
+    from cafe.study.fit import fit as run
+    from cafe.study.provenance import meta_notes
+
+    recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
+    adapter = {**parse_ratio(ratio), "bottleneck": bottleneck}
+    adapter["counterfactual"] = 1.0 if counterfactual else None  # the weight of its loss
+    prompts = {"prompt": parse_prompt(prompt), "class_specific": class_specific or None}
+    settings = without_none(**recipe, **adapter, **prompts, words=words, meta=meta)
+    load_tower = tower_loader(method or (), encoder, pretrained, device)
+    features = open_cache(cache_argument, cache, dataset, model)
+    for text in meta_notes(features, settings):
+        note(f"cafe: {text}")
+    with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
+        record = run(
+            features,
+            method=method or "clip-adapter",
+            shots=None if shots is None else parse_shots(shots),
+            seeds=parse_seeds(seeds),
+            validation=validation,
+            device=device,
+            runs=runs,
+            command=command_line(),
+            progress=progress,
+            **load_tower(features),
+            **settings,
+        )
+    _print(record, as_json=as_json)
+
+
+def _print(record: Record, *, as_json: bool) -> None:
+    if as_json:
+        print_saved_json(record.json, record.folder)
+        return
+    print_results(record)
+    typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {record.folder}")

@@ -1,0 +1,133 @@
+"""`cafe predict`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Argument, Option
+
+from cafe.errors import CafeError
+
+from .. import options as opt
+from ..output import note
+from ..parsing import parse_head_selector
+from ..prediction_formats import FORMATS, Write
+from ..progress import progress_bar
+
+if TYPE_CHECKING:
+    from cafe.inference.neighbours import NeighbourIndex
+    from cafe.inference.prediction import Prediction
+    from cafe.results.saved_head import SavedHead
+
+Images = Annotated[
+    list[str], Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")
+]
+Top = Annotated[int, Option(help="How many of the likeliest classes to give.")]
+Format = Annotated[
+    Literal["table", "csv", "jsonl"],
+    Option("--format", help="A table for people, or csv or jsonl for programs."),
+]
+UnknownBelow = Annotated[
+    float,
+    Option(metavar="P", help="Give no label where the best class is less probable than this."),
+]
+Explain = Annotated[
+    bool, Option("--explain", help="Add zero-shot CLIP's answer and the nearest training images.")
+]
+
+
+def predict(
+    run: opt.RunName,
+    images: Images,
+    top: Top = 3,
+    format_: Format = "table",
+    unknown_below: UnknownBelow = 0.0,
+    explain: Explain = False,
+    method: opt.HeadMethod = None,
+    shots: opt.HeadShots = None,
+    seed: opt.HeadSeed = None,
+    model: opt.LocalModel = None,
+    pretrained: opt.LocalWeights = None,
+    cache: opt.CacheHome = None,
+    device: opt.Device = "auto",
+    batch_size: opt.ForwardBatch = None,
+    workers: opt.Workers = None,
+) -> None:
+    """Say what is on new images, and how sure that is, with a head that 'cafe fit' saved.
+
+    RUN is the folder of a run, a folder of runs (the newest counts), or a head's file.
+
+    Example: cafe predict runs photo.jpg ./photos --top 3
+    """
+    from cafe.encoders.preprocess import quiet_pillow
+    from cafe.encoders.recorded import load_recorded_encoder
+    from cafe.inference.images import list_images
+    from cafe.inference.predictor import Predictor, record_of_head
+    from cafe.results.runs import find_head
+    from cafe.results.saved_head import load_head
+
+    file = find_head(run, parse_head_selector(method, shots, seed))
+    saved = load_head(file)
+    sources = list_images(images)
+    _note_calibration(saved)
+    piped = format_ != "table" and not sys.stdout.isatty()  # a bar would tear the table apart
+    printed = "what is printed is complete; the rest was not looked at."
+    with (
+        progress_bar("images", interrupted=printed, quiet=not piped) as progress,
+        quiet_pillow(),
+    ):
+        encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
+        neighbours = _find_neighbours(saved, file, cache) if explain else None
+        predictions = Predictor(saved, encoder, neighbours).predict(
+            sources,
+            top=top,
+            unknown_below=unknown_below,
+            explain=explain,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
+        )
+        _print(predictions, FORMATS[format_](saved, top), len(sources))
+
+
+def _note_calibration(saved: SavedHead) -> None:
+    if saved.temperature is None:
+        note(
+            "probabilities are not calibrated: this head had no validation images, and no class "
+            "had two shots to hold one out."
+            if saved.about.get("calibration")
+            else "probabilities are not calibrated: this head was saved without a temperature."
+        )
+
+
+def _find_neighbours(saved: SavedHead, file: Path, home: Path | None) -> NeighbourIndex | None:
+    from cafe.inference.neighbours import NeighbourIndex, find_cache
+
+    try:
+        return NeighbourIndex(saved, find_cache(saved, file, home))
+    except CafeError as error:
+        note(f"no nearest training images: {error}")
+        return None
+
+
+def _print(predictions: Iterable[Prediction], write: Write, total: int) -> None:
+    """Print predictions as they come; note on stderr the images that cannot be read."""
+    skipped = 0
+    for prediction in predictions:
+        if prediction.reason:
+            skipped += 1
+            note(f"skipped {prediction.image}: {prediction.reason}")
+        else:
+            write(prediction)
+            sys.stdout.flush()
+    if skipped == total:
+        raise CafeError(
+            f"none of {total} images could be read; the reasons are above."
+            if total > 1
+            else "the image could not be read; the reason is above."
+        )
+    if skipped:
+        note(f"{skipped} of {total} images could not be read.")

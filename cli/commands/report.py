@@ -1,0 +1,35 @@
+"""`cafe report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from .. import options as opt
+from ..output import megabytes, note
+
+Runs = Annotated[
+    list[Path], Argument(metavar="RUN...", help="Folders of runs; of a folder of runs, the newest.")
+]
+ImageFolder = Annotated[
+    Path | None,
+    Option("--images", help="Folder of the dataset's images, for pictures of what is confused."),
+]
+
+
+def report(
+    runs: Runs, output: opt.Output[Path] = Path("report.html"), images: ImageFolder = None
+) -> None:
+    """Write runs as one HTML page that works offline.
+
+    Example: cafe report runs -o report.html
+    """
+    from cafe.report import write_report
+
+    path = write_report(runs, output, images=images)
+    size = megabytes(path)
+    note(f"{size}; open it in any browser, no network is needed.")
+    typer.echo(str(path))
