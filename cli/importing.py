@@ -13,7 +13,8 @@ from cafe.errors import InputError
 from .options import CacheHome, Json, say
 
 if TYPE_CHECKING:
-    from cafe.extract.importers import TextFeatures, ZeroShotCheck
+    from cafe.extract.importers.text_features import TextFeatures
+    from cafe.extract.importers.zero_shot_check import ZeroShotCheck
     from cafe.store import FeatureCache
 
 
@@ -69,7 +70,8 @@ def import_(
 
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
-    from cafe.extract.importers import check_zero_shot, import_features
+    from cafe.extract.importers import import_features
+    from cafe.extract.importers.zero_shot_check import check_zero_shot
     from cafe.store.paths import cache_folder, named_path
 
     path = named_path(cache_folder(cache), name)
@@ -94,15 +96,14 @@ def import_(
 def _encoded(path: Path, classes: Path, templates: list[str] | None) -> TextFeatures:
     from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, templates_for
     from cafe.encoders.encoder import load_encoder
-    from cafe.extract.importers import encode_classes
-    from cafe.extract.importers.text import read_classes
+    from cafe.extract.importers.text_features import encode_classes, read_class_names
     from cafe.store.paths import cache_name
 
     dataset, _, encoder = cache_name(path).partition("/")
     model, _, pretrained = encoder.partition(".")
     known = templates_for(dataset if dataset in TEMPLATE_SETS else "default")
     wanted = check_templates(templates) if templates else known
-    return encode_classes(load_encoder(model, pretrained), read_classes(classes), wanted)
+    return encode_classes(load_encoder(model, pretrained), read_class_names(classes), wanted)
 
 
 def _report(made: FeatureCache, name: str, found: ZeroShotCheck, *, as_json: bool) -> None:
