@@ -76,6 +76,8 @@ def import_features(
     source, path = Path(source), Path(path)
     if not source.exists():
         raise InputError(f"no file or folder '{source}'; give features that are there.")
+    if logit_scale is not None and not 0 < logit_scale < float("inf"):
+        raise InputError(f"logit_scale must be above 0; got {logit_scale}.")
     if text is not None and not isinstance(text, TextFeatures):
         text = read_text_features(Path(text))
     names = None if classes is None else read_class_names(Path(classes))

@@ -99,18 +99,8 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
     sentences = given.sentences or tuple(
         tuple(f"{name} (imported prompt {number})" for number in prompts) for name in names
     )
-    return ClassList(names, sentences, text, _scale(options, given), given.logit_bias)
-
-
-def _scale(options: ImportOptions, text: TextFeatures) -> float:
-    if options.logit_scale is not None:
-        if not 0 < options.logit_scale < np.inf:
-            raise InputError(f"logit_scale must be above 0; got {options.logit_scale}.")
-        return options.logit_scale
-    if text.logit_scale is None:
-        return CLIP_SCALE
-    if not 0 < text.logit_scale < np.inf:
-        raise CacheFormatError(
-            f"{text.name} come with a logit_scale of {text.logit_scale}; it must be above 0."
-        )
-    return text.logit_scale
+    scale = given.logit_scale if options.logit_scale is None else options.logit_scale
+    if scale is not None and not 0 < scale < np.inf:
+        raise CacheFormatError(f"{given.name} have a logit_scale of {scale}; it must be above 0.")
+    scale = CLIP_SCALE if scale is None else scale
+    return ClassList(names, sentences, text, scale, given.logit_bias)

@@ -128,7 +128,7 @@ class SplitFeatures:
             )
 
     def blocks(self, split: str) -> Iterator[Block]:
-        """The images in order, a few thousand at a time; numbers that are not finite are refused."""
+        """The images in order, a few thousand at a time; their numbers are checked."""
         is_half = all(shard.features.dtype == np.float16 for shard in self.shards)
         labels = self.labels.reshape(-1).astype(np.int32)  # (N,)
         start = 0
