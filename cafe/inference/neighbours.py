@@ -90,15 +90,15 @@ class NeighbourIndex:
         return Neighbour(image, label, round(cosine, 4))
 
 
-def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> FeatureCache:
-    """Find the cache of a head in the cache folder, where it was, or beside the folder of runs.
+def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> FeatureCache:
+    """Find the cache of a head: in the cache folder, where it was, or beside the folder of runs.
 
     Parameters
     ----------
     saved : SavedHead
     file : Path
         The head's file.
-    home : Path, optional
+    folder : Path, optional
         The cache folder; None is `$CAFE_CACHE`, else `./cache`.
 
     Raises
@@ -106,13 +106,16 @@ def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> Featur
     CacheNotFoundError
         If it is in none of these places.
     """
-    about, told = saved.about, Path(saved.about.get("cache", ""))
-    named = about["encoder"]["model"], about["encoder"]["pretrained"]
-    above = file.absolute().parents  # <work>/runs/<run>/, and the cache is told relative to <work>
-    places = [cache_path(cache_folder(home), about["dataset"], *named), told]
-    for path in [*places, above[min(2, len(above) - 1)] / told]:
+    about, recorded = saved.about, Path(saved.about.get("cache", ""))
+    names = about["encoder"]["model"], about["encoder"]["pretrained"]
+    # the head is <work>/runs/<run>/<head>, and the cache was recorded relative to <work>
+    above = file.absolute().parents
+    work = above[min(2, len(above) - 1)]
+    own = cache_path(cache_folder(folder), about["dataset"], *names)
+    for path in (own, recorded, work / recorded):
         if path.is_file():
             return FeatureCache.open(path)
     raise CacheNotFoundError(
-        f"the cache '{told}' that the head was fitted on is not here; name its folder with --cache."
+        f"the cache '{recorded}' that the head was fitted on is not here; name its folder with "
+        "cache=."
     )

@@ -76,31 +76,31 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
     CacheFormatError
         If they have another width than the image features, or the number of class names differs.
     """
-    given = options.text or features.text
-    if given is None:
+    texts = options.text or features.text
+    if texts is None:
         raise InputError(
             f"'{features.source}' holds no text features of the classes; give them with text=, or "
             "give class names with classes= and let 'cafe cache import --encode' compute them."
         )
-    text = given.oriented(features.width)  # (C, P, D)
-    names = options.class_names or given.class_names or features.class_names
+    text = texts.oriented(features.width)  # (C, P, D)
+    names = options.class_names or texts.class_names or features.class_names
     names = names or tuple(f"class {number}" for number in range(len(text)))
     if len(names) != len(text):
         raise CacheFormatError(
-            f"{given.name} has {len(text)} classes and there are {len(names)} class names; "
+            f"{texts.name} has {len(text)} classes and there are {len(names)} class names; "
             "give as many, in the order of the labels."
         )
     if len(text) < 2:
-        raise CacheFormatError(f"{given.name} has {len(text)} class; at least 2 are needed.")
+        raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CacheFormatError(f"class name '{twice}' is there twice; give each class its own.")
     prompts = range(text.shape[1])
-    sentences = given.sentences or tuple(
+    sentences = texts.sentences or tuple(
         tuple(f"{name} (imported prompt {number})" for number in prompts) for name in names
     )
-    scale = given.logit_scale if options.logit_scale is None else options.logit_scale
+    scale = texts.logit_scale if options.logit_scale is None else options.logit_scale
     if scale is not None and not 0 < scale < np.inf:
-        raise CacheFormatError(f"{given.name} have a logit_scale of {scale}; it must be above 0.")
+        raise CacheFormatError(f"{texts.name} have a logit_scale of {scale}; it must be above 0.")
     scale = CLIP_SCALE if scale is None else scale
-    return ClassList(names, sentences, text, scale, given.logit_bias)
+    return ClassList(names, sentences, text, scale, texts.logit_bias)

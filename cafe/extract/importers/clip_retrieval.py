@@ -52,22 +52,18 @@ def read_features(source: Path, options: ImportOptions) -> FeatureSet | None:
 
 def _pairs(source: Path) -> list[tuple[Path, Path]]:
     """Every file of embeddings with its metadata, in the order of their numbers."""
-    embeddings = sorted((source / "img_emb").glob("*.npy"), key=_number)
-    if not embeddings:
-        raise CacheFormatError(f"'{source / 'img_emb'}' holds no npy files; nothing was embedded.")
+    numbered = [(re.search(r"[0-9]+$", p.stem), p) for p in (source / "img_emb").glob("*.npy")]
     pairs = []
-    for features in embeddings:
+    for _, features in sorted((int(match[0]) if match else 0, path) for match, path in numbered):
         name = features.stem.replace("img_emb", "metadata") + ".parquet"
-        metadata = source / "metadata" / name
-        if not metadata.is_file():
-            raise CacheFormatError(f"'{features}' has no metadata: '{metadata}' is not there.")
-        pairs.append((features, metadata))
+        if not (source / "metadata" / name).is_file():
+            raise CacheFormatError(
+                f"'{features}' has no metadata: '{source / 'metadata' / name}' is not there."
+            )
+        pairs.append((features, source / "metadata" / name))
+    if not pairs:
+        raise CacheFormatError(f"'{source / 'img_emb'}' holds no npy files; nothing was embedded.")
     return pairs
-
-
-def _number(file: Path) -> int:
-    digits = re.search(r"[0-9]+$", file.stem)
-    return int(digits[0]) if digits else 0
 
 
 def _entries(metadata: Path, label: str | None, features: str, count: int) -> list[Entry]:
@@ -98,20 +94,21 @@ def _columns(metadata: Path, label: str | None) -> dict[str, Any]:
             "reading the metadata of clip-retrieval needs pyarrow, which is not installed: pip "
             "install 'cafe-clip[parquet]'."
         ) from error
-    wanted = {_PATH: _PATH, _LABEL: label or _LABEL, _SPLIT: _SPLIT}
+    names = {_PATH: _PATH, _LABEL: label or _LABEL, _SPLIT: _SPLIT}
     try:
-        there = parquet.read_schema(metadata).names
-        present = [name for name in wanted.values() if name in there]
-        table = parquet.read_table(metadata, columns=present).to_pydict()
+        with parquet.ParquetFile(metadata) as file:
+            present = file.schema_arrow.names
+            wanted = [name for name in names.values() if name in present]
+            table = file.read(columns=wanted).to_pydict()
     except Exception as error:  # pyarrow raises anything on a damaged file
         raise CacheFormatError(
             f"'{metadata}' is no readable parquet file ({one_line(error)})."
         ) from error
-    if label is not None and label not in there:
+    if label is not None and label not in present:
         raise InputError(
-            f"'{metadata}' has no column '{label}'; it has {', '.join(there) or 'none'}."
+            f"'{metadata}' has no column '{label}'; it has {', '.join(present) or 'none'}."
         )
-    return {name: table.get(column) for name, column in wanted.items()}
+    return {part: table.get(name) for part, name in names.items()}
 
 
 def _split_of_path(path: str) -> str:
