@@ -381,7 +381,7 @@ def test_a_cache_folder_that_cannot_be_written(
     dataset: Dataset, tiny: Encoder, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CacheError, match=r"cannot write to the cache folder .*--cache"):
+    with pytest.raises(CacheError, match=r"cannot write to the cache folder .* cache="):
         run(dataset, tiny, tmp_path / "file" / "shapes" / "tiny.local.h5")
 
 

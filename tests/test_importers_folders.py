@@ -16,8 +16,9 @@ from torch.nn.functional import normalize, one_hot
 from typer.testing import CliRunner
 
 from cafe.errors import CacheFormatError, CafeError, InputError
-from cafe.extract.importers import check_zero_shot, import_features
-from cafe.extract.importers.text import read_classes
+from cafe.extract.importers import import_features
+from cafe.extract.importers.text_features import read_class_names
+from cafe.extract.importers.zero_shot_check import check_zero_shot
 from cafe.store import FeatureCache, verify_cache
 from cafe_cli.main import app
 
@@ -120,10 +121,10 @@ class TestTipAdapter:
     def test_what_means_nothing_here_is_refused(self, tmp_path: Path) -> None:
         data = Set()
         source, text = tip_adapter(tmp_path / "caches", data), data.text_file(tmp_path)
-        with pytest.raises(InputError, match=r"--label cls means nothing for .*clip-retrieval"):
+        with pytest.raises(InputError, match=r"label='cls' means nothing for .*clip-retrieval"):
             import_features(source, target(tmp_path), text=text, label="cls")
         source = clip_benchmark(tmp_path / "f", data, ("test",))
-        with pytest.raises(InputError, match=r"--shots 4 means nothing for .*Tip-Adapter"):
+        with pytest.raises(InputError, match=r"shots=4 means nothing for .*Tip-Adapter"):
             import_features(source, target(tmp_path), text=text, shots=4)
 
     def test_soft_values_are_refused(self, tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ class TestHostile:
 
     def test_an_unknown_folder(self, tmp_path: Path) -> None:
         (tmp_path / "caches").mkdir()
-        self.refused(tmp_path, "none of the kinds that are read: an .npz file")
+        self.refused(tmp_path, "no importer reads .*; there is one for each of: an .npz file")
         with pytest.raises(InputError, match="no file or folder"):
             import_features(tmp_path / "nowhere", target(tmp_path))
 
@@ -301,11 +302,11 @@ class TestText:
     def test_class_names(self, tmp_path: Path) -> None:
         file = tmp_path / "names.json"
         file.write_text(json.dumps(["a", "b"]))
-        assert read_classes(file) == ("a", "b")
+        assert read_class_names(file) == ("a", "b")
         for bad in ("{}", "[1]", "[]", "nonsense"):
             file.write_text(bad)
             with pytest.raises(InputError, match="is no list of class names"):
-                read_classes(file)
+                read_class_names(file)
         data = Set()
         file.write_text(json.dumps(["a", "b"]))
         source = tip_adapter(tmp_path / "caches", data)

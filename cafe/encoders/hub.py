@@ -101,15 +101,21 @@ def fetch(get: Callable[[], T], what: str, advice: str = ADVICE) -> T:
         raise WeightsError(
             f"{what} cannot be set up ({one_line(error)}); correct its configuration."
         ) from error
-    if not reachable(hub_address()):
+    return _download(get, what, hub_address(), advice, missing)
+
+
+def _download(
+    get: Callable[[], T], what: str, address: str, advice: str, missing: Exception | None = None
+) -> T:
+    if not reachable(address):
         raise WeightsError(
-            f"{what} is not on this machine and {hub_address()} does not answer; {advice}."
+            f"{what} is not on this machine and {address} does not answer; {advice}."
         ) from missing
     try:
         return get()
     except CafeError:
         raise
-    except Exception as error:
+    except Exception as error:  # a stopped download, a wrong checksum
         raise WeightsError(
             f"{what} could not be downloaded ({one_line(error)}); {advice}."
         ) from error
@@ -126,17 +132,12 @@ def fetch_checkpoint(published: Mapping[str, Any], what: str) -> Path:
         What it is, for the error.
     """
     open_clip = import_open_clip()
+
+    def get() -> Path:
+        return Path(open_clip.download_pretrained(dict(published)))
+
     if published.get("hf_hub"):
-        return Path(fetch(lambda: open_clip.download_pretrained(dict(published)), what))
+        return fetch(get, what)
     address = str(published.get("url", ""))
     on_disk = Path.home() / ".cache" / "clip" / address.rpartition("/")[2]
-    if not on_disk.is_file() and not reachable(address):
-        raise WeightsError(
-            f"{what} is not on this machine and {address} does not answer; {ADVICE}."
-        )
-    try:
-        return Path(open_clip.download_pretrained(dict(published)))
-    except Exception as error:  # a stopped download, a wrong checksum
-        raise WeightsError(
-            f"{what} could not be downloaded ({one_line(error)}); {ADVICE}."
-        ) from error
+    return get() if on_disk.is_file() else _download(get, what, address, ADVICE)

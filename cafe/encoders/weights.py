@@ -7,7 +7,6 @@ such a folder.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -147,7 +146,7 @@ def _shared_preprocess(model: str) -> dict[str, Any]:
 
 
 def _locate_local(model: str, pretrained: str | None) -> WeightsSource:
-    folder = _nano_folder() if model == NANO else Path(model)
+    folder = Path(__file__).with_name(NANO) if model == NANO else Path(model)
     if model.endswith(".json"):
         folder = Path(model).parent
         identifier = _register(Path(model))
@@ -167,13 +166,6 @@ def _locate_local(model: str, pretrained: str | None) -> WeightsSource:
             "pretrained=, or 'none' for untrained weights."
         )
     return WeightsSource(name, tag, identifier, {}, weights)
-
-
-def _nano_folder() -> Path:
-    spec = importlib.util.find_spec("cafe.encoders.nano")
-    if spec is None or spec.origin is None:
-        raise WeightsError("cafe's own encoder 'nano' is not installed; reinstall cafe.")
-    return Path(spec.origin).parent
 
 
 def _register(file: Path) -> str:

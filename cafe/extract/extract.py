@@ -142,13 +142,13 @@ def extract(
 
 
 def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
+    """Whether a cache has a key; raises if not, unless it may be replaced."""
     try:
-        key_there = FeatureCache.open(path).header.key
+        different = differences(FeatureCache.open(path).header.key, key)
     except CacheFormatError:
         if rebuild:
             return False
         raise
-    different = differences(key_there, key)
     if different and not rebuild:
         raise CacheMismatchError(
             f"'{path}' was made differently: {'; '.join(different)}. Replace it with rebuild=True, "
@@ -189,11 +189,10 @@ def _header(
     skipped: tuple[tuple[str, str, str], ...],
 ) -> Header:
     prompts = max(len(row) for row in sentences)
-    padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)
-    flat = [sentence for row in sentences for sentence in row]
-    present = np.array([[sentence != "" for sentence in row] for row in padded])
-    text = np.zeros((*present.shape, encoder.width), np.float32)
-    text[present] = encoder.encode_text(flat).numpy()
+    padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)  # (C, P)
+    is_present = np.array([[sentence != "" for sentence in row] for row in padded])  # (C, P)
+    text = np.zeros((*is_present.shape, encoder.width), np.float32)  # (C, P, D)
+    text[is_present] = encoder.encode_text([s for row in sentences for s in row]).numpy()
     return Header(
         key=key,
         dataset=dataset.name,

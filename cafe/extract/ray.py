@@ -68,58 +68,53 @@ class RayEngine:
         todo = unfinished(resume, blocks)
         total, encoded = count_images(blocks), 0
         done = total - count_images(todo)
-        # an error must end Ray's work before the connection closes
-        with (
-            _cluster() as ray,
-            contextlib.closing(
-                self._answers(ray, dataset, encoder, resume, todo, options)
-            ) as answers,
-        ):
-            for answer in answers:
-                if answer["error"]:
-                    raise pickle.loads(answer["error"])  # noqa: S301 - a worker's own
-                done += answer["items"]
-                encoded += answer["images"]
-                if options.progress is not None:
-                    options.progress(answer["split"], done, total)
+        if not todo:
+            return 0
+        with _cluster() as ray:
+            device, threads = encoder.device.type, torch.get_num_threads()
+            workers = _workers(device, threads, ray.cluster_resources())
+            record = EncoderRecord(
+                encoder.model, encoder.pretrained, encoder.key(), "this extraction"
+            )
+            names = absolute_names(self.model, self.pretrained)
+            source = EncoderSource(record, *names, device, threads)
+            decoders = options.workers or workers.decoders
+            own = replace(options, progress=None, workers=decoders)  # the driver shows progress
+            worker = source, _without_items(dataset), resume, own
+            # an error must end Ray's work before the connection closes
+            with contextlib.closing(_answers(ray, todo, workers, worker)) as answers:
+                for answer in answers:
+                    if answer["error"]:
+                        raise pickle.loads(answer["error"])  # noqa: S301 - a worker's own
+                    done += answer["items"]
+                    encoded += answer["images"]
+                    if options.progress is not None:
+                        options.progress(answer["split"], done, total)
         return encoded
 
-    def _answers(
-        self,
-        ray: Any,
-        dataset: Dataset,
-        encoder: Encoder,
-        resume: ResumeFolder,
-        todo: Sequence[PlannedBlock],
-        options: ExtractOptions,
-    ) -> Generator[dict[str, Any], None, None]:
-        """What the workers answer for each block, in any order."""
-        if not todo:
-            return
-        device, threads = encoder.device.type, torch.get_num_threads()
-        workers = _workers(device, threads, ray.cluster_resources())
-        record = EncoderRecord(encoder.model, encoder.pretrained, encoder.key(), "this extraction")
-        names = absolute_names(self.model, self.pretrained)
-        source = EncoderSource(record, *names, device, threads)
-        options = replace(options, progress=None, workers=options.workers or workers.decoders)
-        rows = [{"block": pickle.dumps(block)} for block in todo]
-        # one row in each of Ray's own blocks, so that a lost worker loses one row
-        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            Worker,
-            fn_constructor_args=(source, _without_items(dataset), resume, options),
-            concurrency=min(workers.number, len(rows)),
-            num_cpus=workers.cpus,
-            num_gpus=workers.gpus,
-        )
-        try:
-            yield from answers.iter_rows()
-        except ray.exceptions.RayError as error:
-            if isinstance(error, ray.exceptions.RayTaskError):
-                raise  # a bug in cafe: keep its traceback
-            raise CafeError(
-                f"the cluster lost its workers ({type(error).__name__}); run the same command "
-                "again: finished work is kept."
-            ) from error
+
+def _answers(
+    ray: Any, blocks: Sequence[PlannedBlock], workers: _Workers, arguments: tuple[Any, ...]
+) -> Generator[dict[str, Any], None, None]:
+    """What the workers, made with these arguments, answer for each block, in any order."""
+    rows = [{"block": pickle.dumps(block)} for block in blocks]
+    # one row in each of Ray's own blocks, so that a lost worker loses one row
+    answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        Worker,
+        fn_constructor_args=arguments,
+        concurrency=min(workers.number, len(rows)),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    try:
+        yield from answers.iter_rows()
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise  # a bug in cafe: keep its traceback
+        raise CafeError(
+            f"the cluster lost its workers ({type(error).__name__}); run the same command again: "
+            "finished work is kept."
+        ) from error
 
 
 def _without_items(dataset: Dataset) -> Dataset:

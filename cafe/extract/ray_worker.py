@@ -5,9 +5,8 @@ from __future__ import annotations
 import pickle
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +23,7 @@ TRIES = ".tries"
 _MOST_TRIES = 4  # a block that kills so many workers is not an accident
 
 
-@dataclass(frozen=True)
-class EncoderSource:
+class EncoderSource(NamedTuple):
     """What a worker loads its encoder from, and the encoder that it must be.
 
     Attributes
@@ -44,32 +42,6 @@ class EncoderSource:
     pretrained: str | None
     device: str
     threads: int
-
-    def load(self) -> Encoder:
-        """Load the encoder.
-
-        Raises
-        ------
-        WeightsError
-            If it is another encoder than the one that the run was started with.
-        """
-        torch.set_num_threads(self.threads)
-        precision = self.record.key["precision"]
-        parts = (*IMAGE_TOWER, "precision")
-        try:
-            return load_recorded_encoder(
-                self.record,
-                self.model,
-                self.pretrained,
-                device=self.device,
-                precision=precision,
-                parts=parts,
-            )
-        except CacheMismatchError as error:
-            raise WeightsError(
-                f"a worker on {platform.node()} has other files than the machine that started the "
-                f"run: {error}"
-            ) from error
 
 
 class Worker:
@@ -103,9 +75,22 @@ class Worker:
             answer["error"] = pickle.dumps(error)
         return answer
 
+    def _load_encoder(self) -> Encoder:
+        record, model, pretrained, device, threads = self._source
+        torch.set_num_threads(threads)
+        precision, parts = record.key["precision"], (*IMAGE_TOWER, "precision")
+        try:
+            return load_recorded_encoder(
+                record, model, pretrained, device=device, precision=precision, parts=parts
+            )
+        except CacheMismatchError as error:
+            raise WeightsError(
+                f"a worker on {platform.node()} has other files than the machine that started the "
+                f"run: {error}"
+            ) from error
+
     def _encode(self, block: PlannedBlock) -> int:
-        if self._encoder is None:
-            self._encoder = self._source.load()
+        self._encoder = self._encoder or self._load_encoder()
         # Ray also sends a block again whose worker was lost after it had kept the block
         if unfinished(self._resume, [block]):
             tries = self._count_try(block)

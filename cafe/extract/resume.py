@@ -45,16 +45,16 @@ def _folder(cache: Path) -> Path:
 
 
 class ResumeFolder:
-    """Finished blocks of an extraction that is under way; use as a context manager.
+    """Finished blocks of an extraction that is under way; a context manager.
 
     Parameters
     ----------
     cache : Path
-        Final name of the cache file; the folder stands beside it.
+        Final name of the cache file; the folder lies beside it.
     key : Key
         Key of the extraction.
-    batch : int
-        Images per batch. Blocks of another key or batch are thrown away.
+    batch_size : int
+        Blocks of another key or batch size are removed.
 
     Raises
     ------
@@ -64,10 +64,10 @@ class ResumeFolder:
         On entering, if another process writes the same cache.
     """
 
-    def __init__(self, cache: Path, key: Key, batch: int) -> None:
+    def __init__(self, cache: Path, key: Key, batch_size: int) -> None:
         self.folder = _folder(cache)
         self._cache = cache
-        self._identity = canonical({"batch": batch, "key": dict(key)})
+        self._identity = canonical({"batch": batch_size, "key": dict(key)})
         self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> ResumeFolder:
@@ -81,7 +81,7 @@ class ResumeFolder:
             self._lock.close()
             raise CacheError(
                 f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
-                "choose another with --cache."
+                "choose another with cache=."
             ) from error
         return self
 
@@ -89,15 +89,14 @@ class ResumeFolder:
         self._lock.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled copy reads and writes blocks; the lock stays with its owner."""
+        """A pickled copy, in a worker, reads and writes blocks; the lock stays with its owner."""
         return {**vars(self), "_lock": contextlib.ExitStack(), "folder": self.folder.absolute()}
 
     def _drop_others(self) -> None:
         """Remove blocks of another extraction, and what a killed run was writing."""
         identity = self.folder / "extraction.json"
-        same = identity.is_file() and identity.read_text() == self._identity
         remove_left_overs(self.folder)
-        if not same:
+        if not identity.is_file() or identity.read_text() != self._identity:
             for file in self.folder.glob("*.npz"):
                 file.unlink()
             write_text(identity, self._identity)
@@ -106,7 +105,7 @@ class ResumeFolder:
         return self.folder / f"{split}-{number:06d}.npz"
 
     def has(self, split: str, number: int, images: int) -> bool:
-        """Whether a block of so many images is finished, and whole."""
+        """Whether a block of so many images is finished and undamaged."""
         if not self._path(split, number).is_file():
             return False
         with contextlib.suppress(CacheError):
@@ -116,25 +115,27 @@ class ResumeFolder:
 
     def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
         """Keep a finished block; it is on disk when this returns."""
-        path = self._path(split, number)
-        arrays: dict[str, Any] = {"features": block.features, "labels": block.labels}
-        if block.views is not None:
-            arrays["views"] = block.views
-        if block.spatial is not None:
-            arrays["spatial"] = block.spatial
         names = json.dumps({"ids": list(block.ids), "failures": failures})
+        arrays: dict[str, Any] = {
+            "names": np.frombuffer(names.encode(), np.uint8),
+            "features": block.features,
+            "labels": block.labels,
+            "views": block.views,
+            "spatial": block.spatial,
+        }
+        present = {name: array for name, array in arrays.items() if array is not None}
         try:
-            # a worker of a cluster may be taken for lost and still be writing the same block
-            with write_file(path) as stream:
-                np.savez(stream, names=np.frombuffer(names.encode(), np.uint8), **arrays)
+            # in one step: a worker of a cluster that was taken for lost may write the same block
+            with write_file(self._path(split, number)) as stream:
+                np.savez(stream, **present)
         except OSError as error:
             raise CacheError(
                 f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
-                "some space and run the same command again: it goes on where it stopped."
+                "some space and run the same command again: it resumes where it stopped."
             ) from error
 
     def load(self, split: str, number: int) -> tuple[Block, list[Failure]]:
-        """Read a finished block; its bytes are checked on the way.
+        """Read a finished block; the archive's checksums are compared on the way.
 
         Raises
         ------
@@ -150,7 +151,7 @@ class ResumeFolder:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CacheError(
                 f"finished work in '{path}' is damaged ({error}); run the same command again: it "
-                "is encoded anew."
+                "encodes this block anew."
             ) from error
         return block, [Failure(*pair) for pair in names["failures"]]
 

@@ -1,11 +1,10 @@
-"""A saved head as a file for elsewhere, checked against the original, with a model card beside."""
+"""Export of a saved head: a file that is compared with the original, and its model card."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
-from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
@@ -22,9 +20,9 @@ from cafe.files import move, temporary_folder
 from cafe.inference.graphs import (
     Answer,
     HeadGraph,
-    WholeGraph,
-    answer_of,
+    ImageGraph,
     check_onnx,
+    expected_answer,
     run_onnx,
     run_torch,
     write_onnx,
@@ -35,13 +33,13 @@ from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head
 from cafe.results.runs import HeadSelector, find_head
-from cafe.results.saved_head import SavedHead, load_head, output_names
+from cafe.results.saved_head import SavedHead, load_head
 
 Format = Literal["safetensors", "onnx", "torch"]
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability from the original; kernels differ in their last bits."""
+"""Largest difference of a probability from the original: runtimes differ in the last bits."""
 
 _CHECKED = 64  # images or features that are compared
 
@@ -57,7 +55,7 @@ class Export:
     difference : float
         Largest difference of a probability from the original.
     checked : str
-        On what it was compared, in words.
+        What it was compared on, in words.
     """
 
     path: Path
@@ -67,7 +65,7 @@ class Export:
 
 
 class _Sample(NamedTuple):
-    """Input to compare on, two rows or more, and what it is in words."""
+    """Input to compare on, two rows or more, and its description."""
 
     rows: Tensor
     what: str
@@ -131,7 +129,10 @@ def export_head(
     if format not in SUFFIXES:
         raise InputError(f"unknown format '{format}'; use {', '.join(SUFFIXES)}.")
     if with_encoder and format == "safetensors":
-        raise InputError("a safetensors file holds the head alone; with the encoder take onnx.")
+        raise InputError(
+            "a safetensors file holds the head alone; with_encoder=True needs format='onnx' or "
+            "'torch'."
+        )
     if format == "onnx":
         check_onnx()
     file = find_head(run, HeadSelector(method, shots, seed))
@@ -148,7 +149,12 @@ def export_head(
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or name.replace("/", "-"))
-    return _export(saved, file, encoder, sample, path, format)
+    try:
+        return _export(saved, file, encoder, sample, path, format)
+    except OSError as error:
+        raise CafeError(
+            f"cannot write '{path}' ({error.strerror}); choose another file."
+        ) from error
 
 
 def _export(
@@ -159,108 +165,87 @@ def _export(
     path: Path,
     form: Format,
 ) -> Export:
-    graph: nn.Module = HeadGraph(saved)
-    original: Callable[[Tensor], Answer] = partial(answer_of, saved)
+    """Write file and card into a temporary folder, compare, and move them to their place."""
+    graph = ImageGraph(saved, encoder) if encoder else HeadGraph(saved)
+    inputs = sample.rows
     if encoder is not None:
-        network = encoder._network
-        tower = None if saved.pool is None else SpatialTower(network, saved.pool)
-        graph = WholeGraph(saved, network, encoder.preprocess.config, tower)
-        original = partial(_by_encoder, saved, encoder)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(path.parent) as temporary:
-            made = temporary / "files" / path.name
-            made.parent.mkdir()
-            answer = _write(saved, file, graph, sample.rows, made, form)
-            difference = _difference(answer, original(sample.rows))
-            if not difference <= TOLERANCE:
-                raise CafeError(
-                    f"the {form} file's probabilities differ by {difference:.2g} from the "
-                    f"original's on {sample.what}; nothing was kept. Try another format."
-                )
-            checked = (
-                f"Compared with the original on {sample.what}: probabilities differ by "
-                f"{difference:.1e} at most."
+        inputs = pixel_inputs(encoder, inputs.permute(0, 2, 3, 1), saved.pool)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(path.parent) as temporary:
+        made = temporary / "files" / path.name
+        made.parent.mkdir()
+        answers = zip(
+            _write(saved, file, graph, sample.rows, made, form),
+            expected_answer(saved, inputs),
+            strict=True,
+        )
+        difference = max((answer - expected).abs().max().item() for answer, expected in answers)
+        if not difference <= TOLERANCE:  # nan is no agreement either
+            raise CafeError(
+                f"the {form} file's probabilities differ by {difference:.2g} from the original's "
+                f"on {sample.what}; nothing was kept. Try another format."
             )
-            card = made.with_name(f"{path.name}.md")
-            card.write_text(_card(saved, encoder, path.name, form, checked), encoding="utf-8")
-            for part in made.parent.iterdir():  # large ONNX weights lie in a file of their own
-                move(part, path.with_name(part.name))
-    except OSError as error:
-        raise CafeError(f"cannot write '{path}' ({error.strerror}); choose another -o.") from error
+        card = write_card(
+            saved,
+            file=path.name,
+            format=form,
+            checked=f"Compared with the original on {sample.what}: probabilities differ by "
+            f"{difference:.1e} at most.",
+            width=_feature_width(saved),
+            preprocess=encoder.preprocess.config if encoder else None,
+        )
+        made.with_name(f"{path.name}.md").write_text(card, encoding="utf-8")
+        for part in made.parent.iterdir():  # large ONNX weights are a file of their own
+            move(part, path.with_name(part.name))
     return Export(path, path.with_name(f"{path.name}.md"), difference, sample.what)
-
-
-def _difference(answer: Answer, original: Answer) -> float:
-    """Largest difference of two answers, in whatever they give."""
-    pairs = zip(answer, original, strict=True)
-    return max((one - other).abs().max().item() for one, other in pairs)
-
-
-def _by_encoder(saved: SavedHead, encoder: Encoder, pixels: Tensor) -> Answer:
-    return answer_of(saved, pixel_inputs(encoder, pixels.permute(0, 2, 3, 1), saved.pool))
 
 
 def _write(
     saved: SavedHead, file: Path, graph: nn.Module, rows: Tensor, path: Path, form: Format
 ) -> Answer:
-    """Write one file and give its own answer."""
+    """Write one file, run it, and return its answer."""
     if form == "safetensors":
         shutil.copyfile(file, path)
-        return answer_of(load_head(path), rows)
+        return expected_answer(load_head(path), rows)
     if form == "torch":
-        write_torch(graph, rows[:2], path, saved.about)
+        write_torch(graph, rows[:2], path, saved)
         return run_torch(path, rows)
-    given = "pixels" if isinstance(graph, WholeGraph) else "features"
-    write_onnx(graph, rows[:2], path, (given, output_names(saved)), saved.about)
+    write_onnx(graph, rows[:2], path, saved)
     return run_onnx(path, rows)
 
 
-def _card(saved: SavedHead, encoder: Encoder | None, name: str, form: Format, checked: str) -> str:
-    return write_card(
-        saved,
-        file=name,
-        format=form,
-        checked=checked,
-        width=_width(saved),
-        preprocess=encoder.preprocess.config if encoder else None,
-    )
-
-
-def _width(saved: SavedHead) -> int:
-    """D."""
+def _feature_width(saved: SavedHead) -> int:
     if saved.zero_shot is None:
         raise InputError("this head was saved by an older cafe; fit it again to export it.")
     return saved.zero_shot.weights.shape[1]
 
 
-def _features(saved: SavedHead, file: Path, home: Path | str | None) -> _Sample:
-    """Test features of the head's cache, or noise."""
-    width = _width(saved)
+def _features(saved: SavedHead, file: Path, folder: Path | str | None) -> _Sample:
+    """Test features of the head's cache, or noise. (n, D), or (n, 1 + T, D) with maps"""
+    width = _feature_width(saved)
     try:
-        cache = find_cache(saved, file, None if home is None else Path(home))
+        cache = find_cache(saved, file, None if folder is None else Path(folder))
         count = min(cache.counts.get("test", 0), _CHECKED)
         if cache.width == width and count > 1:
             rows = torch.linspace(0, cache.counts["test"] - 1, count).long()
-            found = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
-            return _Sample(found, f"{count} test images' features")
+            inputs = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
+            return _Sample(inputs, f"{count} test images' features")
     except CacheError:
         pass  # a head may travel without its cache
-    form = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
-    noise = torch.randn(_CHECKED, *form, generator=torch.Generator().manual_seed(0))
+    shape = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
+    noise = torch.randn(_CHECKED, *shape, generator=torch.Generator().manual_seed(0))
     return _Sample(noise, f"{_CHECKED} features of noise")
 
 
 def _pixels(encoder: Encoder, images: ImageSource | Iterable[ImageSource] | None) -> _Sample:
     """Pixels of the given images, or noise. (n, 3, S, S) uint8"""
-    height, width = encoder.preprocess.size
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(256, (2, 3, height, width), generator=generator, dtype=torch.uint8)
+    shape = (2, 3, *encoder.preprocess.size)
+    noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     if images is None:
         return _Sample(noise, "2 images of noise")
-    read = read_pixels(encoder, list_images(images)[:_CHECKED])  # (n, S, S, 3)
-    if not len(read):
+    real = read_pixels(encoder, list_images(images)[:_CHECKED]).permute(0, 3, 1, 2).contiguous()
+    if not len(real):
         raise CafeError("none of the images to compare on can be read; name others.")
-    real = read.permute(0, 3, 1, 2).contiguous()
     rows = torch.cat([real, noise[:1]]) if len(real) == 1 else real
     return _Sample(rows, f"{len(real)} image{'s' if len(real) > 1 else ''}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from cafe.compat import quiet_libraries
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CafeError
-from cafe.results.saved_head import SavedHead
+from cafe.results.saved_head import SavedHead, output_names
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 1 << 30
-"""Bytes of weights that go inside an ONNX file; the format ends at 2 GB, more lie in a second."""
-
+"""Bytes of weights in an ONNX file. The format ends at 2 GB; larger weights go to a second file."""
 
 Answer = tuple[Tensor, ...]
 """Probabilities (N, C), and scores (N, C) where the head has them; see `SavedHead.scores`."""
@@ -37,56 +37,42 @@ class HeadGraph(nn.Module):
         self._has_scores = saved.has_scores
 
     def forward(self, features: Tensor) -> Tensor | Answer:
-        """Probabilities, or both. (N, C) each"""
+        """Probabilities, or probabilities and scores. (N, C) each"""
         logits = self._logits(features)
         probabilities = torch.softmax(logits / self._temperature, dim=-1)
         return (probabilities, torch.sigmoid(logits)) if self._has_scores else probabilities
 
 
-def answer_of(saved: SavedHead, features: Tensor) -> Answer:
-    """What a graph of a head shall give for raw features. (N, C) each"""
-    scores = saved.scores(features)
-    return (saved.probabilities(features), *([] if scores is None else [scores]))
-
-
-class WholeGraph(nn.Module):
-    """The encoder's image tower, with its normalisation of pixels, before a head.
+class ImageGraph(nn.Module):
+    """A head behind its encoder's image tower: 8-bit pixels to probabilities.
 
     Parameters
     ----------
     saved : SavedHead
-    network : Module
-        open_clip's model, in float32.
-    config : mapping
-        Its preprocess; `mean` and `std` are used here, the geometry is the caller's.
-    tower : Module, optional
-        What gives the head its input, where that is more than the image's feature.
+    encoder : Encoder
+        In float32. The graph normalises pixels; the caller resizes and crops them.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        saved: SavedHead,
-        network: Any,
-        config: Mapping[str, Any],
-        tower: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, saved: SavedHead, encoder: Encoder) -> None:
         super().__init__()
+        config, network = encoder.preprocess.config, encoder._network
         self.head = HeadGraph(saved)
+        # mean and std are of pixels in 0 to 1
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
-        self.tower = tower or _tower(network, torch.zeros(1, 3, *_pair(config["size"])))
+        self.tower = SpatialTower(network, saved.pool) if saved.pool else _image_tower(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor | Answer:
-        """What the head gives for 8-bit RGB (N, 3, S, S), resized and cropped. (N, C) each"""
+        """The head's output for 8-bit RGB (N, 3, S, S). (N, C) each"""
         answer: Tensor | Answer = self.head(self.tower((pixels.float() - self.mean) / self.std))
         return answer
 
 
-class _Images(nn.Module):
-    """An encoder whose image tower does not give the feature by itself (CoCa)."""
+class _EncodeImage(nn.Module):
+    """The image tower of an encoder whose `visual` alone does not give the feature (CoCa)."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -98,38 +84,43 @@ class _Images(nn.Module):
 
 
 @torch.no_grad()
-def _tower(network: Any, example: Tensor) -> nn.Module:
+def _image_tower(encoder: Encoder) -> nn.Module:
     """The part of an encoder that images need; its text tower would double the file."""
+    network = encoder._network
+    example = torch.zeros(1, 3, *encoder.preprocess.size)
     alone, feature = network.visual(example), network.encode_image(example)
-    same = isinstance(alone, Tensor) and torch.equal(alone, feature)
-    visual: nn.Module = network.visual if same else _Images(network)
-    return visual
+    is_same = isinstance(alone, Tensor) and torch.equal(alone, feature)
+    tower: nn.Module = network.visual if is_same else _EncodeImage(network)
+    return tower
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def expected_answer(saved: SavedHead, inputs: Tensor) -> Answer:
+    """What a graph must give for a head's inputs. (N, C) each"""
+    scores = saved.scores(inputs)
+    return (saved.probabilities(inputs), *([] if scores is None else [scores]))
 
 
 def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """A graph as a program for any number of rows."""
     rows = torch.export.Dim("rows", min=1, max=1 << 20)
     with quiet_libraries(), torch.no_grad():
-        graph.eval()(example)  # a head that keeps what it computed shall keep real numbers
+        # a head may keep what it computes on the first call: that must be real numbers, not symbols
+        graph.eval()(example)
         return torch.export.export(graph, (example,), dynamic_shapes=({0: rows},))
 
 
-def write_torch(graph: nn.Module, example: Tensor, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a graph as PyTorch's own archive, with what is to be known of it inside."""
+def write_torch(graph: nn.Module, example: Tensor, path: Path, saved: SavedHead) -> None:
+    """Write a graph as an archive of `torch.export`, with `SavedHead.about` in "cafe.json"."""
     program = trace(graph, example)
     with quiet_libraries(), path.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={"cafe.json": json.dumps(about)})
+        torch.export.save(program, stream, extra_files={"cafe.json": json.dumps(saved.about)})
 
 
 def run_torch(path: Path, rows: Tensor) -> Answer:
     """The answer of a written archive."""
     with quiet_libraries(), path.open("rb") as stream:
-        found: Tensor | Answer = torch.export.load(stream).module()(rows)
-    return (found,) if isinstance(found, Tensor) else tuple(found)
+        answer: Tensor | Answer = torch.export.load(stream).module()(rows)
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
 
 
 def check_onnx() -> None:
@@ -142,40 +133,33 @@ def check_onnx() -> None:
         )
 
 
-def write_onnx(
-    graph: nn.Module,
-    example: Tensor,
-    path: Path,
-    names: tuple[str, tuple[str, ...]],
-    about: Mapping[str, Any],
-) -> None:
+def write_onnx(graph: nn.Module, example: Tensor, path: Path, saved: SavedHead) -> None:
     """Write a graph as ONNX.
+
+    The file's metadata has `SavedHead.about` under "cafe", and the class names under "class_names".
 
     Parameters
     ----------
-    graph : Module
+    graph : HeadGraph or ImageGraph
     example : Tensor
         Two rows of input.
     path : Path
-    names : tuple
-        Of the input, and of the outputs.
-    about : mapping
-        Goes into the file's metadata under "cafe", the class names under "class_names" too.
+    saved : SavedHead
     """
     program = trace(graph, example)
     size = sum(t.nbytes for t in [*program.state_dict.values(), *program.constants.values()])
     with quiet_libraries():
         made = torch.onnx.export(
             program,
-            input_names=[names[0]],
-            output_names=list(names[1]),
+            input_names=["pixels" if isinstance(graph, ImageGraph) else "features"],
+            output_names=list(output_names(saved)),
             dynamo=True,
             verbose=False,
         )
         if made is None:
             raise CafeError(f"PyTorch {torch.__version__} gave no ONNX graph; update it.")
-        made.model.metadata_props["cafe"] = json.dumps(about)
-        made.model.metadata_props["class_names"] = json.dumps(about["class_names"])
+        made.model.metadata_props["cafe"] = json.dumps(saved.about)
+        made.model.metadata_props["class_names"] = json.dumps(saved.class_names)
         made.save(path, external_data=size > _LARGEST)
 
 
@@ -184,5 +168,5 @@ def run_onnx(path: Path, rows: Tensor) -> Answer:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
-    return tuple(map(torch.from_numpy, found))
+    outputs = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+    return tuple(map(torch.from_numpy, outputs))

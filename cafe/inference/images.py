@@ -108,7 +108,7 @@ def encode_images(
     for images, batch in batches:
         names = [_name(source, done + i) for i, source in enumerate(sources[done:][: len(images)])]
         done += len(images)
-        yield _refuse_non_finite(names, images, batch, encoder)
+        yield _encoded_images(names, images, batch, encoder)
         if options.progress is not None:
             options.progress("images", done, len(sources))
 
@@ -146,10 +146,10 @@ def _name(source: ImageSource, number: int) -> str:
     return f"image {number}" if isinstance(source, Image.Image) else str(source)
 
 
-def _refuse_non_finite(
+def _encoded_images(
     names: list[str], images: Sequence[DecodedImage], batch: EncodedBatch, encoder: Encoder
 ) -> EncodedImages:
-    """A batch without the images that have a number that is not finite."""
+    """A batch for a head; images with numbers that are not finite get a reason instead."""
     reasons = [image.reason for image in images]
     finite = batch.finite()
     read = [place for place, reason in enumerate(reasons) if not reason]

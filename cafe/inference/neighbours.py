@@ -1,10 +1,9 @@
-"""The training images that speak for an answer: faiss over the shots of a saved head."""
+"""The training images nearest to a new image, among the shots of a saved head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from cafe.store import FeatureCache
 from cafe.store.key import differences
 from cafe.store.paths import cache_folder, cache_path
 
-if TYPE_CHECKING:
-    import faiss
-
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -33,7 +29,7 @@ class Neighbour:
     label : str
         Its class.
     cosine : float
-        Of the two features.
+        Cosine similarity of the two features.
     """
 
     image: str
@@ -42,22 +38,24 @@ class Neighbour:
 
 
 class NeighbourIndex:
-    """The training images that a head was fitted on, to be searched by cosine.
+    """Search by cosine among the training images that a head was fitted on.
 
     Parameters
     ----------
     saved : SavedHead
-        Tells shots and seed of the draw.
+        Has shots and seed of the draw.
     cache : FeatureCache
-        The cache that it was fitted on.
+        The cache that the head was fitted on.
 
     Raises
     ------
     CacheMismatchError
-        If the cache was made differently; the difference is named.
+        If it is another cache. The difference is named.
     """
 
     def __init__(self, saved: SavedHead, cache: FeatureCache) -> None:
+        import faiss
+
         different = differences(cache.header.key, saved.about["cache_key"])
         if different:
             raise CacheMismatchError(
@@ -68,8 +66,9 @@ class NeighbourIndex:
         rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
         ids, classes = cache.ids("train"), cache.header.class_names
         self._shots = [(ids[row], classes[int(labels[row])]) for row in rows]
-        found = cache.read("train", rows, views=False, dtype=np.float32).features  # (M, D)
-        self._index = _index(torch.from_numpy(found))
+        features = cache.read("train", rows, views=False, dtype=np.float32).features  # (M, D)
+        self._index = faiss.IndexFlatIP(features.shape[1])  # inner products of unit vectors
+        self._index.add(normalize(torch.from_numpy(features), dim=-1).contiguous().numpy())
 
     def nearest(self, x: Tensor, count: int = 3) -> list[tuple[Neighbour, ...]]:
         """The nearest training images of each feature.
@@ -79,27 +78,27 @@ class NeighbourIndex:
         x : Tensor
             Raw image features. (N, D)
         count : int
-            How many of each, or all where there are fewer.
+            How many of each; all if there are fewer.
         """
         queries = normalize(x, dim=-1).contiguous().numpy()
         cosines, rows = self._index.search(queries, min(count, len(self._shots)))
-        found = zip(rows.tolist(), cosines.tolist(), strict=True)
-        return [tuple(map(self._neighbour, *pair)) for pair in found]
+        pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
+        return [tuple(map(self._neighbour, *pair)) for pair in pairs]
 
     def _neighbour(self, row: int, cosine: float) -> Neighbour:
         image, label = self._shots[row]
         return Neighbour(image, label, round(cosine, 4))
 
 
-def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> FeatureCache:
-    """Find the cache of a head in the cache folder, where it was, or beside the folder of runs.
+def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> FeatureCache:
+    """Find the cache of a head: in the cache folder, where it was, or beside the folder of runs.
 
     Parameters
     ----------
     saved : SavedHead
     file : Path
         The head's file.
-    home : Path, optional
+    folder : Path, optional
         The cache folder; None is `$CAFE_CACHE`, else `./cache`.
 
     Raises
@@ -107,21 +106,16 @@ def find_cache(saved: SavedHead, file: Path, home: Path | None = None) -> Featur
     CacheNotFoundError
         If it is in none of these places.
     """
-    about, told = saved.about, Path(saved.about.get("cache", ""))
-    named = about["encoder"]["model"], about["encoder"]["pretrained"]
-    above = file.absolute().parents  # <work>/runs/<run>/, and the cache is told relative to <work>
-    places = [cache_path(cache_folder(home), about["dataset"], *named), told]
-    for path in [*places, above[min(2, len(above) - 1)] / told]:
+    about, recorded = saved.about, Path(saved.about.get("cache", ""))
+    names = about["encoder"]["model"], about["encoder"]["pretrained"]
+    # the head is <work>/runs/<run>/<head>, and the cache was recorded relative to <work>
+    above = file.absolute().parents
+    work = above[min(2, len(above) - 1)]
+    own = cache_path(cache_folder(folder), about["dataset"], *names)
+    for path in (own, recorded, work / recorded):
         if path.is_file():
             return FeatureCache.open(path)
     raise CacheNotFoundError(
-        f"the cache '{told}' that the head was fitted on is not here; name its folder with --cache."
+        f"the cache '{recorded}' that the head was fitted on is not here; name its folder with "
+        "cache=."
     )
-
-
-def _index(features: Tensor) -> faiss.IndexFlatIP:
-    import faiss
-
-    index = faiss.IndexFlatIP(features.shape[1])
-    index.add(normalize(features, dim=-1).contiguous().numpy())
-    return index

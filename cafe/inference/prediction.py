@@ -1,4 +1,4 @@
-"""What is said of a new image; knows neither the head nor the encoder that said it."""
+"""The prediction for a new image; knows neither head nor encoder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cafe.inference.neighbours import Neighbour
 
 
 class ClassScore(NamedTuple):
-    """A class and how sure it is.
+    """A class and its probability for an image.
 
     Attributes
     ----------
     label : str
     probability : float
-        Among the classes: they sum to 1 over all of them.
+        Calibrated; probabilities of all classes sum to 1.
     score : float or None
-        Of the class by itself, as SigLIP gives it; None for encoders and heads without.
+        `sigmoid(logit)` of the class alone (SigLIP); None where the head has no scores.
     """
 
     label: str
@@ -28,28 +28,28 @@ class ClassScore(NamedTuple):
     score: float | None = None
 
     def json(self) -> dict[str, Any]:
-        """The guess as JSON values, without a score where there is none."""
+        """JSON values, without a score where there is none."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one image.
+    """The prediction for one image.
 
     Attributes
     ----------
     image : str
         The image as it was named.
     top : tuple of ClassScore
-        The likeliest classes, the best first; empty where the image could not be read.
+        The most probable classes, the best first; empty if the image could not be read.
     zero_shot : ClassScore or None
-        What zero-shot CLIP says, where it was asked for.
+        Zero-shot CLIP's best class, if `explain` asked for it.
     nearest : tuple of Neighbour
-        The nearest training images, where they were asked for.
+        The nearest training images, if `explain` asked for them.
     reason : str
-        Why it could not be read; "" where it could.
+        Why the image could not be read; "" if it could.
     unknown_below : float
-        A best class less probable than this is no answer.
+        An image whose best class is less probable than this has no label.
     """
 
     image: str
@@ -61,13 +61,13 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The answer; None where the image is unknown or could not be read."""
+        """The best class; None if the image is unknown or could not be read."""
         known = self.top and self.top[0].probability >= self.unknown_below
         return self.top[0].label if known else None
 
     @property
     def probability(self) -> float | None:
-        """Probability of the best class; None where the image could not be read."""
+        """Probability of the best class; None if the image could not be read."""
         return self.top[0].probability if self.top else None
 
     @property
@@ -77,26 +77,26 @@ class Prediction:
 
     def json(self) -> dict[str, Any]:
         """The prediction as JSON values."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "image": self.image,
             "label": self.label,
             "probability": self.probability,
             **({} if self.score is None else {"score": self.score}),
-            "top": [guess.json() for guess in self.top],
+            "top": [score.json() for score in self.top],
         }
         if self.reason:
-            found["reason"] = self.reason
+            values["reason"] = self.reason
         if self.zero_shot is not None:
-            found["zero_shot"] = self.zero_shot.json()
+            values["zero_shot"] = self.zero_shot.json()
         if self.nearest:
-            found["nearest"] = [vars(neighbour) for neighbour in self.nearest]
-        return found
+            values["nearest"] = [vars(neighbour) for neighbour in self.nearest]
+        return values
 
 
 def class_scores(
     probabilities: Tensor, names: Sequence[str], top: int, scores: Tensor | None = None
 ) -> list[tuple[ClassScore, ...]]:
-    """The likeliest classes of each row, the best first.
+    """The most probable classes of each image, the best first.
 
     Parameters
     ----------
@@ -105,18 +105,19 @@ def class_scores(
     names : sequence of str
         (C,)
     top : int
-        How many, or all where there are fewer.
+        How many; all if there are fewer.
     scores : Tensor, optional
-        Of each class by itself. (N, C)
+        See `ClassScore`. (N, C)
     """
-    values, classes = probabilities.topk(min(top, len(names)), dim=-1)
-    alone = None if scores is None else scores.gather(-1, classes).tolist()
+    best = probabilities.topk(min(top, len(names)), dim=-1).indices  # (N, top)
     return [
         tuple(
             ClassScore(
-                names[c], round(p, 6), None if alone is None else round(alone[row][place], 6)
+                names[c],
+                round(probabilities[row, c].item(), 6),
+                None if scores is None else round(scores[row, c].item(), 6),
             )
-            for place, (p, c) in enumerate(zip(ps, cs, strict=True))
+            for c in classes
         )
-        for row, (ps, cs) in enumerate(zip(values.tolist(), classes.tolist(), strict=True))
+        for row, classes in enumerate(best.tolist())
     ]

@@ -67,7 +67,8 @@ def import_(
 
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
-    from cafe.extract.importers import check_zero_shot, import_features
+    from cafe.extract.importers import import_features
+    from cafe.extract.importers.zero_shot_check import check_zero_shot
     from cafe.store.paths import cache_folder, named_path
 
     path = named_path(cache_folder(cache), name)

@@ -1,9 +1,7 @@
-"""Caches from features that were computed elsewhere: by other people's tools, or by one's own."""
+"""Caches from features that were computed elsewhere: by other tools, or by the user's own code."""
 
 from __future__ import annotations
 
-from cafe.extract.importers.chance import ZeroShotCheck, check_zero_shot
-from cafe.extract.importers.sources import import_features
-from cafe.extract.importers.text import TextFeatures, encode_classes
+from cafe.extract.importers.catalog import import_features
 
-__all__ = ["TextFeatures", "ZeroShotCheck", "check_zero_shot", "encode_classes", "import_features"]
+__all__ = ["import_features"]

@@ -1,4 +1,4 @@
-"""Arrays from files of any origin: NumPy's and PyTorch's, without running what is in them."""
+"""Arrays from NumPy's and PyTorch's files of any origin; no code in them is run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, one_line
 
-_LARGEST_RATIO = 100  # features hardly shrink when they are packed: what does is no features
+_LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
 _FAULTS = (
     AttributeError,
     EOFError,
@@ -32,8 +32,8 @@ _FAULTS = (
 )
 
 
-def read_npz(file: Path, wanted: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read some arrays of an npz file.
+def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read those arrays of an npz file that have one of the names.
 
     Raises
     ------
@@ -50,10 +50,10 @@ def read_npz(file: Path, wanted: Iterable[str]) -> dict[str, NDArray[Any]]:
             stream.seek(0)
             archive = np.load(stream, allow_pickle=False)
             _refuse_bomb(file, archive.zip)
-            return {name: archive[name] for name in archive.files if name in set(wanted)}
+            return {name: archive[name] for name in archive.files if name in set(names)}
     except _FAULTS as error:
         raise CacheFormatError(
-            f"'{file}' is not a readable npz file ({_reason(error)}); save it with numpy.savez."
+            f"'{file}' is not a readable npz file ({one_line(error)}); save it with numpy.savez."
         ) from error
 
 
@@ -63,9 +63,9 @@ def read_array(file: Path) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If there is no such file, or its ending is another.
+        If there is no such file, or it has another suffix.
     CacheFormatError
-        If it holds something else than one array of numbers.
+        If it holds anything but one array of numbers.
     """
     _must_be_there(file)
     readers = {".npy": _read_npy, ".pt": _read_pt, ".pth": _read_pt}
@@ -74,14 +74,16 @@ def read_array(file: Path) -> NDArray[Any]:
     try:
         return readers[file.suffix](file)
     except _FAULTS as error:
+        # the unpickler's message tells how to allow what it refuses, which nobody should do here
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if unsafe else one_line(error)
         raise CacheFormatError(
-            f"'{file}' is no file of one array ({_reason(error)}); save it with numpy.save or "
-            "torch.save."
+            f"'{file}' is no file of one array ({reason}); save it with numpy.save or torch.save."
         ) from error
 
 
 def finite(what: str, array: NDArray[Any]) -> NDArray[Any]:
-    """The array in half precision where it is given so, else in single.
+    """The array in float16 if it is float16, else in float32.
 
     Raises
     ------
@@ -110,14 +112,19 @@ def _read_pt(file: Path) -> NDArray[Any]:
         with zipfile.ZipFile(file) as archive:
             _refuse_bomb(file, archive)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unusual pickle, which is refused or read
+        warnings.simplefilter("ignore")  # about unusual pickles
         # weights_only builds tensors and nothing else, whatever the pickle asks for
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
-    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_quantized:
-        raise TypeError(f"it holds a {type(found).__name__}, not one dense tensor")
-    if found.numel() * found.element_size() > _LARGEST_RATIO * file.stat().st_size:
-        raise ValueError(f"it unfolds to {found.numel():,} numbers")
-    tensor = found.detach()
+        tensor = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    if (
+        not isinstance(tensor, torch.Tensor)
+        or tensor.layout != torch.strided
+        or tensor.is_quantized
+    ):
+        raise TypeError(f"it holds a {type(tensor).__name__}, not one dense tensor")
+    # a tensor of stride 0 has few bytes and as many numbers as it likes
+    if tensor.numel() * tensor.element_size() > _LARGEST_RATIO * file.stat().st_size:
+        raise ValueError(f"it unfolds to {tensor.numel():,} numbers")
+    tensor = tensor.detach()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
@@ -130,9 +137,3 @@ def _refuse_bomb(file: Path, archive: zipfile.ZipFile) -> None:
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > _LARGEST_RATIO * file.stat().st_size:
         raise ValueError(f"it unpacks to {unpacked:,} bytes")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds more than tensors"
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,7 +1,7 @@
 """Feature folders of CLIP_benchmark's linear probe.
 
 They hold unit features as `features_SPLIT.pt` and labels as `targets_SPLIT.pt`. Older versions call
-the test split "val"; newer ones write "test", and "val" is what was held out of train.
+the test split "val". Newer ones write "test", and their "val" is held out of train.
 """
 
 from __future__ import annotations
@@ -9,31 +9,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import ClassList, classes_of
-from cafe.extract.importers.feature_set import FeatureSet, Images, Shard, check_images
+from cafe.extract.importers.class_list import ImportOptions
+from cafe.extract.importers.feature_set import FeatureSet, Shard, SplitFeatures
 
 FORM = "a folder of CLIP_benchmark (features_train.pt, targets_train.pt, features_test.pt, ...)"
 
-_SPLITS = ("train", "val", "test")
 
-
-def fits(source: Path) -> bool:
-    """Whether it is such a folder, by the names in it."""
-    return any((source / f"features_{split}.pt").is_file() for split in _SPLITS)
-
-
-def read_features(source: Path, given: ClassList) -> FeatureSet:
-    """Read the folder; see `cafe.extract.importers.import_features`."""
-    there = [split for split in _SPLITS if (source / f"features_{split}.pt").is_file()]
+def read_features(source: Path, _: ImportOptions) -> FeatureSet | None:
+    """Read the folder; None where the source is none of CLIP_benchmark."""
     splits, files = {}, []
-    words = f"unit features of CLIP_benchmark, imported from {source.name}"
-    for split in there:
-        features, targets = source / f"features_{split}.pt", source / f"targets_{split}.pt"
-        names = features.name, targets.name
-        images = Images(names, read_array(targets), [Shard(read_array(features))])
-        is_test = split == "val" and "test" not in there
-        splits["test" if is_test else split] = check_images(source, images)
-        files += [features, targets]
-        words += "; its 'val' is the test split" if is_test else ""
-    classes = classes_of(given, source, next(iter(splits.values())).width)
-    return FeatureSet(source, words, classes, splits, files)
+    description = f"unit features of CLIP_benchmark, imported from {source.name}"
+    has_test = (source / "features_test.pt").is_file()
+    for split in ("train", "val", "test"):
+        features, labels = source / f"features_{split}.pt", source / f"targets_{split}.pt"
+        if not features.is_file():
+            continue
+        is_test = split == "val" and not has_test
+        names, shards = (features.name, labels.name), [Shard(read_array(features))]
+        splits["test" if is_test else split] = SplitFeatures(
+            source, names, read_array(labels), shards
+        )
+        files += [features, labels]
+        description += "; its 'val' is the test split" if is_test else ""
+    return FeatureSet(source, description, splits, files) if splits else None

@@ -1,8 +1,8 @@
-"""Output folders of clip-retrieval: embeddings as npy files, what is known of images as parquet.
+"""Output folders of clip-retrieval: embeddings in npy files, metadata in parquet files.
 
-`img_emb/img_emb_K.npy` and `metadata/metadata_K.parquet` have a row for each image. The class is a
-column, or the folder that the image lies in; the split is a column or a folder called train, val
-or test, and is dealt where there is none.
+`img_emb/img_emb_K.npy` and `metadata/metadata_K.parquet` have one row per image. The class is a
+column, or the folder of the image. The split is a column, or a folder named train, val or test;
+where there is none, cafe makes a split.
 """
 
 from __future__ import annotations
@@ -18,81 +18,75 @@ from numpy.typing import NDArray
 
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, one_line
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import ClassList, classes_of
-from cafe.extract.importers.feature_set import FeatureSet, Images, Shard, check_images
+from cafe.extract.importers.class_list import ImportOptions
+from cafe.extract.importers.feature_set import FeatureSet, Shard, SplitFeatures
 
 FORM = "a folder of clip-retrieval (img_emb/*.npy, metadata/*.parquet)"
 
 _PATH, _LABEL, _SPLIT = "image_path", "label", "split"
 
 
-def fits(source: Path) -> bool:
-    """Whether it is such a folder, by the names in it."""
-    return (source / "img_emb").is_dir()
-
-
-def read_features(source: Path, given: ClassList) -> FeatureSet:
-    """Read the folder; see `cafe.extract.importers.import_features`."""
+def read_features(source: Path, options: ImportOptions) -> FeatureSet | None:
+    """Read the folder; None where the source is none of clip-retrieval."""
+    if not (source / "img_emb").is_dir():
+        return None
     pairs = _pairs(source)
     arrays = [read_array(features) for features, _ in pairs]
-    known = given.class_names or (given.text.class_names if given.text else ())
     entries = [
         entry
         for array, (features, metadata) in zip(arrays, pairs, strict=True)
-        for entry in _entries(metadata, given.label, features, array)
+        for entry in _entries(metadata, options.label, features.name, len(array))
     ]
-    names, labels = _numbered(source, entries, known)
+    names, labels = _class_numbers(source, entries, options.known_names())
     entries, how = _split(source, entries)
     splits = {
-        split: check_images(source, _images(split, entries, labels, arrays))
+        split: _split_features(source, split, entries, labels, arrays)
         for split in dict.fromkeys(entry.split for entry in entries)
     }
-    classes = classes_of(given, source, next(iter(splits.values())).width, names)
-    words = f"embeddings of clip-retrieval, imported from {source.name}; {how}"
-    return FeatureSet(source, words, classes, splits, [file for pair in pairs for file in pair])
+    description = f"embeddings of clip-retrieval, imported from {source.name}; {how}"
+    files = [file for pair in pairs for file in pair]
+    return FeatureSet(source, description, splits, files, class_names=names)
 
 
 def _pairs(source: Path) -> list[tuple[Path, Path]]:
     """Every file of embeddings with its metadata, in the order of their numbers."""
-    found = sorted((source / "img_emb").glob("*.npy"), key=_number)
-    if not found:
-        raise CacheFormatError(f"'{source / 'img_emb'}' holds no npy files; nothing was embedded.")
+    numbered = [(re.search(r"[0-9]+$", p.stem), p) for p in (source / "img_emb").glob("*.npy")]
     pairs = []
-    for features in found:
+    for _, features in sorted((int(match[0]) if match else 0, path) for match, path in numbered):
         name = features.stem.replace("img_emb", "metadata") + ".parquet"
-        metadata = source / "metadata" / name
-        if not metadata.is_file():
-            raise CacheFormatError(f"'{features}' has no metadata: '{metadata}' is not there.")
-        pairs.append((features, metadata))
+        if not (source / "metadata" / name).is_file():
+            raise CacheFormatError(
+                f"'{features}' has no metadata: '{source / 'metadata' / name}' is not there."
+            )
+        pairs.append((features, source / "metadata" / name))
+    if not pairs:
+        raise CacheFormatError(f"'{source / 'img_emb'}' holds no npy files; nothing was embedded.")
     return pairs
 
 
-def _number(file: Path) -> int:
-    digits = re.search(r"[0-9]+$", file.stem)
-    return int(digits[0]) if digits else 0
-
-
-def _entries(metadata: Path, label: str | None, features: Path, array: NDArray[Any]) -> list[Entry]:
+def _entries(metadata: Path, label: str | None, features: str, count: int) -> list[Entry]:
+    """What the metadata says of each image."""
     columns = _columns(metadata, label)
-    if columns[_PATH] is None or len(columns[_PATH]) != len(array):
+    rows = columns[_PATH]
+    if rows is None or len(rows) != count:
+        found = "none" if rows is None else f"{len(rows)} rows"
         raise CacheFormatError(
-            f"'{metadata}' must have a column image_path with a row for each of the {len(array)} "
-            f"of '{features.name}'; found "
-            f"{'none' if columns[_PATH] is None else f'{len(columns[_PATH])} rows'}."
+            f"'{metadata}' must have a column image_path with a row for each of the {count} of "
+            f"'{features}'; found {found}."
         )
-    paths = [str(path) for path in columns[_PATH]]
+    paths = [str(path) for path in rows]
     keys = columns[_LABEL] or [PurePosixPath(path).parent.name for path in paths]
-    marks = columns[_SPLIT] or [_split_of_path(path) for path in paths]
+    splits = columns[_SPLIT] or [_split_of_path(path) for path in paths]
     return [
-        Entry(SPLIT_NAMES.get(str(mark).lower(), ""), path, _key(key, metadata))
-        for path, key, mark in zip(paths, keys, marks, strict=True)
+        Entry(SPLIT_NAMES.get(str(split).lower(), ""), path, _class_key(key, metadata))
+        for path, key, split in zip(paths, keys, splits, strict=True)
     ]
 
 
 def _columns(metadata: Path, label: str | None) -> dict[str, Any]:
-    """The columns that are needed, as lists; None where there is no such column."""
+    """The columns of path, class and split, as lists; None where there is no such column."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -100,19 +94,21 @@ def _columns(metadata: Path, label: str | None) -> dict[str, Any]:
             "reading the metadata of clip-retrieval needs pyarrow, which is not installed: pip "
             "install 'cafe-clip[parquet]'."
         ) from error
-    wanted = {_PATH: _PATH, _LABEL: label or _LABEL, _SPLIT: _SPLIT}
+    names = {_PATH: _PATH, _LABEL: label or _LABEL, _SPLIT: _SPLIT}
     try:
-        there = parquet.read_schema(metadata).names
-        present = [name for name in wanted.values() if name in there]
-        table = parquet.read_table(metadata, columns=present).to_pydict()
-    except Exception as error:  # the library may raise anything on a damaged file
-        reason = " ".join(str(error).split())[:160]
-        raise CacheFormatError(f"'{metadata}' is no readable parquet file ({reason}).") from error
-    if label is not None and label not in there:
+        with parquet.ParquetFile(metadata) as file:
+            present = file.schema_arrow.names
+            wanted = [name for name in names.values() if name in present]
+            table = file.read(columns=wanted).to_pydict()
+    except Exception as error:  # pyarrow raises anything on a damaged file
+        raise CacheFormatError(
+            f"'{metadata}' is no readable parquet file ({one_line(error)})."
+        ) from error
+    if label is not None and label not in present:
         raise InputError(
-            f"'{metadata}' has no column '{label}'; it has {', '.join(there) or 'none'}."
+            f"'{metadata}' has no column '{label}'; it has {', '.join(present) or 'none'}."
         )
-    return {name: table.get(column) for name, column in wanted.items()}
+    return {part: table.get(name) for part, name in names.items()}
 
 
 def _split_of_path(path: str) -> str:
@@ -120,30 +116,30 @@ def _split_of_path(path: str) -> str:
     return next((split for split in folders if split), "")
 
 
-def _key(key: Any, metadata: Path) -> int | str:
+def _class_key(key: Any, metadata: Path) -> int | str:
     if isinstance(key, int) and not isinstance(key, bool):
         return key
     if not isinstance(key, str) or not key.strip():
         raise CacheFormatError(
-            f"'{metadata}': {key!r} is no class; labels are names or numbers, in the column that "
-            "--label names, or the folders of the images."
+            f"'{metadata}': {key!r} is no class; classes are names or numbers, in the column that "
+            "label= names, or the folders of the images."
         )
     return key.strip()
 
 
-def _numbered(
+def _class_numbers(
     source: Path, entries: Sequence[Entry], known: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names in order and a label for each image: numbers stay, names are looked up."""
+    """Class names in order and a label for each image; the metadata holds numbers or names."""
     keys = [entry.key for entry in entries]
     if all(isinstance(key, int) for key in keys):
         return (), np.array(keys, np.int64)
     names = tuple(known) or tuple(sorted({str(key) for key in keys}))
     places = {name: place for place, name in enumerate(names)}
-    strange = next((str(key) for key in keys if str(key) not in places), None)
-    if strange is not None:
+    unknown = next((str(key) for key in keys if str(key) not in places), None)
+    if unknown is not None:
         raise CacheFormatError(
-            f"'{source}': class '{strange}' of the metadata is none of the {len(names)} class "
+            f"'{source}': class '{unknown}' of the metadata is none of the {len(names)} class "
             "names given; give all of them, in the order of the text features."
         )
     return names, np.array([places[str(key)] for key in keys], np.int64)
@@ -161,15 +157,19 @@ def _split(source: Path, entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     )
 
 
-def _images(
-    split: str, entries: Sequence[Entry], labels: NDArray[np.int64], arrays: Sequence[NDArray[Any]]
-) -> Images:
-    chosen = np.array([entry.split == split for entry in entries])
-    parts, start = [], 0
+def _split_features(
+    source: Path,
+    split: str,
+    entries: Sequence[Entry],
+    labels: NDArray[np.int64],
+    arrays: Sequence[NDArray[Any]],
+) -> SplitFeatures:
+    is_ours = np.array([entry.split == split for entry in entries])  # (N,) over all files
+    shards, start = [], 0
     for array in arrays:
-        rows = np.flatnonzero(chosen[start : start + len(array)])
+        rows = np.flatnonzero(is_ours[start : start + len(array)])
         start += len(array)
         if len(rows):
-            parts.append(Shard(array, rows))
+            shards.append(Shard(array, rows))
     ids = [entry.path for entry in entries if entry.split == split]
-    return Images((f"embeddings of {split}", "labels"), labels[chosen], parts, ids)
+    return SplitFeatures(source, (f"embeddings of {split}", "labels"), labels[is_ours], shards, ids)

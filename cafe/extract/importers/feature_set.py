@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
 from cafe.extract.importers.arrays import finite
-from cafe.extract.importers.class_list import Classes
+from cafe.extract.importers.class_list import ClassList, ImportOptions, make_class_list
+from cafe.extract.importers.text_features import TextFeatures
 from cafe.files import digest_of_file
 from cafe.store import SPLITS, Block, FeatureCache, Header, write_cache
 from cafe.store.key import Key, digest, digest_of_array
@@ -33,7 +34,7 @@ class Shard:
     features : ndarray
         (n, D)
     rows : ndarray or None
-        Which of them; None is all. (m,)
+        Which rows; None is all. (m,)
     """
 
     features: NDArray[Any]
@@ -43,170 +44,178 @@ class Shard:
         return len(self.features if self.rows is None else self.rows)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The rows in order, some at a time."""
+        """The rows in order, `_BLOCK_ROWS` at a time."""
         for start in range(0, len(self), _BLOCK_ROWS):
-            some = slice(start, start + _BLOCK_ROWS)
-            yield self.features[some if self.rows is None else self.rows[some]]
+            block = slice(start, start + _BLOCK_ROWS)
+            yield self.features[block if self.rows is None else self.rows[block]]
 
 
 @dataclass(frozen=True)
-class Images:
-    """The images of one split, as they were found.
-
-    Attributes
-    ----------
-    names : (str, str)
-        What features and labels are called where they come from, for messages.
-    labels : ndarray
-        (N,)
-    parts : sequence of Shard
-        The features, one part after the other.
-    ids : sequence of str
-        Names of the images; empty where they came without. (N,)
-    """
-
-    names: tuple[str, str]
-    labels: NDArray[Any]
-    parts: Sequence[Shard]
-    ids: Sequence[str] = ()
-
-    @property
-    def width(self) -> int:
-        """D of a checked set of images."""
-        return int(self.parts[0].features.shape[1])
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """All that a cache is made from.
+class SplitFeatures:
+    """The images of one split; checks that features and labels fit each other.
 
     Attributes
     ----------
     source : Path
-        What was imported.
-    words : str
-        What it is, for people.
-    classes : Classes
-    splits : mapping of str to Images
-    files : sequence of Path
-        Every file that was read: their content is part of the key.
+        The file or folder that is imported, for messages.
+    names : (str, str)
+        Names of features and labels in the source, for messages.
+    labels : ndarray
+        (N,) or (N, 1)
+    shards : sequence of Shard
+        The features, one shard after the other.
+    ids : sequence of str
+        Names of the images; empty if they have none. (N,)
+
+    Raises
+    ------
+    CacheFormatError
+        If features and labels do not fit, or there are none.
     """
 
     source: Path
-    words: str
-    classes: Classes
-    splits: Mapping[str, Images]
-    files: Sequence[Path]
+    names: tuple[str, str]
+    labels: NDArray[Any]
+    shards: Sequence[Shard]
+    ids: Sequence[str] = ()
 
-
-def check_images(source: Path, images: Images) -> Images:
-    """Check that features and labels fit each other.
-
-    Raises
-    ------
-    CacheFormatError
-        If they do not, or there are none.
-    """
-    (what, label_name), labels = images.names, images.labels
-    for given in (part.features for part in images.parts):
-        if given.ndim != 2 or given.dtype.kind != "f" or given.shape[1] != images.width:
+    def __post_init__(self) -> None:
+        source, (what, label_name), labels = self.source, self.names, self.labels
+        for array in (shard.features for shard in self.shards):
+            if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != self.width:
+                raise CacheFormatError(
+                    f"'{source}': {what} must be floats (N, D), all of one width; found "
+                    f"{array.dtype} {array.shape}."
+                )
+        count = sum(map(len, self.shards))
+        if labels.shape not in ((count,), (count, 1)):
             raise CacheFormatError(
-                f"'{source}': {what} must be floats (N, D), all of one width; found {given.dtype} "
-                f"{given.shape}."
+                f"'{source}': {what} ({count},) need as many {label_name}; found {labels.shape}."
             )
-    count = sum(len(part) for part in images.parts)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or len(labels) != count:
-        raise CacheFormatError(
-            f"'{source}': {what} ({count},) need as many {label_name}; found {labels.shape}."
-        )
-    if not count:
-        raise CacheFormatError(f"'{source}': {what} hold no image; leave them out.")
-    if len(set(images.ids)) < len(images.ids):
-        twice = collections.Counter(images.ids).most_common(1)[0][0]
-        raise CacheFormatError(f"'{source}': {what} hold '{twice}' twice; name each image once.")
-    return Images(images.names, labels, images.parts, images.ids)
-
-
-def save(feature_set: FeatureSet, path: Path) -> FeatureCache:
-    """Write what was gathered as a cache.
-
-    Raises
-    ------
-    CacheFormatError
-        If a label is out of range, splits differ in width, or a number is not finite; nothing is
-        left.
-    CacheError
-        If the cache cannot be written.
-    """
-    classes, source, width = (
-        feature_set.classes,
-        feature_set.source,
-        feature_set.classes.text.shape[2],
-    )
-    for images in feature_set.splits.values():
-        _check_labels(source, images, len(classes.names))
-        if images.width != width:
+        if not count:
+            raise CacheFormatError(f"'{source}': {what} hold no image; leave them out.")
+        if len(set(self.ids)) < len(self.ids):
+            twice = collections.Counter(self.ids).most_common(1)[0][0]
             raise CacheFormatError(
-                f"'{source}': {images.names[0]} must be floats (N, {width}) as wide as "
-                f"text_prompts; found width {images.width}."
+                f"'{source}': {what} hold '{twice}' twice; name each image once."
             )
-    dataset, _, encoder = cache_name(path).partition("/")
-    model, _, pretrained = encoder.partition(".")
-    header = Header(
-        key=_key(feature_set),
-        dataset=dataset,
-        model=model,
-        pretrained=pretrained,
-        class_names=classes.names,
-        sentences=classes.sentences,
-        text_features=classes.text,
-        logit_scale=classes.logit_scale,
-        logit_bias=classes.logit_bias,
-        source=feature_set.words,
-        versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
-    present = [split for split in SPLITS if split in feature_set.splits]
-    for split in present:  # every number is looked at before anything is written
-        collections.deque(_blocks(source, split, feature_set.splits[split]), maxlen=0)
-    write_cache(path, header, {s: _blocks(source, s, feature_set.splits[s]) for s in present})
-    return FeatureCache.open(path)
 
+    @property
+    def width(self) -> int:
+        """Feature width D."""
+        return int(self.shards[0].features.shape[1])
 
-def _check_labels(source: Path, images: Images, classes: int) -> None:
-    labels = images.labels
-    is_whole = labels.dtype.kind in "iu"
-    if not is_whole or not 0 <= labels.min() <= labels.max() < classes:
-        found = f" from {labels.min()} to {labels.max()}" if is_whole else ""
-        raise CacheFormatError(
-            f"'{source}': {images.names[1]} must be integers from 0 to {classes - 1}, one for each "
-            f"of the {classes} class_names; found {labels.dtype}{found}."
-        )
+    def check_classes(self, classes: ClassList) -> None:
+        """Check that labels and width fit the classes.
 
+        Raises
+        ------
+        CacheFormatError
+            If they do not.
+        """
+        labels, (count, _, width) = self.labels, classes.text_features.shape
+        is_whole = labels.dtype.kind in "iu"
+        if not is_whole or not 0 <= labels.min() <= labels.max() < count:
+            extent = f" from {labels.min()} to {labels.max()}" if is_whole else ""
+            raise CacheFormatError(
+                f"'{self.source}': {self.names[1]} must be integers from 0 to {count - 1}, one "
+                f"for each of the {count} class_names; found {labels.dtype}{extent}."
+            )
+        if self.width != width:
+            raise CacheFormatError(
+                f"'{self.source}': {self.names[0]} must be floats (N, {width}) as wide as "
+                f"text_prompts; found width {self.width}."
+            )
 
-def _blocks(source: Path, split: str, images: Images) -> Iterator[Block]:
-    half = all(part.features.dtype == np.float16 for part in images.parts)
-    start = 0
-    for part in images.parts:
-        for given in part.blocks():
-            rows = range(start, start + len(given))
-            features = finite(f"'{source}': {images.names[0]}", given)
+    def blocks(self, split: str) -> Iterator[Block]:
+        """The images in order, a few thousand at a time; their numbers are checked."""
+        is_half = all(shard.features.dtype == np.float16 for shard in self.shards)
+        labels = self.labels.reshape(-1).astype(np.int32)  # (N,)
+        start = 0
+        for array in (array for shard in self.shards for array in shard.blocks()):  # (n, D)
+            rows = range(start, start + len(array))
+            features = finite(f"'{self.source}': {self.names[0]}", array)
             yield Block(
-                [images.ids[row] if images.ids else f"{source.stem}/{split}/{row}" for row in rows],
-                images.labels[rows.start : rows.stop].astype(np.int32),
-                features if half else features.astype(np.float32),
+                [self.ids[r] if self.ids else f"{self.source.stem}/{split}/{r}" for r in rows],
+                labels[rows.start : rows.stop],
+                features if is_half else features.astype(np.float32),
             )
             start = rows.stop
 
 
-def _key(feature_set: FeatureSet) -> Key:
-    """One file is known by its digest, several by the digest of theirs."""
-    digests = {file.name: digest_of_file(file) for file in feature_set.files}
-    one = next(iter(digests.values())) if len(digests) == 1 else digest(digests)
+@dataclass(frozen=True)
+class FeatureSet:
+    """What an importer reads.
+
+    Attributes
+    ----------
+    source : Path
+        The file or folder that is imported.
+    description : str
+        What the features are, for the cache's `source`.
+    splits : mapping of str to SplitFeatures
+    files : sequence of Path
+        Every file that was read: their content is part of the cache's key.
+    text : TextFeatures or None
+        Text features in the source.
+    class_names : tuple of str
+        Class names in the source, in the order of the labels; empty if it has none.
+    """
+
+    source: Path
+    description: str
+    splits: Mapping[str, SplitFeatures]
+    files: Sequence[Path]
+    text: TextFeatures | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Feature width D of the first split."""
+        return next(iter(self.splits.values())).width
+
+
+def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) -> FeatureCache:
+    """Write imported features as a cache.
+
+    Raises
+    ------
+    InputError
+        If there are no text features.
+    CacheFormatError
+        If classes do not fit, splits differ in width, or a number is not finite; nothing is
+        written.
+    CacheError
+        If the cache cannot be written.
+    """
+    classes = make_class_list(options, features)
+    splits = {split: features.splits[split] for split in SPLITS if split in features.splits}
+    for images in splits.values():
+        images.check_classes(classes)
+    for split, images in splits.items():  # read every number once before anything is written
+        collections.deque(images.blocks(split), maxlen=0)
+    dataset, _, encoder = cache_name(path).partition("/")
+    model, _, pretrained = encoder.partition(".")
+    header = Header(
+        key=_key(features, classes),
+        dataset=dataset,
+        model=model,
+        pretrained=pretrained,
+        **classes._asdict(),
+        source=features.description,
+        versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    write_cache(path, header, {split: images.blocks(split) for split, images in splits.items()})
+    return FeatureCache.open(path)
+
+
+def _key(features: FeatureSet, classes: ClassList) -> Key:
+    """One file is known by its digest, several files by the digest of their digests."""
+    digests = {file.name: digest_of_file(file) for file in features.files}
+    content = digest(digests) if len(digests) > 1 else next(iter(digests.values()))
     return {
-        "imported_from": feature_set.source.name,
-        "imported_sha256": one,
-        "text_sha256": digest_of_array(feature_set.classes.text),
+        "imported_from": features.source.name,
+        "imported_sha256": content,
+        "text_sha256": digest_of_array(classes.text_features),
     }

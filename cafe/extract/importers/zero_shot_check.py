@@ -1,4 +1,4 @@
-"""Whether imported features and texts belong together: zero-shot against guessing."""
+"""Whether imported features and texts belong together: zero-shot accuracy against chance."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from cafe.store import SPLITS, FeatureCache
 
 _SURE = 3.0
-"""Standard deviations above guessing from which zero-shot is believed to know the classes."""
+"""Standard deviations above chance from which zero-shot accuracy is not taken for chance."""
 
 
 @dataclass(frozen=True)
 class ZeroShotCheck:
-    """How zero-shot classification does on a cache.
+    """Zero-shot accuracy on a cache.
 
     Attributes
     ----------
     split : str
-        The split that was looked at.
+        The split that was classified.
     images : int
     accuracy : float
         In percent.
     chance : float
-        What guessing gives, in percent.
+        Accuracy of guessing, in percent.
     at_chance : bool
-        Whether the accuracy could well be that of guessing.
+        Whether the accuracy is no more than that of lucky guessing.
     """
 
     split: str
@@ -41,8 +41,8 @@ class ZeroShotCheck:
 def check_zero_shot(cache: FeatureCache) -> ZeroShotCheck:
     """Classify the images of a cache by its class texts.
 
-    An order of classes that differs between labels and texts is the classic mistake of an import:
-    every array fits, and accuracy is that of guessing.
+    The common mistake of an import is another order of classes in the labels than in the texts.
+    Every array fits then, and the accuracy is that of guessing.
 
     Parameters
     ----------

@@ -1,19 +1,25 @@
-"""Which tool made what is to be imported, and the way from there to a cache."""
+"""The importers, and the choice of the one that reads a source."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from cafe.errors import InputError
 from cafe.extract.importers import clip_benchmark, clip_retrieval, npz, tip_adapter
-from cafe.extract.importers.class_list import ClassList
-from cafe.extract.importers.feature_set import save
-from cafe.extract.importers.text import TextFeatures, encode_for_cache, read_classes, read_text
+from cafe.extract.importers.class_list import ImportOptions
+from cafe.extract.importers.feature_set import write_feature_set
+from cafe.extract.importers.text_features import (
+    TextFeatures,
+    encode_for_cache,
+    read_class_names,
+    read_text_features,
+)
 from cafe.store import FeatureCache
 
-_TOOLS = (npz, tip_adapter, clip_benchmark, clip_retrieval)
+_IMPORTERS = (npz, tip_adapter, clip_benchmark, clip_retrieval)
+_OWN_OPTIONS = {"shots": tip_adapter, "label": clip_retrieval}
+"""Options that only one importer has."""
 
 
 def import_features(
@@ -43,13 +49,13 @@ def import_features(
         - a feature folder of CLIP_benchmark: `features_SPLIT.pt` and `targets_SPLIT.pt`;
         - an output folder of clip-retrieval: `img_emb/*.npy` and `metadata/*.parquet`.
     path : Path or str
-        The cache file to write, `<home>/<dataset>/<model>.<pretrained>.h5`.
+        The cache file to write, `<cache folder>/<dataset>/<model>.<pretrained>.h5`.
     text : TextFeatures, Path or str, optional
         The classes' text features, or a file of them: npz as above, or an npy or pt file of one
         array `(C, P, D)`, `(C, D)` or `(D, C)`. None takes those in the npz.
     classes : Path or str, optional
-        Class names in the order of the labels, one a line, or a JSON list. None takes those beside
-        the text features; where there are none, classes are numbered.
+        A file of class names in the order of the labels, one per line, or a JSON list. None takes
+        the names that come with the text features, else numbers the classes.
     encode : bool
         Compute the text features of `classes` with the encoder that `path` names.
     template : sequence of str, optional
@@ -57,8 +63,8 @@ def import_features(
     shots : int, optional
         Which `keys_Kshots.pt` of Tip-Adapter; None takes the largest.
     label : str, optional
-        The metadata column of clip-retrieval that holds the class; None takes `label` where there
-        is one, else the folder that the image lies in.
+        The metadata column of clip-retrieval that holds the class. None takes `label` where there
+        is one, else the folder of the image.
     logit_scale : float, optional
         None takes the one in the file, else 100, which is CLIP's.
 
@@ -69,7 +75,7 @@ def import_features(
     Raises
     ------
     InputError
-        If there is no such source, it is of no known kind, or text features are missing.
+        If there is no such source, no importer reads it, or text features are missing.
     CacheFormatError
         If arrays are missing, of the wrong shape, or not finite; nothing is written.
     CacheError
@@ -78,32 +84,28 @@ def import_features(
     source, path = Path(source), Path(path)
     if not source.exists():
         raise InputError(f"no file or folder '{source}'; give features that are there.")
-    class_names = None if classes is None else read_classes(Path(classes))
+    if logit_scale is not None and not 0 < logit_scale < float("inf"):
+        raise InputError(f"logit_scale must be above 0; got {logit_scale}.")
+    names = None if classes is None else read_class_names(Path(classes))
     if encode:
-        if text is not None or class_names is None:
+        if text is not None or names is None:
             raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
-        text = encode_for_cache(path, class_names, template)
+        text = encode_for_cache(path, names, template)
     elif template:
         raise InputError("template= is for the text that encode=True computes; add encode=True.")
-    class_list = ClassList(
-        text=text if isinstance(text, TextFeatures) or text is None else read_text(Path(text)),
-        class_names=class_names,
-        shots=shots,
-        label=label,
-        logit_scale=logit_scale,
-    )
-    for tool in _TOOLS:
-        if tool.fits(source):
-            _refuse_strange(source, tool, {"shots": shots, "label": label})
-            return save(tool.read_features(source, class_list), path)
-    forms = "; ".join(tool.FORM for tool in _TOOLS)
-    raise InputError(f"'{source}' is none of the kinds that are read: {forms}.")
-
-
-def _refuse_strange(source: Path, tool: ModuleType, asked: Mapping[str, object]) -> None:
-    """Refuse what is said of another tool's features."""
-    for name, owner in (("shots", tip_adapter), ("label", clip_retrieval)):
-        if asked[name] is not None and tool is not owner:
-            raise InputError(
-                f"--{name} {asked[name]} means nothing for '{source}'; it is for {owner.FORM}."
-            )
+    elif text is not None and not isinstance(text, TextFeatures):
+        text = read_text_features(Path(text))
+    options = ImportOptions(text, names, shots, label, logit_scale)
+    for importer in _IMPORTERS:
+        features = importer.read_features(source, options)
+        if features is None:
+            continue
+        for name, owner in _OWN_OPTIONS.items():
+            value = getattr(options, name)
+            if value is not None and importer is not owner:
+                raise InputError(
+                    f"{name}={value!r} means nothing for '{source}'; it is for {owner.FORM}."
+                )
+        return write_feature_set(features, options, path)
+    forms = "; ".join(importer.FORM for importer in _IMPORTERS)
+    raise InputError(f"no importer reads '{source}'; there is one for each of: {forms}.")

@@ -1,4 +1,4 @@
-"""The classes' text features and names, as people keep them beside image features."""
+"""Text features of classes and class names, in the files that people keep beside image features."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.prompts import fill
 from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 from cafe.store.paths import cache_name
@@ -28,13 +29,13 @@ class TextFeatures:
     name : str
         Where they come from, for messages.
     features : ndarray
-        As they were given. (C, P, D), (C, D) or (D, C)
+        As they are in the file. (C, P, D), (C, D) or (D, C)
     class_names : tuple of str
-        Empty where they came without. (C,)
+        Empty if the file has none. (C,)
     sentences : tuple of tuple of str
-        Empty where they came without. (C, P)
+        Empty if the file has none. (C, P)
     logit_scale, logit_bias : float or None
-        The encoder's, where they came with them.
+        The encoder's; None if the file has none.
     """
 
     name: str
@@ -52,30 +53,30 @@ class TextFeatures:
         CacheFormatError
             If no axis is as wide as the image features, or a number is not finite.
         """
-        given = self.features
-        if given.dtype.kind != "f" or given.ndim not in (2, 3) or not given.size:
+        text = self.features
+        if text.dtype.kind != "f" or text.ndim not in (2, 3) or not text.size:
             raise CacheFormatError(
-                f"{self.name} must be floats (C, P, {width}) or (C, {width}); found {given.dtype} "
-                f"{given.shape}."
+                f"{self.name} must be floats (C, P, {width}) or (C, {width}); found {text.dtype} "
+                f"{text.shape}."
             )
-        if given.ndim == 2 and given.shape[1] != width and given.shape[0] == width:
-            given = given.T  # Tip-Adapter keeps a column for each class
-        if given.shape[-1] != width:
+        if text.ndim == 2 and text.shape[1] != width and text.shape[0] == width:
+            text = text.T  # Tip-Adapter keeps one column per class
+        if text.shape[-1] != width:
             raise CacheFormatError(
                 f"{self.name} {self.features.shape} must be as wide as the image features, "
                 f"(C, P, {width}) or (C, {width}); give those of the same encoder."
             )
-        text = given[:, None] if given.ndim == 2 else given
-        return finite(self.name, text).astype(np.float32)
+        prompts = text[:, None] if text.ndim == 2 else text  # (C, P, D)
+        return finite(self.name, prompts).astype(np.float32)
 
 
-def read_text(file: Path) -> TextFeatures:
+def read_text_features(file: Path) -> TextFeatures:
     """Read text features from an npz, npy or pt file.
 
     Raises
     ------
     InputError
-        If there is no such file, or its ending is another.
+        If there is no such file, or it has another suffix.
     CacheFormatError
         If it holds no array of numbers.
     """
@@ -85,15 +86,14 @@ def read_text(file: Path) -> TextFeatures:
 
 
 def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
-    """The text features in an npz file, with class names and scale where it has them."""
+    """The text features in an npz file, with class names and scale if it has them."""
     if "text_prompts" not in arrays:
         raise CacheFormatError(f"'{file}' has no text_prompts; found {', '.join(sorted(arrays))}.")
-    names = arrays.get("class_names")
-    if names is not None and (names.dtype.kind not in "US" or names.ndim != 1):
+    names, scale = arrays.get("class_names", np.empty(0, str)), arrays.get("logit_scale")
+    if names.dtype.kind not in "US" or names.ndim != 1:
         raise CacheFormatError(
             f"'{file}': class_names must be text (C,); found {names.dtype} {names.shape}."
         )
-    scale = arrays.get("logit_scale")
     if scale is not None and (scale.size != 1 or scale.dtype.kind not in "fiu"):
         raise CacheFormatError(
             f"'{file}': logit_scale must be one number; found {scale.shape} {scale.dtype}."
@@ -101,13 +101,13 @@ def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
     return TextFeatures(
         f"'{file}': text_prompts",
         arrays["text_prompts"],
-        () if names is None else tuple(str(name) for name in names.tolist()),
+        tuple(map(str, names.tolist())),
         logit_scale=None if scale is None else float(scale.item()),
     )
 
 
-def read_classes(file: Path) -> tuple[str, ...]:
-    """Read class names: a JSON list, or one a line.
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Read class names: a JSON list, or one per line.
 
     Raises
     ------
@@ -116,24 +116,17 @@ def read_classes(file: Path) -> tuple[str, ...]:
     """
     try:
         content = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"cannot read class names from '{file}' ({reason}).") from error
-    if file.suffix == ".json":
-        return _json_names(file, content)
-    names = tuple(line.strip() for line in content.splitlines() if line.strip())
-    if not names:
-        raise InputError(f"'{file}' holds no class names; give one a line.")
-    return names
-
-
-def _json_names(file: Path, content: str) -> tuple[str, ...]:
-    try:
-        names = json.loads(content)
-    except (ValueError, RecursionError):
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        names = json.loads(content) if file.suffix == ".json" else lines
+    except OSError as error:
+        raise InputError(f"cannot read class names from '{file}' ({error.strerror}).") from error
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
         names = None
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise InputError(f'\'{file}\' is no list of class names; give ["cat", "dog", ...].')
+    if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise InputError(
+            f"'{file}' is no list of class names; give one per line, or as JSON "
+            '["cat", "dog", ...].'
+        )
     return tuple(names)
 
 
@@ -150,14 +143,11 @@ def encode_classes(
     templates : sequence of str
         Prompts with `{}` for the class name. (P,)
     """
-    from cafe.datasets.prompts import fill
-
-    sentences = fill(class_names, templates)
-    flat = [sentence for row in sentences for sentence in row]
-    features = encoder.encode_text(flat).numpy().reshape(len(sentences), -1, encoder.width)
+    sentences = fill(class_names, templates)  # (C, P)
+    features = encoder.encode_text([sentence for row in sentences for sentence in row])
     return TextFeatures(
         f"the text of {encoder.model} '{encoder.pretrained}'",
-        features,
+        features.numpy().reshape(len(sentences), -1, encoder.width),  # (C, P, D)
         tuple(class_names),
         tuple(map(tuple, sentences)),
         encoder.logit_scale,
