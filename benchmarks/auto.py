@@ -27,9 +27,10 @@ from grid import machine, read_features
 
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import Context, Head, Protocol, Validation
+from cafe.methods.base import Context, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.ensemble import EnsembleHead
+from cafe.methods.head import Head
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = {

@@ -15,12 +15,12 @@ from cafe.errors import InputError
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
+from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import (
     AdapterHead,
     ClipAdapter,
     ClipAdapterBoth,
     ClipAdapterText,
-    parse_bottleneck,
 )
 
 REAL = Path(__file__).parents[1] / "../shared/data/features/whu-rs19.ViT-B-32.openai.npz"

@@ -14,8 +14,9 @@ from drawing import CLASSES, draw_images, draw_task, draw_text
 import cafe
 from cafe.features.task import StoredFeatures
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, predict
+from cafe.methods.base import NO_VALIDATION, Context
 from cafe.methods.catalog import make_method
+from cafe.methods.head import predict
 from cafe.store import FeatureCache
 from cafe.study.calibration import ENOUGH, _folds
 

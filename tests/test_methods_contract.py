@@ -15,8 +15,9 @@ from needing import settings_for
 from torch import Tensor
 
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import Context, Head, Method, Protocol, Validation
+from cafe.methods.base import Context, Method, Protocol, Validation
 from cafe.methods.catalog import CATALOG, find_method, make_method
+from cafe.methods.head import Head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

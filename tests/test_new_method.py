@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.methods.base import NO_VALIDATION, Head, Method, scale_params
+from cafe.methods.base import NO_VALIDATION, Method
+from cafe.methods.head import Head, scale_params
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ EXAMPLES = [
     "cafe.study.fit.grid",
     "cafe.results.saved_head.SavedHead",
     "cafe.study.meta_train.meta_train",
-    "cafe.methods.clip_adapter.method.parse_bottleneck",
+    "cafe.methods.checks.parse_bottleneck",
     "cafe.methods.validation.pick_best",
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cafe.engine import Recipe
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head
+from cafe.methods.base import NO_VALIDATION, Context
 from cafe.methods.clip_adapter.method import (
     AdapterHead,
     ClipAdapter,
@@ -20,6 +20,7 @@ from cafe.methods.clip_adapter.method import (
 )
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS
 from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
+from cafe.methods.head import Head
 from cafe.methods.stacking import ENOUGH, log_likelihood, stack, weighing_folds
 from cafe.methods.validation import Fold
 from cafe.methods.zero_shot import ZeroShot

@@ -14,7 +14,8 @@ from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features.spatial_maps import SpatialMaps
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import Context, Validation, predict
+from cafe.methods.base import Context, Validation
+from cafe.methods.head import predict
 from cafe.methods.vt_clip import PARTS, VtClip, VtClipHead, guided_cosines
 from cafe.methods.zero_shot import ZeroShot
 

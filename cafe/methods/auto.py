@@ -10,10 +10,11 @@ from torch import Tensor
 
 from cafe.engine import Recipe
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import BatchedMethod, Context, Validation
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_members
 from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
+from cafe.methods.head import Head
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
 from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.validation import Fold

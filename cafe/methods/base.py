@@ -1,4 +1,4 @@
-"""The contract of all methods: fit on a training set, give a head that turns features to logits."""
+"""The contract of all methods: fit on a training set, give a head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cafe.engine import Recipe, Run, Trained, train
 from cafe.errors import InputError
-from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet
+from cafe.methods.head import Head
 
 Protocol = Literal["none", "few-shot", "full", "cv"]
 """How hyper-parameters are chosen: not at all, on min(K, 4) validation images per class, on the
@@ -93,76 +94,6 @@ class Context:
             progress=progress,
             on_finished=on_finished,
         )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Head(ABC):
-    """A fitted classifier over features.
-
-    A subclass is a dataclass: one field for each of its tensors, and its formula, `logits`. Saving
-    it and reading it back follow from the fields.
-
-    Attributes
-    ----------
-    params : mapping
-        The hyper-parameters in force, chosen ones included; JSON values only.
-    method : str
-        Name of the method that fitted it.
-    spatial : bool
-        Whether it needs the spatial map of an image beside its feature.
-    cosine_logits : bool
-        Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features. Only
-        then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
-        probable it is that image and class belong together, whatever the other classes are.
-    no_graph : str
-        Why it cannot be exported as a graph, as a clause; "" where it can.
-    """
-
-    params: Mapping[str, Any] = field(default_factory=dict)
-    method: str = ""
-
-    spatial: ClassVar[bool] = False
-    cosine_logits: ClassVar[bool] = False
-    no_graph: ClassVar[str] = ""
-
-    @abstractmethod
-    def logits(self, x: Tensor) -> Tensor:
-        """Class scores.
-
-        Parameters
-        ----------
-        x : Tensor
-            Raw image features (N, D); for a spatial head the feature and then the map of each
-            image (N, 1 + T, D).
-
-        Returns
-        -------
-        Tensor
-            Logits; softmax over the last axis gives probabilities. (N, C)
-        """
-
-    def graph_logits(self, x: Tensor) -> Tensor:
-        """The same as `logits` by plain tensor operations, which an exported graph needs. (N, C)"""
-        return self.logits(x)
-
-    def adapted(self, x: Tensor) -> Tensor | None:
-        """Unit features that the head makes of raw ones (N, D); None where it leaves them alone."""
-        return None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by the names of their fields; absent ones are left out."""
-        values = {part.name: getattr(self, part.name) for part in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-    def scale_cosines(self, cosines: Tensor) -> Tensor:
-        """The encoder's logits of cosines, by the scale and bias in `params`."""
-        logits: Tensor = self.params["logit_scale"] * cosines + self.params["logit_bias"]
-        return logits
-
-
-def scale_params(text: ClassText) -> dict[str, float]:
-    """What `Head.scale_cosines` needs, as parts of a head's params."""
-    return {"logit_scale": text.logit_scale, "logit_bias": text.logit_bias}
 
 
 def training_params(trained: Trained) -> dict[str, Any]:
@@ -271,21 +202,3 @@ class BatchedMethod(Method):
         seeds: Sequence[int],
     ) -> list[Head]:
         """Fit one head per training set, all side by side."""
-
-
-ROWS, SPATIAL_ROWS = 65536, 256
-"""Images at a time: a map of 7 x 7 tokens is fifty features, and is compared with every class."""
-
-
-def predict(head: Head, features: Features) -> Tensor:
-    """Logits of images, a block at a time, with their maps where the head needs them. (N, C)"""
-    rows = SPATIAL_ROWS if head.spatial else ROWS
-    blocks = features.blocks(rows, spatial=head.spatial)
-    return torch.cat([predict_in_blocks(head, block) for block in blocks])
-
-
-@torch.inference_mode()
-def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
-    """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
-    rows = rows or (SPATIAL_ROWS if head.spatial else ROWS)
-    return torch.cat([head.logits(block.float()) for block in torch.split(x, rows)])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from cafe.errors import InputError
+
+WIDEST = 4
+"""Bottlenecks wider than this many times D are refused as typing errors."""
 
 
 def check_positive(name: str, value: float) -> float:
@@ -46,3 +50,53 @@ def _check(name: str, value: float | str, allowed: str, fits: Callable[[float], 
     if not fits(number):
         raise InputError(f"{name} must be {allowed}; got {value}.")
     return number
+
+
+def parse_bottleneck(bottleneck: str | int, width: int) -> int:
+    """H of a bottleneck as people write it.
+
+    Parameters
+    ----------
+    bottleneck : str or int
+        "D/4", "D", or a whole number.
+    width : int
+        D.
+
+    Returns
+    -------
+    int
+        H, at least 1 and at most 4 D.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number, or out of these bounds.
+
+    Examples
+    --------
+    >>> parse_bottleneck("D/4", 512)
+    128
+    """
+    part, whole = bottleneck_word(bottleneck)
+    hidden = int(whole) if whole else width // int(part or 1)
+    if not 1 <= hidden <= WIDEST * width:
+        raise InputError(
+            f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
+            f"'{bottleneck}' gives {hidden}."
+        )
+    return hidden
+
+
+def bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
+    """The 4 of "D/4", or a whole number; its bounds are known with D.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    word = str(bottleneck).strip().upper()
+    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
+    if match is None or isinstance(bottleneck, bool):
+        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
+    return match[1], match[2]

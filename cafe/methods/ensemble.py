@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Head
 from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead
 from cafe.methods.stacking import stack
 from cafe.methods.validation import Fold

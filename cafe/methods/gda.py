@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_not_negative
+from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead
 from cafe.methods.validation import Fold, choose, folds_for
 

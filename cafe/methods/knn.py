@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_count, check_positive
+from cafe.methods.head import Head
 from cafe.methods.validation import Fold, choose, folds_for
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_not_negative, check_positive
+from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead
 from cafe.methods.validation import Fold, choose, folds_for
 

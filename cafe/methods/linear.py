@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from cafe.engine import Batch, Family, Recipe, Run, Trained, shared_product
 from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.head import Head
 from cafe.methods.validation import train_best
 
 TEXT_NORM = 10.0

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_positive
+from cafe.methods.head import Head
 from cafe.methods.lda_prior import measure, posterior
 from cafe.methods.linear import LinearHead
 from cafe.methods.validation import Fold, choose, folds_for

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Method, Validation
+from cafe.methods.head import Head
 
 if TYPE_CHECKING:
     import faiss

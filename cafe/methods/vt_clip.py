@@ -21,16 +21,9 @@ from cafe.engine import Batch, Family, Recipe, Run, Trained, linear_weights, sha
 from cafe.engine.contract import Tensors
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import (
-    BatchedMethod,
-    Context,
-    Head,
-    Validation,
-    scale_params,
-    training_params,
-)
-from cafe.methods.checks import check_not_negative
-from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
+from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.checks import bottleneck_word, check_not_negative, parse_bottleneck
+from cafe.methods.head import Head, scale_params
 from cafe.methods.validation import train_best
 
 PARTS = ("query", "key", "down", "up")

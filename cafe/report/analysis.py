@@ -18,8 +18,8 @@ from cafe.errors import CafeError, InputError
 from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
-from cafe.methods.base import Head, predict
 from cafe.methods.catalog import find_method
+from cafe.methods.head import Head, predict
 from cafe.results.record import head_file, load_head
 from cafe.store import FeatureCache
 from cafe.study.calibration import out_of_fold, settings_in_force

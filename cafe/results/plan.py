@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cafe.features.splits import Shots
-from cafe.methods.base import Head, Protocol
+from cafe.methods.base import Protocol
+from cafe.methods.head import Head
 from cafe.results.metrics import Summary
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cafe.errors import CafeError
 from cafe.files import write_folder
-from cafe.methods.base import Head
+from cafe.methods.head import Head
 from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.results.saved_head import SavedHead, load_head, save_head
 from cafe.store import FeatureCache

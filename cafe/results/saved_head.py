@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cafe.errors import InputError
-from cafe.methods.base import Head, predict_in_blocks
 from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.head import Head, predict_in_blocks
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 
 _ZERO_SHOT = "zero_shot."

@@ -15,8 +15,9 @@ import torch
 from cafe.errors import InputError
 from cafe.features.task import StoredFeatures, Task
 from cafe.features.tensors import ClassText, Features
-from cafe.methods.base import Context, Head, predict_in_blocks
+from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.head import Head, predict_in_blocks
 from cafe.results.metrics import Summary, accuracy, summarize
 from cafe.results.plan import Result, StudyPlan
 from cafe.study.study import Progress, check_plan, run

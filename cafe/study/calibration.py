@@ -23,8 +23,9 @@ from cafe.features.splits import (
 )
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, predict
+from cafe.methods.base import NO_VALIDATION, Context
 from cafe.methods.catalog import find_method, make_method
+from cafe.methods.head import Head, predict
 from cafe.results.plan import Calibration, Result, StudyPlan
 from cafe.store import FeatureCache
 from cafe.study.study import Progress

@@ -17,8 +17,9 @@ from torch.nn.functional import normalize
 from cafe.devices import resolve_device
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context, Validation, predict_in_blocks
+from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import find_method, make_method
+from cafe.methods.head import predict_in_blocks
 from cafe.study.calibration import out_of_fold, settings_in_force
 
 

@@ -13,15 +13,9 @@ from cafe.errors import InputError
 from cafe.features.splits import Shots, draw_shots, draw_validation
 from cafe.features.task import Task
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import (
-    NO_VALIDATION,
-    Context,
-    Head,
-    Protocol,
-    Validation,
-    predict,
-)
+from cafe.methods.base import NO_VALIDATION, Context, Protocol, Validation
 from cafe.methods.catalog import find_method, make_method
+from cafe.methods.head import Head, predict
 from cafe.results.metrics import accuracy, summarize
 from cafe.results.plan import Result, StudyPlan
 from cafe.study.diagnostics import diagnose

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from cafe.engine import Recipe, Run, Trained
-from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import (
-    BatchedMethod,
-    Context,
-    Head,
-    Validation,
-    scale_params,
-    training_params,
-)
-from cafe.methods.checks import check_ratio
+from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.checks import bottleneck_word, check_ratio, parse_bottleneck
 from cafe.methods.clip_adapter.counterfactual_family import (
     CounterfactualAdapter,
     check_counterfactual,
@@ -34,13 +25,11 @@ from cafe.methods.clip_adapter.family import (
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_ensembles
 from cafe.methods.ensemble import EnsembleHead
+from cafe.methods.head import Head, scale_params
 from cafe.methods.validation import train_best
 
 DEFAULT_RATIO = 0.2
 """The paper's ratio for generic images (Caltech101, ImageNet); where a learned one starts."""
-
-WIDEST = 4
-"""Bottlenecks wider than this many times D are refused as a slip of the pen."""
 
 
 class ClipAdapter(BatchedMethod):
@@ -205,53 +194,3 @@ class ClipAdapterBoth(ClipAdapter):
     summary = "adapters on image features and class weights, each with its ratio"
     family = BothAdapter
     unused = ("counterfactual",)
-
-
-def parse_bottleneck(bottleneck: str | int, width: int) -> int:
-    """H of a bottleneck as people write it.
-
-    Parameters
-    ----------
-    bottleneck : str or int
-        "D/4", "D", or a whole number.
-    width : int
-        D.
-
-    Returns
-    -------
-    int
-        H, at least 1 and at most 4 D.
-
-    Raises
-    ------
-    InputError
-        If it is no whole number, or out of these bounds.
-
-    Examples
-    --------
-    >>> parse_bottleneck("D/4", 512)
-    128
-    """
-    part, whole = bottleneck_word(bottleneck)
-    hidden = int(whole) if whole else width // int(part or 1)
-    if not 1 <= hidden <= WIDEST * width:
-        raise InputError(
-            f"bottleneck must be from 1 to {WIDEST * width} ({WIDEST} D); "
-            f"'{bottleneck}' gives {hidden}."
-        )
-    return hidden
-
-
-def bottleneck_word(bottleneck: str | int) -> tuple[str | None, str | None]:
-    """The 4 of "D/4", or a whole number; its bounds are known with D.
-
-    Raises
-    ------
-    InputError
-        If it is neither.
-    """
-    word = str(bottleneck).strip().upper()
-    match = re.fullmatch(r"D(?:/([1-9][0-9]*))?|([0-9]+)", word)
-    if match is None or isinstance(bottleneck, bool):
-        raise InputError(f"bottleneck must be a whole number or like D/4; got '{bottleneck}'.")
-    return match[1], match[2]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Head
+from cafe.methods.base import Context
 from cafe.methods.clip_adapter.family import AdapterFamily
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import Member, make_ensemble
+from cafe.methods.head import Head
 from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.validation import Fold, with_folds
 

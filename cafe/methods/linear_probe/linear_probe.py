@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 from cafe.engine import Family, Recipe, Trained
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import Context, Head, Validation
+from cafe.methods.base import Context, Validation
 from cafe.methods.checks import check_positive
+from cafe.methods.head import Head
 from cafe.methods.linear import CosineHead, LinearHead, Prototypes, TrainedLinear
 from cafe.methods.linear_probe.logistic import logistic_regressions
 from cafe.methods.validation import Fold, choose, folds_for

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead, scaled_weights
 from cafe.methods.meta_adapter.file import MetaFile, load_meta
 from cafe.methods.meta_adapter.weights import MetaWeights

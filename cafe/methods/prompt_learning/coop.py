@@ -14,8 +14,9 @@ from cafe.engine import Recipe
 from cafe.engine.draws import normal_weights
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Head, Validation
+from cafe.methods.base import BatchedMethod, Context, Validation
 from cafe.methods.checks import check_count
+from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead, scaled_weights
 from cafe.methods.prompt_learning.prompts import Prompts, TextTower
 from cafe.methods.prompt_learning.training import (

@@ -11,17 +11,10 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import (
-    BatchedMethod,
-    Context,
-    Head,
-    Validation,
-    scale_params,
-    training_params,
-)
-from cafe.methods.checks import check_positive, check_share
+from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.checks import bottleneck_word, check_positive, check_share, parse_bottleneck
 from cafe.methods.clip_adapter.family import adapt
-from cafe.methods.clip_adapter.method import bottleneck_word, parse_bottleneck
+from cafe.methods.head import Head, scale_params
 from cafe.methods.prompt_learning.learned_text import learned_text
 from cafe.methods.sgva.family import SgvaFamily, members
 from cafe.methods.validation import Fold, choose, folds_for, with_folds

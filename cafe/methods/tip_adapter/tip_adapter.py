@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Head, Method, Validation, scale_params
+from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_not_negative
+from cafe.methods.head import Head, scale_params
 from cafe.methods.tip_adapter.search import Affinities, CandidateGrid, search
 from cafe.methods.validation import Fold, folds_for
 

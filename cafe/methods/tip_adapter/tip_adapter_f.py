@@ -12,15 +12,9 @@ from torch.nn.functional import normalize, one_hot
 from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product
 from cafe.engine.contract import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import (
-    BatchedMethod,
-    Context,
-    Head,
-    Validation,
-    scale_params,
-    training_params,
-)
+from cafe.methods.base import BatchedMethod, Context, Validation, training_params
 from cafe.methods.checks import check_not_negative
+from cafe.methods.head import Head, scale_params
 from cafe.methods.tip_adapter.search import CandidateGrid, search
 from cafe.methods.tip_adapter.tip_adapter import (
     TipAdapter,

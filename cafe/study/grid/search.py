@@ -22,7 +22,8 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.files import write_text
 from cafe.methods.base import Context
-from cafe.methods.clip_adapter.method import ClipAdapter, parse_bottleneck
+from cafe.methods.checks import parse_bottleneck
+from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import pick_best
 from cafe.results.plan import Result
 from cafe.results.record import Record, make_record, save_run

@@ -16,8 +16,7 @@ from cafe.errors import InputError
 from cafe.features.splits import MOST_FOLDS, Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Protocol
-from cafe.methods.checks import check_ratio
-from cafe.methods.clip_adapter.method import parse_bottleneck
+from cafe.methods.checks import check_ratio, parse_bottleneck
 from cafe.store import FeatureCache
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
