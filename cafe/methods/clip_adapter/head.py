@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.methods.base import Head
-from cafe.methods.clip_adapter.family import adapt
+from cafe.methods.clip_adapter.architecture import adapt
 
 
 @dataclass(frozen=True, eq=False)
