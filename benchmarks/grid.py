@@ -27,7 +27,7 @@ from cafe.devices import product_rate
 from cafe.engine import Recipe, Run, evaluate, train
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.clip_adapter.family import VisualAdapter
+from cafe.methods.clip_adapter.architecture import VisualAdapter
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("whu-rs19.ViT-B-32.openai", "caltech101-66.ViT-B-32.openai")
@@ -92,7 +92,7 @@ def time_plain(grid: GridResult, run: Run) -> tuple[float, float]:
     train_set = grid.sets[run.data]
     text, features = train_set.text, train_set.features
     torch.manual_seed(run.seed)
-    hidden, ratio = run.family.bottleneck, run.scalars["ratio"]  # type: ignore[attr-defined]
+    hidden, ratio = run.architecture.bottleneck, run.scalars["ratio"]  # type: ignore[attr-defined]
     model = PlainAdapter(ratio, hidden, text.weights, text.logit_scale).to(features.x.device)
     start = time.perf_counter()
     train_plain(model, features.unit, features.y, PlainRecipe(), run.seed)
@@ -119,7 +119,7 @@ def operations(grid: GridResult) -> float:
     for run in grid.runs:
         train_set = grid.sets[run.data]
         classes, width = train_set.text.weights.shape
-        hidden = run.family.bottleneck  # type: ignore[attr-defined]
+        hidden = run.architecture.bottleneck  # type: ignore[attr-defined]
         images = len(train_set.features) * run.recipe.epochs
         total += 2 * images * width * (5 * hidden + 2 * classes)
     return float(total)

@@ -18,7 +18,7 @@ from grid import machine
 
 from cafe.engine import Recipe, Run, train
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.clip_adapter.family import VisualAdapter
+from cafe.methods.clip_adapter.architecture import VisualAdapter
 
 BASE = {"runs": 27, "shots": 16, "classes": 100, "width": 512}
 ROWS = {

@@ -20,13 +20,13 @@ from cafe.engine.stack import make_batch
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
-from cafe.methods.clip_adapter.counterfactual_family import CounterfactualAdapter
+from cafe.methods.clip_adapter.architecture import VisualAdapter
+from cafe.methods.clip_adapter.counterfactual_architecture import CounterfactualAdapter
 from cafe.methods.clip_adapter.counterfactuals import (
     confusable_classes,
     counterfactuals,
     smallest_mask,
 )
-from cafe.methods.clip_adapter.family import VisualAdapter
 from cafe.methods.clip_adapter.method import ClipAdapter, ClipAdapterText
 from cafe.methods.prompt_learning.coop import Coop
 from cafe.methods.prompt_learning.cpl import Cpl
@@ -124,8 +124,8 @@ def test_an_empty_mask_or_no_contrast_is_coop() -> None:
 
 
 def adapter_run(**changes: float) -> Run:
-    family = CounterfactualAdapter(bottleneck=6, **changes)  # type: ignore[arg-type]
-    return Run(family, 0, 0, Recipe(epochs=10), {"ratio": 0.3})
+    architecture = CounterfactualAdapter(bottleneck=6, **changes)  # type: ignore[arg-type]
+    return Run(architecture, 0, 0, Recipe(epochs=10), {"ratio": 0.3})
 
 
 def test_an_empty_mask_is_the_plain_adapter() -> None:
@@ -140,11 +140,11 @@ def test_an_empty_mask_is_the_plain_adapter() -> None:
 
 def adapter_batch(train_set: TrainingSet, run: Run) -> tuple[dict[str, Tensor], Batch]:
     """Initial parameters and one batch of all images, of one run."""
-    family, features, text = run.family, train_set.features, train_set.text
-    params = {name: v[None, None] for name, v in family.initial(run, train_set).items()}
-    pairs = family.examples(train_set).x
-    rows = {name: value[None] for name, value in family.rows(pairs, text).items()}
-    constants = {name: v[None, None] for name, v in family.constants(train_set).items()}
+    architecture, features, text = run.architecture, train_set.features, train_set.text
+    params = {name: v[None, None] for name, v in architecture.initial(run, train_set).items()}
+    pairs = architecture.examples(train_set).x
+    rows = {name: value[None] for name, value in architecture.rows(pairs, text).items()}
+    constants = {name: v[None, None] for name, v in architecture.constants(train_set).items()}
     scalars = {"ratio": torch.full((1, 1, 1, 1), 0.3)}
     return params, make_batch({**rows, "y": features.y[None]}, scalars, constants, text)
 
@@ -164,7 +164,7 @@ def test_the_adapter_s_penalty_is_the_contrast_by_hand(normalize_input: bool) ->
     factual, edited = (adapted(v * norms) for v in (features.unit, edited_by_hand(train_set)))
     own = train_set.text.weights[features.y]
     expected = 0.5 * contrast_by_hand(own, factual, edited, 20.0)
-    penalty = run.family.penalty(params, batch)
+    penalty = run.architecture.penalty(params, batch)
     assert penalty is not None
     torch.testing.assert_close(penalty, expected.view(1, 1), atol=1e-5, rtol=1e-5)
 
@@ -183,13 +183,13 @@ def test_views_are_edited_one_by_one() -> None:
     train_set = draw_task(views=3)
     views = train_set.features.views
     assert views is not None
-    family = CounterfactualAdapter(bottleneck=6)
-    pairs = family.examples(train_set).views
+    architecture = CounterfactualAdapter(bottleneck=6)
+    pairs = architecture.examples(train_set).views
     assert pairs is not None
     assert pairs.shape == (len(views), 3, 48)
     assert torch.equal(pairs[..., :24], views)
     alone = counterfactuals(normalize(views[:, 1], dim=-1), train_set.features.y, train_set)
-    found = family.rows(pairs[:, 1], train_set.text)["edited"]
+    found = architecture.rows(pairs[:, 1], train_set.text)["edited"]
     torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-5)
     method = ClipAdapter(counterfactual=1.0, recipe=Recipe(epochs=2, views=True), context=FP32)
     assert method.fit(train_set).logits(TEST.x).isfinite().all()

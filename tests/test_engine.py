@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.engine import (
+    Architecture,
     Batch,
     BatchOrder,
-    Family,
     Recipe,
     Run,
     Trained,
@@ -26,7 +26,7 @@ from cafe.engine import (
 from cafe.engine import trainer as trainer_module
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.clip_adapter.family import BothAdapter, TextAdapter, VisualAdapter
+from cafe.methods.clip_adapter.architecture import BothAdapter, TextAdapter, VisualAdapter
 
 C, D = 5, 32
 SHORT = Recipe(epochs=3, batch_size=16)
@@ -55,32 +55,32 @@ class Plain(nn.Module):
 
     def __init__(self, run: Run, text: ClassText) -> None:
         super().__init__()
-        family = run.family
-        assert isinstance(family, VisualAdapter | TextAdapter | BothAdapter)
-        self.family, self.run, self.text = family, run, text
-        hidden, width = family.bottleneck, text.weights.shape[1]
-        shapes = [(hidden, width), (width, hidden)] * len(family.branches)
+        architecture = run.architecture
+        assert isinstance(architecture, VisualAdapter | TextAdapter | BothAdapter)
+        self.architecture, self.run, self.text = architecture, run, text
+        hidden, width = architecture.bottleneck, text.weights.shape[1]
+        shapes = [(hidden, width), (width, hidden)] * len(architecture.branches)
         drawn = linear_weights(run.seed, *shapes)
         self.layers = nn.ParameterDict()
-        for i, prefix in enumerate(family.branches):
+        for i, prefix in enumerate(architecture.branches):
             self.layers[f"{prefix}down"] = nn.Parameter(drawn[2 * i].clone())
             self.layers[f"{prefix}up"] = nn.Parameter(drawn[2 * i + 1].clone())
-            if family.learn_ratio:
+            if architecture.learn_ratio:
                 start = torch.logit(torch.tensor(run.scalars[f"{prefix}ratio"])) / 20
                 self.layers[f"{prefix}ratio_u"] = nn.Parameter(start.view(1, 1))
 
     def blend(self, v: Tensor, prefix: str) -> Tensor:
-        if prefix not in self.family.branches:
+        if prefix not in self.architecture.branches:
             return v
         adapted = torch.relu(v @ self.layers[f"{prefix}down"].T) @ self.layers[f"{prefix}up"].T
-        adapted = torch.relu(adapted) if self.family.final_relu else adapted
+        adapted = torch.relu(adapted) if self.architecture.final_relu else adapted
         ratio = self.run.scalars[f"{prefix}ratio"]
-        if self.family.learn_ratio:
+        if self.architecture.learn_ratio:
             ratio = torch.sigmoid(20 * self.layers[f"{prefix}ratio_u"])
         return ratio * adapted + (1 - ratio) * v
 
     def forward(self, x: Tensor) -> Tensor:
-        x = normalize(x, dim=-1) if self.family.normalize_input else x
+        x = normalize(x, dim=-1) if self.architecture.normalize_input else x
         images = normalize(self.blend(x, ""), dim=-1)
         classes = normalize(self.blend(self.text.weights, "text_"), dim=-1)
         return self.text.logit_scale * images @ classes.T + self.text.logit_bias
@@ -247,7 +247,7 @@ def test_bf16_is_close_to_fp32() -> None:
 
 
 @dataclass(frozen=True)
-class Residual(Family):
+class Residual(Architecture):
     """A head by the short form of the contract: a loss with a penalty, and autograd."""
 
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cafe import devices
 from cafe.devices import bf16_speedup, resolve_precision
-from cafe.engine import Batch, BatchOrder, Family, Workspace, linear_weights
+from cafe.engine import Architecture, Batch, BatchOrder, Workspace, linear_weights
 from cafe.engine.memory import budget_bytes, format_bytes, free_bytes
 from cafe.engine.optimizer import cosine
 from cafe.errors import InputError
-from cafe.methods.clip_adapter.family import VisualAdapter
+from cafe.methods.clip_adapter.architecture import VisualAdapter
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def test_gradients_by_hand_equal_autograd_in_float64(final_relu: bool, normalized: bool) -> None:
     torch.manual_seed(0)
     streams, runs, rows, width, hidden, classes = 2, 3, 12, 16, 4, 5
-    family = VisualAdapter(hidden, final_relu=final_relu, learn_ratio=True)
+    architecture = VisualAdapter(hidden, final_relu=final_relu, learn_ratio=True)
     x = torch.randn(streams, rows, width).double()
     x = x / x.norm(dim=-1, keepdim=True) if normalized else x
     w = torch.nn.functional.normalize(torch.randn(classes, width).double(), dim=-1)
@@ -35,35 +35,39 @@ def test_gradients_by_hand_equal_autograd_in_float64(final_relu: bool, normalize
     by_hand = {name: torch.empty_like(value) for name, value in params.items()}
     by_autograd = {name: torch.empty_like(value) for name, value in params.items()}
     work = Workspace(CPU, torch.float64)
-    loss = family.gradients(params, batch, by_hand, work)()
-    torch.testing.assert_close(loss, Family.gradients(family, params, batch, by_autograd, work)())
+    loss = architecture.gradients(params, batch, by_hand, work)()
+    torch.testing.assert_close(
+        loss, Architecture.gradients(architecture, params, batch, by_autograd, work)()
+    )
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-10, atol=1e-12)
 
 
-def gradients(family: VisualAdapter, dtype: torch.dtype, product: torch.dtype, how: str) -> Tensor:
+def gradients(
+    architecture: VisualAdapter, dtype: torch.dtype, product: torch.dtype, how: str
+) -> Tensor:
     """The gradients of one problem, in one vector."""
     torch.manual_seed(0)
     streams, runs, rows, width, classes = 2, 3, 40, 64, 10
     x = torch.nn.functional.normalize(torch.randn(streams, rows, width), dim=-1)
     w = torch.nn.functional.normalize(0.5 + torch.randn(classes, width), dim=-1)
-    shape = streams, runs, family.bottleneck, width
+    shape = streams, runs, architecture.bottleneck, width
     params = {n: (0.3 * torch.randn(shape)).to(dtype) for n in ("down", "up")}
     ratio = torch.rand(streams, runs, 1, 1).to(dtype)
     y = torch.randint(classes, (streams, rows))
     batch = Batch({"x": x.to(dtype)}, y, {"ratio": ratio}, {}, w.to(dtype), 100.0, 0.0)
     grads = {name: torch.empty_like(value) for name, value in params.items()}
-    method = VisualAdapter.gradients if how == "hand" else Family.gradients
-    method(family, params, batch, grads, Workspace(CPU, product))
+    method = VisualAdapter.gradients if how == "hand" else Architecture.gradients
+    method(architecture, params, batch, grads, Workspace(CPU, product))
     return torch.cat([value.flatten() for value in grads.values()]).double()
 
 
 @pytest.mark.parametrize("final_relu", [True, False])
 def test_gradients_by_hand_are_no_less_exact_than_autograd(final_relu: bool) -> None:
-    family = VisualAdapter(8, final_relu=final_relu)
-    exact = gradients(family, torch.float64, torch.float64, "autograd")
+    architecture = VisualAdapter(8, final_relu=final_relu)
+    exact = gradients(architecture, torch.float64, torch.float64, "autograd")
     for product in (torch.float32, torch.bfloat16):
-        by_hand = gradients(family, torch.float32, product, "hand")
-        by_autograd = gradients(family, torch.float32, product, "autograd")
+        by_hand = gradients(architecture, torch.float32, product, "hand")
+        by_autograd = gradients(architecture, torch.float32, product, "autograd")
         assert 0 < (by_hand - exact).norm() < 2 * (by_autograd - exact).norm()
 
 

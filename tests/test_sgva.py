@@ -18,7 +18,7 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.prompt_learning.coop import PromptHead
-from cafe.methods.sgva.family import members
+from cafe.methods.sgva.architecture import members
 from cafe.methods.sgva.sgva import Sgva
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.results.saved_head import save_head

@@ -1,8 +1,8 @@
 """Training heads side by side: runs in, trained tensors out."""
 
-from cafe.engine.contract import (
+from cafe.engine.architecture import (
+    Architecture,
     Batch,
-    Family,
     Run,
     Trained,
     mean_cross_entropy,
@@ -15,9 +15,9 @@ from cafe.engine.trainer import train
 from cafe.engine.workspace import Workspace
 
 __all__ = [
+    "Architecture",
     "Batch",
     "BatchOrder",
-    "Family",
     "Recipe",
     "Run",
     "Score",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from cafe.engine.contract import Run
+from cafe.engine.architecture import Run
 from cafe.engine.memory import format_bytes
 from cafe.engine.stack import makes_rows_per_batch
 from cafe.errors import InputError
@@ -103,7 +103,14 @@ def _cohort(run: Run, train: TrainingSet, text: int) -> Hashable:
     recipe = run.recipe
     schedule = (recipe.epochs, recipe.batch_size, recipe.views)
     views = None if train.features.views is None else train.features.views.shape
-    return run.family, tuple(sorted(run.scalars)), schedule, train.features.x.shape, views, text
+    return (
+        run.architecture,
+        tuple(sorted(run.scalars)),
+        schedule,
+        train.features.x.shape,
+        views,
+        text,
+    )
 
 
 def _text_numbers(training_sets: Sequence[TrainingSet]) -> list[int]:
@@ -165,13 +172,13 @@ def _split(items: tuple[_T, ...], most: int) -> list[tuple[_T, ...]]:
 def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     """Bytes that a stream and each of its runs hold while they train: upper estimates."""
     classes, _, width = train.text.features.shape
-    images = len(run.family.examples(train))
+    images = len(run.architecture.examples(train))
     views = train.features.views
     rows = images if views is None or not run.recipe.views else images * views.shape[1]
     batch = min(run.recipe.batch_size, images)
-    parameters = sum(value.numel() for value in run.family.initial(run, train).values())
-    activations = run.family.activations(parameters, batch, classes, width)
-    kept = 0 if makes_rows_per_batch(rows, width, run.family) else rows
+    parameters = sum(value.numel() for value in run.architecture.initial(run, train).values())
+    activations = run.architecture.activations(parameters, batch, classes, width)
+    kept = 0 if makes_rows_per_batch(rows, width, run.architecture) else rows
     # of each row: what the head needs of the image, its logits and their gradient
-    per_stream = 4 * (kept + batch) * (run.family.row_numbers(width) + 2 * classes)
+    per_stream = 4 * (kept + batch) * (run.architecture.row_numbers(width) + 2 * classes)
     return per_stream, PARAMETER_BYTES * parameters + 4 * activations

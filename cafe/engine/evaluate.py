@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cafe.engine.contract import Trained
+from cafe.engine.architecture import Trained
 from cafe.engine.memory import budget_bytes
 from cafe.engine.stack import make_batch, stack_constants, stack_scalars, stack_tensors
 from cafe.features.tensors import Features, TrainingSet
@@ -61,11 +61,11 @@ def evaluate(
         One per run, in their order.
     """
     held_out_of = [0] * len(trained) if held_out_of is None else held_out_of
-    # runs of one family and training set share every product with the images
+    # runs of one architecture and training set share every product with the images
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, (result, held) in enumerate(zip(trained, held_out_of, strict=True)):
         run = result.run
-        groups[run.family, run.data, tuple(sorted(run.scalars)), held].append(index)
+        groups[run.architecture, run.data, tuple(sorted(run.scalars)), held].append(index)
     scores: dict[int, Score] = {}
     for members in groups.values():
         group, features = [trained[i] for i in members], held_out[held_out_of[members[0]]]
@@ -98,7 +98,7 @@ def logit_blocks(
     *,
     memory_budget: int | None = None,
 ) -> Iterator[Tensor]:
-    """Logits of runs of one family and one training set, a block of images at a time.
+    """Logits of runs of one architecture and one training set, a block of images at a time.
 
     Parameters
     ----------
@@ -117,23 +117,27 @@ def logit_blocks(
         Logits of the next n images. (M, n, C)
     """
     device, runs = features.x.device, [result.run for result in group]
-    family = runs[0].family
+    architecture = runs[0].architecture
     params = stack_tensors([result.tensors for result in group], 1, device)  # (1, M, ...)
     scalars = stack_scalars(runs, 1, device)  # (1, M, 1, 1)
-    constants = stack_constants(family, [train], device)
+    constants = stack_constants(architecture, [train], device)
     text = train.text.to(device)
     most = _rows_in(budget_bytes(device, memory_budget), group, train)
-    for block in features.blocks(most, spatial=family.spatial):
-        rows = {name: value[None] for name, value in family.rows(block, text).items()}  # (1, n, ..)
+    for block in features.blocks(most, spatial=architecture.spatial):
+        rows = {
+            name: value[None] for name, value in architecture.rows(block, text).items()
+        }  # (1, n, ..)
         rows["y"] = torch.zeros(1, len(block), dtype=torch.int64, device=device)  # not looked at
-        yield family.logits(params, make_batch(rows, scalars, constants, text))[0]
+        yield architecture.logits(params, make_batch(rows, scalars, constants, text))[0]
 
 
 def _rows_in(budget: int, group: Sequence[Trained], train: TrainingSet) -> int:
-    """Images in a block: one more image costs what `Family.activations` grows by."""
+    """Images in a block: one more image costs what `Architecture.activations` grows by."""
     classes, _, width = train.text.features.shape
     parameters = sum(value.numel() for value in group[0].tensors.values())
-    family = group[0].run.family
-    one, two = (family.activations(parameters, rows, classes, width) for rows in (1, 2))
-    row = len(group) * max(two - one, 1) + (family.row_numbers(width) if family.spatial else 0)
+    architecture = group[0].run.architecture
+    one, two = (architecture.activations(parameters, rows, classes, width) for rows in (1, 2))
+    row = len(group) * max(two - one, 1) + (
+        architecture.row_numbers(width) if architecture.spatial else 0
+    )
     return max(1, int(budget // (4 * row)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cafe.engine.contract import Batch, Family, Run
+from cafe.engine.architecture import Architecture, Batch, Run
 from cafe.engine.draws import BatchOrder
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
 
@@ -30,10 +30,10 @@ def stack_scalars(runs: Sequence[Run], streams: int, device: torch.device) -> di
 
 
 def stack_constants(
-    family: Family, trains: Sequence[TrainingSet], device: torch.device
+    architecture: Architecture, trains: Sequence[TrainingSet], device: torch.device
 ) -> dict[str, Tensor]:
-    """What the family needs of each stream's training set. (S, 1, ...)"""
-    constants = [family.constants(train) for train in trains]
+    """What the architecture needs of each stream's training set. (S, 1, ...)"""
+    constants = [architecture.constants(train) for train in trains]
     return {n: torch.stack([c[n] for c in constants])[:, None].to(device) for n in constants[0]}
 
 
@@ -66,19 +66,19 @@ class BatchLoader:
         scalars: Mapping[str, Tensor],
         device: torch.device,
     ) -> None:
-        self._family, recipe = leaders[0].family, leaders[0].recipe
+        self._architecture, recipe = leaders[0].architecture, leaders[0].recipe
         self._batch_size, self._device, self._scalars = recipe.batch_size, device, scalars
         trains = [training_sets[run.data] for run in leaders]
         self._text = trains[0].text.to(device)  # equal for all streams of a chunk
-        self._constants = stack_constants(self._family, trains, device)
+        self._constants = stack_constants(self._architecture, trains, device)
 
         # streams that share a training set (other seeds) share its rows in the table
         distinct = list({id(train): train for train in trains}.values())
-        examples = [self._family.examples(train).to(device) for train in distinct]
+        examples = [self._architecture.examples(train).to(device) for train in distinct]
         self._sets = [flatten_views(set_) if recipe.views else set_ for set_ in examples]
         self.images, rows = len(examples[0]), len(self._sets[0])
         self.steps = -(-self.images // self._batch_size)
-        self._per_batch = makes_rows_per_batch(rows, self._sets[0].x.shape[-1], self._family)
+        self._per_batch = makes_rows_per_batch(rows, self._sets[0].x.shape[-1], self._architecture)
         tables = [{"y": set_.y, **self._kept(set_)} for set_ in self._sets]
         self._table = tables[0]  # of one set as it is: concatenating would copy it
         if len(tables) > 1:
@@ -92,17 +92,17 @@ class BatchLoader:
         """What the table keeps of each image: its rows, or the feature that they are made of."""
         if self._per_batch:
             return {"x": features.x}  # maps stay on disk; see `_inputs`
-        return self._rows(features.inputs(spatial=self._family.spatial))
+        return self._rows(features.inputs(spatial=self._architecture.spatial))
 
     def _rows(self, x: Tensor) -> dict[str, Tensor]:
-        """What the family needs of raw features (..., D), or with maps (..., 1 + T, D)."""
-        lead = x.shape[: x.ndim - (2 if self._family.spatial else 1)]
-        rows = self._family.rows(x.flatten(0, len(lead) - 1).float(), self._text)
+        """What the architecture needs of raw features (..., D), or with maps (..., 1 + T, D)."""
+        lead = x.shape[: x.ndim - (2 if self._architecture.spatial else 1)]
+        rows = self._architecture.rows(x.flatten(0, len(lead) - 1).float(), self._text)
         return {n: value.view(*lead, *value.shape[1:]) for n, value in rows.items()}
 
     def _inputs(self, x: Tensor, chosen: Tensor) -> Tensor:
         """The features of a batch (S, B, D), or with maps, read now (S, B, 1 + T, D)."""
-        if not self._family.spatial:
+        if not self._architecture.spatial:
             return x
         rows = len(self._sets[0])
         drawn = [self._sets[int(some[0]) // rows][some % rows] for some in chosen]
@@ -121,9 +121,9 @@ class BatchLoader:
             yield make_batch(rows, self._scalars, self._constants, self._text)
 
 
-def makes_rows_per_batch(images: int, width: int, family: Family) -> bool:
+def makes_rows_per_batch(images: int, width: int, architecture: Architecture) -> bool:
     """Whether rows are made batch by batch: made once, they would be a copy of all images."""
-    return images * family.row_numbers(width) > LARGE
+    return images * architecture.row_numbers(width) > LARGE
 
 
 def make_batch(

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from cafe.devices import ProductPrecision, resolve_precision
+from cafe.engine.architecture import Run, Trained
 from cafe.engine.chunks import Chunk, plan_chunks
-from cafe.engine.contract import Run, Trained
 from cafe.engine.memory import budget_bytes
 from cafe.engine.optimizer import StackedAdamW, cosine
 from cafe.engine.stack import BatchLoader, stack_scalars, stack_tensors
@@ -115,20 +115,20 @@ def _train_chunk(
 ) -> dict[int, Trained]:
     """Train one chunk from its initial weights; reports run-epochs as they are done."""
     members = [runs[index] for index in chunk.members]
-    family, epochs = members[0].family, members[0].recipe.epochs
+    architecture, epochs = members[0].architecture, members[0].recipe.epochs
     count = len(chunk.streams)  # S; the chunk has S * M members
-    initial = [family.initial(run, training_sets[run.data]) for run in members]
+    initial = [architecture.initial(run, training_sets[run.data]) for run in members]
     params = stack_tensors(initial, count, device)  # each (S, M, ...)
     grads = {name: torch.zeros_like(value) for name, value in params.items()}
     leaders = [runs[stream[0]] for stream in chunk.streams]  # (S,)
     loader = BatchLoader(leaders, training_sets, stack_scalars(members, count, device), device)
-    optimizer = StackedAdamW(params, grads, [run.recipe for run in members], family.undecayed)
+    optimizer = StackedAdamW(params, grads, [run.recipe for run in members], architecture.undecayed)
     work = Workspace(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     losses = torch.zeros(count, len(members) // count, device=device)  # (S, M)
     step, steps = 0, epochs * loader.steps
     for epoch in range(epochs):
         for batch in loader.epoch():
-            loss = family.gradients(params, batch, grads, work)
+            loss = architecture.gradients(params, batch, grads, work)
             if epoch == epochs - 1:  # computing a loss costs a pass over the logits
                 losses += loss() * batch.y.shape[1] / loader.images
             optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps

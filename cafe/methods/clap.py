@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Batch, Family, Recipe, Trained
-from cafe.engine.contract import Tensors
+from cafe.engine import Architecture, Batch, Recipe, Trained
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
@@ -102,8 +102,8 @@ class Clap(TrainedLinear):
         super().__init__(recipe=recipe, context=context)
         self.strength = check_positive("strength", strength)
 
-    def family(self) -> Family:
-        """See `TrainedLinear.family`."""
+    def architecture(self) -> Architecture:
+        """See `TrainedLinear.architecture`."""
         return HeldPrototypes(self.strength)
 
     def class_weights(self, trained: Trained, text: ClassText) -> Tensor:

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, mean_cross_entropy, shared_product
-from cafe.engine.contract import Tensors
+from cafe.engine import (
+    Architecture,
+    Batch,
+    Recipe,
+    Run,
+    Trained,
+    mean_cross_entropy,
+    shared_product,
+)
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
@@ -18,7 +26,7 @@ from cafe.methods.linear import LinearHead, TrainedLinear
 
 
 @dataclass(frozen=True)
-class CrossModal(Family):
+class CrossModal(Architecture):
     """`s x W^T` with W trained from w on images and, in equal number, prompts (equation 4).
 
     Half of the authors' batches are texts. Here each image of a batch brings one text, of a class
@@ -62,7 +70,7 @@ class CrossModal(Family):
         return prompts[stream, 0, labels, which], labels
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: images and texts."""
+        """See `Architecture.activations`: images and texts."""
         return 4 * parameters + 12 * rows * classes + rows * width
 
 
@@ -106,8 +114,8 @@ class CrossModalLinear(TrainedLinear):
         self.rates = tuple(check_positive("lr", rate) for rate in rates)
         self.decays = tuple(decays)
 
-    def family(self) -> Family:
-        """See `TrainedLinear.family`."""
+    def architecture(self) -> Architecture:
+        """See `TrainedLinear.architecture`."""
         return CrossModal()
 
     def candidates(self, run: Run) -> list[Run]:

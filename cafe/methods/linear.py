@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, shared_product
-from cafe.engine.contract import Tensors
+from cafe.engine import Architecture, Batch, Recipe, Run, Trained, shared_product
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Validation, training_params
 from cafe.methods.head import Head
@@ -70,7 +70,7 @@ class TrainedLinear(BatchedMethod):
         self.recipe = recipe or self.published
 
     @abstractmethod
-    def family(self) -> Family:
+    def architecture(self) -> Architecture:
         """What the engine trains."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class TrainedLinear(BatchedMethod):
         """W of a trained run, before the logit scale. (C, D)"""
 
     def scalars(self) -> Mapping[str, float]:
-        """The family's scalars where nothing is validated."""
+        """The architecture's scalars where nothing is validated."""
         return {}
 
     def in_force(self) -> Mapping[str, Any]:
@@ -102,7 +102,7 @@ class TrainedLinear(BatchedMethod):
     ) -> list[Head]:
         """Fit one head per training set, all candidates of all jobs side by side."""
         runs = [
-            Run(self.family(), job, seeds[job], self.recipe_for(train), dict(self.scalars()))
+            Run(self.architecture(), job, seeds[job], self.recipe_for(train), dict(self.scalars()))
             for job, train in enumerate(trains)
         ]
         candidates = [self.candidates(run) for run in runs]
@@ -115,7 +115,7 @@ class TrainedLinear(BatchedMethod):
 
 
 @dataclass(frozen=True)
-class Prototypes(Family):
+class Prototypes(Architecture):
     """`s x norm(W)^T` with W trained from the class texts w.
 
     Silva-Rodriguez et al. 2024 (arXiv 2312.12730), equation 4, call it zero-shot linear probe.
@@ -135,5 +135,5 @@ class Prototypes(Family):
         return batch.scale * shared_product(batch.rows["x"], unit) + batch.bias
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`."""
+        """See `Architecture.activations`."""
         return 6 * parameters + 6 * rows * classes

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, shared_product
-from cafe.engine.contract import Tensors
+from cafe.engine import Architecture, Batch, Recipe, Run, Trained, shared_product
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
@@ -21,7 +21,7 @@ MANY_SHOTS = 8
 
 
 @dataclass(frozen=True)
-class Residual(Family):
+class Residual(Architecture):
     """`s x norm(w + alpha r)^T` with r trained from 0; scalar "alpha" (equations 4 and 5)."""
 
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ class Residual(Family):
         return batch.scale * shared_product(batch.rows["x"], normalize(w, dim=-1)) + batch.bias
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`."""
+        """See `Architecture.activations`."""
         return 6 * parameters + 6 * rows * classes
 
 
@@ -85,8 +85,8 @@ class TaskRes(TrainedLinear):
         self.alphas = tuple(check_positive("alpha", candidate) for candidate in alphas)
         self._own_recipe = recipe is None
 
-    def family(self) -> Family:
-        """See `TrainedLinear.family`."""
+    def architecture(self) -> Architecture:
+        """See `TrainedLinear.architecture`."""
         return Residual()
 
     def scalars(self) -> Mapping[str, float]:

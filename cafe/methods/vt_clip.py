@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, linear_weights, shared_product
-from cafe.engine.contract import Tensors
+from cafe.engine import Architecture, Batch, Recipe, Run, Trained, linear_weights, shared_product
+from cafe.engine.architecture import Tensors
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Validation, training_params
@@ -76,7 +76,7 @@ def guided_cosines(
 
 
 @dataclass(frozen=True)
-class VisualGuided(Family):
+class VisualGuided(Architecture):
     """Class weights with a residual from each image's map; scalar "gate".
 
     Attributes
@@ -110,11 +110,11 @@ class VisualGuided(Family):
         return batch.scale * cosines + batch.bias
 
     def row_numbers(self, width: int) -> int:
-        """See `Family.row_numbers`."""
+        """See `Architecture.row_numbers`."""
         return (1 + self.tokens) * width
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: attention and what it finds, with their gradients."""
+        """See `Architecture.activations`: attention and what it finds, with their gradients."""
         seen = 6 * self.tokens * self.bottleneck
         compared = 5 * classes * (self.tokens + self.bottleneck)
         return 4 * parameters + rows * (seen + compared + 8 * classes)
@@ -217,15 +217,15 @@ class VtClip(BatchedMethod):
                 "--spatial' adds them to a cache."
             )
         count = train.features.spatial_maps.count
-        family = VisualGuided(
+        architecture = VisualGuided(
             parse_bottleneck(self.bottleneck, train.text.features.shape[-1]), count
         )
-        return Run(family, job, seed, self.recipe, {"gate": self.gate})
+        return Run(architecture, job, seed, self.recipe, {"gate": self.gate})
 
     def _head(self, trained: Trained, train: TrainingSet) -> Head:
-        family = trained.run.family
+        architecture = trained.run.architecture
         params = {
-            **asdict(family),  # type: ignore[call-overload]
+            **asdict(architecture),  # type: ignore[call-overload]
             **trained.run.scalars,
             **training_params(trained),
             **scale_params(train.text),

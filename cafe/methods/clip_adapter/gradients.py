@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cafe.engine.contract import Batch, Tensors
+from cafe.engine.architecture import Batch, Tensors
 from cafe.engine.workspace import Workspace
 
 
@@ -48,12 +48,12 @@ def visual_gradients(
     final_relu: bool,
     along: Tensor | None = None,
 ) -> Callable[[], Tensor]:
-    """Write the gradients of "down" and "up"; see `Family.gradients`.
+    """Write the gradients of "down" and "up"; see `Architecture.gradients`.
 
     Parameters
     ----------
     params, grads, batch, work
-        As `Family.gradients` has them.
+        As `Architecture.gradients` has them.
     ratio : Tensor
         a, float32. (S, M, 1, 1)
     final_relu : bool

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.methods.clip_adapter.family import adapt
+from cafe.methods.clip_adapter.architecture import adapt
 from cafe.methods.head import Head
 
 

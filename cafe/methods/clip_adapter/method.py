@@ -11,16 +11,16 @@ from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Validation, training_params
 from cafe.methods.checks import bottleneck_word, check_ratio, parse_bottleneck
-from cafe.methods.clip_adapter.counterfactual_family import (
-    CounterfactualAdapter,
-    check_counterfactual,
-)
-from cafe.methods.clip_adapter.family import (
-    AdapterFamily,
+from cafe.methods.clip_adapter.architecture import (
+    AdapterArchitecture,
     BothAdapter,
     TextAdapter,
     VisualAdapter,
     ratios_in_force,
+)
+from cafe.methods.clip_adapter.counterfactual_architecture import (
+    CounterfactualAdapter,
+    check_counterfactual,
 )
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.clip_adapter.ratio_ensemble import fit_ratio_ensembles
@@ -59,8 +59,8 @@ class ClipAdapter(BatchedMethod):
         ViT-B/32), and with it the balance of adapter and residual at one ratio and the fit of one
         learning rate. Normalised, a ratio means the same for every encoder.
     counterfactual : float
-        Weight of telling images from their counterfactuals (`counterfactual_family` beside this
-        file); 0, the paper's training, does without. For the visual branch alone.
+        Weight of telling images from their counterfactuals (see `counterfactual_architecture`
+        beside this file); 0, the paper's training, does without. For the visual branch alone.
     context : Context or None
         Where and how to compute.
 
@@ -75,7 +75,7 @@ class ClipAdapter(BatchedMethod):
     source = "Gao et al. 2021, arXiv 2110.04544"
     head = AdapterHead
     no_new_classes = ""
-    family: ClassVar[type[AdapterFamily]] = VisualAdapter
+    architecture: ClassVar[type[AdapterArchitecture]] = VisualAdapter
     unused: ClassVar[tuple[str, ...]] = ("text_ratio",)
     """Arguments of the constructor that mean nothing for these branches."""
 
@@ -102,7 +102,7 @@ class ClipAdapter(BatchedMethod):
         self.bottleneck = bottleneck
         self.recipe = recipe or Recipe()
         self.final_relu, self.normalize_input = final_relu, normalize_input
-        self.counterfactual = check_counterfactual(counterfactual, self.family)
+        self.counterfactual = check_counterfactual(counterfactual, self.architecture)
         bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
     @classmethod
@@ -140,18 +140,20 @@ class ClipAdapter(BatchedMethod):
         """The engine's run for one training set (number `job` of a call), seed and ratio."""
         width = train.text.features.shape[-1]
         told: Any = {"weight": self.counterfactual} if self.counterfactual else {}
-        family: AdapterFamily = (CounterfactualAdapter if told else self.family)(
+        architecture: AdapterArchitecture = (CounterfactualAdapter if told else self.architecture)(
             bottleneck=parse_bottleneck(self.bottleneck, width),
             final_relu=self.final_relu,
             normalize_input=self.normalize_input,
             learn_ratio=self.learn_ratio,
             **told,
         )
-        both = len(self.family.branches) > 1
+        both = len(self.architecture.branches) > 1
         last = self.text_ratio if both and self.text_ratio is not None else ratio
         values = {"ratio": ratio, "text_ratio": last}
-        scalars = {f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.family.branches}
-        return Run(family, job, seed, self.recipe, scalars)
+        scalars = {
+            f"{prefix}ratio": values[f"{prefix}ratio"] for prefix in self.architecture.branches
+        }
+        return Run(architecture, job, seed, self.recipe, scalars)
 
     def head_for(self, trained: Trained, train: TrainingSet) -> AdapterHead:
         """The head of a run that is done."""
@@ -179,7 +181,7 @@ class ClipAdapterText(ClipAdapter):
 
     name = "clip-adapter-text"
     summary = "residual bottleneck adapter on the class weights"
-    family = TextAdapter
+    architecture = TextAdapter
     unused = ("text_ratio", "counterfactual")
 
 
@@ -192,5 +194,5 @@ class ClipAdapterBoth(ClipAdapter):
 
     name = "clip-adapter-both"
     summary = "adapters on image features and class weights, each with its ratio"
-    family = BothAdapter
+    architecture = BothAdapter
     unused = ("counterfactual",)

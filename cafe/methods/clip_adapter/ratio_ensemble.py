@@ -11,7 +11,7 @@ from torch import Tensor
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
-from cafe.methods.clip_adapter.family import AdapterFamily
+from cafe.methods.clip_adapter.architecture import AdapterArchitecture
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import Member, make_ensemble
 from cafe.methods.head import Head
@@ -23,7 +23,7 @@ class Adapter(Protocol):
     """What is trained at every ratio; `ClipAdapter` is one."""
 
     name: ClassVar[str]
-    family: ClassVar[type[AdapterFamily]]
+    architecture: ClassVar[type[AdapterArchitecture]]
     context: Context
 
     def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
@@ -115,7 +115,7 @@ def _members(
 ) -> tuple[list[Member], dict[str, Any]]:
     """Zero-shot and the adapters of one job, with the params that they share."""
     text = train.text
-    none = {f"{prefix}ratio": 0.0 for prefix in adapter.family.branches}
+    none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
     zero_shot = [
         log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold)
         for fold in folds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import Family, Recipe, Trained
+from cafe.engine import Architecture, Recipe, Trained
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context, Validation
@@ -108,8 +108,8 @@ class LinearProbe(TrainedLinear):
         weights, intercept = _regress(fold.train, self.cs, tolerance=1e-5)
         return fold.held_out.unit.double() @ weights.mT + intercept[:, None]
 
-    def family(self) -> Family:
-        """See `TrainedLinear.family`."""
+    def architecture(self) -> Architecture:
+        """See `TrainedLinear.architecture`."""
         return Prototypes()
 
     def in_force(self) -> Mapping[str, Any]:

@@ -13,10 +13,10 @@ from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Validation, training_params
 from cafe.methods.checks import bottleneck_word, check_positive, check_share, parse_bottleneck
-from cafe.methods.clip_adapter.family import adapt
+from cafe.methods.clip_adapter.architecture import adapt
 from cafe.methods.head import Head, scale_params
 from cafe.methods.prompt_learning.learned_text import learned_text
-from cafe.methods.sgva.family import SgvaFamily, members
+from cafe.methods.sgva.architecture import SgvaArchitecture, members
 from cafe.methods.validation import Fold, choose, folds_for, with_folds
 
 HIDDEN = 2
@@ -150,10 +150,10 @@ class Sgva(BatchedMethod):
     def _run(self, train_set: TrainingSet, data: int, seed: int) -> Run:
         width = train_set.text.features.shape[-1]
         shots = len(train_set.features)
-        family = SgvaFamily(self._hidden(width), shots, self.temperature, self.mix)
+        architecture = SgvaArchitecture(self._hidden(width), shots, self.temperature, self.mix)
         most = int(train_set.features.y.bincount().max())
         alpha = ALPHAS[max(k for k in ALPHAS if k <= most)] if self.alpha is None else self.alpha
-        return Run(family, data, seed, self.recipe, {"alpha": alpha})
+        return Run(architecture, data, seed, self.recipe, {"alpha": alpha})
 
     def _head(self, trained: Trained, of: TrainingSet) -> SgvaHead:
         down, up = trained.tensors["down"], trained.tensors["up"]

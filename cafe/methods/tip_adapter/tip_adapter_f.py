@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from cafe.engine import Batch, Family, Recipe, Run, Trained, Workspace, shared_product
-from cafe.engine.contract import Tensors
+from cafe.engine import Architecture, Batch, Recipe, Run, Trained, Workspace, shared_product
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Validation, training_params
 from cafe.methods.checks import check_not_negative
@@ -33,7 +33,7 @@ ENGINE_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class Cache(Family):
+class Cache(Architecture):
     """`s x w^T + alpha exp(-beta (1 - x K^T)) V` with K trained; scalars "alpha" and "beta"."""
 
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ class Cache(Family):
         return zero_shot[:, None] + batch.scalars["alpha"] * cached
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: affinities with their gradients, and logits."""
+        """See `Architecture.activations`: affinities with their gradients, and logits."""
         return 4 * parameters + 4 * rows * (parameters // width) + 6 * rows * classes
 
     def gradients(

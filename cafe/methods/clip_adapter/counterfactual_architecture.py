@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine.contract import Batch, Family, Tensors
+from cafe.engine.architecture import Architecture, Batch, Tensors
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.checks import check_not_negative
+from cafe.methods.clip_adapter.architecture import AdapterArchitecture, VisualAdapter
 from cafe.methods.clip_adapter.counterfactuals import contrast, counterfactuals
-from cafe.methods.clip_adapter.family import AdapterFamily, VisualAdapter
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CounterfactualAdapter(VisualAdapter):
     weight: float = 1.0
     mask: float = 1.0
 
-    gradients = Family.gradients  # those by hand know of no penalty
+    gradients = Architecture.gradients  # those by hand know of no penalty
 
     def examples(self, train: TrainingSet) -> Features:
         """The images, each beside its counterfactual, in features of width 2 D."""
@@ -74,11 +74,11 @@ class CounterfactualAdapter(VisualAdapter):
         return self.weight * contrast(own, z, edited, batch.scale).mean(dim=-1)
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: blends of three kinds and what autograd keeps of them."""
+        """See `Architecture.activations`: blends of three kinds and what autograd keeps of them."""
         return parameters + rows * (16 * width + 6 * self.bottleneck) + 8 * rows * classes
 
 
-def check_counterfactual(weight: float, family: type[AdapterFamily]) -> float:
+def check_counterfactual(weight: float, architecture: type[AdapterArchitecture]) -> float:
     """A weight of the contrast, or a refusal.
 
     Raises
@@ -87,7 +87,7 @@ def check_counterfactual(weight: float, family: type[AdapterFamily]) -> float:
         If it is below 0, or above 0 for another branch than the visual one.
     """
     number = check_not_negative("counterfactual", weight)
-    if number and family is not VisualAdapter:
+    if number and architecture is not VisualAdapter:
         raise InputError(
             "counterfactuals are of image features, and this method adapts class weights too or "
             "alone; leave counterfactual out, or take clip-adapter."

@@ -1,4 +1,4 @@
-"""SgVA-CLIP's adapter as a family that the engine trains: three losses on one adapted feature."""
+"""SgVA-CLIP's adapter as the engine trains it: three losses on one adapted feature."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.engine import (
+    Architecture,
     Batch,
-    Family,
     Run,
     Workspace,
     linear_weights,
     mean_cross_entropy,
     shared_product,
 )
-from cafe.engine.contract import Tensors
+from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 
 
 @dataclass(frozen=True)
-class SgvaFamily(Family):
+class SgvaArchitecture(Architecture):
     """`f = norm(m A(x) + (1 - m) x)` with `A(x) = relu(x W1) W2` and a trained mix m.
 
     With the prototypes `p_c`, means of f over the shots of a class, and the class texts `w_c`, the
@@ -119,7 +119,7 @@ class SgvaFamily(Family):
         return -(teacher * student).sum(dim=-1).mean(dim=-1)
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: batch and shots as they are adapted, and three logits."""
+        """See `Architecture.activations`: batch and shots as they are adapted, and three logits."""
         sides = (rows + self.shots) * (5 * width + 3 * self.hidden)
         return 2 * parameters + sides + 14 * rows * classes + 2 * classes * width
 

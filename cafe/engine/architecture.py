@@ -1,17 +1,17 @@
-"""The contract between the trainer and what it trains: a family of heads; knows no head by name.
+"""What the trainer and the heads that it trains agree on; knows no head by name.
 
 Runs are laid out as S streams of M runs, R = S * M. A *stream* is one training set in one batch
 order, so the runs of a stream see the same images at every step, and a product with them is one
 matrix product. Every tensor of runs therefore starts with (S, M, ...), every tensor of images with
 (S, B, ...), and a run's scalar is (S, M, 1, 1), ready to broadcast against (S, M, B, D).
 
-To add a head, write a frozen dataclass that subclasses `Family`. Its fields are what must be equal
-for two runs to train side by side (a width, a switch). What may differ from run to run goes into
-`Run.scalars`. Give it `initial`, `rows` and `logits`, and it trains: the loss is mean cross-entropy
-and the gradients come from autograd, under autocast where products are bfloat16::
+To add a head, write a frozen dataclass that subclasses `Architecture`. Its fields are what must be
+equal for two runs to train side by side (a width, a switch). What may differ from run to run goes
+into `Run.scalars`. Give it `initial`, `rows` and `logits`, and it trains: the loss is mean
+cross-entropy and the gradients come from autograd, under autocast where products are bfloat16::
 
     @dataclass(frozen=True)
-    class TaskResidual(Family):
+    class TaskResidual(Architecture):
         def initial(self, run, train):
             return {"r": torch.zeros_like(train.text.weights)}                     # (C, D)
 
@@ -51,8 +51,8 @@ class Run:
 
     Attributes
     ----------
-    family : Family
-        What kind of head; runs of equal families can share their products.
+    architecture : Architecture
+        What kind of head; runs of equal architectures can share their products.
     data : int
         Index of the training set.
     seed : int
@@ -60,10 +60,10 @@ class Run:
     recipe : Recipe
         The optimiser's settings.
     scalars : mapping of str to float
-        What the family lets differ from run to run ("ratio", ...).
+        What the architecture lets differ from run to run ("ratio", ...).
     """
 
-    family: Family
+    architecture: Architecture
     data: int = 0
     seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
@@ -79,7 +79,7 @@ class Trained:
     run : Run
         What was asked for.
     tensors : dict of str to Tensor
-        The float32 master weights, shaped as the family's `initial` gives them.
+        The float32 master weights, shaped as the architecture's `initial` gives them.
     loss : float
         Mean training loss over the last epoch, each batch before its update.
     precision : str
@@ -99,13 +99,13 @@ class Batch:
     Attributes
     ----------
     rows : mapping of str to Tensor
-        What `Family.rows` gave for these images. (S, B, ...)
+        What `Architecture.rows` gave for these images. (S, B, ...)
     y : Tensor
         Class indices. (S, B)
     scalars : mapping of str to Tensor
         The runs' scalars. (S, M, 1, 1)
     constants : mapping of str to Tensor
-        What `Family.constants` gave for the training sets. (S, 1, ...)
+        What `Architecture.constants` gave for the training sets. (S, 1, ...)
     weights : Tensor
         Zero-shot class weights `w`. (C, D)
     scale, bias : float
@@ -121,8 +121,8 @@ class Batch:
     bias: float
 
 
-class Family(ABC):
-    """A family of heads that train side by side. A subclass is a frozen dataclass.
+class Architecture(ABC):
+    """What heads that train side by side have in common. A subclass is a frozen dataclass.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ class Family(ABC):
         """Class scores of a batch under every run. (S, M, B, C)"""
 
     def examples(self, train: TrainingSet) -> Features:
-        """The labelled images to train on; a family may add some (class texts, for one)."""
+        """The labelled images to train on; an architecture may add some (class texts, for one)."""
         return train.features
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:  # noqa: ARG002 (overrides use it)

@@ -1,4 +1,4 @@
-"""CLIP-Adapter's adapters as families that the engine trains; knows no few-shot protocol."""
+"""CLIP-Adapter's adapters as the engine trains them; knows no few-shot protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine.contract import Batch, Family, Run, Tensors, Trained, shared_product
+from cafe.engine.architecture import Architecture, Batch, Run, Tensors, Trained, shared_product
 from cafe.engine.draws import linear_weights
 from cafe.engine.workspace import Workspace
 from cafe.features.tensors import ClassText, TrainingSet
@@ -48,7 +48,7 @@ def adapt(x: Tensor, down: Tensor, up: Tensor, *, final_relu: bool = True) -> Te
 
 
 @dataclass(frozen=True)
-class AdapterFamily(Family):
+class AdapterArchitecture(Architecture):
     """What the adapters of the visual, the text and both branches share.
 
     Scalars: "ratio", the weight of the adapted image features, and "text_ratio", that of the
@@ -109,13 +109,13 @@ class AdapterFamily(Family):
         return a * adapted + (1 - a) * v[:, None]
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Family.activations`: blends and their gradients, hidden layers, logits."""
+        """See `Architecture.activations`: blends and their gradients, hidden layers, logits."""
         sides = rows * ("" in self.branches) + classes * ("text_" in self.branches)
         return parameters + sides * (4 * width + 3 * self.bottleneck) + 4 * rows * classes
 
 
 @dataclass(frozen=True)
-class TextAdapter(AdapterFamily):
+class TextAdapter(AdapterArchitecture):
     """The text branch: `s norm(x) norm(b A(w) + (1 - b) w)^T`."""
 
     branches: ClassVar[tuple[str, ...]] = ("text_",)
@@ -129,7 +129,7 @@ class TextAdapter(AdapterFamily):
 
 
 @dataclass(frozen=True)
-class BothAdapter(AdapterFamily):
+class BothAdapter(AdapterArchitecture):
     """Both branches: `s norm(a A(x) + (1 - a) x) norm(b A'(w) + (1 - b) w)^T`."""
 
     branches: ClassVar[tuple[str, ...]] = ("", "text_")
@@ -144,7 +144,7 @@ class BothAdapter(AdapterFamily):
 
 
 @dataclass(frozen=True)
-class VisualAdapter(AdapterFamily):
+class VisualAdapter(AdapterArchitecture):
     """The visual branch: `s norm(a A(x) + (1 - a) x) w^T`, with a backward pass by hand."""
 
     branches: ClassVar[tuple[str, ...]] = ("",)
@@ -157,7 +157,7 @@ class VisualAdapter(AdapterFamily):
     def gradients(
         self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
     ) -> Callable[[], Tensor]:
-        """See `Family.gradients`."""
+        """See `Architecture.gradients`."""
         a = self.ratio(params, batch)
         along = grads.get("ratio_u")
         loss = visual_gradients(
@@ -171,6 +171,6 @@ class VisualAdapter(AdapterFamily):
 def ratios_in_force(trained: Trained) -> dict[str, float]:
     """The ratios of a trained run by name, learned ones as they came out."""
     found = dict(trained.run.scalars)
-    for name in AdapterFamily.undecayed & trained.tensors.keys():
+    for name in AdapterArchitecture.undecayed & trained.tensors.keys():
         found[name.removesuffix("_u")] = float(torch.sigmoid(RATIO_GAIN * trained.tensors[name]))
     return found
