@@ -78,6 +78,7 @@ EXAMPLES = [
     "cafe.methods.validation.pick_best",
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",
+    "cafe.store.read.FeatureCache",
 ]
 
 

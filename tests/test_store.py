@@ -1,6 +1,7 @@
 """The cache file: what is written is read, bit for bit; what is not a cache is refused."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from making import make_block, make_header
 
-from cafe.errors import CacheError, CacheFormatError, CacheNotFoundError, InputError
+from cafe.errors import (
+    CacheError,
+    CacheFormatError,
+    CacheNotFoundError,
+    InputError,
+    UnknownNameError,
+)
 from cafe.store import Block, FeatureCache, Header, verify_cache, write_cache
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -173,7 +180,7 @@ def test_file_names_that_are_not_utf8_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(CacheNotFoundError, match=r"no cache at .*x\.h5'; 'cafe cache ls'"):
+    with pytest.raises(CacheNotFoundError, match=r"no cache .*x\.h5'; 'cafe cache ls'"):
         FeatureCache.open(tmp_path / "x.h5")
 
 
@@ -321,3 +328,19 @@ def rewrite(path: Path, change: Callable[[h5py.File], Any]) -> None:
     """Change a file through HDF5, which keeps its own checksums right."""
     with h5py.File(path, "r+") as file:
         change(file)
+
+
+def test_a_cache_opens_by_name_by_file_and_as_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("older", "newer"):
+        write_cache(tmp_path / name / "m.tag.h5", make_header(), {"train": [make_block(2)]})
+    os.utime(tmp_path / "older" / "m.tag.h5", (1, 1))
+    older = FeatureCache.open("older/m.tag", cache_folder=tmp_path)
+    assert older.path == tmp_path / "older" / "m.tag.h5"
+    assert FeatureCache.open(older) is older
+    monkeypatch.setenv("CAFE_CACHE", str(tmp_path))
+    assert FeatureCache.open("older/m.tag").path == FeatureCache.open(older.path).path
+    assert FeatureCache.open().path.parent.name == "newer"
+    with pytest.raises(UnknownNameError, match=r"did you mean older/m\.tag"):
+        FeatureCache.open("oldr/m.tag")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
 from cafe.extract.resume import ResumeFolder, clean_up
-from cafe.store import FeatureCache, Header, write_cache
+from cafe.store import FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
 Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[PlannedBlock], ExtractOptions], int]
@@ -207,5 +206,5 @@ def _header(
         missing=dataset.missing,
         skipped=skipped,
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now(),
     )

@@ -143,3 +143,7 @@ class TrainingSet:
 
     features: Features
     text: ClassText
+
+    def to(self, device: torch.device | str) -> TrainingSet:
+        """The same on another device."""
+        return TrainingSet(self.features.to(device), self.text.to(device))

@@ -5,7 +5,7 @@ temporary folder, and appears under its own name complete and synced. A file fro
 trusted: nothing of it is read before its links, types and sizes are checked.
 """
 
-from cafe.store.header import FORMAT, SPLITS, Block, Header, SplitArrays
+from cafe.store.header import FORMAT, SPLITS, Block, Header, SplitArrays, utc_now
 from cafe.store.read import FeatureCache
 from cafe.store.verify import Verification, verify_cache
 from cafe.store.write import write_cache
@@ -18,6 +18,7 @@ __all__ = [
     "Header",
     "SplitArrays",
     "Verification",
+    "utc_now",
     "verify_cache",
     "write_cache",
 ]

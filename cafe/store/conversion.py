@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError
 from cafe.files import lock_file, move, temporary_folder
-from cafe.store import SPLITS, Block, FeatureCache, write_cache
+from cafe.store import SPLITS, Block, FeatureCache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
 
@@ -139,7 +138,7 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         missing=tuple(name for cache in caches for name in cache.header.missing),
         skipped=tuple(row for cache in caches for row in cache.header.skipped),
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now(),
     )
     with lock_file(path):
         write_cache(path, header, {split: _chain(caches, split) for split in splits})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,11 @@ SPATIAL_FORMAT = 2
 """Of files with spatial maps: a reader that knows format 1 alone says so."""
 
 SPLITS = ("train", "val", "test")
+
+
+def utc_now() -> str:
+    """The time as files keep it: ISO 8601 in UTC, whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
     """
     if not path.is_file():
         raise CacheNotFoundError(
-            f"no cache at '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
+            f"no cache '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
         )
     try:
         # best-effort: some network folders have no locks, and writers replace whole files anyway

@@ -54,19 +54,19 @@ def cache_name(path: Path) -> str:
 
 
 def find_caches(
-    home: Path,
-    cache: str | None = None,
+    folder: Path | str | None = None,
+    cache: Path | str | None = None,
     *,
     dataset: str | None = None,
     model: str | None = None,
 ) -> Sequence[Path]:
-    """Find the caches that words on a command line mean, newest first.
+    """Find the caches that are meant, newest first.
 
     Parameters
     ----------
-    home : Path
-        The folder of caches.
-    cache : str, optional
+    folder : Path or str, optional
+        The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
+    cache : Path or str, optional
         A file, or a name such as `whu-rs19/ViT-B-32.openai`.
     dataset, model : str, optional
         Pick among the caches of the folder.
@@ -78,26 +78,36 @@ def find_caches(
     UnknownNameError
         If the name is not among the caches of the folder; the nearest are suggested.
     """
-    there = list_caches(home)
+    home = cache_folder(folder)
     if cache is not None:
-        if Path(cache).is_file():
-            return [Path(cache)]
-        named = named_path(home, cache) if cache.count("/") == 1 else Path(cache)
-        if named.is_file():
-            return [named]
-        if there and named.suffix == ".h5" and cache.count("/") == 1:
-            raise UnknownNameError("cache", cache, map(cache_name, there), f"In '{home}'.")
-        raise CacheNotFoundError(f"no cache '{cache}' in '{home}'; 'cafe extract' makes one.")
-    found = [
+        return [_find_cache(home, str(cache))]
+    matching = [
         path
-        for path in there
+        for path in list_caches(home)
         if dataset in (None, path.parent.name)
         and (model is None or path.name.startswith(f"{_safe(model)}."))
     ]
-    if not found:
-        wanted = " ".join(filter(None, [dataset, model]))
+    if not matching:
+        filters = " ".join(filter(None, [dataset, model]))
         raise CacheNotFoundError(
-            f"no cache{f' of {wanted}' if wanted else ''} in '{home}'; 'cafe extract --dataset "
+            f"no cache{f' of {filters}' if filters else ''} in '{home}'; 'cafe extract --dataset "
             f"{dataset or 'digits'}' makes one, 'cafe cache ls' lists what there is."
         )
-    return found
+    return matching
+
+
+def _find_cache(home: Path, cache: str) -> Path:
+    """The file of one cache: a file goes before a name."""
+    if Path(cache).is_file():
+        return Path(cache)
+    is_name = cache.count("/") == 1
+    path = named_path(home, cache) if is_name else Path(cache)
+    if path.is_file():
+        return path
+    caches = list_caches(home) if is_name else []
+    if caches:
+        raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{home}'.")
+    where = f" in '{home}'" if is_name else ""
+    raise CacheNotFoundError(
+        f"no cache '{cache}'{where}; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
+    )

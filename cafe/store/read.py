@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cafe.errors import InputError
 from cafe.store.header import SPLITS, Block, Header, SplitArrays
 from cafe.store.open_file import FileState, file_state, open_checked, read_header, require_finite
+from cafe.store.paths import find_caches
 from cafe.store.schema import get_text, row_bytes, slabs, unpack_text
 from cafe.store.structure import InvalidFileError
 
@@ -39,6 +40,12 @@ class FeatureCache:
         T, positions of an image's spatial map, 0 where there are none.
     content_sha256 : str
         Digest of all that counts in the file: equal for equal features, whenever they were made.
+
+    Examples
+    --------
+    >>> cache = cafe.FeatureCache.open("digits/nano.glyphs")
+    >>> cache.width, cache.header.dataset
+    (512, 'digits')
     """
 
     path: Path
@@ -52,33 +59,45 @@ class FeatureCache:
     _state: FileState = field(repr=False)
 
     @classmethod
-    def open(cls, path: Path | str) -> FeatureCache:
+    def open(
+        cls,
+        cache: FeatureCache | Path | str | None = None,
+        *,
+        cache_folder: Path | str | None = None,
+    ) -> FeatureCache:
         """Open a cache, check its form and its header; no features are read.
 
         Parameters
         ----------
-        path : Path or str
-            The HDF5 file.
+        cache : FeatureCache, Path or str, optional
+            The HDF5 file, or the name of a cache in the cache folder (`digits/nano.glyphs`). None
+            takes the newest of the folder. A cache that is open already is returned as it is.
+        cache_folder : Path or str, optional
+            Where names are looked up; None takes `$CAFE_CACHE`, else `./cache`.
 
         Raises
         ------
         CacheNotFoundError
-            If there is no such file.
+            If there is no such cache.
+        UnknownNameError
+            If the name is not among the caches of the folder; the nearest are suggested.
         CacheFormatError
             If it is no cafe file, is truncated or damaged, or has a newer format.
         """
-        path = Path(path)
+        if isinstance(cache, FeatureCache):
+            return cache
+        path = find_caches(cache_folder, cache)[0]
         with open_checked(path) as file:
             state = file_state(path)  # what was checked: reads of the same state skip the check
             header = read_header(file)
             splits = {name: file["splits"][name] for name in SPLITS if name in file["splits"]}
-            one = next(iter(splits.values()))["features"]
+            features = next(iter(splits.values()))["features"]  # (N, D)
             return cls(
                 path=path,
                 header=header,
                 counts={name: len(group["labels"]) for name, group in splits.items()},
-                width=int(one.shape[1]),
-                dtype=str(one.dtype),
+                width=int(features.shape[1]),
+                dtype=str(features.dtype),
                 views=max(
                     (g["views"].shape[1] for g in splits.values() if "views" in g), default=1
                 ),

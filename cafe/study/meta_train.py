@@ -14,7 +14,8 @@ from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
 from cafe.methods.checks import check_count
 from cafe.methods.meta_adapter.file import MetaFile, save_meta
-from cafe.methods.meta_adapter.training import PUBLISHED, Progress, train_meta
+from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
+from cafe.progress import Progress
 from cafe.store import FeatureCache
 from cafe.study.compare import open_caches
 from cafe.study.provenance import differ, encoder_name, encoder_of_cache

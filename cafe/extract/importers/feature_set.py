@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import datetime
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cafe.extract.importers.arrays import finite
 from cafe.extract.importers.class_list import ClassList, ImportOptions, make_class_list
 from cafe.extract.importers.text_features import TextFeatures
 from cafe.files import digest_of_file
-from cafe.store import SPLITS, Block, FeatureCache, Header, write_cache
+from cafe.store import SPLITS, Block, FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, digest, digest_of_array
 from cafe.store.paths import cache_name
 
@@ -204,7 +203,7 @@ def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) 
         **classes._asdict(),
         source=features.description,
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now(),
     )
     write_cache(path, header, {split: images.blocks(split) for split, images in splits.items()})
     return FeatureCache.open(path)

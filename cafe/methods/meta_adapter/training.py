@@ -5,7 +5,7 @@ Song et al. 2023 (arXiv 2311.03774), and the authors' code (ArsenalCheng/Meta-Ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import torch
@@ -18,15 +18,13 @@ from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.meta_adapter.episodes import Episodes, Queries, Shelves
 from cafe.methods.meta_adapter.weights import MetaWeights
+from cafe.progress import Progress
 
 PUBLISHED = Recipe(lr=1e-4, epochs=5, batch_size=64, views=True)
 """The authors' AdamW with torch's decay, a cosine over all steps, one augmented view an image."""
 
 EPSILON = 1e-4
 """AdamW's epsilon in the authors' code. It is kept: Adam's first steps depend on it."""
-
-Progress = Callable[[str, int, int], None]
-"""Takes what is being done, the steps done and the steps in all."""
 
 
 def episode_loss(
