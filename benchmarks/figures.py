@@ -21,9 +21,9 @@ import matplotlib.pyplot as plt
 import cafe
 from cafe.features.task import Task, load_task
 from cafe.results.metrics import summarize
-from cafe.results.plan import StudyPlan
 from cafe.store.paths import named_path
-from cafe.study.study import run
+from cafe.study.plan import StudyPlan
+from cafe.study.runner import run_study
 
 ROOT = Path(__file__).parents[1]
 FEATURES = ROOT.parent / "shared/data/features"
@@ -61,7 +61,7 @@ def measure(features: Path) -> dict[str, Any]:
 
 def accuracy(task: Task, **settings: Any) -> float:
     """Mean test accuracy of one configuration at 16 shots."""
-    (result,) = run(task, StudyPlan(["clip-adapter"], [16], SEEDS, settings=settings))
+    (result,) = run_study(task, StudyPlan(["clip-adapter"], [16], SEEDS, settings=settings))
     return result.accuracy.mean
 
 

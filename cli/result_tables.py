@@ -12,8 +12,8 @@ from .output import print_table
 
 if TYPE_CHECKING:
     from cafe.report.reproduction import Reproduction
-    from cafe.results.plan import Result
     from cafe.results.record import Record
+    from cafe.results.result import Result
 
 Row = Mapping[str, Any]  # a result or an accuracy as JSON values
 

@@ -89,7 +89,7 @@ def test_the_table_allows_no_more_than_is_used() -> None:
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("cafe.study.study", {"open_clip"}),
+        ("cafe.study.runner", {"open_clip"}),
         ("cafe.methods.gda", {"cafe.encoders.encoder"}),
         ("cafe.report.page", {"PIL.Image"}),
         ("cafe.extract.extract", {"faiss"}),
@@ -97,7 +97,7 @@ def test_the_table_allows_no_more_than_is_used() -> None:
         ("cafe.engine.trainer", {"cafe.methods.base"}),
         ("cafe.store.key", {"cafe.features.tensors"}),
         ("cafe.results.record", {"h5py"}),
-        ("cafe.results.record", {"cafe.study.study"}),
+        ("cafe.results.record", {"cafe.study.runner"}),
         ("cafe.errors", {"cafe_cli.main"}),
         ("cafe.results.metrics", {"rich.table"}),
     ],

@@ -141,7 +141,7 @@ def test_fit_compares_on_the_same_shots_and_seeds(run: Run, trees: Path) -> None
 def test_fit_saves_what_is_needed_to_load_it_again(run: Run, trees: Path, tmp_path: Path) -> None:
     from cafe.features.task import load_task
     from cafe.results.metrics import accuracy
-    from cafe.results.record import load_head
+    from cafe.results.saved_head import load_head
     from cafe.store import FeatureCache
 
     found = json.loads(run("fit", "--shots", "4", "--seeds", "2", "--json").out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from cafe.errors import CacheNotFoundError, InputError
 from cafe.features.task import load_task
 from cafe.report import published
 from cafe.report.reproduction import reproduce
-from cafe.results.metrics import accuracy
+from cafe.results.metrics import accuracy, summarize
 from cafe.results.paired import average, differences
-from cafe.results.record import load_head
+from cafe.results.result import Result
+from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.base_to_new import with_classes
 from cafe_cli.main import main
@@ -90,13 +92,13 @@ def test_differences_are_paired_by_seed(comparison: cafe.study.compare.Compariso
 
 
 def test_an_interval_of_differences_is_narrower_than_the_seeds_spread() -> None:
-    def row(method: str, scores: list[float]) -> dict[str, Any]:
-        return {"method": method, "shots": 1, "accuracy": {"per_seed": scores}}
+    def result(method: str, scores: list[float]) -> Result:
+        return Result(method, 1, {}, summarize(scores), 0.0)
 
-    rows = [row("clip-adapter", [50.0, 70.0, 90.0]), row("gda", [51.0, 71.0, 91.0])]
-    (found,) = differences({"results": rows})
-    assert found["accuracy"]["mean"] == 1.0
-    assert found["accuracy"]["ci95"] == 0.0
+    results = [result("clip-adapter", [50.0, 70.0, 90.0]), result("gda", [51.0, 71.0, 91.0])]
+    (gap,) = differences(results)
+    assert gap.accuracy.mean == 1.0
+    assert gap.accuracy.ci95 == 0.0
 
 
 def test_the_average_is_seed_by_seed(comparison: cafe.study.compare.Comparison) -> None:
@@ -110,11 +112,13 @@ def test_the_average_is_seed_by_seed(comparison: cafe.study.compare.Comparison) 
     assert (comparison.folder / "record.json").is_file()
 
 
-def test_shot_counts_that_one_cache_lacks_are_not_averaged() -> None:
-    full = {"method": "gda", "accuracy": {"per_seed": [1.0]}, "seconds": 0.0}
-    records = [{"results": [{**full, "shots": 1}, {**full, "shots": 2}]}]
-    records.append({"results": [{**full, "shots": 1}]})
-    assert [row["shots"] for row in average(records)] == [1]
+def test_shot_counts_that_one_cache_lacks_are_not_averaged(
+    comparison: cafe.study.compare.Comparison,
+) -> None:
+    both, other = comparison.records
+    one_shot = replace(other, results=tuple(r for r in other.results if r.shots == 1))
+    assert {result.shots for result in both.results} == {1, 2}
+    assert [result.shots for result in average([both, one_shot])] == [1] * len(METHODS)
 
 
 def test_base_to_new_fits_on_the_first_half(home: Path, tmp_path: Path) -> None:

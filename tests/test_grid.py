@@ -16,9 +16,10 @@ import cafe
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.extract.importers import import_features
+from cafe.results.page import GridRow
 from cafe.store import FeatureCache
-from cafe.study.grid.journal import FIELDS, Journal
-from cafe.study.grid.search import choose, grid
+from cafe.study.grid.journal import Journal
+from cafe.study.grid.search import choose, search
 from cafe.study.grid.space import Cell, Configuration, GridSpace, span
 
 SWEEP = GridSpace(
@@ -89,7 +90,7 @@ def test_span_gives_numbers_or_an_input_error(text: str) -> None:
 def test_tests_only_what_validation_chose(
     cache: FeatureCache, tmp_path: Path, validation: Any
 ) -> None:
-    found = grid(cache, replace(SWEEP, validation=validation), runs=tmp_path)
+    found = search(cache, replace(SWEEP, validation=validation), runs=tmp_path)
     assert len(found.rows) == found.trained == 2 * 2 * 2 * 2
     for best in found.best:
         chosen = {name: best[name] for name in ("shots", "ratio", "bottleneck", "lr")}
@@ -118,12 +119,12 @@ def mean_val(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> float:
 
 
 def test_leaves_every_run_as_rows(cache: FeatureCache, tmp_path: Path) -> None:
-    found = grid(cache, SWEEP, runs=tmp_path)
+    found = search(cache, SWEEP, runs=tmp_path)
     folder = found.record.folder
     assert folder is not None
     assert rows_of(folder / "grid.jsonl") == found.rows
     table = (folder / "grid.csv").read_text().splitlines()
-    assert table[0] == ",".join(FIELDS)
+    assert table[0] == ",".join(GridRow.__annotations__)
     assert len(table) == 1 + len(found.rows)
     record = json.loads((folder / "record.json").read_text())
     assert record["best_per_shots"] == json.loads(json.dumps(found.best))
@@ -145,14 +146,14 @@ class Interrupt:
 def test_an_interrupted_grid_goes_on(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = grid(cache, SWEEP, runs=tmp_path / "whole")
+    whole = search(cache, SWEEP, runs=tmp_path / "whole")
     monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
     with pytest.raises(KeyboardInterrupt):
-        grid(cache, SWEEP, runs=tmp_path / "cut", progress=Interrupt(0.9))
+        search(cache, SWEEP, runs=tmp_path / "cut", progress=Interrupt(0.9))
     (waiting,) = (tmp_path / "cut").iterdir()
     kept = rows_of(waiting / "rows.jsonl")
     assert 0 < len(kept) < len(whole.rows)
-    resumed = grid(cache, SWEEP, runs=tmp_path / "cut")
+    resumed = search(cache, SWEEP, runs=tmp_path / "cut")
     assert resumed.trained == len(whole.rows) - len(kept)
     for row, expected in zip(resumed.rows, whole.rows, strict=True):
         assert {**row, "val_nll": 0} == {**expected, "val_nll": 0}
@@ -161,13 +162,14 @@ def test_an_interrupted_grid_goes_on(
 
 def test_another_grid_does_not_take_its_rows(cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        grid(cache, SWEEP, runs=tmp_path, progress=Interrupt(0.1))
+        search(cache, SWEEP, runs=tmp_path, progress=Interrupt(0.1))
     other = replace(SWEEP, recipe=Recipe(epochs=2))
-    assert grid(cache, other, runs=tmp_path).trained == len(other.cells)
+    assert search(cache, other, runs=tmp_path).trained == len(other.cells)
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    row = dict(zip(FIELDS, (2, 0, 0.1, "D/4", 0.001, 50.0, 1.0, None), strict=True))
+    values = (2, 0, 0.1, "D/4", 0.001, 50.0, 1.0, None)
+    row = dict(zip(GridRow.__annotations__, values, strict=True))
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row)[:30])
     journal = Journal(tmp_path / "rows.jsonl")
     assert list(journal.rows) == [Cell(2, 0, Configuration(0.1, "D/4", 0.001))]
@@ -191,7 +193,7 @@ def test_one_shot_takes_what_is_nearest_to_the_defaults(
     cache: FeatureCache, tmp_path: Path
 ) -> None:
     space = replace(SWEEP, ratios=(0.1, 0.25, 0.5), shots=(1, 2), validation="cv")
-    found = grid(cache, space, runs=tmp_path)
+    found = search(cache, space, runs=tmp_path)
     assert {row["shots"] for row in found.rows} == {2}
     one, two = found.best
     assert (one["ratio"], one["bottleneck"], one["val"]) == (0.25, "D/4", None)
@@ -200,7 +202,7 @@ def test_one_shot_takes_what_is_nearest_to_the_defaults(
     words = found.record.json["protocol"]["words"]
     assert "every method keeps its defaults. " in words
     assert words.endswith("The grid took its configuration nearest to them.")
-    only = grid(cache, replace(space, shots=(1,)), runs=tmp_path / "only")
+    only = search(cache, replace(space, shots=(1,)), runs=tmp_path / "only")
     assert (only.rows, only.trained, only.best[0]["ratio"]) == ([], 0, 0.25)
 
 
@@ -230,7 +232,7 @@ def test_sweeps_that_do_not_fit_the_cache(
     cache: FeatureCache, tmp_path: Path, change: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(CafeError, match=text):
-        grid(cache, replace(SWEEP, **change), runs=tmp_path / "runs")
+        search(cache, replace(SWEEP, **change), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.metrics import top_k_accuracy_score as sklearn_top_k
 
 from cafe.errors import InputError
@@ -28,8 +27,6 @@ def test_agrees_with_scikit_learn() -> None:
         expected = 100 * sklearn_top_k(labels, LOGITS.numpy(), k=k)
         assert metrics.top_k_accuracy(LOGITS, LABELS, k) == pytest.approx(expected)
     assert metrics.negative_log_likelihood(LOGITS, LABELS) == pytest.approx(log_loss(labels, p))
-    found = metrics.confusion_matrix(LOGITS, LABELS).numpy()
-    np.testing.assert_array_equal(found, confusion_matrix(labels, predicted))
 
 
 def test_top_1_is_accuracy_and_few_classes_are_all_in_the_top_5() -> None:
@@ -46,7 +43,6 @@ def test_a_class_without_an_image_does_not_count() -> None:
     assert each[6].isnan()
     mean = metrics.mean_class_accuracy(LOGITS, labels)
     assert mean == pytest.approx(each[:6].mean().item())
-    assert metrics.per_class_gain(LOGITS, LOGITS.roll(1, 1), labels)[6].isnan()
 
 
 def test_calibration_error_by_hand() -> None:
@@ -59,51 +55,6 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.expected_calibration_error(certain, torch.tensor([0])) == pytest.approx(0)
     with pytest.raises(InputError, match="at least 1 bin"):
         metrics.expected_calibration_error(p, labels, 0)
-
-
-def honest_labels() -> torch.Tensor:
-    """Labels of which the logits tell the probabilities."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.multinomial(LOGITS.softmax(dim=-1), 1, generator=generator).flatten()
-
-
-def test_temperature_is_where_the_likelihood_peaks() -> None:
-    labels = honest_labels()
-    temperature = metrics.fit_temperature(LOGITS, labels)
-    best = metrics.negative_log_likelihood(LOGITS / temperature, labels)
-    for factor in (0.9, 0.99, 1.01, 1.1):
-        assert best < metrics.negative_log_likelihood(LOGITS / temperature / factor, labels)
-
-
-def test_temperature_undoes_a_scale() -> None:
-    labels = honest_labels()
-    plain = metrics.fit_temperature(LOGITS, labels)
-    assert metrics.fit_temperature(8 * LOGITS, labels) == pytest.approx(8 * plain, rel=1e-6)
-    before = metrics.expected_calibration_error(8 * LOGITS, labels)
-    assert metrics.expected_calibration_error(LOGITS / plain, labels) < before / 2
-
-
-def test_temperature_has_bounds() -> None:
-    assert metrics.fit_temperature(LOGITS[:0], LABELS[:0]) == 1
-    right = torch.eye(7)[LABELS]
-    assert metrics.fit_temperature(right, LABELS) == pytest.approx(0.01)
-    assert metrics.fit_temperature(-right, LABELS) == pytest.approx(100)
-
-
-def test_confused_pairs_come_by_size() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    predicted = torch.tensor([1, 1, 0, 0, 1, 0])
-    pairs = metrics.confusion_pairs(torch.eye(3)[predicted], labels)
-    assert [(p.label, p.predicted, p.images) for p in pairs] == [(0, 1, 2), (2, 0, 1), (1, 0, 1)]
-    assert pairs[1].share == 100
-    assert len(metrics.confusion_pairs(torch.eye(3)[predicted], labels, most=1)) == 1
-    assert metrics.confusion_pairs(torch.eye(3)[labels], labels) == []
-
-
-def test_gain_is_per_class() -> None:
-    labels = torch.tensor([0, 0, 1, 1])
-    head, zero_shot = torch.eye(2)[[0, 0, 0, 1]], torch.eye(2)[[0, 1, 1, 1]]
-    assert metrics.per_class_gain(head, zero_shot, labels).tolist() == [50, -50]
 
 
 def test_an_interval_over_seeds() -> None:

@@ -13,8 +13,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Protocol, Validation
 from cafe.methods.catalog import CATALOG, make_method
 from cafe.methods.validation import choose, folds_for, pick_best, with_folds
-from cafe.results.plan import StudyPlan
-from cafe.study.study import protocol_in_words
+from cafe.study.plan import StudyPlan, describe_protocol
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +108,7 @@ def words(counts: tuple[int, ...], validation: Protocol, *shots: object, **plan:
     splits = {"train": train.features, "test": draw_images()}
     methods = plan.pop("methods", ["clip-adapter"])
     made = StudyPlan(methods, shots, [0], validation, plan)  # type: ignore[arg-type]
-    return protocol_in_words(Task("noise", "drawn", "none", train.text, splits), made)
+    return describe_protocol(Task("noise", "drawn", "none", train.text, splits), made).words
 
 
 class TestWords:

@@ -20,10 +20,12 @@ from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head, predict
-from cafe.results.record import head_file, load_head
+from cafe.results.metrics import reliability
+from cafe.results.runs import head_file
+from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 from cafe.study.calibration import out_of_fold, settings_in_force
-from cafe.study.diagnostics import bins_json, reliability
+from cafe.study.diagnostics import bins_json
 
 MOST_POINTS = 1000
 """Test images on a map; more are drawn from evenly."""

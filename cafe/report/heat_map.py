@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe.errors import InputError
+from cafe.results.page import read_grid_rows
 
 Row = Mapping[str, Any]
 Cell = tuple[float, str]
@@ -57,17 +56,12 @@ def _mean_validation(runs: Sequence[Row]) -> float:
 
 def read_heat_maps(folder: Path, record: Row) -> list[HeatMap]:
     """The heat maps of a grid, one per shot count; none where the run is no grid."""
-    path = folder / "grid.jsonl"
-    if not path.is_file():
-        return []
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise InputError(f"'{path}' is damaged ({error}); run the grid again.") from error
-    best = {row["shots"]: (row["ratio"], row["bottleneck"]) for row in record["best_per_shots"]}
+    rows, best = read_grid_rows(folder), record.get("best_per_shots", ())
+    chosen = {row["shots"]: (row["ratio"], row["bottleneck"]) for row in best}
     return [
-        HeatMap(shots, _cells([row for row in rows if row["shots"] == shots]), best[shots])
+        HeatMap(shots, _cells([row for row in rows if row["shots"] == shots]), chosen[shots])
         for shots in dict.fromkeys(row["shots"] for row in rows)
+        if shots in chosen
     ]
 
 

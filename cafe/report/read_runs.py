@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,10 @@ from cafe.report.analysis import analyse
 from cafe.report.heat_map import read_heat_maps
 from cafe.report.published import DATASETS, protocol_differences, published_beside
 from cafe.report.report_data import ReportData, Row
-from cafe.results.runs import newest_run, read_record
+from cafe.results.page import read_page
+from cafe.results.record import read_record
+from cafe.results.result import largest_shots
+from cafe.results.runs import newest_run
 from cafe.store import FeatureCache
 from cafe.store.key import differences
 
@@ -47,15 +49,15 @@ def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[Repo
     for run in runs:
         folder = newest_run(Path(run))
         folders[folder] = None
-        for name in read_record(folder).get("runs", ()):
+        for name in read_record(folder).runs or ():
             if (folder.parent / name).is_dir():
                 folders[folder.parent / name] = None
     return [_collect_run(folder, images) for folder in folders]
 
 
 def _collect_run(folder: Path, images: Path | None) -> ReportData:
-    record, page = read_record(folder), _read_page(folder)
-    diagnostics = {(row["method"], row["shots"]): row for row in page.get("results", ())}
+    record, page = read_record(folder).json, read_page(folder)
+    diagnostics = {(row["method"], row["shots"]): row for row in page.results}
     results = {
         (row["method"], row["shots"]): {
             **row,
@@ -82,7 +84,7 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
         folder=folder,
         record=record,
         results=results,
-        class_names=page.get("class_names", ()),
+        class_names=page.class_names,
         heat_maps=read_heat_maps(folder, record),
         focus=focus,
         published=published,
@@ -91,22 +93,11 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
     )
 
 
-def _read_page(folder: Path) -> dict[str, Any]:
-    path = folder / "page.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"'{path}' is damaged ({error}); fit again.") from error
-
-
 def _focus(results: Mapping[tuple[str, Any], Row]) -> tuple[str, Any]:
     names = list(dict.fromkeys(method for method, _ in results))
     own = [name for name in names if name not in BASELINES] or names
     method = next((name for name in PREFERRED if name in own), own[-1])
-    counts = [shots for name, shots in results if name == method]
-    return method, max(counts, key=lambda n: n if isinstance(n, int) else float("inf"))
+    return method, largest_shots(shots for name, shots in results if name == method)
 
 
 def _unchanged_cache(record: Row, notes: list[str]) -> FeatureCache | None:

@@ -10,6 +10,7 @@ from typing import Any
 from cafe.errors import CacheNotFoundError
 from cafe.features.splits import Shots
 from cafe.methods.base import Protocol
+from cafe.progress import Progress
 from cafe.report.published import (
     DATASETS,
     backbone,
@@ -23,7 +24,6 @@ from cafe.results.paired import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
 from cafe.study.compare import Comparison, compare
-from cafe.study.study import Progress
 
 Json = dict[str, Any]
 
@@ -137,7 +137,7 @@ def _set_beside(
     encoder: str, caches: Sequence[FeatureCache], comparison: Comparison, validation: Protocol
 ) -> Reproduction:
     """Our average over some caches of one encoder, and the published numbers."""
-    rows = average([record.json for record in comparison.records])
+    rows = [result.json for result in average(comparison.records)]
     datasets = [cache.path.parent.name for cache in caches]
     model = caches[0].header.model
     compared = {row["method"] for row in rows}

@@ -1,25 +1,65 @@
-"""Records of runs and saved heads: what a run leaves on disk; knows no training."""
+"""The record of a run: what was compared under which protocol, and what came out."""
 
 from __future__ import annotations
 
-import csv
-import datetime
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cafe.errors import CafeError
-from cafe.files import write_folder
-from cafe.methods.head import Head
-from cafe.results.plan import Calibration, Result, StudyPlan
-from cafe.results.saved_head import SavedHead, load_head, save_head
-from cafe.store import FeatureCache
+from pydantic import Field
 
-__all__ = ["RECORD", "Record", "SavedHead", "head_file", "load_head", "make_record", "save_run"]
+from cafe.methods.base import Protocol
+from cafe.results.result import ChosenConfiguration, Difference, Result
+from cafe.results.typed_json import Count, Index, Name, NotNegative, from_json, read_text, to_json
+from cafe.store import FeatureCache, utc_now
 
-RECORD, TABLE, PAGE = "record.json", "runs.csv", "page.json"
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class RecordedEncoder:
+    """The encoder of the features; its weights' SHA-256 is None where they are not known."""
+
+    model: str
+    pretrained: str
+    weights_sha256: str | None = None
+
+    @classmethod
+    def of_cache(cls, cache: FeatureCache) -> RecordedEncoder:
+        """The encoder whose features a cache holds."""
+        header = cache.header
+        return cls(header.model, header.pretrained, header.key.get("weights_sha256"))
+
+    @property
+    def name(self) -> str:
+        """`model.pretrained`, as in the name of a cache."""
+        return f"{self.model}.{self.pretrained}"
+
+    def differs_from(self, other: RecordedEncoder) -> bool:
+        """Whether they are two: by their weights where both are known, else by name."""
+        if self.weights_sha256 and other.weights_sha256:
+            return self.weights_sha256 != other.weights_sha256
+        return self.name != other.name
+
+
+@dataclass(frozen=True)
+class RecordedProtocol:
+    """How a study was run: one shot count or several, seeds, validation, and all of it in words."""
+
+    shots: Count | tuple[Count, ...]
+    seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
+    validation: Protocol
+    words: str
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Number of classes in either half of base-to-new."""
+
+    base: int
+    new: int
 
 
 @dataclass(frozen=True)
@@ -28,166 +68,101 @@ class Record:
 
     Attributes
     ----------
-    json : mapping
-        The record as JSON values: `cache`, `dataset`, `encoder`, `protocol`, `results`, `command`,
-        `created`, `versions`. Accuracies are in percent.
-    results : sequence of Result
-        The results with their heads.
+    cache : str, or tuple of str
+        The file, or the files that an average is over.
+    dataset : str
+    encoder : RecordedEncoder
+    protocol : RecordedProtocol
+    results : tuple of Result
+        Accuracies are in percent.
+    command : str
+        The command that asked for it; "" from Python.
+    created : str
+        ISO 8601.
+    versions, cache_key : mapping
+        Of the cache.
+    kind : {"compare", "base-to-new", "compare-average", "base-to-new-average"} or None
+        None for `cafe.fit` and `cafe.grid`.
+    differences : tuple of Difference or None
+        Of a comparison: to CLIP-Adapter.
+    base_to_new : Halves or None
+    left_out : mapping of str to str, or None
+        Of base-to-new: methods that cannot take new classes, with the reason.
+    datasets, runs : tuple of str or None
+        Of an average: the datasets, and the folders of their runs beside this one.
+    best, best_per_shots : ChosenConfiguration, tuple of these, or None
+        Of a grid.
+    seconds, runs_per_second : float or None
+        Of a grid: time of the training, earlier sittings not counted.
     class_names : tuple of str
+        In memory only; `page.json` holds them.
     folder : Path or None
-        Where it is saved.
+        Where it is saved; in memory only.
     """
 
-    json: Mapping[str, Any]
-    results: Sequence[Result]
-    class_names: tuple[str, ...]
-    folder: Path | None = None
+    cache: str | tuple[str, ...]
+    dataset: str
+    encoder: RecordedEncoder
+    protocol: RecordedProtocol
+    results: Annotated[tuple[Result, ...], Field(min_length=1)]
+    command: str
+    created: str
+    versions: Mapping[str, Any]
+    cache_key: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    differences: tuple[Difference, ...] | None = None
+    base_to_new: Halves | None = None
+    left_out: Mapping[str, str] | None = None
+    datasets: tuple[str, ...] | None = None
+    runs: tuple[Name, ...] | None = None
+    best: ChosenConfiguration | None = None
+    best_per_shots: tuple[ChosenConfiguration, ...] | None = None
+    seconds: NotNegative | None = None
+    runs_per_second: NotNegative | None = None
+    class_names: Annotated[tuple[str, ...], Field(exclude=True)] = ()
+    folder: Annotated[Path | None, Field(exclude=True)] = None
+
+    def __post_init__(self) -> None:
+        for result in self.results:
+            if len(result.accuracy.per_seed) != len(self.protocol.seeds):
+                raise ValueError(f"{result.method} does not have one accuracy per seed")
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        """The record as JSON values, as `record.json` holds it."""
+        return to_json(self)
 
 
 def make_record(
     cache: FeatureCache,
-    plan: StudyPlan,
-    words: str,
+    protocol: RecordedProtocol,
     results: Sequence[Result],
     command: str = "",
-    calibrations: Sequence[Calibration] = (),
+    **fields: Any,
 ) -> Record:
-    """Put a study into a record; `calibrations` has one entry per result, or none."""
+    """Put the results of a study on one cache into a record; `fields` are further ones of it."""
     header = cache.header
-    known = calibrations or [Calibration()] * len(results)
-    shots = list(plan.shots)
-    record = {
-        "cache": str(cache.path),
-        "dataset": header.dataset,
-        "encoder": {
-            "model": header.model,
-            "pretrained": header.pretrained,
-            "weights_sha256": header.key.get("weights_sha256"),
-        },
-        "protocol": {
-            "shots": shots[0] if len(shots) == 1 else shots,
-            "seeds": list(plan.seeds),
-            "validation": plan.validation,
-            "words": words,
-        },
-        "results": list(map(_result_json, results, known)),
-        "command": command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": dict(header.versions),
-        "cache_key": dict(header.key),
-    }
-    return Record(record, results, header.class_names)
+    return Record(
+        cache=str(cache.path),
+        dataset=header.dataset,
+        encoder=RecordedEncoder.of_cache(cache),
+        protocol=protocol,
+        results=tuple(results),
+        command=command,
+        created=utc_now(),
+        versions=dict(header.versions),
+        cache_key=dict(header.key),
+        **{"class_names": header.class_names, **fields},
+    )
 
 
-def _result_json(result: Result, calibration: Calibration) -> dict[str, Any]:
-    return {
-        "method": result.method,
-        "shots": result.shots,
-        "params": _shared_params(result.heads),
-        "accuracy": {**asdict(result.accuracy), "per_seed": list(result.accuracy.per_seed)},
-        "seconds": result.seconds,
-        "metrics": dict(result.metrics),
-        "calibration": calibration.json(),
-    }
-
-
-def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:
-    """Hyper-parameters of all seeds: the value where they agree, else one value per seed."""
-    merged: dict[str, Any] = {}
-    for name in heads[0].params:
-        values = [head.params.get(name) for head in heads]
-        merged[name] = values[0] if all(value == values[0] for value in values) else values
-    return merged
-
-
-def save_run(record: Record, home: Path) -> Record:
-    """Save a record, its table and its heads in a folder of its own, in one step.
-
-    Parameters
-    ----------
-    record : Record
-    home : Path
-        The folder of runs, made if need be.
-
-    Returns
-    -------
-    Record
-        The record with its new folder `<home>/<time>-<dataset>-<model>/`, which holds
-        `record.json`, `runs.csv` and one safetensors file per head.
+def read_record(folder: Path) -> Record:
+    """Read the record of a run.
 
     Raises
     ------
-    CafeError
-        If the folder cannot be written; nothing is left behind.
+    InputError
+        If it is no record; file and field are named.
     """
-    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    base = f"{stamp}-{record.json['dataset']}-{record.json['encoder']['model']}".replace("/", "-")
-
-    def fill(folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(record.json, indent=1) + "\n", encoding="utf-8")
-        _write_table(folder / TABLE, record)
-        _write_page(folder / PAGE, record)
-        _save_heads(folder, record)
-
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        folder = write_folder(home / base, fill)
-    except OSError as error:
-        raise CafeError(
-            f"cannot write the run to '{home}' ({error.strerror}); choose another with --runs."
-        ) from error
-    return replace(record, folder=folder)
-
-
-def _write_table(path: Path, record: Record) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["method", "shots", "seed", "accuracy", "seconds", "params"])
-        for result in record.results:
-            share = result.seconds / len(result.heads)
-            scores = result.accuracy.per_seed
-            seeds = record.json["protocol"]["seeds"]
-            for seed, head, score in zip(seeds, result.heads, scores, strict=True):
-                params = json.dumps(dict(head.params), sort_keys=True)
-                writer.writerow([result.method, result.shots, seed, score, share, params])
-
-
-def _write_page(path: Path, record: Record) -> None:
-    """What `cafe report` shows beyond the record: per class, confusions, reliability."""
-    rows = [{"method": r.method, "shots": r.shots, **r.page} for r in record.results]
-    page = {"class_names": list(record.class_names), "results": rows}
-    path.write_text(json.dumps(page) + "\n", encoding="utf-8")
-
-
-def head_file(method: str, shots: object, seed: int) -> str:
-    """Name of a head's file in the folder of its run."""
-    return f"{method}.{shots}shot.seed{seed}.safetensors"
-
-
-def _save_heads(folder: Path, record: Record) -> None:
-    zero_shot = {result.shots: result for result in record.results if result.method == "zero-shot"}
-    for number, result in enumerate(record.results):
-        text = zero_shot.get(result.shots)
-        for place, head in enumerate(result.heads):
-            about = _about(record, number, place)
-            path = folder / head_file(result.method, result.shots, about["seed"])
-            save_head(path, head, about, None if text is None else text.heads[place])
-
-
-def _about(record: Record, number: int, place: int) -> dict[str, Any]:
-    """What a head's file tells: all that a user of the file alone would ask."""
-    result, json_ = record.results[number], record.json
-    beside = [other for other in record.results if other.shots == result.shots]
-    return {
-        "class_names": list(record.class_names),
-        "shots": result.shots,
-        "seed": json_["protocol"]["seeds"][place],
-        "accuracy": result.accuracy.per_seed[place],
-        "baselines": {r.method: r.accuracy.per_seed[place] for r in beside if r is not result},
-        "calibration": json_["results"][number]["calibration"],
-        "protocol": json_["protocol"]["words"],
-        **{name: json_[name] for name in _KEPT},
-    }
-
-
-_KEPT = ("dataset", "encoder", "cache", "cache_key", "command", "created", "versions")
+    path = folder / RECORD
+    return replace(from_json(Record, read_text(path), path), folder=folder)

@@ -1,16 +1,28 @@
-"""Which saved head is meant: a head's file, a run's folder, or a folder of runs; fits nothing."""
+"""The folder of a run: written whole or not at all, and found again; fits nothing.
+
+A run `<runs>/<time>-<dataset>-<model>/` holds `record.json`, `page.json`, `runs.csv` and one
+safetensors file per head; that of a grid also its runs as `grid.jsonl` and `grid.csv`.
+"""
 
 from __future__ import annotations
 
+import csv
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.errors import CafeError, InputError, UnknownNameError
 from cafe.features.splits import Shots
+from cafe.files import write_folder
 from cafe.methods.catalog import BASELINES
-from cafe.results.record import RECORD, head_file
+from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
+from cafe.results.record import RECORD, Record, read_record
+from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
+from cafe.results.saved_head import save_head
+from cafe.results.typed_json import to_json
 
 
 class RunNotFoundError(CafeError, FileNotFoundError):
@@ -35,6 +47,118 @@ class HeadSelector(NamedTuple):
     seed: int | None = None
 
 
+def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = None) -> Record:
+    """Save a record, its tables and its heads in a folder of its own, in one step.
+
+    Parameters
+    ----------
+    record : Record
+    runs : Path
+        The folder of runs, made if need be.
+    grid_rows : sequence of GridRow, optional
+        The runs of a grid.
+
+    Returns
+    -------
+    Record
+        The record with its new folder.
+
+    Raises
+    ------
+    CafeError
+        If the folder cannot be written; nothing is left behind.
+    """
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    base = f"{stamp}-{record.dataset}-{record.encoder.model}".replace("/", "-")
+
+    def fill(folder: Path) -> None:
+        _write_json(folder / RECORD, record.json, indent=1)
+        _write_json(folder / PAGE, to_json(_page(record)))
+        _write_csv(folder / "runs.csv", _COLUMNS, _table(record))
+        _save_heads(folder, record)
+        if grid_rows is not None:
+            lines = [json.dumps(row) + "\n" for row in grid_rows]
+            (folder / GRID_ROWS).write_text("".join(lines), encoding="utf-8")
+            columns = list(GridRow.__annotations__)
+            _write_csv(folder / "grid.csv", columns, (row.values() for row in grid_rows))
+
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        folder = write_folder(runs / base, fill)
+    except OSError as error:
+        raise CafeError(
+            f"cannot write the run to '{runs}' ({error.strerror}); choose another with runs=."
+        ) from error
+    return replace(record, folder=folder)
+
+
+def _write_json(path: Path, values: Any, indent: int | None = None) -> None:
+    path.write_text(json.dumps(values, indent=indent) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+_COLUMNS = ("method", "shots", "seed", "accuracy", "seconds", "params")
+
+
+def _table(record: Record) -> Iterable[Iterable[Any]]:
+    """One row per head."""
+    for result in record.results:
+        share = result.seconds / len(record.protocol.seeds)
+        scores = zip(record.protocol.seeds, result.heads, result.accuracy.per_seed, strict=False)
+        for seed, head, score in scores:
+            params = json.dumps(dict(head.params), sort_keys=True)
+            yield result.method, result.shots, seed, score, share, params
+
+
+def _page(record: Record) -> Page:
+    rows = [PageRow(method=r.method, shots=r.shots, **r.page) for r in record.results if r.page]
+    return Page(record.class_names, tuple(rows))
+
+
+def head_file(method: str, shots: object, seed: int) -> str:
+    """Name of a head's file in the folder of its run."""
+    return f"{method}.{shots}shot.seed{seed}.safetensors"
+
+
+def _save_heads(folder: Path, record: Record) -> None:
+    zero_shot = {r.shots: r.heads for r in record.results if r.method == "zero-shot"}
+    for result in record.results:
+        texts = zero_shot.get(result.shots, [None] * len(result.heads))
+        for place, (head, text) in enumerate(zip(result.heads, texts, strict=True)):
+            about = _about(record, result, place)
+            save_head(
+                folder / head_file(result.method, result.shots, about["seed"]), head, about, text
+            )
+
+
+def _about(record: Record, result: Result, place: int) -> dict[str, Any]:
+    """What a head's file tells: all that a user of the file alone would ask."""
+    baselines = {
+        other.method: other.accuracy.per_seed[place]
+        for other in record.results
+        if other.shots == result.shots and other is not result
+    }
+    return {
+        "class_names": list(record.class_names),
+        "shots": result.shots,
+        "seed": record.protocol.seeds[place],
+        "accuracy": result.accuracy.per_seed[place],
+        "baselines": baselines,
+        "calibration": to_json(result.calibration or NOT_CALIBRATED),
+        "protocol": record.protocol.words,
+        **{name: record.json[name] for name in _OF_RECORD},
+    }
+
+
+_OF_RECORD = ("dataset", "encoder", "cache", "cache_key", "command", "created", "versions")
+
+
 def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
     """Find the file of a head.
 
@@ -42,7 +166,7 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
     ----------
     run : Path or str
         A head's safetensors file; the folder of a run; or a folder of runs, whose newest counts.
-    wish : HeadSelector, optional
+    selector : HeadSelector, optional
         Which head of the run; for a head's file it must be empty.
 
     Returns
@@ -60,7 +184,7 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
     if path.is_file():
         if any(part is not None for part in selector):
             raise InputError(
-                f"'{path}' is one head; --method, --shots and --seed choose among a run's heads."
+                f"'{path}' is one head; method=, shots= and seed= choose among the heads of a run."
             )
         return path
     folder = newest_run(path)
@@ -68,13 +192,13 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
     method = _method(record, selector.method)
     shots = _shots(record, method, selector.shots)
     seed = _seed(record, selector.seed)
-    found = folder / head_file(method, shots, seed)
-    if not found.is_file():
+    file = folder / head_file(method, shots, seed)
+    if not file.is_file():
         raise RunNotFoundError(
-            f"'{folder}' has lost its head '{found.name}'; fit again, or choose another with "
-            "--method, --shots or --seed."
+            f"'{folder}' has lost its head '{file.name}'; fit again, or choose another with "
+            "method=, shots= or seed=."
         )
-    return found
+    return file
 
 
 def newest_run(folder: Path) -> Path:
@@ -88,40 +212,25 @@ def newest_run(folder: Path) -> Path:
     return max(inside, key=lambda run: ((run / RECORD).stat().st_mtime, run.name))
 
 
-def read_record(folder: Path) -> Mapping[str, Any]:
-    """The record of a run, as JSON values."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        _ = record["results"][0]["method"], record["protocol"]["seeds"][0]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"'{folder / RECORD}' is not the record of a run ({error}).") from error
-    return dict(record)
-
-
-def _method(record: Mapping[str, Any], wanted: str | None) -> str:
-    names = list(dict.fromkeys(result["method"] for result in record["results"]))
+def _method(record: Record, wanted: str | None) -> str:
+    names = list(dict.fromkeys(result.method for result in record.results))
     if wanted is not None and wanted not in names:
         raise UnknownNameError("method of this run", wanted, names)
     own = [name for name in names if name not in BASELINES]
     return wanted or (own or names)[-1]
 
 
-def _shots(record: Mapping[str, Any], method: str, wanted: Shots | None) -> Shots:
-    results = record["results"]
-    counts: list[Shots] = [found["shots"] for found in results if found["method"] == method]
+def _shots(record: Record, method: str, wanted: Shots | None) -> Shots:
+    counts = [result.shots for result in record.results if result.method == method]
     if wanted is not None and wanted not in counts:
         raise InputError(
             f"the run has no head of {wanted} shots; it has {', '.join(map(str, counts))}."
         )
-    return max(counts, key=_size) if wanted is None else wanted
+    return largest_shots(counts) if wanted is None else wanted
 
 
-def _size(shots: Shots) -> float:
-    return float("inf") if shots == "all" else shots
-
-
-def _seed(record: Mapping[str, Any], wanted: int | None) -> int:
-    seeds: list[int] = record["protocol"]["seeds"]
+def _seed(record: Record, wanted: int | None) -> int:
+    seeds = record.protocol.seeds
     if wanted is not None and wanted not in seeds:
         raise InputError(f"the run has no seed {wanted}; it has {', '.join(map(str, seeds))}.")
     return seeds[0] if wanted is None else wanted

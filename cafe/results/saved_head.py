@@ -60,8 +60,8 @@ class SavedHead:
     @property
     def temperature(self) -> float | None:
         """What the logits are divided by; None where the head is not calibrated."""
-        found: float | None = self.about.get("calibration", {}).get("temperature")
-        return found
+        temperature: float | None = self.about.get("calibration", {}).get("temperature")
+        return temperature
 
     @property
     def pool(self) -> int | None:
@@ -119,9 +119,9 @@ def save_head(
     text = {} if zero_shot is None else zero_shot.tensors()
     tensors = {**head.tensors(), **{f"{_ZERO_SHOT}{name}": value for name, value in text.items()}}
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    told = {"method": head.method, "params": dict(head.params), **about}
+    metadata = {"method": head.method, "params": dict(head.params), **about}
     # not save_file: it lets nobody but the owner read the file
-    path.write_bytes(save(copies, metadata={"cafe": json.dumps(told)}))
+    path.write_bytes(save(copies, metadata={"cafe": json.dumps(metadata)}))
 
 
 def load_head(path: Path | str) -> SavedHead:

@@ -18,9 +18,12 @@ from cafe.features.tensors import ClassText, Features
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head, predict_in_blocks
-from cafe.results.metrics import Summary, accuracy, summarize
-from cafe.results.plan import Result, StudyPlan
-from cafe.study.study import Progress, check_plan, run
+from cafe.progress import Progress
+from cafe.results.metrics import accuracy, summarize
+from cafe.results.record import Halves
+from cafe.results.result import Result
+from cafe.study.plan import StudyPlan, check_plan
+from cafe.study.runner import run_study
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,22 @@ class BaseToNew:
     task : Task
         The base half.
     results : list of Result
-        Accuracy on the base half, as of any study.
-    transfers : list of dict
-        For each result `new`, the accuracy on the other half, and `harmonic_mean` of both.
-    halves : dict
-        Number of `base` and `new` classes.
+        Their accuracy is that on the base half; they have `new` and `harmonic_mean` too.
+    halves : Halves
     """
 
     task: Task
     results: list[Result]
-    transfers: list[dict[str, Summary]]
-    halves: dict[str, int]
+    halves: Halves
+
+    @property
+    def words(self) -> str:
+        """The protocol in words, to be added to that of the study."""
+        return (
+            f"Base to new: heads are fitted on the first {self.halves.base} classes in the order "
+            f"of their labels, and tested on those and on the other {self.halves.new} classes "
+            "apart, each half among its own classes."
+        )
 
 
 def supports_new_classes(methods: Sequence[str]) -> list[str]:
@@ -69,16 +77,6 @@ def left_out(methods: Sequence[str]) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def base_to_new_in_words(found: BaseToNew) -> str:
-    """The protocol in words."""
-    base, new = found.halves["base"], found.halves["new"]
-    return (
-        f"Base to new: heads are fitted on the first {base} classes in the order of their labels, "
-        f"and tested on those and on the other {new} classes apart, each half among its own "
-        "classes."
-    )
-
-
 def base_and_new(
     task: Task, plan: StudyPlan, context: Context, progress: Progress | None = None
 ) -> BaseToNew:
@@ -101,17 +99,20 @@ def base_and_new(
             raise InputError(f"half of the classes of {task.name} have no test image.")
     test = new.splits["test"].to(context.device)
     text = new.text.to(context.device)
-    results = run(base, plan, context=context, progress=progress)
-    transfers = []
-    for result in results:
-        there = [
-            accuracy(predict_in_blocks(with_classes(head, text), test.x), test.y)
-            for head in result.heads
-        ]
-        pairs = zip(result.accuracy.per_seed, there, strict=True)
-        means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
-        transfers.append({"new": summarize(there), "harmonic_mean": summarize(means)})
-    return BaseToNew(base, results, transfers, {"base": middle, "new": classes - middle})
+    results = run_study(base, plan, context=context, progress=progress)
+    tested = [_test_on_new(result, text, test) for result in results]
+    return BaseToNew(base, tested, Halves(middle, classes - middle))
+
+
+def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
+    """The result with its accuracy on the new half and the harmonic mean of both halves."""
+    new = [
+        accuracy(predict_in_blocks(with_classes(head, text), test.x), test.y)
+        for head in result.heads
+    ]
+    pairs = zip(result.accuracy.per_seed, new, strict=True)
+    means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
+    return replace(result, new=summarize(new), harmonic_mean=summarize(means))
 
 
 def _half(task: Task, start: int, stop: int) -> Task:

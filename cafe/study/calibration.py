@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from cafe.features.splits import (
-    Rows,
-    Shots,
-    draw_folds,
-    draw_shots,
-    draw_validation,
-    first_folds,
-)
-from cafe.features.task import StoredFeatures, class_text
+from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
+from cafe.features.task import StoredFeatures, class_text, load_task
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.base import NO_VALIDATION, Context, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
-from cafe.results.plan import Calibration, Result, StudyPlan
+from cafe.progress import Progress
+from cafe.results.result import NOT_CALIBRATED, Calibration, Result
 from cafe.store import FeatureCache
-from cafe.study.study import Progress
+from cafe.study.plan import StudyPlan
+from cafe.study.runner import validation_for
 
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
@@ -81,7 +77,7 @@ def calibrate(
     plan: StudyPlan,
     results: Sequence[Result],
     progress: Progress | None = None,
-) -> list[Calibration]:
+) -> list[Result]:
     """Fit a temperature for every result of a study, never on a test image.
 
     Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
@@ -94,45 +90,46 @@ def calibrate(
     plan : StudyPlan
     results : sequence of Result
     progress : callable, optional
-        Hears of the fits of methods that take long; see `cafe.study.study.Progress`.
+        See `cafe.progress.Progress`; called for the fits of methods that take long.
 
     Returns
     -------
-    list of Calibration
-        One per result.
+    list of Result
+        The same with their calibration.
     """
     if plan.validation in ("few-shot", "full"):
-        held_out = {shots: _validation(cache, plan, shots) for shots in plan.shots}
-        return [_on_validation(result.heads, held_out[result.shots]) for result in results]
-    text = class_text(cache.header)
-    drawn = {shots: _draw(cache, "train", shots, plan.seeds[0]) for shots in plan.shots}
-    return [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
+        task = load_task(cache)
+        held_out = {
+            shots: [validation_for(task, plan.validation, shots, seed) for seed in plan.seeds]
+            for shots in plan.shots
+        }
+        fitted = [_on_validation(result.heads, held_out[result.shots]) for result in results]
+    else:
+        text = class_text(cache.header)
+        drawn = {shots: _draw(cache, shots, plan.seeds[0]) for shots in plan.shots}
+        fitted = [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
+    return [replace(r, calibration=c) for r, c in zip(results, fitted, strict=True)]
 
 
-def _validation(cache: FeatureCache, plan: StudyPlan, shots: Shots) -> list[Features]:
-    """Validation images of every seed."""
-    if plan.validation == "full":
-        return [StoredFeatures(cache, "val").whole] * len(plan.seeds)
-    stored = StoredFeatures(cache, "val")
-    return [stored[draw_validation(stored.y, shots, seed)] for seed in plan.seeds]
-
-
-def _draw(cache: FeatureCache, split: str, shots: Shots, seed: int) -> Features | StoredFeatures:
-    """The images of a draw, in memory where they are few."""
-    rows = draw_shots(torch.from_numpy(cache.labels(split)), shots, seed)
-    drawn = StoredFeatures(cache, split, rows)
+def _draw(cache: FeatureCache, shots: Shots, seed: int) -> Features | StoredFeatures:
+    """The training images of a draw, in memory where they are few."""
+    rows = draw_shots(torch.from_numpy(cache.labels("train")), shots, seed)
+    drawn = StoredFeatures(cache, "train", rows)
     return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
 
 
-def _on_validation(heads: Sequence[Head], held_out: Sequence[Features]) -> Calibration:
-    some = [part[_spread(len(part))] for part in held_out]
-    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, some, strict=True) if len(f)]
+def _on_validation(heads: Sequence[Head], validations: Sequence[Validation]) -> Calibration:
+    images = [v.features[_spread(len(v.features))] for v in validations if v.features is not None]
+    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
     return _fitted(pairs, "validation")
 
 
-def _fitted(pairs: Sequence[tuple[Tensor, Tensor]], source: str) -> Calibration:
+def _fitted(
+    pairs: Sequence[tuple[Tensor, Tensor]], source: Literal["validation", "out-of-fold"]
+) -> Calibration:
+    """The calibration by pairs of logits (N, C) and labels (N,)."""
     if not pairs:
-        return Calibration()
+        return NOT_CALIBRATED
     logits, labels = torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs])
     return Calibration(cautious_temperature(logits, labels), source, len(labels))
 
@@ -205,11 +202,11 @@ def out_of_fold(
     """
     folds = _folds(images.y, seed)
     if not folds:
-        return Calibration()
+        return NOT_CALIBRATED
     context = context or Context()
-    there, text = context.device, text.to(context.device)
+    device, text = context.device, text.to(context.device)
     fitted = make_method(method, context, settings).fit_many(
-        [TrainingSet(images[kept].to(there), text) for kept, _ in folds],
+        [TrainingSet(images[kept].to(device), text) for kept, _ in folds],
         validations=[NO_VALIDATION] * len(folds),
         seeds=[seed] * len(folds),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import predict_in_blocks
+from cafe.study.arguments import COMMON_SETTINGS, resolve_settings
 from cafe.study.calibration import out_of_fold, settings_in_force
 
 
@@ -100,7 +101,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_names: ArrayLike | None = None,
         logit_scale: float = 100.0,
         logit_bias: float = 0.0,
-        validation: str = "none",
+        validation: Literal["none", "cv"] = "none",
         calibrate: bool = False,
         random_state: Any = 0,
         device: str = "cpu",
@@ -142,25 +143,27 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the arrays or the settings cannot be meant; a `CafeError` where cafe finds it.
         """
-        rows, given = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        check_classification_targets(given)
-        self.classes_, order = self._classes(given)
-        labels = torch.from_numpy(np.searchsorted(self.classes_, given))
-        features = Features(torch.from_numpy(np.array(rows, np.float32)), labels)
-        train = TrainingSet(features, self._text(features, order))
-        settings, seed = self._settings(rows.shape[1]), self._seed()
+        if self.validation not in ("none", "cv"):
+            raise InputError(f"validation must be 'none' or 'cv'; got '{self.validation}'.")
+        x, labels = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        check_classification_targets(labels)
+        self.classes_, order = self._classes(labels)
+        y_index = torch.from_numpy(np.searchsorted(self.classes_, labels))
+        features = Features(torch.from_numpy(np.array(x, np.float32)), y_index)
+        text = self._text(features, order)
+        settings, seed = self._settings(x.shape[1]), self._seed()
         context = Context(resolve_device(self.device))
-        method = make_method(self.method, context, settings)
-        there = TrainingSet(features.to(context.device), train.text.to(context.device))
-        self.head_ = method.fit(there, validation=self._validation(), seed=seed)
+        self.head_ = make_method(self.method, context, settings).fit(
+            TrainingSet(features, text).to(context.device),
+            validation=Validation(self.validation),
+            seed=seed,
+        )
         self.params_ = dict(self.head_.params)
         self.temperature_ = 1.0
         if self.calibrate:
             chosen = settings_in_force(self.method, settings, self.params_)
-            found = out_of_fold(
-                self.method, chosen, train.features, train.text, seed=seed, context=context
-            )
-            self.temperature_ = found.temperature or 1.0
+            fitted = out_of_fold(self.method, chosen, features, text, seed=seed, context=context)
+            self.temperature_ = fitted.temperature or 1.0
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
@@ -168,16 +171,16 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         device = next(iter(self.head_.tensors().values())).device
-        x = torch.from_numpy(np.array(rows, np.float32)).to(device)
-        logits = predict_in_blocks(self.head_, x).double().cpu()
-        found: NDArray[np.float64] = torch.softmax(logits / self.temperature_, dim=-1).numpy()
-        return found
+        x = torch.from_numpy(np.array(rows, np.float32)).to(device)  # (N, D)
+        logits = predict_in_blocks(self.head_, x).double().cpu()  # (N, C)
+        p: NDArray[np.float64] = torch.softmax(logits / self.temperature_, dim=-1).numpy()
+        return p
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """The likeliest label of each row. (N,)"""
-        places = self.predict_proba(X).argmax(axis=1)
-        best: NDArray[Any] = self.classes_[places]
-        return best
+        columns = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[columns]
+        return labels
 
     def _classes(self, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """The sorted labels, and which row of the text each of them has."""
@@ -186,9 +189,9 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes, order = np.unique(named, return_index=True)
         if len(classes) < len(named):
             raise InputError("class_names has a label twice; give each of them once.")
-        strangers = np.setdiff1d(seen, classes)
-        if len(strangers):
-            raise InputError(f"y has labels that are not in class_names: {strangers[:3].tolist()}.")
+        unknown = np.setdiff1d(seen, classes)
+        if len(unknown):
+            raise InputError(f"y has labels that are not in class_names: {unknown[:3].tolist()}.")
         if len(classes) < 2:
             raise InputError(f"a classifier needs at least 2 classes; y has {len(classes)} class.")
         return classes, order
@@ -196,43 +199,28 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _text(self, features: Features, order: NDArray[np.intp]) -> ClassText:
         names = tuple(map(str, self.classes_))
         if self.text_features is None:
-            means = torch.zeros(len(names), features.x.shape[1])
-            means.index_add_(0, features.y, features.unit)
-            text = normalize(means, dim=-1)[:, None]
+            sums = torch.zeros(len(names), features.x.shape[1])  # (C, D)
+            sums.index_add_(0, features.y, features.unit)
+            text = normalize(sums, dim=-1)[:, None]  # (C, 1, D)
         else:
             text = torch.from_numpy(np.asarray(self.text_features, np.float32).copy())
             text = text[:, None] if text.ndim == 2 else text
-        form, wide = tuple(text.shape), features.x.shape[1]
-        if len(form) != 3 or (form[0], form[2]) != (len(names), wide):
+        shape, count, width = tuple(text.shape), len(names), features.x.shape[1]
+        if len(shape) != 3 or (shape[0], shape[2]) != (count, width):
             raise InputError(
-                f"text_features must be ({len(names)}, {wide}) or ({len(names)}, P, {wide}), one "
-                f"row per class; got {form}. Say which label each row is for with class_names."
+                f"text_features must be ({count}, {width}) or ({count}, P, {width}), one row per "
+                f"class; got {shape}. Say which label each row is for with class_names."
             )
         return ClassText(text[order], names, float(self.logit_scale), float(self.logit_bias))
 
     def _settings(self, width: int) -> dict[str, Any]:
-        """What is not None, and known to the method."""
-        named = ("ratio", "bottleneck", "lr", "weight_decay", "epochs", "batch_size")
-        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
-        given.update(self.settings or {})
-        known = find_method(self.method).settings()
-        unknown = sorted(given.keys() - set(known))
-        if unknown:
-            raise InputError(
-                f"{self.method} has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}."
-            )
-        if "bottleneck" in known and width < 4:  # D/4, the methods' own, would be nothing
-            given.setdefault("bottleneck", 1)
-        return given
+        common = [getattr(self, name) for name in COMMON_SETTINGS]
+        settings = resolve_settings([self.method], common, self.settings or {})
+        if width < 4 and "bottleneck" in find_method(self.method).settings():
+            settings.setdefault("bottleneck", 1)  # D/4, the methods' own, would be nothing
+        return settings
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _validation(self) -> Validation:
-        if self.validation == "none":
-            return Validation("none")
-        if self.validation == "cv":
-            return Validation("cv")
-        raise InputError(f"validation must be 'none' or 'cv'; got '{self.validation}'.")

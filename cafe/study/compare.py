@@ -13,21 +13,18 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
-from cafe.results.paired import average, differences, summary_json
-from cafe.results.plan import StudyPlan
-from cafe.results.record import Record, make_record, save_run
+from cafe.progress import Progress
+from cafe.results.paired import average, differences
+from cafe.results.record import Record, RecordedEncoder, make_record
+from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_folder, find_caches
-from cafe.study.base_to_new import (
-    base_and_new,
-    base_to_new_in_words,
-    left_out,
-    supports_new_classes,
-)
-from cafe.study.provenance import meta_notes
-from cafe.study.study import Progress, check_plan, class_counts, protocol_in_words, run
+from cafe.study.arguments import open_caches, resolve_seeds, resolve_settings, resolve_shots
+from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
+from cafe.study.meta_train import meta_notes
+from cafe.study.plan import StudyPlan, check_plan, describe_protocol, largest_class
+from cafe.study.runner import run_study
 
-DEFAULT_SHOTS: tuple[Shots, ...] = (1, 2, 4, 8, 16)
+DEFAULT_SHOTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -36,44 +33,59 @@ class Comparison:
 
     Attributes
     ----------
-    json : mapping
-        Of one cache, the record's JSON values. Of several: `results`, `differences` and `protocol`
-        of the average over caches in the same shape, and `caches`, one record each.
+    record : Record
+        Of the one cache, or the average over the caches, which has a folder of its own.
     records : sequence of Record
         One per cache, as saved.
-    folder : Path or None
-        Where it is saved; the average of several caches has a folder of its own.
     """
 
-    json: Mapping[str, Any]
+    record: Record
     records: Sequence[Record]
-    folder: Path | None = None
+
+    @property
+    def json(self) -> Mapping[str, Any]:
+        """The record as JSON values; of several caches also `caches`, one record each."""
+        if len(self.records) == 1:
+            return self.record.json
+        return {**self.record.json, "caches": [record.json for record in self.records]}
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the record is saved."""
+        return self.record.folder
 
 
 def compare(
     caches: Sequence[FeatureCache | Path | str] | FeatureCache | Path | str | None = None,
     *,
     methods: Sequence[str] | None = None,
-    shots: Sequence[Shots] | None = None,
+    shots: Shots | Sequence[Shots] | None = None,
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
     base_to_new: bool = False,
     needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
     meta: Path | str | None = None,
+    ratio: float | str | None = None,
+    bottleneck: int | str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
     device: str = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Comparison:
     """Compare methods on the same shots and seeds of one or several caches.
 
     Parameters
     ----------
     caches : FeatureCache, Path, str, or a sequence of these, optional
-        None takes the newest cache.
+        Caches, their files, or their names (`digits/nano.glyphs`); None takes the newest.
     methods : sequence of str, optional
-        Names of the catalog; None takes all of them.
-    shots : sequence of int or "all", optional
+        Names of the catalog; None takes all that need nothing beside a cache.
+    shots : int, "all", or a sequence of these, optional
         Training images per class; None takes 1, 2, 4, 8 and 16 as far as the classes reach.
     seeds : int or sequence of int
         How many seeds (0, 1, ...), or which.
@@ -87,6 +99,19 @@ def compare(
         "coop" and "cpl" `{"tower": cafe.encoders.text_tower.load_tower(cache)}`.
     meta : Path or str, optional
         A file of `meta_train`: meta-adapter stands beside the others.
+    ratio : float, "learn", "auto", or None
+        Weight of the adapter, ratio * A(f) + (1 - ratio) * f, from 0 to 1. None takes each method's
+        own, as for the hyper-parameters that follow; each method takes those that it knows.
+    bottleneck : int, str, or None
+        Hidden width: a number, or a part of the feature width ("D/4").
+    epochs : int or None
+        Passes over the training images.
+    lr : float or None
+        Learning rate of the first step.
+    weight_decay : float or None
+        Decoupled weight decay.
+    batch_size : int or None
+        Images per step.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     runs : Path or str, optional
@@ -94,7 +119,9 @@ def compare(
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
-        See `cafe.study.study.Progress`.
+        See `cafe.progress.Progress`; a step is a method at a shot count.
+    **settings
+        Hyper-parameters of one method alone, as of `cafe.fit`.
 
     Returns
     -------
@@ -107,54 +134,41 @@ def compare(
 
     Examples
     --------
-    >>> found = cafe.compare(
+    >>> comparison = cafe.compare(
     ...     "digits/nano.glyphs", methods=["zero-shot", "gda"], shots=[1, 4], seeds=2
     ... )
-    >>> [(row["method"], row["shots"]) for row in found.json["results"]]
+    >>> [(result.method, result.shots) for result in comparison.record.results]
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
-    sources = open_caches(caches)
-    asked = _asked(methods, meta)
-    names = supports_new_classes(asked) if base_to_new else asked
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    sources, names = open_caches(caches), _methods(methods, meta)
+    compared = supports_new_classes(names) if base_to_new else names
+    common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
+    special = settings if meta is None else {**settings, "meta": str(meta)}
+    settings = resolve_settings(compared, common, special)
     plans = []
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
-        settings = dict(needs(source)) if needs is not None else {}
-        settings |= {"meta": str(meta)} if meta is not None else {}
-        plan = StudyPlan(names, _shots(shots, task), chosen, validation, settings)
+        own = {**(needs(source) if needs is not None else {}), **settings}
+        counts = resolve_shots(shots, _default_shots(task))
+        plan = StudyPlan(compared, counts, resolve_seeds(seeds), validation, own)
         check_plan(task, plan)
-        meta_notes(source, settings)
+        meta_notes(source, own)
         plans.append(plan)
     context = Context(device=resolve_device(device))
-    home = None if runs is None else Path(runs)
+    study = _base_to_new if base_to_new else _compare_one
     records = []
     for source, plan in zip(sources, plans, strict=True):
-        record = _one(source, plan, context, progress, command, base_to_new=base_to_new)
+        record = replace(study(source, plan, context, progress), command=command)
         if base_to_new:
-            record = _with(record, {"left_out": left_out(asked)})
-        records.append(record if home is None else save_run(record, home))
+            record = replace(record, left_out=left_out(names))
+        records.append(record if runs is None else save_run(record, Path(runs)))
     if len(records) == 1:
-        return Comparison(records[0].json, records, records[0].folder)
-    return _together(records, home)
+        return Comparison(records[0], records)
+    mean = _average_record(records)
+    return Comparison(mean if runs is None else save_run(mean, Path(runs)), records)
 
 
-def open_caches(
-    caches: Sequence[FeatureCache | Path | str] | FeatureCache | Path | str | None,
-) -> list[FeatureCache]:
-    """Open caches by name or file; None is the newest."""
-    if caches is None or isinstance(caches, FeatureCache | Path | str):
-        return [_open(caches)]
-    return [_open(one) for one in caches]
-
-
-def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
-    if isinstance(cache, FeatureCache):
-        return cache
-    return FeatureCache.open(find_caches(cache_folder(), None if cache is None else str(cache))[0])
-
-
-def _asked(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
+def _methods(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
     """The methods to compare; a meta file is for one of them."""
     takers = [] if meta is None else methods_that_need("meta file")
     names = list(dict.fromkeys(methods or [*methods_that_need(""), *takers]))
@@ -165,74 +179,58 @@ def _asked(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
     return names
 
 
-def _shots(shots: Sequence[Shots] | None, task: Task) -> list[Shots]:
-    if shots is not None:
-        return list(dict.fromkeys(shots))
-    largest = int(class_counts(task).max())
-    return [count for count in DEFAULT_SHOTS if count == "all" or count <= largest]
+def _default_shots(task: Task) -> list[Shots]:
+    largest = largest_class(task)
+    return [count for count in DEFAULT_SHOTS if count <= largest]
 
 
-def _one(
-    source: FeatureCache,
-    plan: StudyPlan,
-    context: Context,
-    progress: Progress | None,
-    command: str,
-    *,
-    base_to_new: bool,
+def _compare_one(
+    source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
 ) -> Record:
     task = load_task(source)
-    if not base_to_new:
-        results = run(task, plan, context=context, progress=progress)
-        words = " ".join([protocol_in_words(task, plan), *meta_notes(source, plan.settings)])
-        record = make_record(source, plan, words, results, command)
-        return _with(record, {"kind": "compare", "differences": differences(record.json)})
-    found = base_and_new(task, plan, context, progress)
-    words = f"{protocol_in_words(found.task, plan)} {base_to_new_in_words(found)}"
-    record = make_record(source, plan, words, found.results, command)
-    rows = [
-        {**row, **{name: summary_json(value) for name, value in more.items()}}
-        for row, more in zip(record.json["results"], found.transfers, strict=True)
-    ]
-    added = {"kind": "base-to-new", "results": rows, "base_to_new": found.halves}
-    return replace(_with(record, added), class_names=found.task.text.names)
+    results = run_study(task, plan, context=context, progress=progress)
+    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
+    gaps = differences(results)
+    return make_record(source, protocol, results, kind="compare", differences=gaps)
 
 
-def _with(record: Record, values: Mapping[str, Any]) -> Record:
-    return replace(record, json={**record.json, **values})
+def _base_to_new(
+    source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
+) -> Record:
+    tested = base_and_new(load_task(source), plan, context, progress)
+    protocol = describe_protocol(tested.task, plan, [tested.words])
+    record = make_record(source, protocol, tested.results, kind="base-to-new")
+    return replace(record, base_to_new=tested.halves, class_names=tested.task.text.names)
 
 
-def _together(records: Sequence[Record], home: Path | None) -> Comparison:
+def _average_record(records: Sequence[Record]) -> Record:
     """The average of several caches, in the shape of a record."""
-    parts = [record.json for record in records]
-    rows = average(parts)
-    if not rows:
-        raise InputError("these caches share no shot count, so there is no average; name --shots.")
-    models = list(dict.fromkeys(part["encoder"]["model"] for part in parts))
-    json = {
-        "kind": f"{parts[0]['kind']}-average",
-        "cache": [part["cache"] for part in parts],
-        "dataset": f"average-of-{len(parts)}",
-        "datasets": [part["dataset"] for part in parts],
-        "runs": [record.folder.name for record in records if record.folder is not None],
-        "encoder": {
-            "model": "+".join(models),
-            "pretrained": "+".join(dict.fromkeys(p["encoder"]["pretrained"] for p in parts)),
-        },
-        "protocol": {
-            **parts[0]["protocol"],
-            "shots": list(dict.fromkeys(row["shots"] for row in rows)),
-            "words": f"Average over {len(parts)} caches, seed by seed. Of the first, "
-            f"{parts[0]['dataset']}: {parts[0]['protocol']['words']}",
-        },
-        "results": rows,
-        "differences": differences({"results": rows}),
-        "command": parts[0]["command"],
-        "created": parts[0]["created"],
-        "versions": parts[0]["versions"],
-    }
-    for name in ("left_out", "base_to_new"):
-        if name in parts[0]:
-            json[name] = parts[0][name]
-    folder = save_run(Record(json, (), ()), home).folder if home is not None else None
-    return Comparison({**json, "caches": parts}, records, folder)
+    first, results = records[0], average(records)
+    if not results:
+        raise InputError(
+            "these caches share no shot count, so there is no average; name some with shots=."
+        )
+    names = [record.dataset for record in records]
+    words = (
+        f"Average over {len(records)} caches, seed by seed. Of the first, {first.dataset}: "
+        f"{first.protocol.words}"
+    )
+    shots = tuple(dict.fromkeys(result.shots for result in results))
+    return replace(
+        first,
+        kind=f"{first.kind}-average",
+        cache=tuple(str(record.cache) for record in records),
+        dataset=f"average-of-{len(records)}",
+        datasets=tuple(names),
+        runs=tuple(record.folder.name for record in records if record.folder is not None),
+        encoder=RecordedEncoder(
+            "+".join(dict.fromkeys(record.encoder.model for record in records)),
+            "+".join(dict.fromkeys(record.encoder.pretrained for record in records)),
+        ),
+        protocol=replace(first.protocol, shots=shots, words=words),
+        results=results,
+        differences=differences(results),
+        cache_key={},
+        class_names=(),
+        folder=None,
+    )

@@ -1,28 +1,28 @@
-"""`cafe.fit` and `cafe.grid`: the commands as library calls, from the cache to the saved run."""
+"""`cafe.fit` and `cafe.grid`: from a cache to the saved run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cafe.devices import resolve_device
 from cafe.engine import Recipe
-from cafe.errors import InputError
 from cafe.features.splits import Shots
-from cafe.features.task import Task, load_task
+from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import BASELINES, find_method
-from cafe.results.plan import StudyPlan
-from cafe.results.record import Record, make_record, save_run
+from cafe.methods.catalog import BASELINES
+from cafe.progress import Progress
+from cafe.results.record import Record, make_record
+from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_folder, find_caches
+from cafe.study.arguments import resolve_seeds, resolve_settings, resolve_shots
 from cafe.study.calibration import calibrate
-from cafe.study.grid.search import GridResult
-from cafe.study.grid.search import grid as search
+from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
-from cafe.study.provenance import meta_notes
-from cafe.study.study import Progress, check_plan, class_counts, protocol_in_words, run
+from cafe.study.meta_train import meta_notes
+from cafe.study.plan import StudyPlan, check_plan, describe_protocol, largest_class
+from cafe.study.runner import run_study
 
 DEFAULT_SHOTS = 16
 
@@ -34,6 +34,12 @@ def fit(
     shots: Shots | Sequence[Shots] | None = None,
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
+    ratio: float | str | None = None,
+    bottleneck: int | str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
     device: str = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
@@ -54,6 +60,19 @@ def fit(
         How many seeds (0, 1, ...), or which.
     validation : {"none", "few-shot", "full", "cv"}
         What hyper-parameters are chosen on.
+    ratio : float, "learn", "auto", or None
+        Weight of the adapter, ratio * A(f) + (1 - ratio) * f, from 0 to 1. None takes the method's
+        own, as for the hyper-parameters that follow; each method takes those that it knows.
+    bottleneck : int, str, or None
+        Hidden width: a number, or a part of the feature width ("D/4").
+    epochs : int or None
+        Passes over the training images.
+    lr : float or None
+        Learning rate of the first step.
+    weight_decay : float or None
+        Decoupled weight decay.
+    batch_size : int or None
+        Images per step.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     runs : Path or str, optional
@@ -61,10 +80,10 @@ def fit(
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
-        See `cafe.study.study.Progress`.
+        See `cafe.progress.Progress`; a step is a method at a shot count.
     **settings
-        Hyper-parameters (`ratio`, `bottleneck`, `recipe`, ...); each method takes those it knows.
-        "coop" and "cpl" need `tower=cafe.encoders.text_tower.load_tower(cache)`.
+        Hyper-parameters of one method alone (`alpha`, `ratios`, `recipe`, ...); the method's class
+        documents them. "coop" and "cpl" need `tower=cafe.encoders.text_tower.load_tower(cache)`.
 
     Returns
     -------
@@ -83,26 +102,25 @@ def fit(
     >>> record = cafe.fit("digits/nano.glyphs", shots=4, seeds=2, ratio=0.2)
     >>> [result.method for result in record.results]
     ['zero-shot', 'nearest-class', 'clip-adapter']
-    >>> record.json["results"][-1]["accuracy"]["mean"] > 70
+    >>> record.results[-1].accuracy.mean > 70
     True
     """
-    source = _open(cache)
-    asked = [method] if isinstance(method, str) else list(method)
+    source = FeatureCache.open(cache)
+    methods = [method] if isinstance(method, str) else list(method)
     task = load_task(source)
+    common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     plan = StudyPlan(
-        methods=list(dict.fromkeys([*BASELINES, *asked])),
-        shots=_shots(shots, task),
-        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        methods=list(dict.fromkeys([*BASELINES, *methods])),
+        shots=resolve_shots(shots, [min(DEFAULT_SHOTS, largest_class(task))]),
+        seeds=resolve_seeds(seeds),
         validation=validation,
-        settings=_settings(asked, settings),
+        settings=resolve_settings(methods, common, settings),
     )
     context = Context(device=resolve_device(device))
     check_plan(task, plan)
-    notes = meta_notes(source, plan.settings)
-    results = run(task, plan, context=context, progress=progress)
-    words = " ".join([protocol_in_words(task, plan), *notes])
-    sure = calibrate(source, plan, results, progress)
-    record = make_record(source, plan, words, results, command, sure)
+    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
+    results = run_study(task, plan, context=context, progress=progress)
+    record = make_record(source, protocol, calibrate(source, plan, results, progress), command)
     return save_run(record, Path(runs)) if runs is not None else record
 
 
@@ -143,8 +161,12 @@ def grid(
         How many seeds (0, 1, ...), or which.
     validation : {"few-shot", "full", "cv"}
         What configurations are chosen on, never the test set.
-    epochs, weight_decay, batch_size : int, float, int
-        The rest of the recipe.
+    epochs : int
+        Passes over the training images.
+    weight_decay : float
+        Decoupled weight decay.
+    batch_size : int
+        Images per step.
     branch : {"visual", "text", "both"}
         Which features are adapted.
     device : str
@@ -160,7 +182,7 @@ def grid(
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
-        Called with a stage, the run-epochs done and those in all.
+        See `cafe.progress.Progress`; a step is an epoch of one run.
 
     Returns
     -------
@@ -173,56 +195,35 @@ def grid(
 
     Examples
     --------
-    >>> found = cafe.grid("digits/nano.glyphs", ratio=[0.2, 0.6], bottleneck="D/8", shots=2,
-    ...                   seeds=1, epochs=3)
-    >>> len(found.rows), found.best[0]["bottleneck"]
+    >>> grid = cafe.grid("digits/nano.glyphs", ratio=[0.2, 0.6], bottleneck="D/8", shots=2,
+    ...                  seeds=1, epochs=3)
+    >>> len(grid.rows), grid.best[0]["bottleneck"]
     (2, 'D/8')
     """
-    if isinstance(bottleneck, str):
-        bottleneck = [word.strip() for word in bottleneck.split(",") if word.strip()]
     space = GridSpace(
         ratios=_numbers(ratio),
-        bottlenecks=list(map(str, [bottleneck] if isinstance(bottleneck, int) else bottleneck)),
+        bottlenecks=_widths(bottleneck),
         lrs=_numbers(lr),
-        shots=[shots] if isinstance(shots, int | str) else list(shots),
-        seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        shots=resolve_shots(shots),
+        seeds=resolve_seeds(seeds),
         validation=validation,
         branch=branch,
         recipe=Recipe(weight_decay=weight_decay, epochs=epochs, batch_size=batch_size),
     )
     context = Context(resolve_device(device), precision, memory)
-    home = Path(runs)
-    source = _open(cache)
+    source = FeatureCache.open(cache)
     if max_runs is not None:
         check_size(space, source, max_runs)
-    return search(source, space, context=context, runs=home, command=command, progress=progress)
+    return search(source, space, context, Path(runs), command=command, progress=progress)
 
 
-def _numbers(given: str | float | Sequence[float]) -> list[float]:
-    if isinstance(given, str):
-        return span(given)
-    return [float(given)] if isinstance(given, int | float) else [float(one) for one in given]
+def _numbers(values: str | float | Sequence[float]) -> list[float]:
+    if isinstance(values, str):
+        return span(values)
+    return [float(v) for v in ([values] if isinstance(values, int | float) else values)]
 
 
-def _open(cache: FeatureCache | Path | str | None) -> FeatureCache:
-    if isinstance(cache, FeatureCache):
-        return cache
-    return FeatureCache.open(find_caches(cache_folder(), None if cache is None else str(cache))[0])
-
-
-def _shots(shots: Shots | Sequence[Shots] | None, task: Task) -> list[Shots]:
-    if shots is None:
-        return [min(DEFAULT_SHOTS, int(class_counts(task).max()))]
-    return [shots] if isinstance(shots, int | str) else list(shots)
-
-
-def _settings(methods: Sequence[str], settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse a hyper-parameter that none of the methods knows: it would change nothing."""
-    known = {name for method in methods for name in find_method(method).settings()}
-    for name in settings:
-        if name not in known:
-            raise InputError(
-                f"{', '.join(methods)} has no setting '{name}'; it has "
-                f"{', '.join(sorted(known)) or 'none'}."
-            )
-    return settings
+def _widths(values: str | int | Sequence[str | int]) -> list[str]:
+    if isinstance(values, str):
+        return [word.strip() for word in values.split(",") if word.strip()]
+    return [str(v) for v in ([values] if isinstance(values, int) else values)]

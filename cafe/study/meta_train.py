@@ -1,9 +1,8 @@
-"""`cafe.meta_train`: Meta-Adapter's weights from caches to a file."""
+"""`cafe.meta_train`: Meta-Adapter's weights from caches to a file, and what using them means."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from cafe.errors import InputError
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
 from cafe.methods.checks import check_count
-from cafe.methods.meta_adapter.file import MetaFile, save_meta
+from cafe.methods.meta_adapter.file import MetaFile, load_meta, save_meta
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.progress import Progress
-from cafe.store import FeatureCache
-from cafe.study.compare import open_caches
-from cafe.study.provenance import differ, encoder_name, encoder_of_cache
+from cafe.results.record import RecordedEncoder
+from cafe.store import FeatureCache, utc_now
+from cafe.study.arguments import open_caches, resolve_seeds
 
 DEFAULT_SHOTS = 16
 """K in the authors' configurations."""
@@ -59,7 +58,7 @@ def meta_train(
     command : str
         The command that asked for it, for the file.
     progress : callable, optional
-        Called with what is being done, the steps done and the steps in all.
+        See `cafe.progress.Progress`; a step is one of the optimiser.
 
     Returns
     -------
@@ -80,24 +79,25 @@ def meta_train(
     ('digits', 512)
     """
     path = Path(output)
-    if not path.absolute().parent.is_dir():  # said before the training, not after it
-        raise InputError(f"no folder '{path.parent}' to write '{path.name}' to; choose another -o.")
+    if not path.absolute().parent.is_dir():  # refused before the training, not after it
+        raise InputError(
+            f"no folder '{path.parent}' to write '{path.name}' to; choose another with output=."
+        )
     sources = open_caches(caches)
-    _check_one_encoder(sources)
-    if seed < 0:
-        raise InputError(f"seeds must be at least 0; got {seed}.")
+    encoder = _shared_encoder(sources)
+    (seed,) = resolve_seeds([seed])
     shots, recipe = check_count("shots", shots), replace(PUBLISHED, epochs=epochs, lr=lr)
     trains = [_training_set(source, device) for source in sources]
     weights, loss = train_meta(trains, shots=shots, recipe=recipe, seed=seed, progress=progress)
     about = {
-        "encoder": encoder_of_cache(sources[0]),
+        "encoder": asdict(encoder),
         "caches": [_provenance(source) for source in sources],
         "shots": shots,
         "seed": seed,
         "recipe": asdict(recipe),
         "loss": loss,
         "command": command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": utc_now(),
         "versions": dict(sources[0].header.versions),
     }
     return save_meta(path, weights, about)
@@ -123,13 +123,56 @@ def _provenance(source: FeatureCache) -> dict[str, Any]:
     }
 
 
-def _check_one_encoder(sources: Sequence[FeatureCache]) -> None:
-    """Features of different encoders lie in different spaces."""
-    first = encoder_of_cache(sources[0])
-    for source in sources[1:]:
-        other = encoder_of_cache(source)
-        if source.width != sources[0].width or differ(first, other):
+def _shared_encoder(sources: Sequence[FeatureCache]) -> RecordedEncoder:
+    """The encoder of all caches: features of different encoders lie in different spaces."""
+    encoders = [RecordedEncoder.of_cache(source) for source in sources]
+    for source, encoder in zip(sources, encoders, strict=True):
+        if source.width != sources[0].width or encoder.differs_from(encoders[0]):
             raise InputError(
-                f"'{sources[0].path}' is of {encoder_name(first)} and '{source.path}' of "
-                f"{encoder_name(other)}; meta-train on caches of one encoder."
+                f"'{sources[0].path}' is of {encoders[0].name} and '{source.path}' of "
+                f"{encoder.name}; meta-train on caches of one encoder."
             )
+    return encoders[0]
+
+
+def meta_notes(source: FeatureCache, settings: Mapping[str, Any]) -> list[str]:
+    """What a reader of a result has to know of the meta file that it used.
+
+    Parameters
+    ----------
+    source : FeatureCache
+        Whose features are classified.
+    settings : mapping
+        Of a study; its "meta" is the file.
+
+    Returns
+    -------
+    list of str
+        Sentences; none where there is no file, or nothing to say.
+
+    Raises
+    ------
+    InputError
+        If the file is none of `cafe meta-train`, or is for features of another width.
+    """
+    if settings.get("meta") is None:
+        return []
+    meta, notes = load_meta(settings["meta"]), []
+    meta.check_width(source.width)
+    encoder, trained_on = RecordedEncoder.of_cache(source), meta.about["encoder"]
+    if encoder.differs_from(
+        RecordedEncoder(
+            trained_on["model"], trained_on["pretrained"], trained_on.get("weights_sha256")
+        )
+    ):
+        notes.append(
+            f"meta-adapter's weights were trained on features of {meta.encoder}, these are of "
+            f"{encoder.name}: they may mean nothing here."
+        )
+    dataset = source.header.dataset
+    if any(cache["dataset"] == dataset for cache in meta.about["caches"]):
+        notes.append(
+            f"meta-adapter's weights were trained on all training images of {dataset}: its result "
+            "is not one of so few shots."
+        )
+    return notes

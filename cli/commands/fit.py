@@ -98,7 +98,7 @@ def fit(
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.study.fit import fit as run
-    from cafe.study.provenance import meta_notes
+    from cafe.study.meta_train import meta_notes
 
     recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
     adapter = {**parse_ratio(ratio), "bottleneck": bottleneck}

@@ -8,7 +8,6 @@ nothing to choose by (one shot under "cv"), it is the configuration nearest to t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -16,23 +15,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cafe.features.splits import Shots
-from cafe.features.task import Task, load_task
-from cafe.files import write_text
+from cafe.features.task import load_task
 from cafe.methods.base import Context
 from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import pick_best
-from cafe.results.plan import Result
-from cafe.results.record import Record, make_record, save_run
+from cafe.progress import Progress
+from cafe.results.page import GridRow
+from cafe.results.record import Record, make_record
+from cafe.results.result import ChosenConfiguration
+from cafe.results.runs import save_run
 from cafe.store import FeatureCache
 from cafe.study.calibration import calibrate
-from cafe.study.grid.journal import FIELDS, Journal, Row
-from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace, check_space
-from cafe.study.grid.train import Progress, plan_for, train_grid
-from cafe.study.study import check_plan, protocol_in_words, run
+from cafe.study.grid.journal import Journal
+from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
+from cafe.study.grid.train import plan_for, train_grid
+from cafe.study.plan import check_plan, describe_protocol
+from cafe.study.runner import run_study
 
 
 @dataclass(frozen=True)
@@ -44,41 +46,38 @@ class GridResult:
     rows : list of dict
         One per judged run: `shots`, `seed`, `ratio`, `bottleneck`, `lr`, `val` (percent),
         `val_nll`, and `test` (percent), which is None but for the chosen configurations.
-    best : list of dict
-        One per shot count: the chosen configuration, its mean `val` (None where there was nothing
-        to choose by), and its `test` over seeds.
-    seconds : float
-        Time of the grid's training, earlier sittings not counted.
     trained : int
         Runs that this sitting trained.
     record : Record
         The study of the chosen configurations and the baselines, as it was saved.
     """
 
-    rows: list[Row]
-    best: list[Row]
-    seconds: float
+    rows: list[GridRow]
     trained: int
     record: Record
 
+    @property
+    def best(self) -> list[dict[str, Any]]:
+        """One per shot count: the configuration, its mean `val` or None, its `test` over seeds."""
+        best: list[dict[str, Any]] = self.record.json["best_per_shots"]
+        return best
+
+    @property
+    def seconds(self) -> float:
+        """Time of the training, earlier sittings not counted."""
+        return self.record.seconds or 0.0
+
     def json(self) -> dict[str, Any]:
         """The grid as JSON values."""
-        return {
-            **self.record.json,
-            "runs": self.rows,
-            "best": self.best[-1],
-            "best_per_shots": self.best,
-            "seconds": self.seconds,
-            "runs_per_second": self.trained / self.seconds if self.seconds else 0.0,
-        }
+        return {**self.record.json, "runs": self.rows}
 
 
-def grid(
+def search(
     cache: FeatureCache,
     space: GridSpace,
-    *,
     context: Context | None = None,
     runs: Path = Path("runs"),
+    *,
     command: str = "",
     progress: Progress | None = None,
 ) -> GridResult:
@@ -95,7 +94,7 @@ def grid(
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
-        Called with a stage, the run-epochs done and those in all.
+        See `cafe.progress.Progress`; a step is an epoch of one run.
 
     Returns
     -------
@@ -114,32 +113,51 @@ def grid(
     journal = Journal(waiting / "rows.jsonl")
     start, before = time.perf_counter(), len(journal.rows)
     train_grid(task, space, journal, context, progress)
-    seconds = time.perf_counter() - start
+    seconds, trained = time.perf_counter() - start, len(journal.rows) - before
+    judged = {cell.shots for cell in journal.rows}
     chosen = {
         shots: choose(journal.rows, space, shots) or nearest_to_defaults(space, task.width)
         for shots in space.shots
     }
-    results = _test(task, space, chosen, context)
+    tested = {
+        shots: run_study(task, plan_for(space, point, [shots]), context=context)
+        for shots, point in chosen.items()
+    }
+    best = tuple(
+        ChosenConfiguration(
+            shots,
+            *point,
+            val=_mean("val", journal.rows, space, shots, point) if shots in judged else None,
+            test=tested[shots][-1].accuracy,  # the adapter stands behind the baselines
+        )
+        for shots, point in chosen.items()
+    )
     plan = plan_for(space, chosen[space.shots[-1]], space.shots)
-    words, sure = protocol_in_words(task, plan), calibrate(cache, plan, results)
-    if {cell.shots for cell in journal.rows} < set(space.shots):
-        words += " The grid took its configuration nearest to them."
-    record = make_record(cache, plan, words, results, command, sure)
-    record = save_run(record, runs)
-    rows, best = _tested(journal.rows, chosen, results, space)
-    found = GridResult(rows, best, seconds, len(journal.rows) - before, record)
-    _save(found, record.folder)
+    notes = ["The grid took its configuration nearest to them."] if judged < set(chosen) else []
+    results = calibrate(cache, plan, [result for part in tested.values() for result in part])
+    record = make_record(
+        cache,
+        describe_protocol(task, plan, notes),
+        results,
+        command,
+        best=best[-1],
+        best_per_shots=best,
+        seconds=seconds,
+        runs_per_second=trained / seconds if seconds else 0.0,
+    )
+    rows = _with_tests(journal.rows, space, best)
+    record = save_run(record, runs, rows)
     shutil.rmtree(waiting, ignore_errors=True)
-    return found
+    return GridResult(rows, trained, record)
 
 
 def _digest(cache: FeatureCache, space: GridSpace) -> str:
-    """Names the sweep, so that the same command finds its own rows and no others."""
+    """Names the grid, so that the same command finds its own rows and no others."""
     values = {"key": dict(cache.header.key), **asdict(space)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def choose(rows: Mapping[Cell, Row], space: GridSpace, shots: Shots) -> Configuration | None:
+def choose(rows: Mapping[Cell, GridRow], space: GridSpace, shots: Shots) -> Configuration | None:
     """The configuration that does best on average over seeds; None where no run was judged.
 
     Of equals it is the one with the smaller ratio; see `cafe.methods.validation.pick_best`.
@@ -147,17 +165,20 @@ def choose(rows: Mapping[Cell, Row], space: GridSpace, shots: Shots) -> Configur
     points = sorted(space.points, key=lambda point: point.ratio)
     if Cell(shots, space.seeds[0], points[0]) not in rows:
         return None
-    accuracies, losses = (
-        [_mean(name, rows, space, shots, point) for point in points] for name in ("val", "val_nll")
-    )
+    accuracies = [_mean("val", rows, space, shots, point) for point in points]
+    losses = [_mean("val_nll", rows, space, shots, point) for point in points]
     return points[pick_best(accuracies, losses)]
 
 
 def _mean(
-    name: str, rows: Mapping[Cell, Row], space: GridSpace, shots: Shots, point: Configuration
+    name: Literal["val", "val_nll"],
+    rows: Mapping[Cell, GridRow],
+    space: GridSpace,
+    shots: Shots,
+    point: Configuration,
 ) -> float:
     """Mean over seeds of a value of a configuration's rows."""
-    values: list[float] = [rows[Cell(shots, seed, point)][name] for seed in space.seeds]
+    values = [rows[Cell(shots, seed, point)][name] for seed in space.seeds]
     return sum(values) / len(values)
 
 
@@ -182,48 +203,14 @@ def nearest_to_defaults(space: GridSpace, width: int) -> Configuration:
     )
 
 
-def _test(
-    task: Task, space: GridSpace, chosen: Mapping[Shots, Configuration], context: Context
-) -> list[Result]:
-    results: list[Result] = []
-    for shots, point in chosen.items():
-        results += run(task, plan_for(space, point, [shots]), context=context)
-    return results
-
-
-def _tested(
-    rows: Mapping[Cell, Row],
-    chosen: Mapping[Shots, Configuration],
-    results: Sequence[Result],
-    space: GridSpace,
-) -> tuple[list[Row], list[Row]]:
-    """All rows, the chosen ones with their test accuracy; and the chosen, one per shot count."""
-    scores = {r.shots: r.accuracy for r in results if r.method == BRANCHES[space.branch]}
-    everything = []
-    for cell in space.cells:
-        if cell not in rows:
-            continue
-        row = dict(rows[cell])
-        if chosen[cell.shots] == cell.point:
-            row["test"] = scores[cell.shots].per_seed[list(space.seeds).index(cell.seed)]
-        everything.append(row)
-    best = []
-    for shots, point in chosen.items():
-        judged = Cell(shots, space.seeds[0], point) in rows
-        val = _mean("val", rows, space, shots, point) if judged else None
-        test = {**asdict(scores[shots]), "per_seed": list(scores[shots].per_seed)}
-        best.append({"shots": shots, **point._asdict(), "val": val, "test": test})
-    return everything, best
-
-
-def _save(found: GridResult, folder: Path | None) -> None:
-    if folder is None:
-        return
-    about = {name: value for name, value in found.json().items() if name != "runs"}
-    write_text(folder / "record.json", json.dumps(about, indent=1) + "\n")
-    lines = (json.dumps(row) + "\n" for row in found.rows)
-    write_text(folder / "grid.jsonl", "".join(lines))
-    with (folder / "grid.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, FIELDS)
-        writer.writeheader()
-        writer.writerows(found.rows)
+def _with_tests(
+    rows: Mapping[Cell, GridRow], space: GridSpace, best: Sequence[ChosenConfiguration]
+) -> list[GridRow]:
+    """All rows in the order of the grid, the chosen ones with their test accuracy."""
+    tested = {cell: rows[cell].copy() for cell in space.cells if cell in rows}
+    for choice in best:
+        point = Configuration(choice.ratio, choice.bottleneck, choice.lr)
+        for seed, accuracy in zip(space.seeds, choice.test.per_seed, strict=True):
+            if (cell := Cell(choice.shots, seed, point)) in tested:
+                tested[cell]["test"] = accuracy
+    return list(tested.values())

@@ -73,8 +73,8 @@ class GridSpace:
                 raise InputError(f"an empty grid: there are no {name}.")
         if self.validation == "none":
             raise InputError(
-                "a grid chooses on validation, never on the test set; use --validation few-shot, "
-                "full or cv."
+                "a grid chooses on validation, never on the test set; use "
+                'validation="few-shot", "full" or "cv".'
             )
         if self.branch not in BRANCHES:
             raise InputError(f"unknown branch '{self.branch}'; use visual, text or both.")
@@ -119,8 +119,8 @@ def span(text: str) -> list[float]:
             count = int((ends[1] - ends[0]) / ends[2] + 1.5)
             if count > _LONGEST_SPAN:
                 raise InputError(f"'{part}' is {count:,} numbers; {_LONGEST_SPAN:,} at most.")
-            steps = (round(ends[0] + number * ends[2], 10) for number in range(count))
-            numbers += [number for number in steps if number <= ends[1] + 1e-9]
+            steps = [round(ends[0] + number * ends[2], 10) for number in range(count)]
+            numbers += [step for step in steps if step <= ends[1] + 1e-9]
         else:
             raise InputError(
                 f"{part!r} is not understood; give a number, a list 0.1,0.4 or a range 0.1:0.9:0.1."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cafe.engine import Run, Score, Trained, evaluate
@@ -14,12 +14,13 @@ from cafe.methods.base import Context
 from cafe.methods.catalog import BASELINES, make_method
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import Fold, folds_for, mean_score
-from cafe.results.plan import StudyPlan
-from cafe.study.grid.journal import Journal, Row
+from cafe.progress import Progress
+from cafe.results.page import GridRow
+from cafe.study.grid.journal import Journal
 from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace
-from cafe.study.study import validation_for
+from cafe.study.plan import StudyPlan
+from cafe.study.runner import validation_for
 
-Progress = Callable[[str, int, int], None]
 _LOT = 128  # finished runs are scored and kept in lots of this size
 
 
@@ -56,7 +57,7 @@ def train_grid(
         Takes a row per run as soon as its chunk is done; an interrupt keeps them.
     context : Context
     progress : callable or None
-        Called with a stage, the run-epochs done and those in all.
+        See `cafe.progress.Progress`; a step is an epoch of one run.
     """
     folds: list[Fold] = []
     runs: list[Run] = []
@@ -73,16 +74,12 @@ def train_grid(
     try:
         context.train(
             runs,
-            [_to(fold.train, context) for fold in folds],
+            [fold.train.to(context.device) for fold in folds],
             progress=progress and (lambda done, total: progress("run-epochs", done, total)),
             on_finished=scorer.take,
         )
     finally:  # an interrupt keeps what is done
         scorer.flush()
-
-
-def _to(train_set: TrainingSet, context: Context) -> TrainingSet:
-    return TrainingSet(train_set.features.to(context.device), train_set.text.to(context.device))
 
 
 def _run(space: GridSpace, cell: Cell, train_set: TrainingSet, fold: int) -> Run:
@@ -115,32 +112,32 @@ class _Scorer:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        numbers = sorted({one.run.data for _, one in waiting})
+        numbers = sorted({trained.run.data for _, trained in waiting})
         scores = evaluate(
-            [one for _, one in waiting],
-            [_to(fold.train, self._context) for fold in self._folds],
+            [trained for _, trained in waiting],
+            [fold.train.to(self._context.device) for fold in self._folds],
             [self._folds[number].held_out.to(self._context.device) for number in numbers],
-            [numbers.index(one.run.data) for _, one in waiting],
+            [numbers.index(trained.run.data) for _, trained in waiting],
             memory_budget=self._context.memory_budget,
         )
         rows = []
-        for (index, one), score in zip(waiting, scores, strict=True):
+        for (index, trained), score in zip(waiting, scores, strict=True):
             cell = self._cells[index]
             judged = self._scores[cell]
-            judged.append((self._folds[one.run.data], score))
+            judged.append((self._folds[trained.run.data], score))
             if len(judged) == self._runs_of[cell]:
                 rows.append(_row(cell, mean_score([s for _, s in judged], [f for f, _ in judged])))
         self._journal.add(rows)
 
 
-def _row(cell: Cell, score: Score) -> Row:
-    val, nll = 100 * score.accuracy, score.nll
-    shots, seed, point = cell
+def _row(cell: Cell, score: Score) -> GridRow:
     return {
-        "shots": shots,
-        "seed": seed,
-        **point._asdict(),
-        "val": val,
-        "val_nll": nll,
+        "shots": cell.shots,
+        "seed": cell.seed,
+        "ratio": cell.point.ratio,
+        "bottleneck": cell.point.bottleneck,
+        "lr": cell.point.lr,
+        "val": 100 * score.accuracy,
+        "val_nll": score.nll,
         "test": None,
     }

@@ -1,0 +1,112 @@
+"""One method at one shot count: what it scored, its calibration, its heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from cafe.features.splits import Shots
+from cafe.methods.head import Head
+from cafe.results.metrics import Summary
+from cafe.results.page import ResultPage
+from cafe.results.typed_json import Count, Index, Name, NotNegative, Percent, to_json
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature and where it comes from.
+
+    Attributes
+    ----------
+    temperature : float or None
+        T; None where no image was left to fit it on: probabilities are as the head gives them.
+    source : {"validation", "out-of-fold", "none"}
+        The images of the validation protocol, or the shots, each judged by a head that was fitted
+        without it.
+    images : int
+        How many it was fitted on.
+    """
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    source: Literal["validation", "out-of-fold", "none"]
+    images: Index
+
+
+NOT_CALIBRATED = Calibration(None, "none", 0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method at one shot count.
+
+    Attributes
+    ----------
+    method : str
+    shots : int or "all"
+    params : mapping
+        Hyper-parameters in force: the value where all seeds agree, else one value per seed.
+    accuracy : Summary
+        Top-1 test accuracy in percent over seeds; in base-to-new that of the base half.
+    seconds : float
+        Time of all its fits together.
+    metrics : mapping of str to float
+        More than top-1, means over seeds; see `cafe.study.diagnostics.Diagnostics`.
+    calibration : Calibration or None
+        None for averages over caches.
+    new, harmonic_mean : Summary or None
+        Of base-to-new: accuracy on the new half, and the harmonic mean of both halves.
+    heads : tuple of Head
+        One per seed; in memory only, empty where the result was read from a record.
+    page : mapping
+        See `ResultPage`; in memory only.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+    method: Name
+    shots: Count
+    params: Mapping[str, Any]
+    accuracy: Summary
+    seconds: NotNegative
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    new: Summary | None = None
+    harmonic_mean: Summary | None = None
+    heads: Annotated[tuple[Head, ...], Field(exclude=True)] = ()
+    page: Annotated[ResultPage, Field(exclude=True)] = field(default_factory=ResultPage)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return to_json(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's points of accuracy over those of another, paired by seed."""
+
+    method: Name
+    shots: Count
+    to: str
+    accuracy: Summary
+
+
+@dataclass(frozen=True)
+class ChosenConfiguration:
+    """What a grid chose at one shot count: its mean validation accuracy, None where
+    nothing was left to judge by, and its test.
+    """
+
+    shots: Count
+    ratio: NotNegative
+    bottleneck: str
+    lr: NotNegative
+    val: Percent | None
+    test: Summary
+
+
+def largest_shots(counts: Iterable[Shots]) -> Shots:
+    """The largest of several shot counts; "all" is the largest of all."""
+    return max(counts, key=lambda shots: float("inf") if shots == "all" else shots)

@@ -1,0 +1,63 @@
+"""JSON files as types with bounds: the one place that turns a run's files to values and back.
+
+A field that has its default is not written. A file is read strictly: a value of another type or
+out of bounds is one error that names file and field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from cafe.errors import InputError
+
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=1)] | Literal["all"]
+Index = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
+"""Part of the name of a file: it must not lead out of the run's folder."""
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # built once: it compiles a schema
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON values."""
+    kind: Any = type(value)
+    values: dict[str, Any] = _adapter(kind).dump_python(value, mode="json", exclude_defaults=True)
+    return values
+
+
+def from_json(kind: Callable[..., T], text: bytes | str, path: Path) -> T:
+    """JSON text as a type; `path` is where it was read, for the error.
+
+    Raises
+    ------
+    InputError
+        If a value has another type or is out of bounds; file and field are named.
+    """
+    try:
+        value: T = _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = f" at '{'.'.join(map(str, first['loc']))}'" if first["loc"] else ""
+        raise InputError(f"'{path}' is damaged{where}: {first['msg']}; run it again.") from None
+    return value
+
+
+def read_text(path: Path) -> bytes:
+    """The bytes of a file of a run; an `InputError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read '{path}' ({error.strerror}).") from error

@@ -1,0 +1,119 @@
+"""What a study compares, under which protocol; refused before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cafe.errors import InputError
+from cafe.features.splits import Shots
+from cafe.features.task import Task
+from cafe.methods.base import Protocol
+from cafe.methods.catalog import find_method
+from cafe.results.record import RecordedProtocol
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What is compared, and under which protocol.
+
+    Attributes
+    ----------
+    methods : sequence of str
+        Names of the catalog.
+    shots : sequence of int or "all"
+        Images per class, one or several counts.
+    seeds : sequence of int
+        One fit per seed; a seed fixes the draw, the initial weights and the batch order.
+    validation : {"none", "few-shot", "full", "cv"}
+        What hyper-parameters are chosen on.
+    settings : mapping
+        Hyper-parameters; each method takes those that it knows.
+    """
+
+    methods: Sequence[str]
+    shots: Sequence[Shots]
+    seeds: Sequence[int]
+    validation: Protocol = "none"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_plan(task: Task, plan: StudyPlan) -> None:
+    """Refuse a plan that a cache cannot serve, before anything is fitted."""
+    for name in plan.methods:
+        if find_method(name).needs == "spatial features" and not task.spatial_size:
+            raise InputError(
+                f"{name} needs spatial features, which the cache of {task.name} has none of: "
+                f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
+            )
+    if not plan.seeds or not plan.shots or not plan.methods:
+        raise InputError("a study needs at least one method, one shot count and one seed.")
+    for split in ("train", "test"):
+        if split not in task.splits:
+            raise InputError(
+                f"the cache of {task.name} has no {split} split, only {', '.join(task.splits)}."
+            )
+    if plan.validation in ("few-shot", "full") and "val" not in task.splits:
+        raise InputError(
+            f'validation="{plan.validation}" needs a validation split, and {task.name} has none; '
+            "use cv (inside the training shots) or none."
+        )
+    largest = largest_class(task)
+    for shots in plan.shots:
+        if shots != "all" and not 1 <= shots <= largest:
+            raise InputError(
+                f"shots must be from 1 to {largest}, the largest class of {task.name}, or 'all'; "
+                f"got {shots}."
+            )
+
+
+def largest_class(task: Task) -> int:
+    """Training images of the class that has the most."""
+    return int(_class_counts(task).max())
+
+
+def _class_counts(task: Task) -> Tensor:
+    """Training images of every class. (C,)"""
+    return torch.bincount(task.splits["train"].y, minlength=len(task.text.names))
+
+
+def describe_protocol(task: Task, plan: StudyPlan, notes: Sequence[str] = ()) -> RecordedProtocol:
+    """The protocol of a study as its record tells it; notes come last in the words."""
+    sizes, short = _class_counts(task), []
+    for shots in plan.shots:
+        classes = 0 if shots == "all" else int((sizes < shots).sum())
+        if classes:
+            short.append(f"{classes} of {len(sizes)} classes have fewer than {shots}: all taken.")
+    words = [
+        f"{', '.join(map(str, plan.shots))} shots per class from the training split, drawn anew "
+        f"for each of the seeds {', '.join(map(str, plan.seeds))} (nested draws).",
+        *short,
+        *_choice_in_words(plan, int(sizes.max())),
+        f"Top-1 accuracy on all {len(task.splits['test'])} test images, which are looked at once, "
+        "after everything is chosen.",
+        "Intervals are 95 % (Student's t over seeds).",
+        *notes,
+    ]
+    counts = plan.shots[0] if len(plan.shots) == 1 else tuple(plan.shots)
+    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words))
+
+
+def _choice_in_words(plan: StudyPlan, largest: int) -> Iterator[str]:
+    """How hyper-parameters come about; `largest` is the number of images of the largest class."""
+    yield {
+        "none": "No validation image is looked at: hyper-parameters are fixed, or (auto) weighed "
+        "inside the training shots.",
+        "few-shot": "Hyper-parameters are chosen on min(K, 4) validation images per class.",
+        "full": "Hyper-parameters are chosen on the whole validation split.",
+        "cv": "Hyper-parameters are chosen by cross-validation inside the training shots.",
+    }[plan.validation]
+    drawn = [largest if shots == "all" else min(shots, largest) for shots in plan.shots]
+    if plan.validation == "cv" and min(drawn) < 2:
+        yield "One shot leaves nothing to hold out: there every method keeps its defaults."
+    weighs = "auto" in plan.methods or plan.settings.get("ratio") == "auto"
+    if plan.validation != "none" and weighs:
+        yield "The members of auto are weighed inside the training shots."

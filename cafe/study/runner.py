@@ -1,0 +1,123 @@
+"""Methods x shots x seeds on one cache under one protocol: fit, then look at the test set once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cafe.features.splits import Shots, draw_shots, draw_validation
+from cafe.features.task import Task
+from cafe.features.tensors import TrainingSet
+from cafe.methods.base import Context, Protocol, Validation
+from cafe.methods.catalog import make_method
+from cafe.methods.head import Head, predict
+from cafe.progress import Progress
+from cafe.results.result import NOT_CALIBRATED, Result
+from cafe.study.diagnostics import diagnose
+from cafe.study.plan import StudyPlan, check_plan
+
+
+def run_study(
+    task: Task, plan: StudyPlan, *, context: Context | None = None, progress: Progress | None = None
+) -> list[Result]:
+    """Fit every method at every shot count with every seed, and test each head once.
+
+    Parameters
+    ----------
+    task : Task
+        Features of one cache; needs the splits "train" and "test".
+    plan : StudyPlan
+    context : Context, optional
+        Where it computes; None is the CPU.
+    progress : callable, optional
+        See `cafe.progress.Progress`; a step is a method at a shot count.
+
+    Returns
+    -------
+    list of Result
+        Shot counts in the order of the plan, within them the methods.
+
+    Raises
+    ------
+    InputError
+        If the plan asks for what the cache does not have; nothing is fitted.
+    """
+    check_plan(task, plan)
+    results: list[Result] = []
+    total, stage = len(plan.shots) * len(plan.methods), ""
+
+    def report(text: str) -> None:
+        if progress is not None:
+            progress(text, len(results), total)
+
+    def tell(done: int, in_all: int) -> None:
+        report(f"{stage}, epoch {done} of {in_all}")
+
+    context = replace(context or Context(), tell=tell)
+    methods = [make_method(name, context, plan.settings) for name in plan.methods]
+    test = task.splits["test"].to(context.device)
+    for shots in plan.shots:
+        trains, validations = _draws(task, plan, shots, context.device)
+        for method in methods:
+            stage = f"{method.name}, {shots} shots"
+            report(stage)
+            start = time.perf_counter()
+            heads = method.fit_many(trains, validations=validations, seeds=plan.seeds)
+            seconds = time.perf_counter() - start
+            # the test set is looked at here, once for each head
+            tested = diagnose((predict(head, test) for head in heads), test.y)
+            results.append(
+                Result(
+                    method.name,
+                    shots,
+                    params=_shared_params(heads),
+                    accuracy=tested.accuracy,
+                    seconds=seconds,
+                    metrics=tested.metrics,
+                    calibration=NOT_CALIBRATED,
+                    heads=tuple(heads),
+                    page=tested.page,
+                )
+            )
+    report("done")
+    return results
+
+
+def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:
+    """Hyper-parameters of all seeds: the value where they agree, else one value per seed."""
+    merged: dict[str, Any] = {}
+    for name in heads[0].params:
+        values = [head.params.get(name) for head in heads]
+        merged[name] = values[0] if all(value == values[0] for value in values) else values
+    return merged
+
+
+def _draws(
+    task: Task, plan: StudyPlan, shots: Shots, device: torch.device
+) -> tuple[list[TrainingSet], list[Validation]]:
+    """Training set and validation of every seed."""
+    train, text = task.splits["train"], task.text.to(device)
+    # "all" is the same for every seed: read once
+    seeds = plan.seeds if shots != "all" else plan.seeds[:1]
+    trains = [
+        TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in seeds
+    ]
+    trains *= len(plan.seeds) // len(trains)
+    return trains, [validation_for(task, plan.validation, shots, s, device) for s in plan.seeds]
+
+
+def validation_for(
+    task: Task, protocol: Protocol, shots: Shots, seed: int, device: torch.device | str = "cpu"
+) -> Validation:
+    """What a protocol may look at beside the shots of one draw."""
+    if protocol in ("none", "cv"):
+        return Validation(protocol)
+    stored = task.splits["val"]
+    if protocol == "full":
+        return Validation(protocol, stored.to(device))
+    rows = draw_validation(stored.y, shots, seed)
+    return Validation(protocol, stored[rows].to(device))
