@@ -54,7 +54,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DeviceError(
             f"device '{name}' was asked for, but PyTorch {torch.__version__} sees {count} CUDA "
-            "devices; use --device cpu, or install a CUDA build of PyTorch."
+            'devices; use device="cpu", or install a CUDA build of PyTorch.'
         )
     return device
 
