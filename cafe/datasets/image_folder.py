@@ -60,7 +60,7 @@ def subfolders(folder: Path) -> list[str]:
 def images_below(folder: Path) -> list[str]:
     """Paths of all images below a folder, relative to it, in the order of the names.
 
-    A broken link with an image's name counts: whoever opens the images shall say that it is broken.
+    A broken link with an image's name counts; opening it raises an error that names it.
     """
     return list(_walk(folder, ""))
 
