@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cafe.study.fit import fit, grid
     from cafe.study.meta_train import meta_train
 
-_HOMES = {
+_MODULES = {
     "AdapterClassifier": "cafe.study.classifier",
     "CafeError": "cafe.errors",
     "Extractor": "cafe.extract.extractor",
@@ -66,9 +66,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'cafe' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -44,7 +44,7 @@ def _import(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _import_or_say(name: str, package: str) -> ModuleType:
+def _import_or_raise(name: str, package: str) -> ModuleType:
     try:
         return _import(name)
     except (ImportError, RuntimeError, OSError) as error:
@@ -67,7 +67,7 @@ def import_torchvision() -> ModuleType:
     WeightsError
         If it is not installed or cannot be imported.
     """
-    return _import_or_say("torchvision", "torchvision")
+    return _import_or_raise("torchvision", "torchvision")
 
 
 def import_open_clip() -> ModuleType:
@@ -83,7 +83,7 @@ def import_open_clip() -> ModuleType:
     WeightsError
         If it is not installed or cannot be imported.
     """
-    return _import_or_say("open_clip", "open_clip_torch")
+    return _import_or_raise("open_clip", "open_clip_torch")
 
 
 @contextmanager

@@ -50,11 +50,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise InputError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N.")
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise DeviceError(
-            f"device '{name}' was asked for, but PyTorch {torch.__version__} sees {found} CUDA "
-            "devices; use --device cpu, or install a CUDA build of PyTorch."
+            f"device '{name}' was asked for, but PyTorch {torch.__version__} sees {count} CUDA "
+            'devices; use device="cpu", or install a CUDA build of PyTorch.'
         )
     return device
 

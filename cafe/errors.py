@@ -1,7 +1,7 @@
 """What can go wrong, as a tree; knows nothing else of cafe.
 
 CafeError
-├── InputError            (ValueError)         an argument that cannot be meant
+├── InputError            (ValueError)         an argument that makes no sense
 │   └── UnknownNameError  (LookupError)        a name that is not in a list; suggests the nearest
 ├── DatasetError          (ValueError)         files on disk that are not a usable dataset
 │   └── MissingFilesError (FileNotFoundError)  a split names images that are not there
@@ -10,7 +10,7 @@ CafeError
 │   ├── CacheFormatError  (ValueError)         not a cafe file, truncated, or a newer format
 │   └── CacheMismatchError (ValueError)        a cache made under another key
 ├── BusyError             (BlockingIOError)    another process writes the same file
-├── WeightsError          (OSError)            an encoder's weights cannot be had
+├── WeightsError          (OSError)            an encoder's weights are not available
 └── DeviceError           (RuntimeError)       an accelerator that is asked for and absent
 
 Every error is a `CafeError` and also the builtin that it resembles. A message is one line: what was
@@ -35,7 +35,7 @@ class CafeError(Exception):
 
 
 class InputError(CafeError, ValueError):
-    """An argument that cannot be meant (a ratio of 2, no seeds, ...)."""
+    """An argument that makes no sense (a ratio of 2, no seeds, ...)."""
 
 
 class UnknownNameError(InputError, LookupError):
@@ -98,7 +98,7 @@ class BusyError(CafeError, BlockingIOError):
 
 
 class WeightsError(CafeError, OSError):
-    """The weights of an encoder cannot be had."""
+    """The weights of an encoder are not available."""
 
 
 class DeviceError(CafeError, RuntimeError):

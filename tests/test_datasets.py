@@ -19,6 +19,7 @@ from cafe.datasets import (
     load_dataset,
 )
 from cafe.datasets.dataset import SPLITS
+from cafe.datasets.thumbnails import thumbnails_from_folder
 
 
 def png() -> bytes:
@@ -152,3 +153,12 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_images_that_cannot_be_read_have_no_thumbnail(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    ids = {3: "good.png", 4: "broken.png", 5: "absent.png"}
+    uris = thumbnails_from_folder(tmp_path, ids)
+    assert list(uris) == [3]
+    assert uris[3].startswith("data:image/jpeg;base64,")

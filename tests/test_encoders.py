@@ -242,7 +242,7 @@ def test_fp16_on_a_cpu(tiny_folder: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there(tiny_folder: Path) -> None:
-    with pytest.raises(DeviceError, match="sees 0 CUDA devices; use --device cpu"):
+    with pytest.raises(DeviceError, match='sees 0 CUDA devices; use device="cpu"'):
         load(str(tiny_folder), device="cuda")
 
 

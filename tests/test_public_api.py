@@ -55,7 +55,7 @@ def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse((ROOT / "cafe/__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert seen == cafe._HOMES
+    assert seen == cafe._MODULES
     assert sorted(seen) == NAMES
 
 

@@ -24,25 +24,25 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  a name, no path
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     """Return the visible entries of a folder in the order of their names."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            in_order = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DatasetError(f"cannot read the folder {folder}: {error.strerror}.") from error
-    return [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    return [entry for entry in in_order if not entry.name.startswith((".", "__MACOSX"))]
 
 
 def _walk(
     folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[str]:
-    listed = _listed(folder)
+    entries = _visible_entries(folder)
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that it lies in
         return
-    for entry in listed:
+    for entry in entries:
         path = f"{prefix}{entry.name}"
         if entry.is_dir():
             yield from _walk(folder / entry.name, f"{path}/", above | {here})
@@ -54,13 +54,13 @@ def _walk(
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the visible folders in a folder, links to folders included, sorted."""
-    return [entry.name for entry in _listed(folder) if entry.is_dir()]
+    return [entry.name for entry in _visible_entries(folder) if entry.is_dir()]
 
 
 def images_below(folder: Path) -> list[str]:
     """Paths of all images below a folder, relative to it, in the order of the names.
 
-    A broken link with an image's name counts: whoever opens the images shall say that it is broken.
+    A broken link with an image's name counts; opening it raises an error that names it.
     """
     return list(_walk(folder, ""))
 
@@ -86,18 +86,18 @@ def class_entries(folder: Path, prefix: str = "", split: str = "") -> list[Entry
 
 def _split_folders(root: Path) -> dict[str, str]:
     """Map "train", "val" and "test" to their folders, where the root is divided so."""
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for name in subfolders(root):
         split = SPLIT_NAMES.get(name.lower())
         # A class may be called "train": a split holds class folders, a class holds images.
         if split is None or not subfolders(root / name):
             continue
-        if split in found:
+        if split in folders:
             raise DatasetError(
-                f"{root} has two folders for one split: '{found[split]}' and '{name}'; keep one."
+                f"{root} has two folders for one split: '{folders[split]}' and '{name}'; keep one."
             )
-        found[split] = name
-    return found
+        folders[split] = name
+    return folders
 
 
 def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, str]:
@@ -121,14 +121,14 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
         If there are no images or only one class.
     """
     folders = _split_folders(root)
-    entries, source = _divided(root, folders) if folders else (class_entries(root), "")
+    entries, source = _split_entries(root, folders) if folders else (class_entries(root), "")
     _check_classes(root, entries)
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
     return make_image_list(entries, str(root), class_names), source
 
 
-def _divided(root: Path, folders: dict[str, str]) -> tuple[list[Entry], str]:
+def _split_entries(root: Path, folders: dict[str, str]) -> tuple[list[Entry], str]:
     """Entries of the split folders, and in words how they are used; "" where all are train."""
     entries = []
     for split, name in folders.items():
@@ -147,9 +147,9 @@ def _check_classes(root: Path, entries: list[Entry]) -> None:
     if len(classes) > 1:
         return
     if not classes:
-        loose = sum(_is_image(entry.name) for entry in _listed(root))
-        found = f"only {loose} images outside of any class folder" if loose else "no images"
-        raise DatasetError(f"{root} has {found}; put the images of each class into a folder.")
+        loose = sum(_is_image(entry.name) for entry in _visible_entries(root))
+        content = f"only {loose} images outside of any class folder" if loose else "no images"
+        raise DatasetError(f"{root} has {content}; put the images of each class into a folder.")
     only = str(classes.pop())
     inner = root / only
     hint = "put the images of each class into a folder"

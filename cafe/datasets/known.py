@@ -101,7 +101,7 @@ def _split_by_cafe(row: KnownDataset, data_root: Path, root: Path) -> tuple[list
         wanted += [" and ".join(row.official.files)] if row.official else []
         raise DatasetError(
             f"{row.name}: images found but no split in {data_root / row.folders[0]}; put "
-            f"{' or '.join(wanted)} there, or name a split file (split_file=...)."
+            f"{' or '.join(wanted)} there, or name a split file (split_file=)."
         )
     entries = []
     for path in images_below(root):

@@ -156,7 +156,7 @@ def _read_path(
         return _Source(images, words, best_root(roots, images))
     if path.suffix.lower() == ".json":
         raise InputError(
-            f"{path} is a file; name the folder of its images, with this as split_file=...."
+            f"{path} is a file; name the folder of its images, with this as split_file=."
         )
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is neither a folder nor a manifest ({' or '.join(SUFFIXES)}).")
@@ -172,7 +172,7 @@ def _split_file_in(folder: Path) -> Path | None:
     if len(files) > 1:
         raise InputError(
             f"{folder} has {len(files)} split files ({quote_some(path.name for path in files)}); "
-            "choose one with split_file=...."
+            "choose one with split_file=."
         )
     return files[0] if files else None
 
@@ -214,7 +214,7 @@ def _read_known(
         if not allow_missing:
             raise DatasetError(
                 f"{row.name} has {row.classes} classes but {count} were found; complete it, name a "
-                "split file (split_file=...), or allow missing images (allow_missing=True)."
+                "split file (split_file=), or allow missing images (allow_missing=True)."
             )
         words += f"; {count} of {row.classes} classes found"
     return _Source(images, words, best_root(roots, images))

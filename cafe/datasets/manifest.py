@@ -124,7 +124,7 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     Raises
     ------
     DatasetError
-        If a line cannot be meant: the message gives its number.
+        If a line is not usable; the message gives its number.
     """
     lines = _csv_lines(path) if path.suffix.lower() == ".csv" else _jsonl_lines(path)
     entries = _one_kind_of_key([_entry(line, root) for line in lines])

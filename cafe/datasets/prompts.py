@@ -90,7 +90,7 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
                 "write {} exactly once, as in 'a photo of a {}.'."
             )
         if checked.count(template) > 1:
-            raise InputError(f"template {template!r} is given twice; once will do.")
+            raise InputError(f"template {template!r} is given twice; give it once.")
     return checked
 
 

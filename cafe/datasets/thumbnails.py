@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +35,7 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
     """
     from PIL import Image
 
-    paths = {row: root / name for row, name in ids.items()}
-    return _encode_all({row: Image.open(path) for row, path in paths.items() if path.is_file()})
+    return _encode_all({row: partial(Image.open, root / name) for row, name in ids.items()})
 
 
 def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:
@@ -59,17 +60,15 @@ def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]
     """
     dataset = load_dataset(name, allow_missing=True)
     items = {item.id: item for item in dataset.splits.get("test", ())}
-    there = {row: items[image] for row, image in ids.items() if image in items}
-    return _encode_all({row: dataset.open_image(item) for row, item in there.items()})
+    present = {row: items[image] for row, image in ids.items() if image in items}
+    return _encode_all({row: partial(dataset.open_image, item) for row, item in present.items()})
 
 
-def _encode_all(images: Mapping[int, Image.Image]) -> dict[int, str]:
+def _encode_all(openers: Mapping[int, Callable[[], Image.Image]]) -> dict[int, str]:
     uris = {}
-    for row, image in images.items():
-        try:
-            uris[row] = _data_uri(image)
-        except OSError:
-            continue  # the page does without an image that cannot be read
+    for row, open_image in openers.items():
+        with contextlib.suppress(OSError):  # the page does without an image that cannot be read
+            uris[row] = _data_uri(open_image())
     return uris
 
 

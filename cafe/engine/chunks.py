@@ -87,7 +87,7 @@ def plan_chunks(
             f"{format_bytes(budget)}; raise the budget, or make the batch or the head smaller."
         )
     workers = max(1, min(workers, budget // largest, len(runs)))
-    # a chunk holds no more runs than every worker's even share: none shall be left without one
+    # a chunk holds at most one worker's even share of the runs, so that no worker stays idle
     room, most = min(chunk_bytes, budget // workers), -(-len(runs) // workers)
     priced = [
         (costs[key][0] * len(chunk.streams) + costs[key][1] * len(chunk.members), chunk)

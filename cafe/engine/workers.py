@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -45,8 +45,8 @@ def run_jobs(
     on_progress, on_result : callable
         Called in the caller's thread with what a job reports, and with its result.
     """
-    waiting = deque(jobs)
-    events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+    # what workers have to say: a call to make in the caller's thread, or a job that has ended
+    events: SimpleQueue[Callable[[], None] | Future[_T]] = SimpleQueue()
     stop = threading.Event()
 
     def report(count: int) -> None:
@@ -54,39 +54,19 @@ def run_jobs(
             raise _StoppedError
         events.put(partial(on_progress, count))
 
-    def work() -> None:
+    threads = 1 if workers > 1 else torch.get_num_threads()
+    with torch_threads(threads), ThreadPoolExecutor(workers) as pool:
         try:
-            while waiting and not stop.is_set():
-                job = waiting.popleft()
-                events.put(partial(on_result, job(report)))
-        except _StoppedError:
-            pass
-        except BaseException as error:  # any: the caller would wait for ever otherwise
-            events.put(partial(_throw, error))
-        finally:
-            events.put(None)
-
-    with torch_threads(1 if workers > 1 else torch.get_num_threads()):
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            _handle(events, workers)
-        finally:
+            for job in jobs:
+                pool.submit(job, report).add_done_callback(events.put)
+            running = len(jobs)
+            while running:
+                event = events.get()
+                if isinstance(event, Future):
+                    on_result(event.result())  # raises what the job raised
+                    running -= 1
+                else:
+                    event()
+        finally:  # the pool waits for jobs that run: they stop at their next report
             stop.set()
-            for thread in threads:
-                thread.join()
-
-
-def _handle(events: SimpleQueue[Callable[[], None] | None], workers: int) -> None:
-    """Call what the workers send, until each has sent None: it has no more jobs."""
-    while workers:
-        event = events.get()
-        if event is None:
-            workers -= 1
-        else:
-            event()
-
-
-def _throw(error: BaseException) -> None:
-    raise error
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -41,7 +41,7 @@ class Workspace:
         flat = self._flat.get(name)
         if flat is None or len(flat) < count or flat.dtype != dtype:
             flat = self._flat[name] = torch.empty(count, dtype=dtype, device=self.device)
-        return flat[:count].view(shape)  # the last batch of an epoch is smaller: a part will do
+        return flat[:count].view(shape)  # the last batch of an epoch is smaller and takes a part
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A tensor that stays the same over all steps, made when first asked for."""

@@ -15,7 +15,6 @@ from cafe.store.header import FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.schema import (
     GROUPS,
     HEADER_ARRAYS,
-    NUMBER_ATTRIBUTES,
     OPTIONAL,
     SPLIT_ARRAYS,
     TEXT_ATTRIBUTES,
@@ -50,10 +49,9 @@ def check_structure(file: h5py.File) -> None:
         if not name or last in file[parent or "/"]:
             _check_links(file, name)
     for name in TEXT_ATTRIBUTES:
-        _check_text_attribute(file, name)
-    for name in NUMBER_ATTRIBUTES:
-        if name != "logit_bias" or name in file.attrs:
-            _check_number_attribute(file, name)
+        _check_attribute(file, name)
+    for name in ("logit_scale", *({"logit_bias"} & file.attrs.keys())):  # SigLIP alone has a bias
+        _check_attribute(file, name, "f")
     for name, spec in HEADER_ARRAYS.items():
         _check_dataset(file, name, spec)
     _check_splits(file)
@@ -75,7 +73,7 @@ def _check_format(file: h5py.File) -> None:
             "it is an HDF5 file but no cafe cache (it has no 'cafe_format')",
             "'cafe cache import' reads features computed elsewhere",
         )
-    _check_number_attribute(file, "cafe_format")
+    _check_attribute(file, "cafe_format", "iu")
     version = file.attrs["cafe_format"]
     if version > SPATIAL_FORMAT:
         reason = f"it has format {version}, this cafe reads up to {SPATIAL_FORMAT}"
@@ -96,19 +94,13 @@ def _check_links(file: h5py.File, name: str) -> None:
         _require(isinstance(link, h5py.HardLink), f"'{path}' is a link out of its group")
 
 
-def _check_text_attribute(owner: h5py.File | h5py.Dataset, name: str) -> None:
+def _check_attribute(owner: h5py.File | h5py.Dataset, name: str, kinds: str = "S") -> None:
+    """A single number, or text of fixed length: text of another has a heap that may be damaged."""
     _require(name in owner.attrs, f"'{owner.name}' has no attribute '{name}'")
     attribute = owner.attrs.get_id(name)
-    is_text = attribute.dtype.kind == "S"  # of fixed length: no heap that could be damaged
-    _require(attribute.shape == () and is_text, f"attribute '{name}' is not one text")
-
-
-def _check_number_attribute(file: h5py.File, name: str) -> None:
-    _require(name in file.attrs, f"it has no attribute '{name}'")
-    attribute = file.attrs.get_id(name)
-    kinds = "iu" if name == "cafe_format" else "f"
-    is_number = attribute.shape == () and attribute.dtype.kind in kinds
-    _require(is_number, f"attribute '{name}' is not one number")
+    noun = "text" if kinds == "S" else "number"
+    fits = attribute.shape == () and attribute.dtype.kind in kinds
+    _require(fits, f"attribute '{name}' is not one {noun}")
 
 
 def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:
@@ -121,7 +113,7 @@ def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:
         f"'{name}' has type {dataset.dtype} and {dataset.ndim} dimensions",
     )
     _check_storage(dataset, name)
-    _check_text_attribute(dataset, "sha256")
+    _check_attribute(dataset, "sha256")
 
 
 def _check_storage(dataset: h5py.Dataset, name: str) -> None:

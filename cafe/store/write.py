@@ -52,7 +52,7 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())[:160]
         raise CacheError(
-            f"cannot write the cache '{path}' ({reason}); choose another folder with --cache, or "
+            f"cannot write the cache '{path}' ({reason}); choose another folder with cache=, or "
             "free some space."
         ) from error
 
