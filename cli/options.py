@@ -22,7 +22,6 @@ CacheName = Annotated[
     Argument(
         metavar="[CACHE]",
         help="A cache file or a name such as digits/nano.glyphs [default: the newest].",
-        show_default=False,
     ),
 ]
 CacheNames = Annotated[
@@ -30,7 +29,6 @@ CacheNames = Annotated[
     Argument(
         metavar="[CACHE]...",
         help="Cache files, or names such as digits/nano.glyphs [default: the newest].",
-        show_default=False,
     ),
 ]
 RequiredCache = Annotated[str, Argument(metavar="CACHE", help="A cache file or its name.")]
@@ -68,12 +66,10 @@ TowerModel = Annotated[
     Option(
         "--encoder",
         help="Where the cache's encoder is, for coop and cpl, if it came from a folder or a file.",
-        show_default=False,
     ),
 ]
 TowerWeights = Annotated[
-    str | None,
-    Option("--pretrained", help="Weights of --encoder: a tag or a file.", show_default=False),
+    str | None, Option("--pretrained", help="Weights of --encoder: a tag or a file.")
 ]
 ForwardBatch = Annotated[
     int | None, Option("--batch-size", help="Images per forward pass [default: what fits].")

@@ -24,8 +24,7 @@ Model = Annotated[
     str | None,
     Option(
         help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
-        "[default: ViT-B-32; nano for digits].",
-        show_default=False,
+        "[default: ViT-B-32; nano for digits]."
     ),
 ]
 Pretrained = Annotated[

@@ -33,8 +33,7 @@ Ratio = Annotated[
     str | None,
     Option(
         help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
-        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2].",
-        show_default=False,
+        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2]."
     ),
 ]
 Bottleneck = Annotated[
@@ -46,10 +45,7 @@ Counterfactual = Annotated[
 ]
 Prompt = Annotated[
     str | None,
-    Option(
-        help="Of coop and cpl: how many words to learn, or words to start from [default: 16].",
-        show_default=False,
-    ),
+    Option(help="Of coop and cpl: how many words to learn, or words to start from [default: 16]."),
 ]
 ClassSpecific = Annotated[
     bool, Option("--class-specific", help="Of coop and cpl: learn words for each class.")

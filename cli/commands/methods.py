@@ -16,9 +16,7 @@ from ..output import print_json, print_table
 MethodName = Annotated[
     str | None,
     Argument(
-        metavar="[METHOD]",
-        help="Show what this one does and its settings [default: list all].",
-        show_default=False,
+        metavar="[METHOD]", help="Show what this one does and its settings [default: list all]."
     ),
 ]
 
@@ -30,16 +28,13 @@ def methods(method: MethodName = None, as_json: opt.Json = False) -> None:
     """
     kinds = [find_method(name) for name in ([method] if method else CATALOG)]
     facts = ("name", "summary", "source", "needs")
-    rows = [[getattr(kind, fact) for fact in facts] for kind in kinds]
+    rows = [{fact: getattr(kind, fact) for fact in facts} for kind in kinds]
     if as_json:
-        print_json(
-            [
-                {**dict(zip(facts, row, strict=True)), "settings": kind.settings()}
-                for row, kind in zip(rows, kinds, strict=True)
-            ]
-        )
+        settings = ({"settings": kind.settings()} for kind in kinds)
+        print_json([row | more for row, more in zip(rows, settings, strict=True)])
     elif method:
         names = ", ".join(kinds[0].settings()) or "none"
         typer.echo(f"{getdoc(kinds[0])}\n\nSettings: {names}\nSource: {kinds[0].source}")
     else:
-        print_table(["method", "what it is", "source", "needs"], rows)
+        headers = ["method", "what it is", "source", "needs"]
+        print_table(headers, [list(row.values()) for row in rows])
