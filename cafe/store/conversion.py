@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError
+from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError, one_line
 from cafe.files import lock_file, move, temporary_folder
 from cafe.store import SPLITS, Block, FeatureCache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
@@ -56,7 +56,7 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
     except CacheError:
         raise
     except OSError as error:
-        reason = error.strerror or error
+        reason = error.strerror or one_line(error)
         raise CacheError(f"cannot write '{path}' ({reason}); choose another place.") from error
 
 

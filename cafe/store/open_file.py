@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 from numpy.typing import NDArray
 
-from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError
+from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError, one_line
 from cafe.store.header import Header
 from cafe.store.key import digest
 from cafe.store.schema import (
@@ -82,9 +82,8 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
     except InvalidFileError as error:
         raise CacheFormatError(f"cache '{path}' is refused: {error}; {error.advice}.") from None
     except _FAULTS as error:
-        reason = " ".join(str(error).split())[:160]
         raise CacheFormatError(
-            f"'{path}' is not a readable cafe cache ({reason}); it may be truncated or damaged: "
+            f"'{path}' is not a readable cafe cache ({one_line(error)}); it may be truncated or damaged: "
             "extract or import it again."
         ) from error
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheError
+from cafe.errors import CacheError, one_line
 from cafe.files import move, remove_left_overs, temporary_folder
 from cafe.store.deferred_errors import DeferredErrorFile
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
@@ -50,7 +50,7 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     except CacheError:
         raise
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:160]
+        reason = error.strerror or one_line(error)
         raise CacheError(
             f"cannot write the cache '{path}' ({reason}); choose another folder with cache=, or "
             "free some space."
