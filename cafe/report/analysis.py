@@ -21,6 +21,7 @@ from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head, predict
 from cafe.results.metrics import reliability
+from cafe.results.result import Result
 from cafe.results.runs import head_file
 from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
@@ -40,8 +41,8 @@ class Analysis:
 
     Attributes
     ----------
-    method, shots, seed
-        The head.
+    seed : int
+        Of the head.
     labels : list of int
         Class of each point of the map. (n,)
     before, after : list of (float, float), or None
@@ -61,8 +62,6 @@ class Analysis:
         What is not shown, and why.
     """
 
-    method: str
-    shots: Any
     seed: int
     labels: list[int]
     before: list[list[float]]
@@ -76,7 +75,7 @@ class Analysis:
 
 
 def analyse(
-    folder: Path, cache: FeatureCache, row: Mapping[str, Any], seed: int, images: Path | None
+    folder: Path, cache: FeatureCache, result: Result, seed: int, images: Path | None
 ) -> Analysis:
     """Analyse the test features by one head of a run.
 
@@ -85,14 +84,14 @@ def analyse(
     folder : Path
         The run.
     cache : FeatureCache
-    row : mapping
-        The result in focus.
+    result : Result
+        The one in focus.
     seed : int
         Which of its heads.
     images : Path, optional
         Where the images lie; None tries what ships with cafe and `$CAFE_DATA`.
     """
-    saved = load_head(folder / head_file(row["method"], row["shots"], seed))
+    saved = load_head(folder / head_file(result.method, result.shots, seed))
     test = StoredFeatures(cache, "test").whole
     points = np.linspace(0, len(test) - 1, min(len(test), MOST_POINTS)).astype(int)
     x = test.x[points].float()  # (n, D)
@@ -101,19 +100,17 @@ def analyse(
     adapted = saved.head.adapted(x)
     if adapted is None:
         notes.append(
-            f"{row['method']} leaves the image features as they are: the map has one side."
+            f"{result.method} leaves the image features as they are: the map has one side."
         )
-    temperature = (row.get("calibration") or {}).get("temperature")
+    temperature = result.calibration.temperature if result.calibration else None
     try:
-        temperature = temperature or _temperature(cache, saved.head, row, seed)
+        temperature = temperature or _temperature(cache, saved.head, result, seed)
     except InputError as error:  # a file that the method needs may be gone
         notes.append(f"No temperature was fitted: {error}")
     all_ids = cache.ids("test")
-    confused = sorted({r for pair in row["page"].get("confusions", ()) for r in pair["rows"]})
+    confused = sorted({r for pair in result.page.get("confusions", ()) for r in pair["rows"]})
     ids = {image: all_ids[image] for image in confused}
     return Analysis(
-        method=row["method"],
-        shots=row["shots"],
         seed=seed,
         labels=test.y[points].tolist(),
         before=before,
@@ -127,17 +124,15 @@ def analyse(
     )
 
 
-def _temperature(
-    cache: FeatureCache, head: Head, row: Mapping[str, Any], seed: int
-) -> float | None:
+def _temperature(cache: FeatureCache, head: Head, result: Result, seed: int) -> float | None:
     """Fitted on the head's own shots, each judged by a fit without it, where the run has none."""
-    if find_method(row["method"]).needs == "text tower":  # a page loads no tower
+    if find_method(result.method).needs == "text tower":  # a page loads no tower
         return None
     labels = torch.from_numpy(cache.labels("train"))
-    drawn = StoredFeatures(cache, "train")[draw_shots(labels, row["shots"], seed)]
+    drawn = StoredFeatures(cache, "train")[draw_shots(labels, result.shots, seed)]
     features = Features(drawn.x, drawn.y, spatial_maps=drawn.spatial_maps)
-    settings, text = settings_in_force(row["method"], {}, head.params), class_text(cache.header)
-    return out_of_fold(row["method"], settings, features, text, seed=seed).temperature
+    settings, text = settings_in_force(result.method, {}, head.params), class_text(cache.header)
+    return out_of_fold(result.method, settings, features, text, seed=seed).temperature
 
 
 def project(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cafe.report.heat_map import HeatMap
 from cafe.report.report_data import ReportData
+from cafe.results.metrics import Summary
 
 Json = dict[str, Any]
 LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
@@ -54,9 +55,8 @@ def accuracy(run: ReportData) -> Figure:
     published = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
     if len(run.shots) == 1 and not published:
         return _dots(run)
-    numbers = {count for count in run.shots if isinstance(count, int)}
-    others = [count for count in run.shots if not isinstance(count, int)]  # "all" comes last
-    ticks = [*sorted(published | numbers), *others]
+    numbers = {count for count in run.shots if count != "all"}
+    ticks = [*sorted(published | numbers), *(["all"] if "all" in run.shots else [])]
     data = [_line(run, method, ticks) for method in run.methods]
     data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
@@ -77,7 +77,7 @@ def accuracy(run: ReportData) -> Figure:
 
 def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
     x = [place for place, shots in enumerate(ticks) if (method, shots) in run.results]
-    summaries = [run.results[method, ticks[place]]["accuracy"] for place in x]
+    summaries = [run.results[method, ticks[place]].accuracy for place in x]
     in_focus, place, colour = (
         method == run.focus[0],
         run.methods.index(method),
@@ -87,7 +87,7 @@ def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
     return scatter(
         "lines+markers",
         x,
-        [summary["mean"] for summary in summaries],
+        [summary.mean for summary in summaries],
         name=literal(method),
         error_y={**_error_bars(summaries, colour), "thickness": 1.2, "width": 3},
         line={"color": colour, "width": 3 if in_focus else 1.7, "dash": dash},
@@ -118,14 +118,14 @@ def _dots(run: ReportData) -> Figure:
     data = [
         scatter(
             "markers",
-            [result["accuracy"]["mean"]],
-            [literal(result["method"])],
-            error_x={**_error_bars([result["accuracy"]], colour), "thickness": 2, "width": 5},
+            [result.accuracy.mean],
+            [literal(result.method)],
+            error_x={**_error_bars([result.accuracy], colour), "thickness": 2, "width": 5},
             marker={"color": colour, "size": 11},
             hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
         )
         for result in results
-        for colour in [_colour(run, result["method"])]
+        for colour in [_colour(run, result.method)]
     ]
     layout = {
         "xaxis": {
@@ -148,15 +148,15 @@ def _colour(run: ReportData, method: str) -> str:
     return "@0" if method == run.focus[0] else f"@{1 + others.index(method) % 7}"
 
 
-def _error_bars(summaries: Sequence[Mapping[str, Any]], colour: str) -> Json:
-    halves = [summary["ci95"] or 0 for summary in summaries]
+def _error_bars(summaries: Sequence[Summary], colour: str) -> Json:
+    halves = [summary.ci95 or 0 for summary in summaries]
     return {"type": "data", "array": halves, "color": colour}
 
 
 def _accuracy_range(run: ReportData) -> list[float]:
     """From below the lowest mean to above the highest; very wide intervals are cut off."""
-    summaries = [result["accuracy"] for result in run.results.values()]
-    ends = [(s["mean"], min(s["ci95"] or 0, _WIDEST_INTERVAL)) for s in summaries]
+    summaries = [result.accuracy for result in run.results.values()]
+    ends = [(s.mean, min(s.ci95 or 0, _WIDEST_INTERVAL)) for s in summaries]
     for row in run.comparable:
         if row["cafe"] in _DRAWN_AT_FIRST:
             ends += [(value, 0.0) for value in row["accuracy"].values()]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cafe.results.page import read_grid_rows
+from cafe.features.splits import Shots
+from cafe.results.page import GridRow, read_grid_rows
+from cafe.results.record import Record
 
-Row = Mapping[str, Any]
 Cell = tuple[float, str]
 """A ratio and a bottleneck."""
 
@@ -26,8 +27,8 @@ class HeatMap(NamedTuple):
         What validation chose.
     """
 
-    shots: Any
-    cells: dict[Cell, Sequence[Row]]
+    shots: Shots
+    cells: dict[Cell, Sequence[GridRow]]
     chosen: Cell
 
     @property
@@ -50,14 +51,14 @@ class HeatMap(NamedTuple):
         return f"{self.shots}|{ratio:g}|{bottleneck}"
 
 
-def _mean_validation(runs: Sequence[Row]) -> float:
+def _mean_validation(runs: Sequence[GridRow]) -> float:
     return float(sum(run["val"] for run in runs) / len(runs))
 
 
-def read_heat_maps(folder: Path, record: Row) -> list[HeatMap]:
+def read_heat_maps(folder: Path, record: Record) -> list[HeatMap]:
     """The heat maps of a grid, one per shot count; none where the run is no grid."""
-    rows, best = read_grid_rows(folder), record.get("best_per_shots", ())
-    chosen = {row["shots"]: (row["ratio"], row["bottleneck"]) for row in best}
+    rows = read_grid_rows(folder)
+    chosen = {best.shots: (best.ratio, best.bottleneck) for best in record.best_per_shots or ()}
     return [
         HeatMap(shots, _cells([row for row in rows if row["shots"] == shots]), chosen[shots])
         for shots in dict.fromkeys(row["shots"] for row in rows)
@@ -65,9 +66,9 @@ def read_heat_maps(folder: Path, record: Row) -> list[HeatMap]:
     ]
 
 
-def _cells(rows: Sequence[Row]) -> dict[Cell, Sequence[Row]]:
+def _cells(rows: Sequence[GridRow]) -> dict[Cell, Sequence[GridRow]]:
     """Cells with their runs, of several learning rates the one with the best mean."""
-    rates: dict[Cell, dict[float, list[Row]]] = defaultdict(dict)
+    rates: dict[Cell, dict[float, list[GridRow]]] = defaultdict(dict)
     for row in rows:
         rates[row["ratio"], row["bottleneck"]].setdefault(row["lr"], []).append(row)
     return {cell: max(by_rate.values(), key=_mean_validation) for cell, by_rate in rates.items()}

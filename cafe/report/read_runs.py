@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import analyse
 from cafe.report.heat_map import read_heat_maps
 from cafe.report.published import DATASETS, protocol_differences, published_beside
-from cafe.report.report_data import ReportData, Row
-from cafe.results.page import read_page
-from cafe.results.record import read_record
-from cafe.results.result import largest_shots
+from cafe.report.report_data import Key, ReportData
+from cafe.results.page import ResultPage, read_page
+from cafe.results.record import Record, read_record
+from cafe.results.result import Result, largest_shots
 from cafe.results.runs import newest_run
 from cafe.store import FeatureCache
 from cafe.store.key import differences
@@ -56,14 +57,14 @@ def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[Repo
 
 
 def _collect_run(folder: Path, images: Path | None) -> ReportData:
-    record, page = read_record(folder).json, read_page(folder)
-    diagnostics = {(row["method"], row["shots"]): row for row in page.results}
+    record, page = read_record(folder), read_page(folder)
+    diagnostics: dict[Key, ResultPage] = {
+        (row["method"], row["shots"]): row for row in page.results
+    }
     results = {
-        (row["method"], row["shots"]): {
-            **row,
-            "page": diagnostics.get((row["method"], row["shots"]), {}),
-        }
-        for row in record["results"]
+        key: replace(result, page=diagnostics.get(key, {}))
+        for result in record.results
+        for key in [(result.method, result.shots)]
     }
     focus, notes, analysis = _focus(results), list[str](), None
     published = _published(record)
@@ -71,11 +72,11 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
     if cache is not None and published:
         notes += [
             f"Unlike the published protocol: {text}"
-            for text in protocol_differences(cache, record["dataset"])
+            for text in protocol_differences(cache, record.dataset)
         ]
     if cache is not None:
-        seed = record["protocol"]["seeds"][0]
         try:
+            seed = record.protocol.seeds[0]
             analysis = analyse(folder, cache, results[focus], seed, images)
             notes += analysis.notes
         except CafeError as error:
@@ -93,24 +94,24 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
     )
 
 
-def _focus(results: Mapping[tuple[str, Any], Row]) -> tuple[str, Any]:
+def _focus(results: Mapping[Key, Result]) -> Key:
     names = list(dict.fromkeys(method for method, _ in results))
     own = [name for name in names if name not in BASELINES] or names
     method = next((name for name in PREFERRED if name in own), own[-1])
     return method, largest_shots(shots for name, shots in results if name == method)
 
 
-def _unchanged_cache(record: Row, notes: list[str]) -> FeatureCache | None:
+def _unchanged_cache(record: Record, notes: list[str]) -> FeatureCache | None:
     """The cache of a run, if it is there and still the same; else a note says why it is not."""
-    if not isinstance(record["cache"], str) or "base_to_new" in record:
+    if not isinstance(record.cache, str) or record.base_to_new:
         return None
-    path = Path(record["cache"])
+    path = Path(record.cache)
     if not path.is_file():
         problem = f"The cache '{path}' is not at hand"
     else:
         try:
             cache = FeatureCache.open(path)
-            changes = differences(cache.header.key, record.get("cache_key", {}))
+            changes = differences(cache.header.key, record.cache_key)
             if not changes:
                 return cache
             problem = f"The cache '{path}' has changed since ({changes[0]})"
@@ -122,10 +123,10 @@ def _unchanged_cache(record: Row, notes: list[str]) -> FeatureCache | None:
     return None
 
 
-def _published(record: Row) -> list[dict[str, Any]]:
-    names = record.get("datasets", [record["dataset"]])
+def _published(record: Record) -> list[dict[str, Any]]:
+    names = list(record.datasets or [record.dataset])
     if not set(names) <= set(DATASETS):
         return []
-    rows = published_beside(names, record["encoder"]["model"])
+    rows = published_beside(names, record.encoder.model)
     # an average over eleven datasets says nothing about one of them
-    return [row for row in rows if "datasets" in record or row["over"] == names]
+    return [row for row in rows if record.datasets or row["over"] == names]

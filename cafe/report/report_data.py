@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cafe.features.splits import Shots
 from cafe.report.analysis import Analysis
 from cafe.report.heat_map import HeatMap
+from cafe.results.record import Record
+from cafe.results.result import Result
 
 Row = Mapping[str, Any]
+Key = tuple[str, Shots]
+"""A method and a shot count."""
 
 _KINDS = {
     "compare": "comparison",
@@ -29,10 +34,9 @@ class ReportData:
     Attributes
     ----------
     folder : Path
-    record : mapping
-        `record.json`.
-    results : mapping of (method, shots) to mapping
-        Rows of the record, with what `page.json` says of each under "page".
+    record : Record
+    results : mapping of (method, shots) to Result
+        The record's, with what `page.json` says of each.
     class_names : list of str
     heat_maps : list of HeatMap
         One per shot count of a grid, else empty.
@@ -47,11 +51,11 @@ class ReportData:
     """
 
     folder: Path
-    record: Row
-    results: Mapping[tuple[str, Any], Row]
+    record: Record
+    results: Mapping[Key, Result]
     class_names: Sequence[str]
     heat_maps: Sequence[HeatMap]
-    focus: tuple[str, Any]
+    focus: Key
     published: Sequence[Row]
     analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
@@ -59,23 +63,17 @@ class ReportData:
     @property
     def name(self) -> str:
         """The dataset, or of how many caches this is the average."""
-        names = self.record.get("datasets")
-        return str(self.record["dataset"]) if names is None else f"average of {len(names)} caches"
-
-    @property
-    def encoder(self) -> str:
-        """`model.pretrained`."""
-        encoder = self.record["encoder"]
-        return f"{encoder['model']}.{encoder['pretrained']}"
+        names = self.record.datasets
+        return self.record.dataset if names is None else f"average of {len(names)} caches"
 
     @property
     def title(self) -> str:
         """Dataset, encoder and kind of the run."""
-        kind = "grid" if self.heat_maps else _KINDS.get(self.record.get("kind", ""), "fit")
-        return f"{self.name}, {self.encoder} ({kind})"
+        kind = "grid" if self.heat_maps else _KINDS.get(self.record.kind or "", "fit")
+        return f"{self.name}, {self.record.encoder.name} ({kind})"
 
     @property
-    def shots(self) -> list[Any]:
+    def shots(self) -> list[Shots]:
         """Shot counts in the order of the record."""
         return list(dict.fromkeys(shots for _, shots in self.results))
 
@@ -87,7 +85,7 @@ class ReportData:
     @property
     def comparable(self) -> list[Row]:
         """Published numbers over the very datasets of this run."""
-        names = set(self.record.get("datasets", [self.record["dataset"]]))
+        names = set(self.record.datasets or [self.record.dataset])
         return [row for row in self.published if set(row["over"]) == names]
 
     @property
@@ -100,12 +98,12 @@ class ReportData:
         }
 
     @property
-    def measured(self) -> list[Row]:
+    def measured(self) -> list[Result]:
         """Results at the shot count in focus that have metrics beyond top-1."""
         return [
             result
             for (_, shots), result in self.results.items()
-            if shots == self.focus[1] and result.get("metrics")
+            if shots == self.focus[1] and result.metrics
         ]
 
     @property
@@ -113,21 +111,22 @@ class ReportData:
         """Shot counts of the published numbers; 0 is zero-shot."""
         return sorted({int(count) for row in self.published for count in row["accuracy"]})
 
-    def best(self, shots: Any) -> Row:
+    def best(self, shots: Shots) -> Result:
         """The result with the highest mean accuracy at a shot count."""
         results = [result for (_, count), result in self.results.items() if count == shots]
-        return max(results, key=lambda result: float(result["accuracy"]["mean"]))
+        return max(results, key=lambda result: result.accuracy.mean)
 
     def seconds(self, method: str) -> float:
         """Time that all fits of a method took."""
-        return float(sum(r["seconds"] for (name, _), r in self.results.items() if name == method))
+        return sum(r.seconds for (name, _), r in self.results.items() if name == method)
 
     @property
     def gains(self) -> list[tuple[str, float]]:
         """Points that the method in focus gains over zero-shot by class, the largest first."""
         method, shots = self.focus
-        after = self.results[self.focus]["page"].get("per_class")
-        before = self.results.get(("zero-shot", shots), {}).get("page", {}).get("per_class")
+        zero_shot = self.results.get(("zero-shot", shots))
+        after = self.results[self.focus].page.get("per_class")
+        before = zero_shot.page.get("per_class") if zero_shot else None
         if not after or not before or method == "zero-shot":
             return []
         triples = zip(self.class_names, after, before, strict=True)
@@ -139,30 +138,31 @@ class ReportData:
         """Reliability bins of the method in focus: the analysis', else those of the run."""
         if self.analysis:
             return self.analysis.reliability
-        bins = self.results[self.focus]["page"].get("reliability")
+        bins = self.results[self.focus].page.get("reliability")
         return {"before": bins} if bins else {}
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, str]:
         """Cache, encoder and versions, one entry per line of the page."""
         record = self.record
-        encoder = {f"encoder {part}": value for part, value in record["encoder"].items()}
-        versions = {f"version of {name}": text for name, text in record.get("versions", {}).items()}
-        key = {f"key: {k}": json.dumps(value) for k, value in record.get("cache_key", {}).items()}
-        about = {"cache": record["cache"], "made": record["created"]}
+        caches = record.cache if isinstance(record.cache, str) else ", ".join(record.cache)
+        encoder = {f"encoder {part}": text for part, text in asdict(record.encoder).items() if text}
+        versions = {f"version of {name}": text for name, text in record.versions.items()}
+        key = {f"key: {part}": json.dumps(value) for part, value in record.cache_key.items()}
+        about = {"cache": caches, "made": record.created}
         return {**about, **encoder, **versions, **key}
 
     @property
     def command(self) -> str:
         """The command that gives these numbers: the recorded one, or one that does the same."""
-        record, protocol = self.record, self.record["protocol"]
-        if record.get("command"):
-            return str(record["command"])
-        shots = protocol["shots"] if isinstance(protocol["shots"], list) else [protocol["shots"]]
-        caches = record["cache"] if isinstance(record["cache"], list) else [record["cache"]]
+        record, protocol = self.record, self.record.protocol
+        if record.command:
+            return record.command
+        shots = protocol.shots if isinstance(protocol.shots, tuple) else [protocol.shots]
+        caches = record.cache if isinstance(record.cache, tuple) else [record.cache]
         words = ["cafe", "compare", *caches, "--methods", ",".join(self.methods)]
         words += ["--shots", ",".join(map(str, shots))]
-        words += ["--seeds", ",".join(map(str, protocol["seeds"]))]
-        words += ["--validation", protocol["validation"]]
-        words += ["--base-to-new"] if "base_to_new" in record else []
+        words += ["--seeds", ",".join(map(str, protocol.seeds))]
+        words += ["--validation", protocol.validation]
+        words += ["--base-to-new"] if record.base_to_new else []
         return shlex.join(words)
