@@ -51,8 +51,8 @@ def test_results_come_in_order_and_not_too_far_ahead() -> None:
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    for taken, (number, result) in enumerate(map_ahead(work, iter(range(30)), threads=3)):
-        assert (number, result) == (taken, taken * taken)
+    for taken, result in enumerate(map_ahead(work, iter(range(30)), threads=3)):
+        assert result == taken * taken
         assert len(running) <= taken + 1 + 3 + 1
     assert sorted(running) == list(range(30))
 

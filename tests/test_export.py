@@ -152,7 +152,7 @@ def test_resizing_in_the_card_is_the_preprocess(work: Path, tmp_path: Path) -> N
 def test_a_file_that_answers_otherwise_is_not_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "run_torch", lambda _, rows: (torch.zeros(len(rows), 10),))
+    monkeypatch.setattr(graphs, "run_torch", lambda _, rows: (torch.zeros(len(rows), 10),))
     with pytest.raises(CafeError, match="differ by"):
         cafe.export_head("runs/mine", "torch", output=tmp_path / "bad.pt2")
     assert list(tmp_path.iterdir()) == []

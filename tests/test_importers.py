@@ -144,7 +144,7 @@ def test_an_archive_that_is_not_there(tmp_path: Path) -> None:
 
 def test_an_array_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
-    with pytest.raises(CacheFormatError, match="it is no zip archive of arrays"):
+    with pytest.raises(CacheFormatError, match="File is not a zip file"):
         import_features(tmp_path / "x.npy", tmp_path / "home" / "a" / "b.c.h5")
 
 

@@ -17,14 +17,7 @@ from cafe.errors import WeightsError, one_line
 
 PACKAGE = "transformers"
 
-_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-)
+_FILES = "tokenizer.json tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt"
 """Files that hold a vocabulary; a tokenizer's folder has one of them."""
 
 _ADVICE = (
@@ -58,7 +51,7 @@ def check_tokenizer(model: str, text: Any, folder: Path | None = None) -> None:
             f"the tokenizer of '{model}' ({published}) needs the package {PACKAGE}, which is not "
             f"installed: pip install {PACKAGE}."
         )
-    if folder is not None and not any((folder / name).is_file() for name in _FILES):
+    if folder is not None and not any((folder / name).is_file() for name in _FILES.split()):
         raise WeightsError(
             f"'{folder}' has no tokenizer; copy the files of {published} (tokenizer.json, "
             "tokenizer_config.json) there, beside open_clip_config.json."

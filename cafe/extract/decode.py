@@ -109,7 +109,7 @@ def decode_item(
 
 def map_ahead(
     work: Callable[[A], B], arguments: Iterable[A], threads: int, waiting: int | None = None
-) -> Iterator[tuple[A, B]]:
+) -> Iterator[B]:
     """Map in threads, in order, with a bounded number of results ahead of the consumer.
 
     `Executor.map` would submit everything at once, and keep every decoded image in memory.
@@ -126,21 +126,18 @@ def map_ahead(
 
     Yields
     ------
-    tuple
-        The argument and its result.
+    The results.
     """
-    queue: collections.deque[tuple[A, Future[B]]] = collections.deque()
+    queue: collections.deque[Future[B]] = collections.deque()
     most = threads + 1 if waiting is None else waiting
     pool = ThreadPoolExecutor(threads)
     try:
         for argument in arguments:
-            queue.append((argument, pool.submit(work, argument)))
+            queue.append(pool.submit(work, argument))
             if len(queue) > most:
-                first, future = queue.popleft()
-                yield first, future.result()
+                yield queue.popleft().result()
         while queue:
-            first, future = queue.popleft()
-            yield first, future.result()
+            yield queue.popleft().result()
     finally:
         # also after an error or an abandoned loop: what has not begun is not worth waiting for
         pool.shutdown(wait=False, cancel_futures=True)

@@ -134,36 +134,32 @@ def decode_and_encode(
         The images of a batch, and the encoder's output for those that could be read.
     """
 
-    def decode(readers: Sequence[ImageReader]) -> list[DecodedImage]:
-        return [read() for read in readers]
+    def decode(piece: _Piece) -> tuple[list[DecodedImage], bool]:
+        readers, is_last = piece
+        return [read() for read in readers], is_last
 
     def work(readers: Sequence[ImageReader]) -> tuple[list[DecodedImage], EncodedBatch]:
-        images = decode(readers)
+        images = [read() for read in readers]
         return images, encode_batch(encoder, images, spatial)
 
     if core_per_batch:
-        for _, encoded in map_ahead(work, batches, threads):
-            yield encoded
+        yield from map_ahead(work, batches, threads)
         return
     # two batches ahead: one is ready when the encoder is, and one is being decoded
     waiting = threads + 2 * -(-batch_size // _PIECE)
     images: list[DecodedImage] = []
-    pieces = map_ahead(lambda piece: decode(piece.readers), _pieces(batches), threads, waiting)
-    for piece, decoded in pieces:
+    for decoded, is_last in map_ahead(decode, _pieces(batches), threads, waiting):
         images += decoded
-        if piece.is_last:
+        if is_last:
             yield images, encode_batch(encoder, images, spatial)
             images = []
 
 
-class _Piece(NamedTuple):
-    """Some images of a batch."""
-
-    readers: Sequence[ImageReader]
-    is_last: bool
+_Piece = tuple[Sequence[ImageReader], bool]
+"""Some images of a batch, and whether they are the last of it."""
 
 
 def _pieces(batches: Iterable[Sequence[ImageReader]]) -> Iterator[_Piece]:
     for batch in batches:
         for start in range(0, len(batch), _PIECE):
-            yield _Piece(batch[start : start + _PIECE], start + _PIECE >= len(batch))
+            yield batch[start : start + _PIECE], start + _PIECE >= len(batch)

@@ -24,6 +24,9 @@ from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[PlannedBlock], ExtractOptions], int]
 """Encodes the blocks that are not finished yet; returns the number of images encoded."""
 
+Skipped = tuple[tuple[str, str, str], ...]
+"""Split, id and reason of every image that could not be read."""
+
 _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
 
 
@@ -131,7 +134,11 @@ def extract(
     with ResumeFolder(path, key, blocks[0].batch_size) as resume:
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
-        skipped = _skipped(resume, blocks)
+        skipped = tuple(
+            (block.split, *failure)
+            for block in blocks
+            for failure in resume.load(block.split, block.number)[1]
+        )
         _refuse_empty(dataset, skipped, resume)
         header = _header(dataset, encoder, key, sentences, skipped)
         counts = collections.Counter(block.split for block in blocks)
@@ -156,27 +163,14 @@ def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
     return not different
 
 
-def _skipped(
-    resume: ResumeFolder, blocks: Sequence[PlannedBlock]
-) -> tuple[tuple[str, str, str], ...]:
-    """Split, id and reason of every image that could not be read."""
-    return tuple(
-        (block.split, failure.id, failure.reason)
-        for block in blocks
-        for failure in resume.load(block.split, block.number)[1]
-    )
-
-
-def _refuse_empty(
-    dataset: Dataset, skipped: Sequence[tuple[str, str, str]], resume: ResumeFolder
-) -> None:
-    lost = collections.Counter(split for split, _, _ in skipped)
-    for split, count in lost.items():
-        if count == len(dataset.splits[split]):
+def _refuse_empty(dataset: Dataset, skipped: Skipped, resume: ResumeFolder) -> None:
+    for split, items in dataset.splits.items():
+        failures = [failure for failure in skipped if failure[0] == split]
+        if items and len(failures) == len(items):
             resume.discard()  # the images must be repaired first, which changes the key
             raise DatasetError(
-                f"none of the {count} images of split '{split}' of '{dataset.name}' can be read "
-                f"({skipped[0][1]}: {skipped[0][2]}); repair them and extract again."
+                f"none of the {len(items)} images of split '{split}' of '{dataset.name}' can be "
+                f"read ({failures[0][1]}: {failures[0][2]}); repair them and extract again."
             )
 
 
@@ -185,7 +179,7 @@ def _header(
     encoder: Encoder,
     key: Key,
     sentences: Sequence[Sequence[str]],
-    skipped: tuple[tuple[str, str, str], ...],
+    skipped: Skipped,
 ) -> Header:
     prompts = max(len(row) for row in sentences)
     padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)  # (C, P)

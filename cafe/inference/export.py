@@ -17,17 +17,8 @@ from cafe.errors import CacheError, CafeError, InputError
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
 from cafe.files import move, temporary_folder
-from cafe.inference.graphs import (
-    Answer,
-    HeadGraph,
-    ImageGraph,
-    check_onnx,
-    expected_answer,
-    run_onnx,
-    run_torch,
-    write_onnx,
-    write_torch,
-)
+from cafe.inference import graphs
+from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
 from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
 from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
@@ -134,7 +125,7 @@ def export_head(
             "'torch'."
         )
     if format == "onnx":
-        check_onnx()
+        graphs.check_onnx()
     file = find_head(run, HeadSelector(method, shots, seed))
     saved = load_head(file)
     if saved.head.no_graph and format != "safetensors":
@@ -208,10 +199,10 @@ def _write(
         shutil.copyfile(file, path)
         return expected_answer(load_head(path), rows)
     if form == "torch":
-        write_torch(graph, rows[:2], path, saved)
-        return run_torch(path, rows)
-    write_onnx(graph, rows[:2], path, saved)
-    return run_onnx(path, rows)
+        graphs.write_torch(graph, rows[:2], path, saved)
+        return graphs.run_torch(path, rows)
+    graphs.write_onnx(graph, rows[:2], path, saved)
+    return graphs.run_onnx(path, rows)
 
 
 def _feature_width(saved: SavedHead) -> int:

@@ -41,10 +41,13 @@ def read_features(source: Path, options: ImportOptions) -> FeatureSet | None:
     ]
     names, labels = _class_numbers(source, entries, options.known_names())
     entries, how = _split(source, entries)
-    splits = {
-        split: _split_features(source, split, entries, labels, arrays)
-        for split in dict.fromkeys(entry.split for entry in entries)
-    }
+    splits = {}
+    for split in dict.fromkeys(entry.split for entry in entries):
+        is_ours = np.array([entry.split == split for entry in entries])  # (N,)
+        ids = [entry.path for entry in entries if entry.split == split]
+        what = f"embeddings of {split}", "labels"
+        shards = _shards(arrays, is_ours)
+        splits[split] = SplitFeatures(source, what, labels[is_ours], shards, ids)
     description = f"embeddings of clip-retrieval, imported from {source.name}; {how}"
     files = [file for pair in pairs for file in pair]
     return FeatureSet(source, description, splits, files, class_names=names)
@@ -157,19 +160,9 @@ def _split(source: Path, entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     )
 
 
-def _split_features(
-    source: Path,
-    split: str,
-    entries: Sequence[Entry],
-    labels: NDArray[np.int64],
-    arrays: Sequence[NDArray[Any]],
-) -> SplitFeatures:
-    is_ours = np.array([entry.split == split for entry in entries])  # (N,) over all files
-    shards, start = [], 0
-    for array in arrays:
-        rows = np.flatnonzero(is_ours[start : start + len(array)])
-        start += len(array)
-        if len(rows):
-            shards.append(Shard(array, rows))
-    ids = [entry.path for entry in entries if entry.split == split]
-    return SplitFeatures(source, (f"embeddings of {split}", "labels"), labels[is_ours], shards, ids)
+def _shards(arrays: Sequence[NDArray[Any]], is_ours: NDArray[np.bool_]) -> list[Shard]:
+    """The chosen rows of each array; the mask (N,) runs over all arrays."""
+    ends = np.cumsum([len(array) for array in arrays])
+    masks = np.split(is_ours, ends[:-1])
+    shards = [Shard(a, np.flatnonzero(mask)) for a, mask in zip(arrays, masks, strict=True)]
+    return [shard for shard in shards if len(shard)]
