@@ -8,6 +8,7 @@ resumes after them.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import shutil
 import zipfile
@@ -32,12 +33,12 @@ class Failure(NamedTuple):
 
 def clean_up(cache: Path) -> None:
     """Remove what a run leaves that is killed after its cache is complete."""
-    folder = _folder(cache)
-    with contextlib.suppress(OSError):
-        if folder.is_dir():
+    with contextlib.suppress(OSError):  # another process is writing the cache, or it is read-only
+        # its folder of blocks, or at least its lock
+        if any(cache.parent.glob(f".{glob.escape(cache.name)}.*")):
             with lock_file(cache):
                 remove_left_overs(cache.parent)
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(_folder(cache), ignore_errors=True)
 
 
 def _folder(cache: Path) -> Path:
