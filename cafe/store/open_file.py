@@ -83,8 +83,8 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
         raise CacheFormatError(f"cache '{path}' is refused: {error}; {error.advice}.") from None
     except _FAULTS as error:
         raise CacheFormatError(
-            f"'{path}' is not a readable cafe cache ({one_line(error)}); it may be truncated or damaged: "
-            "extract or import it again."
+            f"'{path}' is not a readable cafe cache ({one_line(error)}); it may be truncated or "
+            "damaged: extract or import it again."
         ) from error
 
 
