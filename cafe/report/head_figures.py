@@ -11,7 +11,14 @@ _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes
 _MOST_CLASSES = 24  # told apart on a map: eight colours by three symbols
 _MAP_SYMBOLS = ("circle", "diamond", "triangle-up")
-_SIDE_TITLES = ("as the encoder gives them", "after the adapter")
+_SIDE_TITLES = ("encoder's features", "adapted features")  # they share a narrow screen
+_TITLE: Json = {
+    "showarrow": False,
+    "xref": "paper",
+    "yref": "paper",
+    "xanchor": "left",
+    "y": 1.06,
+}
 
 Bins = Sequence[Mapping[str, float]]
 
@@ -108,7 +115,7 @@ def feature_map(analysis: Analysis, class_names: Sequence[str]) -> Figure:
         layout["xaxis2"] = {**plain, "domain": [0.515, 1]}
         layout["yaxis2"] = {**plain, "anchor": "x2"}
     layout["annotations"] = [
-        {"text": title, "showarrow": False, "xref": "paper", "yref": "paper", "y": 1.06, "x": x}
+        {**_TITLE, "text": title, "x": x}
         for title, x, _ in zip(_SIDE_TITLES, (0, 0.515), sides, strict=False)
     ]
     data = [

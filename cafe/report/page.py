@@ -69,25 +69,23 @@ def write_report(
 def render(runs: Sequence[ReportData]) -> str:
     """The page as text."""
     by_id = {f"run{number}": run for number, run in enumerate(runs, start=1)}
-    made = {name: _figures(run) for name, run in by_id.items()}
+    figures_by_id = {run_id: _figures(run) for run_id, run in by_id.items()}
+    figure_data = [
+        {"id": f"{run_id}-{name}", "run": run_id, "data": figure.data, "layout": figure.layout}
+        for run_id, by_name in figures_by_id.items()
+        for name, figure in by_name.items()
+    ]
     scripts = [plotting_library(), _source("page.js")]
-    return (
-        _templates()
-        .get_template("page.html.j2")
-        .render(
-            runs=by_id,
-            datasets=", ".join(dict.fromkeys(run.name for run in runs)),
-            figures=made,
-            figure_data=[
-                {"id": f"{run}-{name}", "run": run, "data": figure.data, "layout": figure.layout}
-                for run, by_name in made.items()
-                for name, figure in by_name.items()
-            ],
-            cell_data={name: run.cells for name, run in by_id.items()},
-            scripts=scripts,
-            style=_source("page.css"),
-            policy=_POLICY.format(" ".join(map(_digest, scripts))),
-        )
+    page = _templates().get_template("page.html.j2")
+    return page.render(
+        runs=by_id,
+        datasets=", ".join(dict.fromkeys(run.name for run in runs)),
+        figures=figures_by_id,
+        figure_data=figure_data,
+        cell_data={run_id: run.cells for run_id, run in by_id.items()},
+        scripts=scripts,
+        style=_source("page.css"),
+        policy=_POLICY.format(" ".join(map(_digest, scripts))),
     )
 
 
@@ -122,7 +120,8 @@ def plotting_library() -> str:
     """plotly.js, as the Python package carries it."""
     from plotly.offline import get_plotlyjs
 
-    return str(get_plotlyjs()).replace("</script", "<\\/script")
+    # a browser digests a script with the newlines that its parser leaves
+    return str(get_plotlyjs()).replace("</script", "<\\/script").replace("\r\n", "\n")
 
 
 def _source(name: str) -> str:
