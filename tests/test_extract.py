@@ -406,3 +406,14 @@ def test_progress_counts_every_image_of_every_split(
     assert calls[0] == ("train", 2, 28)
     assert calls[-1] == ("test", 28, 28)
     assert {total for _, _, total in calls} == {28}
+
+
+def test_what_a_kill_at_the_very_end_leaves_is_removed(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    run(dataset, tiny, path)
+    (path.parent / ".cafe-0123456789abcdef.writing").mkdir()
+    path.with_name(f".{path.name}.lock").touch()
+    path.with_name(f".{path.name}.partial").mkdir()
+    assert run(dataset, tiny, path).was_there
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
