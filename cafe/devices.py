@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
 
 from cafe.errors import DeviceError, InputError
+from cafe.files import write_text
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of an encoder's weights."""
@@ -72,13 +78,26 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def bf16_speedup(device: torch.device) -> float:
-    """How many times faster bfloat16 products are than float32 ones, measured in milliseconds."""
-    fp32 = product_rate(device, torch.float32)
-    return product_rate(device, torch.bfloat16) / fp32
+    """How many times faster bfloat16 products are than float32 ones on a device.
+
+    On a CPU the time is that of one thread alone, so that other work on the machine does not change
+    the answer.
+    """
+    with torch_threads(1) if device.type == "cpu" else nullcontext():
+        fp32 = product_rate(device, torch.float32, clock=_clock(device))
+        return product_rate(device, torch.bfloat16, clock=_clock(device)) / fp32
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    return time.thread_time if device.type == "cpu" else time.perf_counter
 
 
 def product_rate(
-    device: torch.device, dtype: torch.dtype, size: int = 512, tries: int = 5
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int = 512,
+    tries: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Measured rate of square matrix products, the best of a few tries.
 
@@ -92,6 +111,8 @@ def product_rate(
         Rows and columns of both operands.
     tries : int
         How often to measure, after one try that warms up.
+    clock : callable
+        Gives seconds.
 
     Returns
     -------
@@ -102,12 +123,12 @@ def product_rate(
     out = torch.empty_like(a)
     best = float("inf")
     for _ in range(tries + 1):
-        start = time.perf_counter()
+        start = clock()
         for _ in range(4):
             torch.mm(a, a, out=out)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, (time.perf_counter() - start) / 4)
+        best = min(best, (clock() - start) / 4)
     return 2 * size**3 / best
 
 
@@ -117,7 +138,8 @@ def resolve_precision(precision: ProductPrecision, device: torch.device) -> Lite
     Parameters
     ----------
     precision : {"auto", "fp32", "bf16"}
-        "auto" measures, and takes bf16 where it is faster by `BF16_GAIN`.
+        "auto" takes bf16 where it is faster by `BF16_GAIN`. This is measured once on a machine and
+        kept in the user's cache folder, so that the same command gives the same numbers.
     device : torch.device
         Where the products are computed.
 
@@ -127,10 +149,48 @@ def resolve_precision(precision: ProductPrecision, device: torch.device) -> Lite
         If the precision is none of the three.
     """
     if precision == "auto":
-        return "bf16" if bf16_speedup(device) >= BF16_GAIN else "fp32"
+        return "bf16" if _kept_speedup(device) >= BF16_GAIN else "fp32"
     if precision in ("fp32", "bf16"):
         return precision
     raise InputError(f"precision must be auto, fp32 or bf16; got '{precision}'.")
+
+
+def _kept_speedup(device: torch.device) -> float:
+    """`bf16_speedup`, measured once for a processor and a version of PyTorch."""
+    file = user_cache_folder() / "bf16_speedup.json"
+    name = f"{_processor(device)}, torch {torch.__version__}"
+    kept = _read_numbers(file)
+    if name not in kept:
+        kept[name] = round(bf16_speedup(device), 2)
+        with contextlib.suppress(OSError):  # a home that cannot be written: measured every time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(kept, indent=1))
+    return kept[name]
+
+
+def user_cache_folder() -> Path:
+    """What cafe keeps for a user between commands: `$XDG_CACHE_HOME/cafe` or `~/.cache/cafe`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cafe"
+
+
+def _read_numbers(file: Path) -> dict[str, float]:
+    """The numbers of a JSON file by name; none where it is absent or damaged."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        values = json.loads(file.read_text(encoding="utf-8")).items()
+        return {name: float(value) for name, value in values if isinstance(value, int | float)}
+    return {}
+
+
+def _processor(device: torch.device) -> str:
+    """The name of the processor that a device is, with its instruction set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux names the model here only
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        models = [line.partition(":")[2] for line in text.splitlines() if "model name" in line]
+        name = models[0].strip() if models else name
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def encoder_precision(precision: str, device: torch.device) -> Precision:

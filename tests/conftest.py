@@ -13,6 +13,14 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.store import write_cache
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What cafe keeps for a user does not come from, or reach, the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Threads that wait for one another take minutes where other processes want the cores too."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -110,12 +112,32 @@ def test_cosine_is_torchs_schedule() -> None:
 
 @pytest.mark.parametrize(("speedup", "wanted"), [(6.0, "bf16"), (1.1, "fp32"), (0.3, "fp32")])
 def test_auto_takes_what_the_machine_is_faster_at(
-    speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch
+    speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(devices, "bf16_speedup", lambda device: speedup)
     assert resolve_precision("auto", CPU) == wanted
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_the_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 6.0)
+    assert resolve_precision("auto", CPU) == "bf16"
+    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 1.0)  # the machine is busy now
+    assert resolve_precision("auto", CPU) == "bf16"
+    (kept,) = tmp_path.glob("cafe/*.json")
+    for damage in ("", "[1]", '{"a": "b"}', "{"):
+        kept.write_text(damage)
+        assert resolve_precision("auto", CPU) == "fp32"
+
+
+def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 6.0)
+    assert resolve_precision("auto", CPU) == "bf16"
 
 
 def test_speedup_is_measured_and_unknown_precisions_are_refused() -> None:

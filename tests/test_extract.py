@@ -26,6 +26,7 @@ from cafe.errors import (
 )
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.extract import Extraction, cache_key, extract
+from cafe.extract.extractor import Extractor
 from cafe.extract.resume import ResumeFolder
 from cafe.store import FeatureCache, verify_cache
 
@@ -239,6 +240,40 @@ def test_work_of_another_key_or_batch_is_not_taken_over(
             run(dataset, tiny, path, options=breaking(28))
         assert run(dataset, tiny, path, **change).images == 28
         path.unlink()
+
+
+def test_finished_work_is_not_removed_in_silence(
+    dataset: Dataset, tiny: Encoder, path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tiny, path, options=breaking(28))
+    notes: list[str] = []
+    run(dataset, tiny, path, sentences=WORDS["a sentence"][0], note=notes.append)
+    (note,) = notes
+    assert "3 finished blocks" in note
+    assert "sentences_sha256 is" in note
+
+
+def test_auto_goes_on_in_the_precision_that_is_there(
+    dataset: Dataset, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def extractor(precision: str) -> Extractor:
+        return Extractor(str(tiny_folder), precision=precision, batch_size=2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cafe.extract.extract.write_cache", kill)
+        with pytest.raises(KeyboardInterrupt):
+            extractor("bf16").extract(dataset, cache=tmp_path)
+    monkeypatch.setattr("cafe.devices.bf16_speedup", lambda device: 0.1)  # says fp32
+    again = extractor("auto")
+    assert again.extract(dataset, cache=tmp_path).header.key["precision"] == "bf16"
+    assert again.extraction_.images == 0  # every block was finished
+    assert extractor("auto").extract(dataset, cache=tmp_path).header.key["precision"] == "bf16"
+    rebuilt = extractor("auto").extract(dataset, cache=tmp_path, rebuild=True)
+    assert rebuilt.header.key["precision"] == "fp32"
 
 
 def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path) -> None:

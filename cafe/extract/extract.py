@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +16,9 @@ from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
-from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
+from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
-from cafe.extract.resume import ResumeFolder, clean_up
+from cafe.extract.resume import ResumeFolder, clean_up, unfinished_key
 from cafe.store import FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
@@ -88,6 +89,7 @@ def extract(
     options: ExtractOptions | None = None,
     rebuild: bool = False,
     engine: Engine = encode_blocks,
+    note: Callable[[str], None] | None = None,
 ) -> Extraction:
     """Encode a dataset once and write its cache file.
 
@@ -107,6 +109,8 @@ def extract(
     engine : callable
         Where the blocks are encoded: in this process, or by the workers of a Ray cluster
         (`cafe.extract.ray.RayEngine`). The cache file is the same.
+    note : callable, optional
+        Told in a sentence when finished blocks of another extraction are removed.
 
     Returns
     -------
@@ -131,7 +135,7 @@ def extract(
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
-    with ResumeFolder(path, key, blocks[0].batch_size) as resume:
+    with ResumeFolder(path, key, blocks[0].batch_size, note) as resume:
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
         skipped = tuple(
@@ -145,6 +149,15 @@ def extract(
         write_cache(path, header, {split: resume.blocks(split, n) for split, n in counts.items()})
         resume.discard()  # only now: the cache file is complete and on disk
     return Extraction(path, images, len(skipped), seconds)
+
+
+def precision_at_hand(path: Path) -> str | None:
+    """The precision of a cache, or of its unfinished extraction; None where there is neither."""
+    key = unfinished_key(path)
+    with contextlib.suppress(CacheError):
+        key = FeatureCache.open(path).header.key
+    precision = key and key.get("precision")
+    return precision if isinstance(precision, str) else None
 
 
 def _is_same(path: Path, key: Key, rebuild: bool) -> bool:

@@ -9,13 +9,14 @@ from typing import Literal
 from cafe.datasets import load_dataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
+from cafe.devices import resolve_device
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
-from cafe.extract.extract import Extraction, extract
+from cafe.extract.extract import Extraction, extract, precision_at_hand
 from cafe.extract.ray import RayEngine
 from cafe.progress import Progress
 from cafe.store import FeatureCache
@@ -35,7 +36,8 @@ class Extractor:
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : str
-        "auto", "fp32", "bf16" or "fp16".
+        "auto", "fp32", "bf16" or "fp16". "auto" goes on in the precision of a cache or of an
+        unfinished extraction, and else takes what is fastest on this machine.
     batch_size : int, optional
         Images per forward pass; None fits it to input size and device.
     workers : int, optional
@@ -77,16 +79,21 @@ class Extractor:
         self.batch_size, self.workers = batch_size, workers
         self.engine = engine
         self.extraction_: Extraction
-        self._loaded: tuple[str, Encoder] | None = None
+        self._loaded: tuple[tuple[str, str], Encoder] | None = None
 
-    def encoder(self, model: str | None = None) -> Encoder:
-        """The encoder, loaded once; `model` is what "None" means this time."""
+    def encoder(self, model: str | None = None, precision: str | None = None) -> Encoder:
+        """The encoder, loaded once.
+
+        Parameters
+        ----------
+        model, precision : str, optional
+            What the extractor's own `None` and "auto" mean this time.
+        """
         name = self.model or model or DEFAULT_MODEL
-        if self._loaded is None or self._loaded[0] != name:
-            loaded = load_encoder(
-                name, self.pretrained, device=self.device, precision=self.precision
-            )
-            self._loaded = name, loaded
+        wanted = precision if precision and self.precision == "auto" else self.precision
+        if self._loaded is None or self._loaded[0] != (name, wanted):
+            loaded = load_encoder(name, self.pretrained, device=self.device, precision=wanted)
+            self._loaded = (name, wanted), loaded
         return self._loaded[1]
 
     def extract(
@@ -138,7 +145,7 @@ class Extractor:
             Called with the split's name, the images done and the images in all.
         note : callable, optional
             Called with a sentence that is good to know before the work begins: how large the
-            spatial maps become.
+            spatial maps become, or that finished work of another extraction is removed.
 
         Returns
         -------
@@ -173,7 +180,7 @@ class Extractor:
             progress=progress,
             spatial=spatial,
         )
-        encoder = self.encoder(model)
+        encoder = self.encoder(model, None if rebuild else self._precision_at_hand(path))
         if spatial is not None and note is not None:
             note(_size_of_maps(data, encoder, spatial))
         self.extraction_ = extract(
@@ -184,8 +191,15 @@ class Extractor:
             options=options,
             rebuild=rebuild,
             engine=RayEngine(model, self.pretrained) if self.engine == "ray" else encode_blocks,
+            note=note,
         )
         return FeatureCache.open(path)
+
+    def _precision_at_hand(self, path: Path) -> str | None:
+        """The precision to go on in; what is there decides, not the speed of the machine."""
+        precision = precision_at_hand(path)
+        on_cpu = resolve_device(self.device).type == "cpu"
+        return None if precision == "fp16" and on_cpu else precision  # a CPU has no fp16
 
 
 def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:

@@ -12,7 +12,7 @@ import glob
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ import numpy as np
 from cafe.errors import BusyError, CacheError
 from cafe.files import lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
-from cafe.store.key import Key, canonical
+from cafe.store.key import Key, canonical, differences
+
+_IDENTITY = "extraction.json"
 
 
 class Failure(NamedTuple):
@@ -41,6 +43,21 @@ def clean_up(cache: Path) -> None:
                 shutil.rmtree(_folder(cache), ignore_errors=True)
 
 
+def unfinished_key(cache: Path) -> Key | None:
+    """The key of the extraction of a cache that was interrupted; None where there is none."""
+    key = _read_identity(_folder(cache)).get("key")
+    return key if isinstance(key, dict) and any(_folder(cache).glob("*.npz")) else None
+
+
+def _read_identity(folder: Path) -> dict[str, Any]:
+    """Key and batch size of the blocks in a folder; empty where they are not known."""
+    with contextlib.suppress(OSError, ValueError):
+        identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
+        if isinstance(identity, dict):
+            return identity
+    return {}
+
+
 def _folder(cache: Path) -> Path:
     return cache.with_name(f".{cache.name}.partial")
 
@@ -56,6 +73,8 @@ class ResumeFolder:
         Key of the extraction.
     batch_size : int
         Blocks of another key or batch size are removed.
+    note : callable, optional
+        Told when finished blocks are removed, and why.
 
     Raises
     ------
@@ -65,8 +84,15 @@ class ResumeFolder:
         On entering, if another process writes the same cache.
     """
 
-    def __init__(self, cache: Path, key: Key, batch_size: int) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        key: Key,
+        batch_size: int,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = _folder(cache)
+        self._note = note
         self._cache = cache
         self._identity = canonical({"batch": batch_size, "key": dict(key)})
         self._lock = contextlib.ExitStack()
@@ -91,16 +117,30 @@ class ResumeFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         """A pickled copy, in a worker, reads and writes blocks; the lock stays with its owner."""
-        return {**vars(self), "_lock": contextlib.ExitStack(), "folder": self.folder.absolute()}
+        own = {"_lock": contextlib.ExitStack(), "_note": None, "folder": self.folder.absolute()}
+        return {**vars(self), **own}
 
     def _drop_others(self) -> None:
         """Remove blocks of another extraction, and what a killed run was writing."""
-        identity = self.folder / "extraction.json"
         remove_left_overs(self.folder)
-        if not identity.is_file() or identity.read_text() != self._identity:
-            for file in self.folder.glob("*.npz"):
-                file.unlink()
-            write_text(identity, self._identity)
+        if _read_identity(self.folder) == json.loads(self._identity):
+            return
+        finished = list(self.folder.glob("*.npz"))
+        if finished and self._note is not None:
+            self._note(self._why_removed(len(finished)))
+        for file in finished:
+            file.unlink()
+        write_text(self.folder / _IDENTITY, self._identity)
+
+    def _why_removed(self, blocks: int) -> str:
+        there, wanted = _read_identity(self.folder), json.loads(self._identity)
+        different = differences(there.get("key", {}), wanted["key"])
+        if there.get("batch") != wanted["batch"]:
+            different.append(f"batch size is {there.get('batch')}, asked for {wanted['batch']}")
+        return (
+            f"starting again: {blocks} finished blocks of '{self._cache}' were made differently "
+            f"({'; '.join(different)}) and are removed."
+        )
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
