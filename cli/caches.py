@@ -18,9 +18,9 @@ def open_cache(
 ) -> FeatureCache:
     """Open the cache that the options mean; note which, where there was a choice."""
     from cafe.store import FeatureCache
-    from cafe.store.paths import cache_folder, cache_name, find_caches
+    from cafe.store.paths import cache_name, find_caches
 
-    paths = find_caches(cache_folder(home), name, dataset=dataset, model=model)
+    paths = find_caches(home, name, dataset=dataset, model=model)
     if len(paths) > 1:
         note(f"taking {cache_name(paths[0])}, the newest of {len(paths)} caches")
     return FeatureCache.open(paths[0])

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from .output import print_table
 
 if TYPE_CHECKING:
+    from cafe.features.splits import Shots
     from cafe.report.reproduction import Reproduction
+    from cafe.results.metrics import Summary
     from cafe.results.record import Record
-    from cafe.results.result import Result
-
-Row = Mapping[str, Any]  # a result or an accuracy as JSON values
+    from cafe.results.result import ChosenConfiguration, Difference, Result
 
 _SHOWN_PARAMS = ("ratio", "text_ratio", "bottleneck", "epochs", "alpha", "beta")
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
-def format_accuracy(summary: Row, sign: str = "") -> str:
+def format_accuracy(accuracy: Summary, sign: str = "") -> str:
     """`83.1 ± 0.9`, or the mean alone where there is one seed."""
-    half = "" if summary["ci95"] is None else f" ± {summary['ci95']:.2f}"
-    return f"{summary['mean']:{sign}.2f}{half}"
+    half = "" if accuracy.ci95 is None else f" ± {accuracy.ci95:.2f}"
+    return f"{accuracy.mean:{sign}.2f}{half}"
 
 
 def print_results(record: Record) -> None:
     """Print what a run measured, over its shot counts where it has several."""
     if len({result.shots for result in record.results}) > 1:
-        print_over_shots(record.json["results"])
+        print_over_shots(record.results)
     else:
         _print_one_shot_count(record.results)
 
@@ -41,55 +41,53 @@ def _print_one_shot_count(results: Sequence[Result]) -> None:
     for result in results:
         params = result.heads[0].params.items()
         brief = ", ".join(f"{name} {value}" for name, value in params if name in _SHOWN_PARAMS)
-        accuracy = format_accuracy(vars(result.accuracy))
+        accuracy = format_accuracy(result.accuracy)
         std, seconds = f"{result.accuracy.std:.2f}", f"{result.seconds:.2f}"
         rows.append([result.method, accuracy, std, seconds, brief])
     headers = ["method", "accuracy % (95 %)", "std", "seconds", "with"]
     print_table(headers, rows, numbers=(1, 2, 3))
 
 
-def print_over_shots(
-    rows: Sequence[Row], title: str = "accuracy % (95 %)", *, sign: str = "", compared: bool = False
-) -> None:
+def print_over_shots(results: Sequence[Result], *, compared: bool = False) -> None:
     """One row per method, one column per shot count; on a terminal also the trend over shots.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        `method`, `shots`, `accuracy` and `seconds`.
-    title : str
-        Header of the first column.
-    sign : str
-        "+" for differences.
+    results : sequence of Result
     compared : bool
         Set the best of each shot count in bold, and add the seconds of each method.
     """
-    shots, methods = _distinct(rows, "shots"), _distinct(rows, "method")
-    cells = {(row["method"], row["shots"]): row["accuracy"] for row in rows}
-    means = {place: accuracy["mean"] for place, accuracy in cells.items()}
-    table = [
-        [m, *(format_accuracy(cells[m, s], sign) if (m, s) in cells else "" for s in shots)]
-        for m in methods
-    ]
-    headers = [title, *map(_shots_header, shots)]
+    headers, table = _table_over_shots("accuracy % (95 %)", results)
+    means = {(r.method, r.shots): r.accuracy.mean for r in results}
+    methods, shots = _axes(results)
     bold: set[tuple[int, int]] = set()
     if compared:
-        best = {s: max(v for (_, count), v in means.items() if count == s) for s in shots}
+        best = {s: max(mean for (_, count), mean in means.items() if count == s) for s in shots}
         places = ((y, m, x, s) for y, m in enumerate(methods) for x, s in enumerate(shots, 1))
         bold = {(y, x) for y, m, x, s in places if means.get((m, s)) == best[s]}
         headers.append("seconds")
-        for method, line in zip(methods, table, strict=True):
-            seconds = sum(row["seconds"] for row in rows if row["method"] == method)
-            line.append(f"{seconds:.2f}")
-    if sys.stdout.isatty() and len(shots) > 1 and not sign:
+        for method, row in zip(methods, table, strict=True):
+            row.append(f"{sum(r.seconds for r in results if r.method == method):.2f}")
+    if sys.stdout.isatty() and len(shots) > 1:
         headers.append("trend")
-        for method, line in zip(methods, table, strict=True):
-            line.append(_trend([means.get((method, s)) for s in shots], means.values()))
+        for method, row in zip(methods, table, strict=True):
+            row.append(_trend([means.get((method, s)) for s in shots], means.values()))
     print_table(headers, table, numbers=range(1, len(headers)), bold=bold)
 
 
-def _distinct(rows: Iterable[Row], name: str) -> list[Any]:
-    return list(dict.fromkeys(row[name] for row in rows))
+def _table_over_shots(
+    title: str, results: Sequence[Result | Difference], sign: str = ""
+) -> tuple[list[str], list[list[str]]]:
+    """Headers, and per method a row of its accuracy at each shot count."""
+    methods, shots = _axes(results)
+    cells = {(r.method, r.shots): format_accuracy(r.accuracy, sign) for r in results}
+    rows = [[method, *(cells.get((method, s), "") for s in shots)] for method in methods]
+    return [title, *map(_shots_header, shots)], rows
+
+
+def _axes(results: Sequence[Result | Difference]) -> tuple[list[str], list[Shots]]:
+    """The methods and the shot counts, in their order."""
+    return list({r.method: None for r in results}), list({r.shots: None for r in results})
 
 
 def _shots_header(shots: object) -> str:
@@ -103,59 +101,65 @@ def _trend(values: Iterable[float | None], scale: Iterable[float]) -> str:
     return "".join(" " if v is None else _LEVELS[round((v - low) / step)] for v in values)
 
 
-def print_chosen(best: Sequence[Row], validation: str) -> None:
+def print_chosen(best: Sequence[ChosenConfiguration], validation: str) -> None:
     """One row per shot count: the configuration that validation chose, and its one test."""
     rows = [
         [
-            str(row["shots"]),
-            f"{row['ratio']:g}",
-            str(row["bottleneck"]),
-            f"{row['lr']:g}",
-            "-" if row["val"] is None else f"{row['val']:.2f}",
-            format_accuracy(row["test"]),
+            str(chosen.shots),
+            f"{chosen.ratio:g}",
+            chosen.bottleneck,
+            f"{chosen.lr:g}",
+            "-" if chosen.val is None else f"{chosen.val:.2f}",
+            format_accuracy(chosen.test),
         ]
-        for row in best
+        for chosen in best
     ]
     headers = ["shots", "ratio", "bottleneck", "lr", f"chosen on {validation} %", "then tested %"]
     print_table(headers, rows, numbers=range(len(headers)))
 
 
-def print_comparison(json: Row) -> None:
+def print_comparison(record: Record) -> None:
     """Print the accuracies with the best in bold, and the paired differences."""
-    encoder = json["encoder"]
-    typer.echo(f"\n{json['dataset']}, {encoder['model']}.{encoder['pretrained']}")
-    if "base_to_new" in json:
-        _print_base_to_new(json["results"])
+    typer.echo(f"\n{record.dataset}, {record.encoder.name}")
+    if record.base_to_new is not None:
+        _print_base_to_new(record.results)
         return
-    print_over_shots(json["results"], compared=True)
-    if differences := json.get("differences"):
+    print_over_shots(record.results, compared=True)
+    if record.differences:
+        title = f"points to {record.differences[0].to}, paired"
+        headers, rows = _table_over_shots(title, record.differences, sign="+")
         typer.echo("")
-        print_over_shots(differences, f"points to {differences[0]['to']}, paired", sign="+")
+        print_table(headers, rows, numbers=range(1, len(headers)))
 
 
-def _print_base_to_new(rows: Sequence[Row]) -> None:
-    names = ("accuracy", "new", "harmonic_mean")
+def _print_base_to_new(results: Sequence[Result]) -> None:
+    summaries = ((r.accuracy, r.new, r.harmonic_mean) for r in results)
+    columns = [[summary for summary in row if summary is not None] for row in summaries]
     table, bold = [], set()
-    for y, row in enumerate(rows):
-        same_shots = [other for other in rows if other["shots"] == row["shots"]]
-        for x, name in enumerate(names, start=2):
-            if row[name]["mean"] == max(other[name]["mean"] for other in same_shots):
-                bold.add((y, x))
-        accuracies = [format_accuracy(row[name]) for name in names]
-        table.append([row["method"], str(row["shots"]), *accuracies, f"{row['seconds']:.2f}"])
+    for y, result in enumerate(results):
+        row = [result.method, str(result.shots)]
+        for x, accuracy in enumerate(columns[y]):
+            rivals = [
+                c[x] for r, c in zip(results, columns, strict=True) if r.shots == result.shots
+            ]
+            row.append(format_accuracy(accuracy))
+            if accuracy.mean == max(rival.mean for rival in rivals):
+                bold.add((y, x + 2))
+        table.append([*row, f"{result.seconds:.2f}"])
     headers = ["method", "shots", "base %", "new %", "harmonic mean %", "seconds"]
     print_table(headers, table, numbers=range(1, len(headers)), bold=bold)
 
 
 def print_published(reproduction: Reproduction) -> None:
     """Print our average of an encoder, and below it the published rows."""
-    ours, published = reproduction.rows, reproduction.published
-    cells = {(row["method"], row["shots"]): format_accuracy(row["accuracy"]) for row in ours}
-    counts = {*_distinct(ours, "shots"), *(int(s) for row in published for s in row["accuracy"])}
+    ours, published = reproduction.comparison.record.results, reproduction.published
+    cells = {(r.method, r.shots): format_accuracy(r.accuracy) for r in ours}
+    methods, shots = _axes(ours)
+    counts = {*shots, *(int(s) for row in published for s in row["accuracy"])}
     columns = sorted(counts - {"all"})
     table = [
         [f"{method} (ours)", *(cells.get((method, s), "") for s in columns), "this run"]
-        for method in _distinct(ours, "method")
+        for method in methods
     ]
     for row in published:
         values = (row["accuracy"].get(str(s)) for s in columns)

@@ -18,7 +18,7 @@ from cafe.errors import CacheNotFoundError, InputError
 from cafe.features.task import load_task
 from cafe.report import published
 from cafe.report.reproduction import reproduce
-from cafe.results.metrics import accuracy, summarize
+from cafe.results.metrics import Summary, accuracy, summarize
 from cafe.results.paired import average, differences
 from cafe.results.result import Result
 from cafe.results.saved_head import load_head
@@ -287,15 +287,14 @@ def test_bad_comparisons(
 def test_the_trend_over_shots_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    accuracies = [50.0, 60.0, 70.0]
-    rows = [
-        {"method": "gda", "shots": shots, "accuracy": {"mean": mean, "ci95": None}, "seconds": 1.0}
-        for shots, mean in zip((1, 2, 4), accuracies, strict=True)
+    results = [
+        Result("gda", shots, {}, Summary(mean, 0.0, None, (mean,)), seconds=1.0)
+        for shots, mean in ((1, 50.0), (2, 60.0), (4, 70.0))
     ]
-    print_over_shots(rows)
+    print_over_shots(results)
     assert "trend" not in capsys.readouterr().out  # piped
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    print_over_shots(rows)
+    print_over_shots(results)
     out = capsys.readouterr().out
     assert "trend" in out
     assert "▁" in out

@@ -105,9 +105,9 @@ def remove(
     Example: cafe cache rm digits/nano.glyphs --yes
     """
     from cafe.store.conversion import remove_cache
-    from cafe.store.paths import cache_folder, find_caches
+    from cafe.store.paths import find_caches
 
-    path = find_caches(cache_folder(cache), name)[0]
+    path = find_caches(cache, name)[0]
     if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
         raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
     size = remove_cache(path)

@@ -40,9 +40,9 @@ def verify(
     Example: cafe cache verify digits/nano.glyphs --sample 20
     """
     from cafe.store import verify_cache
-    from cafe.store.paths import cache_folder, find_caches
+    from cafe.store.paths import find_caches
 
-    path = find_caches(cache_folder(cache), cache_argument)[0]
+    path = find_caches(cache, cache_argument)[0]
     with progress_bar("bytes", interrupted="nothing was changed.", quiet=as_json) as progress:
         check = verify_cache(path, progress)
     problems, lowest = list(check.problems), None

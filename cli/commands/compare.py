@@ -20,7 +20,6 @@ from ..text_tower import tower_loader
 
 if TYPE_CHECKING:
     from cafe.report.reproduction import Reproduction
-    from cafe.results.record import Record
     from cafe.study.compare import Comparison
 
 Methods = Annotated[
@@ -93,17 +92,17 @@ def _print(comparison: Comparison, *, as_json: bool) -> None:
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
         return
-    parts: list[Record | Comparison] = [*comparison.records]
-    if len(parts) > 1:
-        parts.append(comparison)  # the average over caches
-    for part in parts:
-        print_comparison(part.json)
-    for method, reason in comparison.json.get("left_out", {}).items():
+    record, records = comparison.record, [*comparison.records]
+    if len(records) > 1:
+        records.append(record)  # the average over caches
+    for part in records:
+        print_comparison(part)
+    for method, reason in (record.left_out or {}).items():
         typer.echo(f"{method} is left out: {reason}.")
-    typer.echo(f"\n{comparison.json['protocol']['words']}")
-    for part in parts:
+    typer.echo(f"\n{record.protocol.words}")
+    for part in records:
         typer.echo(f"Saved to {part.folder}")
-    typer.echo(f"Next: cafe report {comparison.folder}")
+    typer.echo(f"Next: cafe report {record.folder}")
 
 
 def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
@@ -115,11 +114,11 @@ def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
     for reproduction in reproductions:
         comparison = reproduction.comparison
         for record in comparison.records:
-            print_comparison(record.json)
+            print_comparison(record)
         print_published(reproduction)
         for text in reproduction.used:
             typer.echo(f"used: {text}")
         for text in reproduction.warnings:
             typer.echo(f"differs: {text}")
-        typer.echo(f"\n{comparison.json['protocol']['words']}")
+        typer.echo(f"\n{comparison.record.protocol.words}")
         typer.echo(f"Saved to {comparison.folder}")

@@ -127,4 +127,4 @@ def _print(record: Record, *, as_json: bool) -> None:
         print_saved_json(record.json, record.folder)
         return
     print_results(record)
-    typer.echo(f"\n{record.json['protocol']['words']}\nSaved to {record.folder}")
+    typer.echo(f"\n{record.protocol.words}\nSaved to {record.folder}")

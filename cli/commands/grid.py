@@ -94,14 +94,13 @@ def _print(result: GridResult, *, as_json: bool) -> None:
     if as_json:
         print_saved_json(result.json(), record.folder)
         return
-    protocol = record.json["protocol"]
-    print_heatmaps(result.rows, protocol["validation"])
-    print_chosen(result.best, protocol["validation"])
+    print_heatmaps(result.rows, record.protocol.validation)
+    print_chosen(record.best_per_shots or (), record.protocol.validation)
     print_results(record)
     rate = result.trained / result.seconds if result.trained else 0
     earlier = len(result.rows) - result.trained
     typer.echo(
         f"\n{result.trained:,} runs in {result.seconds:.1f} s ({rate:.1f} runs/s)"
         f"{f', {earlier:,} from an earlier sitting' if earlier else ''}. "
-        f"{protocol['words']}\nSaved to {record.folder}"
+        f"{record.protocol.words}\nSaved to {record.folder}"
     )
