@@ -35,7 +35,7 @@ from cafe.engine.draws import normal_weights
 from cafe.features.splits import draw_shots
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context
+from cafe.methods.base import Context, Job
 from cafe.methods.prompt_learning.coop import INITIAL_STD, Coop
 from cafe.methods.prompt_learning.prompts import Prompts
 from cafe.methods.prompt_learning.training import rate
@@ -96,7 +96,7 @@ def race(cache: FeatureCache, seeds: int) -> dict[str, Any]:
     rows = [draw_shots(task.splits["train"].y, SHOTS, seed) for seed in range(seeds)]
     trains = [TrainingSet(task.splits["train"][chosen], task.text) for chosen in rows]
     start = now()
-    heads = method.fit_many(trains, validations=[], seeds=range(seeds))
+    heads = method.fit_many([Job(train, seed=seed) for seed, train in enumerate(trains)])
     ours = now() - start
     data = load_dataset("digits")
     items = data.splits["train"]

@@ -23,7 +23,7 @@ import torch
 import cafe
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.base import Context, Job
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.results.metrics import accuracy, summarize
 from cafe.store.paths import named_path
@@ -50,7 +50,7 @@ def measure(features: Path, seeds: int) -> list[dict[str, Any]]:
                 for weight in WEIGHTS:
                     start = time.perf_counter()
                     heads = ClipAdapter(0.2, counterfactual=weight, context=Context()).fit_many(
-                        sets, validations=[NO_VALIDATION] * seeds, seeds=range(seeds)
+                        [Job(one, seed=seed) for seed, one in enumerate(sets)]
                     )
                     seconds = (time.perf_counter() - start) / seeds
                     scores = [accuracy(head.logits(test.x), test.y) for head in heads]

@@ -11,7 +11,7 @@ from cafe.engine import Recipe
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.auto import Auto, gaussian_members
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.base import Context, Job
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.lda_prior import LdaPrior
@@ -96,7 +96,7 @@ def test_one_class() -> None:
 def test_fits_many_as_one_by_one() -> None:
     trains = [draw_task(), draw_task((1, 1, 0, 5, 2))]
     many = Auto(recipe=QUICK, context=FP32).fit_many(
-        trains, validations=[NO_VALIDATION] * 2, seeds=[3, 4]
+        [Job(train, seed=seed) for seed, train in enumerate(trains, 3)]
     )
     for head, train, seed in zip(many, trains, (3, 4), strict=True):
         expected = fit_auto(train, seed).logits(TEST.x).softmax(-1)

@@ -14,7 +14,7 @@ from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context, Validation
+from cafe.methods.base import Context, Job, Validation
 from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import (
     AdapterHead,
@@ -107,11 +107,14 @@ def test_ratio_is_chosen_as_the_protocol_says(protocol: str) -> None:
 
 
 def test_fits_side_by_side_equal_fits_alone() -> None:
-    trains, seeds = [make_set(0), make_set(1), make_set(2, images=24)], [0, 1, 1]
-    validations = [Validation("full", make_set(8).features), Validation(), Validation("cv")]
+    jobs = [
+        Job(make_set(0), Validation("full", make_set(8).features), 0),
+        Job(make_set(1), Validation(), 1),
+        Job(make_set(2, images=24), Validation("cv"), 1),
+    ]
     method = ClipAdapter(ratios=(0.2, 0.5), recipe=QUICK, context=FP32)
-    heads = method.fit_many(trains, validations=validations, seeds=seeds)
-    for head, train, validation, seed in zip(heads, trains, validations, seeds, strict=True):
+    heads = method.fit_many(jobs)
+    for head, (train, validation, seed) in zip(heads, jobs, strict=True):
         alone = method.fit(train, validation=validation, seed=seed)
         assert head.params == alone.params
         for name, value in alone.tensors().items():
@@ -161,7 +164,7 @@ def test_real_features_reach_the_reference_accuracy() -> None:
     text = ClassText(arrays["text_prompts"].float(), names, float(arrays["logit_scale"]))
     pool = Features(arrays["train_features"].float(), arrays["train_labels"])
     trains = [TrainingSet(pool[draw_shots(pool.y, 16, seed)], text) for seed in range(3)]
-    heads = ClipAdapter().fit_many(trains, validations=[Validation()] * 3, seeds=[0, 1, 2])
+    heads = ClipAdapter().fit_many([Job(train, seed=i) for i, train in enumerate(trains)])
     x, y = arrays["test_features"].float(), arrays["test_labels"]
     found = [float((head.logits(x).argmax(-1) == y).float().mean()) for head in heads]
     # 96.60: the mean of 3 seeds by a plain loop, with draws and weights of its own.

@@ -22,7 +22,7 @@ from cafe.encoders.text_tower import EncoderTower, load_tower
 from cafe.engine import BatchOrder, Recipe
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context
+from cafe.methods.base import Context, Job
 from cafe.methods.prompt_learning.coop import INITIAL_STD, Coop, PromptHead
 from cafe.methods.prompt_learning.prompts import Prompts
 from cafe.methods.prompt_learning.training import WARM_UP, rate
@@ -136,12 +136,10 @@ def test_the_saved_context_gives_the_head_again(tiny: Encoder) -> None:
 
 @pytest.mark.parametrize("budget", [1, 40_000, 10**9])
 def test_a_small_memory_changes_nothing(tiny: Encoder, budget: int) -> None:
-    trains, tower = [draw_tiny_task(seed=seed) for seed in (0, 1)], EncoderTower(tiny)
+    jobs, tower = [Job(draw_tiny_task(seed=seed), seed=seed) for seed in (0, 1)], EncoderTower(tiny)
     small = Context(precision="fp32", memory_budget=budget)
     found, expected = (
-        Coop(4, tower=tower, recipe=RECIPE, context=context).fit_many(
-            trains, validations=[], seeds=[0, 1]
-        )
+        Coop(4, tower=tower, recipe=RECIPE, context=context).fit_many(jobs)
         for context in (small, FP32)
     )
     for one, other in zip(found, expected, strict=True):
@@ -181,7 +179,7 @@ def test_it_tells_how_far_it_is() -> None:
     heard: list[tuple[int, int]] = []
     context = Context(precision="fp32", tell=lambda done, total: heard.append((done, total)))
     method = Coop(2, tower=DrawnTower(), recipe=replace(RECIPE, epochs=3), context=context)
-    method.fit_many([draw_task(), draw_task((2,) * CLASSES)], validations=[], seeds=[0, 1])
+    method.fit_many([Job(draw_task()), Job(draw_task((2,) * CLASSES), seed=1)])
     assert heard == [(done, 6) for done in range(1, 7)]
 
 

@@ -14,7 +14,7 @@ from drawing import CLASSES, draw_images, draw_task, draw_text
 import cafe
 from cafe.features.task import StoredFeatures
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.base import Context, Job
 from cafe.methods.catalog import make_method
 from cafe.methods.head import predict
 from cafe.store import FeatureCache
@@ -46,9 +46,7 @@ def widened(train: TrainingSet) -> TrainingSet:
 
 def logits(name: str, trains: list[TrainingSet]) -> list[torch.Tensor]:
     method = make_method(name, Context(precision="fp32"), {"epochs": 5, "batch_size": 7})
-    heads = method.fit_many(
-        trains, validations=[NO_VALIDATION] * len(trains), seeds=list(range(len(trains)))
-    )
+    heads = method.fit_many([Job(train, seed=seed) for seed, train in enumerate(trains)])
     images = draw_images()
     test = replace(images, x=images.x.half().to(trains[0].features.x.dtype))
     return [predict(head, test) for head in heads]

@@ -15,7 +15,7 @@ from needing import settings_for
 from torch import Tensor
 
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import Context, Method, Protocol, Validation
+from cafe.methods.base import Context, Job, Method, Protocol, Validation
 from cafe.methods.catalog import CATALOG, find_method, make_method
 from cafe.methods.head import Head
 
@@ -142,9 +142,7 @@ class TestContract:
             (trains[2], "cv", 0),
         ]
         many = make(name).fit_many(
-            [train for train, _, _ in jobs],
-            validations=[validation(protocol) for _, protocol, _ in jobs],
-            seeds=[seed for _, _, seed in jobs],
+            [Job(train, validation(protocol), seed) for train, protocol, seed in jobs]
         )
         assert len(many) == len(jobs)
         for head, (train, protocol, seed) in zip(many, jobs, strict=True):

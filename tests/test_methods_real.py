@@ -11,7 +11,7 @@ import torch
 
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context, Validation
+from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import make_method
 from cafe.results.metrics import accuracy
 
@@ -272,9 +272,11 @@ def mean_accuracy(
     train, test = splits["train"], splits["test"]
     sets = [TrainingSet(train[draw(train.y, shots, seed)], text) for seed in seeds]
     heads = make_method(method, Context(), settings).fit_many(
-        sets * starts,
-        validations=[Validation()] * len(seeds) * starts,
-        seeds=[100 * start + seed for start in range(starts) for seed in seeds],
+        [
+            Job(train_set, seed=100 * start + seed)
+            for start in range(starts)
+            for train_set, seed in zip(sets, seeds, strict=True)
+        ]
     )
     return float(np.mean([accuracy(head.logits(test.x), test.y) for head in heads]))
 

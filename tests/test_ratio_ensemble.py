@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cafe.engine import Recipe
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context
+from cafe.methods.base import Context, Job
 from cafe.methods.clip_adapter.method import (
     AdapterHead,
     ClipAdapter,
@@ -231,7 +231,7 @@ class TestEnsemble:
     def test_fits_many_as_one_by_one(self) -> None:
         trains = [draw_task(), draw_task((1,) * CLASSES, seed=1), draw_task((2, 9, 1, 1, 0))]
         many = ClipAdapter("auto", recipe=QUICK, context=FP32).fit_many(
-            trains, validations=[NO_VALIDATION] * 3, seeds=[0, 1, 2]
+            [Job(train, seed=seed) for seed, train in enumerate(trains)]
         )
         for seed, (train, head) in enumerate(zip(trains, many, strict=True)):
             alone = fit_ensemble(train, seed=seed)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from cafe.engine import BatchOrder, Recipe, linear_weights
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Validation
+from cafe.methods.base import Context, Job, Validation
 from cafe.methods.prompt_learning.coop import PromptHead
 from cafe.methods.sgva.architecture import members
 from cafe.methods.sgva.sgva import Sgva
@@ -218,7 +218,7 @@ def test_the_weight_of_prototypes_grows_with_the_shots() -> None:
 def test_jobs_of_many_sizes_train_as_if_alone() -> None:
     trains = [draw_task((k,) * CLASSES, seed=k) for k in (1, 2, 5)]
     method = Sgva(recipe=Recipe(epochs=4), context=FP32)
-    many = method.fit_many(trains, validations=[Validation()] * 3, seeds=[3, 4, 5])
+    many = method.fit_many([Job(train, seed=3 + i) for i, train in enumerate(trains)])
     for head, train, seed in zip(many, trains, (3, 4, 5), strict=True):
         alone = method.fit(train, seed=seed)
         torch.testing.assert_close(head.logits(TEST.x), alone.logits(TEST.x), atol=1e-3, rtol=0)
@@ -229,7 +229,7 @@ def test_a_small_budget_changes_nothing() -> None:
     recipe = Recipe(epochs=3)
     found = [
         Sgva(recipe=recipe, context=replace(FP32, memory_budget=budget)).fit_many(
-            trains, validations=[Validation()] * 3, seeds=[0, 1, 2]
+            [Job(train, seed=seed) for seed, train in enumerate(trains)]
         )
         for budget in (None, 1 << 20)
     ]

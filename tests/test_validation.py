@@ -7,12 +7,14 @@ import torch
 from drawing import CLASSES, draw_images, draw_task
 from needing import settings_for
 
+from cafe.engine import Recipe, Run
 from cafe.errors import InputError
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Protocol, Validation
+from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import CATALOG, make_method
-from cafe.methods.validation import choose, folds_for, pick_best, with_folds
+from cafe.methods.linear import Prototypes
+from cafe.methods.validation import choose, folds_for, pick_best, train_with_folds
 from cafe.study.plan import StudyPlan, describe_protocol
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +43,7 @@ class TestFolds:
     @pytest.mark.parametrize(("shots", "count"), [(1, 0), (2, 2), (3, 3), (4, 4), (8, 4)])
     def test_cv_has_as_many_as_shots_and_at_most_four(self, shots: int, count: int) -> None:
         train = draw_task((shots,) * CLASSES)
-        folds = folds_for(train, CV, 0)
+        folds = folds_for(Job(train, CV))
         assert len(folds) == count
         for fold in folds:
             assert len(fold.train.features) + len(fold.held_out) == len(train.features)
@@ -49,12 +51,12 @@ class TestFolds:
 
     def test_validation_images_are_one_fold(self) -> None:
         train, images = draw_task((1,) * CLASSES), draw_images()
-        (fold,) = folds_for(train, Validation("few-shot", images), 0)
+        (fold,) = folds_for(Job(train, Validation("few-shot", images)))
         assert fold.train is train
         assert fold.held_out is images
 
     def test_none_has_none(self) -> None:
-        assert folds_for(draw_task(), Validation(), 0) == []
+        assert folds_for(Job(draw_task())) == []
 
     @pytest.mark.parametrize("protocol", ["few-shot", "full"])
     def test_a_protocol_without_its_images_is_refused(self, protocol: Protocol) -> None:
@@ -62,14 +64,24 @@ class TestFolds:
             Validation(protocol)
 
     def test_every_set_is_trained_on_once(self) -> None:
-        trains = [draw_task(), draw_task((2,) * CLASSES, seed=1)]
-        validations = [Validation("full", draw_images()), CV]
-        folds = [folds_for(t, v, 0) for t, v in zip(trains, validations, strict=True)]
-        sets, jobs, places = with_folds(trains, folds)
-        assert jobs == [0, 1, 1, 1]
-        assert places == [[0], [2, 3]]
-        for own, at in zip(folds, places, strict=True):
-            assert [sets[place] for place in at] == [fold.train for fold in own]
+        held_out, train = Validation("full", draw_images()), draw_task()
+        jobs = [Job(train, held_out, 0), Job(draw_task((2,) * CLASSES), CV, 1), Job(train, seed=2)]
+        folds = [folds_for(job) for job in jobs]
+        sets: list[TrainingSet] = []
+
+        def runs_for(train: TrainingSet, place: int, seed: int) -> list[Run]:
+            sets.append(train)
+            return [Run(Prototypes(), place, seed, Recipe(epochs=1))]
+
+        fitted = train_with_folds(runs_for, jobs, folds, Context())
+        assert len(sets) == 5
+        for job, own, ((on_shots,), on_folds) in zip(jobs, folds, fitted, strict=True):
+            assert sets[on_shots.run.data] is job.train
+            assert on_shots.run.seed == job.seed
+            assert [fold for fold, _ in on_folds] == own
+            for fold, (trained,) in on_folds:
+                assert sets[trained.run.data] is fold.train
+                assert trained.run.seed == job.seed
 
 
 class TestPickBest:
@@ -92,13 +104,13 @@ class TestPickBest:
         assert pick_best(torch.tensor(accuracies), torch.tensor(losses).double()) == place
 
     def test_over_all_folds_together(self) -> None:
-        folds = folds_for(draw_task((2,) * CLASSES), CV, 0)
+        folds = folds_for(Job(draw_task((2,) * CLASSES), CV))
         right = [torch.eye(CLASSES)[fold.held_out.y] for fold in folds]
         logits = [torch.stack([0 * z, -z, z, 2 * z]) for z in right]
         assert choose("abcd", "e", folds, logits) == "d"
 
     def test_default_where_there_is_no_choice(self) -> None:
-        folds = folds_for(draw_task(), CV, 0)
+        folds = folds_for(Job(draw_task(), CV))
         assert choose((), "default", folds, []) == "default"
         assert choose("ab", "default", [], []) == "default"
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cafe.engine import Recipe
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation
+from cafe.methods.base import BatchedMethod, Context, Job
 from cafe.methods.clip_adapter.method import ClipAdapter
-from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_members
-from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
+from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, fit_ratio_ensembles
+from cafe.methods.ensemble import EnsembleHead, Member
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
-from cafe.methods.stacking import log_likelihood, weighing_folds
+from cafe.methods.stacking import log_likelihood
 from cafe.methods.validation import Fold
 
 PRIOR_IMAGES = 1.0 + len(RATIOS)
@@ -63,21 +63,9 @@ class Auto(BatchedMethod):
         self.recipe = recipe or Recipe()
         self._adapter = ClipAdapter(bottleneck=bottleneck, recipe=self.recipe, context=context)
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one ensemble per training set, the adapters of all jobs side by side."""
-        folds = [weighing_folds(train, seed) for train, seed in zip(trains, seeds, strict=True)]
-        adapters = ratio_members(self._adapter, trains, folds, seeds)
-        heads: list[Head] = []
-        for (members, params), own, train in zip(adapters, folds, trains, strict=True):
-            members = members + gaussian_members(train, own)
-            heads.append(make_ensemble(members, own, train, {**params, "method": self.name}))
-        return heads
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one ensemble per job, the adapters of all jobs side by side."""
+        return fit_ratio_ensembles(self._adapter, jobs, self.name, gaussian_members)
 
 
 def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from inspect import signature
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,15 @@ class Validation:
 
 
 NO_VALIDATION = Validation()
+
+
+class Job(NamedTuple):
+    """One fit; see `Method.fit` for what each part is."""
+
+    train: TrainingSet
+    validation: Validation = NO_VALIDATION
+    seed: int = 0
+
 
 RECIPE_SETTINGS = tuple(part.name for part in fields(Recipe))
 """Parts of the recipe of a method that trains, which may be set one by one."""
@@ -172,15 +181,8 @@ class Method(ABC):
             The fitted head.
         """
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set; methods that train do it side by side."""
-        jobs = zip(trains, validations, seeds, strict=True)
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job; methods that train do it side by side."""
         return [self.fit(train, validation=val, seed=seed) for train, val, seed in jobs]
 
 
@@ -191,14 +193,8 @@ class BatchedMethod(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Fit one head; see `Method.fit`."""
-        return self.fit_many([train], validations=[validation], seeds=[seed])[0]
+        return self.fit_many([Job(train, validation, seed)])[0]
 
     @abstractmethod
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set, all side by side."""
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job, all side by side."""

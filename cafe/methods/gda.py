@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead
@@ -117,7 +117,7 @@ class Gda(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
-        folds = folds_for(train, validation, seed)
+        folds = folds_for(Job(train, validation, seed))
         alpha = choose(self.alphas, self.alpha, folds, map(self._candidates, folds))
         text, gaussian = train.text, fit_gaussian(train.features, len(train.text.names))
         weights = text.logit_scale * text.weights.double() + alpha * gaussian.weights  # (C, D)

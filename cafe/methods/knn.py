@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
 from cafe.methods.checks import check_count, check_positive
 from cafe.methods.head import Head
 from cafe.methods.validation import Fold, choose, folds_for
@@ -150,7 +150,7 @@ class Knn(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Keep the shots; under validation every k is judged on one search."""
-        folds = folds_for(train, validation, seed)
+        folds = folds_for(Job(train, validation, seed))
         k = choose(self.counts, self.k, folds, map(self._candidates, folds))
         return self._head(train, k)
 

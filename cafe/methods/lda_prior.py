@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
 from cafe.methods.checks import check_not_negative, check_positive
 from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead
@@ -195,7 +195,7 @@ class LdaPrior(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Estimate in closed form; all candidates are judged in one product."""
-        folds = folds_for(train, validation, seed)
+        folds = folds_for(Job(train, validation, seed))
         pairs = list(product(self.kappas, self.betas))
         default = self.kappa, self.beta
         kappa, beta = choose(pairs, default, folds, map(self._candidates, folds))

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from cafe.engine import Architecture, Batch, Recipe, Run, Trained, shared_product
 from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.head import Head
 from cafe.methods.validation import train_best
 
@@ -93,21 +93,14 @@ class TrainedLinear(BatchedMethod):
         """Runs to choose among under validation, from the most conservative on; empty for none."""
         return []
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set, all candidates of all jobs side by side."""
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job, all candidates of all jobs side by side."""
         runs = [
-            Run(self.architecture(), job, seeds[job], self.recipe_for(train), dict(self.scalars()))
-            for job, train in enumerate(trains)
+            Run(self.architecture(), i, job.seed, self.recipe_for(job.train), dict(self.scalars()))
+            for i, job in enumerate(jobs)
         ]
-        candidates = [self.candidates(run) for run in runs]
-        trained = train_best(runs, candidates, trains, validations, self.context)
-        return [self._head(run, train.text) for run, train in zip(trained, trains, strict=True)]
+        trained = train_best(runs, list(map(self.candidates, runs)), jobs, self.context)
+        return [self._head(run, job.train.text) for run, job in zip(trained, jobs, strict=True)]
 
     def _head(self, trained: Trained, text: ClassText) -> Head:
         params = {**self.in_force(), **trained.run.scalars, **training_params(trained)}

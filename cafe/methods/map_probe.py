@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
 from cafe.methods.checks import check_positive
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import measure, posterior
@@ -69,7 +69,7 @@ class MapProbe(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Minimise; all candidates of a fold side by side."""
-        folds = folds_for(train, validation, seed)
+        folds = folds_for(Job(train, validation, seed))
         penalty = choose(self.penalties, self.penalty, folds, map(self._candidates, folds))
         weights, intercept = fit_probes(train, [penalty])
         tensors = {"weights": weights[0], "intercept": intercept[0]}

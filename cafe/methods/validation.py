@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from cafe.engine import Run, Score, Trained, evaluate
 from cafe.features.splits import Rows, draw_folds
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import Context, Validation
+from cafe.methods.base import Context, Job
 
 Candidate = TypeVar("Candidate")
 
@@ -35,17 +35,13 @@ class Fold(NamedTuple):
     held_out: Features
 
 
-def folds_for(train: TrainingSet, validation: Validation, seed: int) -> list[Fold]:
+def folds_for(job: Job) -> list[Fold]:
     """Where the candidates of a method are judged.
 
     Parameters
     ----------
-    train : TrainingSet
-        The shots.
-    validation : Validation
-        What may be looked at.
-    seed : int
-        Seed of the deal into folds.
+    job : Job
+        The shots, what may be looked at, and the seed of the folds.
 
     Returns
     -------
@@ -53,6 +49,7 @@ def folds_for(train: TrainingSet, validation: Validation, seed: int) -> list[Fol
         Under "few-shot" and "full" one, all shots against the validation images; under "cv"
         min(K, 4) for K images in the largest class. None under "none", and none where K is 1.
     """
+    train, validation, seed = job
     if validation.features is not None and len(validation.features):
         return [Fold(train, validation.features)]
     if validation.protocol != "cv":
@@ -66,38 +63,40 @@ def make_folds(train: TrainingSet, rows: Rows) -> list[Fold]:
     return [Fold(TrainingSet(features[kept], train.text), features[out]) for kept, out in rows]
 
 
-def with_folds(
-    trains: Sequence[TrainingSet], folds: Sequence[Sequence[Fold]]
-) -> tuple[list[TrainingSet], list[int], list[list[int]]]:
-    """What to train so that every job is fitted on its shots and on its folds in one go.
+def train_with_folds(
+    runs_for: Callable[[TrainingSet, int, int], Sequence[Run]],
+    jobs: Sequence[Job],
+    folds: Sequence[Sequence[Fold]],
+    context: Context,
+) -> list[tuple[list[Trained], list[tuple[Fold, list[Trained]]]]]:
+    """Train every job on its shots and on its folds, in one call of the engine.
 
     Parameters
     ----------
-    trains : sequence of TrainingSet
-        The jobs' shots.
+    runs_for : callable
+        The runs of a training set, its number and the seed of its job.
+    jobs : sequence of Job
+        The jobs.
     folds : sequence of sequence of Fold
-        The jobs' folds.
+        Each job's folds. One that trains on all shots is not trained again.
+    context : Context
+        Where and how to compute.
 
     Returns
     -------
-    sets : list of TrainingSet
-        The jobs' own, then those of their folds. A fold that trains on all shots is its job's own.
-    jobs : list of int
-        The job that each set belongs to.
-    places : list of list of int
-        For each job, the places among `sets` of its folds.
+    list of (list of Trained, list of (Fold, list of Trained))
+        For each job the runs on all of its shots, and those on each of its folds.
     """
-    sets, jobs = list(trains), list(range(len(trains)))
-    places: list[list[int]] = [[] for _ in trains]
-    for job, own in enumerate(folds):
-        for fold in own:
-            if fold.train is trains[job]:
-                places[job].append(job)
-                continue
-            places[job].append(len(sets))
-            sets.append(fold.train)
-            jobs.append(job)
-    return sets, jobs, places
+    wanted = [(job.train, job.seed) for job in jobs]
+    wanted += [(fold.train, job.seed) for job, own in zip(jobs, folds, strict=True) for fold in own]
+    sets = {(id(train), seed): train for train, seed in wanted}  # what is wanted twice, once
+    runs = [runs_for(train, place, seed) for place, ((_, seed), train) in enumerate(sets.items())]
+    trained = iter(context.train([run for some in runs for run in some], list(sets.values())))
+    fitted = {key: [next(trained) for _ in some] for key, some in zip(sets, runs, strict=True)}
+    in_order = iter([fitted[id(train), seed] for train, seed in wanted])
+    fits = [next(in_order) for _ in jobs]  # on all shots
+    of_folds = [[(fold, next(in_order)) for fold in own] for own in folds]
+    return list(zip(fits, of_folds, strict=True))
 
 
 def pick_best(accuracies: Sequence[float] | Tensor, losses: Sequence[float] | Tensor) -> int:
@@ -180,8 +179,7 @@ def mean_score(scores: Sequence[Score], folds: Sequence[Fold]) -> Score:
 def train_best(
     defaults: Sequence[Run],
     candidates: Sequence[Sequence[Run]],
-    trains: Sequence[TrainingSet],
-    validations: Sequence[Validation],
+    jobs: Sequence[Job],
     context: Context,
 ) -> list[Trained]:
     """Train the best candidate of every job, all candidates of all jobs side by side.
@@ -192,10 +190,8 @@ def train_best(
         For each job, the run to train where nothing can be chosen; its `data` is the job's number.
     candidates : sequence of sequence of Run
         For each job, the runs to choose among, from the most conservative on; may be empty.
-    trains : sequence of TrainingSet
-        The jobs' training sets.
-    validations : sequence of Validation
-        What each job may look at.
+    jobs : sequence of Job
+        The jobs.
     context : Context
         Where and how to compute.
 
@@ -204,23 +200,19 @@ def train_best(
     list of Trained
         One per job, trained on all of its shots.
     """
-    folds = [
-        folds_for(train, validation, run.seed) if options else []
-        for run, options, train, validation in zip(
-            defaults, candidates, trains, validations, strict=True
-        )
-    ]
+    folds = [folds_for(j) if some else [] for j, some in zip(jobs, candidates, strict=True)]
     trials = iter(_try(candidates, folds, context))
     best: list[Run | Trained] = list(defaults)
-    for job, (options, own) in enumerate(zip(candidates, folds, strict=True)):
+    for i, (options, own) in enumerate(zip(candidates, folds, strict=True)):
         table = [[next(trials) for _ in options] for _ in own]  # folds x candidates
         if not table:
             continue
         scores = [mean_score([s for _, s in column], own) for column in zip(*table, strict=True)]
         place = pick_best([s.accuracy for s in scores], [s.nll for s in scores])
-        best[job] = options[place]
-        if own[0].train is trains[job]:  # trained on all shots already
-            best[job] = replace(table[0][place][0], run=options[place])
+        best[i] = options[place]
+        if own[0].train is jobs[i].train:  # trained on all shots already
+            best[i] = replace(table[0][place][0], run=options[place])
+    trains = [job.train for job in jobs]
     rest = iter(context.train([run for run in best if isinstance(run, Run)], trains))
     return [next(rest) if isinstance(one, Run) else one for one in best]
 

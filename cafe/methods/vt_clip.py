@@ -21,7 +21,7 @@ from cafe.engine import Architecture, Batch, Recipe, Run, Trained, linear_weight
 from cafe.engine.architecture import Tensors
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.checks import bottleneck_word, check_not_negative, parse_bottleneck
 from cafe.methods.head import Head, scale_params
 from cafe.methods.validation import train_best
@@ -197,20 +197,14 @@ class VtClip(BatchedMethod):
         self.recipe = replace(recipe or Recipe(lr=3e-4, batch_size=32), views=False)
         bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set, all candidates of all jobs side by side."""
-        runs = [self._run(train, job, seeds[job]) for job, train in enumerate(trains)]
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job, all candidates of all jobs side by side."""
+        runs = [self._run(job.train, number, job.seed) for number, job in enumerate(jobs)]
         candidates = [[replace(run, scalars={"gate": gate}) for gate in self.gates] for run in runs]
-        trained = train_best(runs, candidates, trains, validations, self.context)
-        return [self._head(run, train) for run, train in zip(trained, trains, strict=True)]
+        trained = train_best(runs, candidates, jobs, self.context)
+        return [self._head(run, job.train) for run, job in zip(trained, jobs, strict=True)]
 
-    def _run(self, train: TrainingSet, job: int, seed: int) -> Run:
+    def _run(self, train: TrainingSet, data: int, seed: int) -> Run:
         if train.features.spatial_maps is None:
             raise InputError(
                 "vt-clip needs spatial features, and the training images have none; 'cafe extract "
@@ -220,7 +214,7 @@ class VtClip(BatchedMethod):
         architecture = VisualGuided(
             parse_bottleneck(self.bottleneck, train.text.features.shape[-1]), count
         )
-        return Run(architecture, job, seed, self.recipe, {"gate": self.gate})
+        return Run(architecture, data, seed, self.recipe, {"gate": self.gate})
 
     def _head(self, trained: Trained, train: TrainingSet) -> Head:
         architecture = trained.run.architecture

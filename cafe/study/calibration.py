@@ -17,7 +17,7 @@ from torch import Tensor
 from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
 from cafe.features.task import StoredFeatures, class_text, load_task
 from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Validation
+from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
 from cafe.progress import Progress
@@ -206,9 +206,7 @@ def out_of_fold(
     context = context or Context()
     device, text = context.device, text.to(context.device)
     fitted = make_method(method, context, settings).fit_many(
-        [TrainingSet(images[kept].to(device), text) for kept, _ in folds],
-        validations=[NO_VALIDATION] * len(folds),
-        seeds=[seed] * len(folds),
+        [Job(TrainingSet(images[kept].to(device), text), seed=seed) for kept, _ in folds]
     )
     held_out = [images[out] for _, out in folds]
     pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]

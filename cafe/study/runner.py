@@ -12,7 +12,7 @@ import torch
 from cafe.features.splits import Shots, draw_shots, draw_validation
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Protocol, Validation
+from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.head import Head, predict
 from cafe.progress import Progress
@@ -61,12 +61,12 @@ def run_study(
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
     test = task.splits["test"].to(context.device)
     for shots in plan.shots:
-        trains, validations = _draws(task, plan, shots, context.device)
+        jobs = _jobs(task, plan, shots, context.device)
         for method in methods:
             stage = f"{method.name}, {shots} shots"
             report(stage)
             start = time.perf_counter()
-            heads = method.fit_many(trains, validations=validations, seeds=plan.seeds)
+            heads = method.fit_many(jobs)
             seconds = time.perf_counter() - start
             # the test set is looked at here, once for each head
             tested = diagnose((predict(head, test) for head in heads), test.y)
@@ -96,10 +96,8 @@ def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:
     return merged
 
 
-def _draws(
-    task: Task, plan: StudyPlan, shots: Shots, device: torch.device
-) -> tuple[list[TrainingSet], list[Validation]]:
-    """Training set and validation of every seed."""
+def _jobs(task: Task, plan: StudyPlan, shots: Shots, device: torch.device) -> list[Job]:
+    """What to fit at a shot count: training set and validation of every seed."""
     train, text = task.splits["train"], task.text.to(device)
     # "all" is the same for every seed: read once
     seeds = plan.seeds if shots != "all" else plan.seeds[:1]
@@ -107,7 +105,10 @@ def _draws(
         TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in seeds
     ]
     trains *= len(plan.seeds) // len(trains)
-    return trains, [validation_for(task, plan.validation, shots, s, device) for s in plan.seeds]
+    return [
+        Job(train, validation_for(task, plan.validation, shots, seed, device), seed)
+        for train, seed in zip(trains, plan.seeds, strict=True)
+    ]
 
 
 def validation_for(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.checks import bottleneck_word, check_ratio, parse_bottleneck
 from cafe.methods.clip_adapter.architecture import (
     AdapterArchitecture,
@@ -116,25 +116,18 @@ class ClipAdapter(BatchedMethod):
         kind = EnsembleHead if "members" in params else AdapterHead
         return kind(**tensors, params=params, method=cls.name)
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set, all candidates of all jobs side by side."""
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job, all candidates of all jobs side by side."""
         if self.mix_ratios:
-            return fit_ratio_ensembles(self, trains, seeds)
-        jobs = list(enumerate(zip(trains, seeds, strict=True)))
+            return fit_ratio_ensembles(self, jobs, self.name)
         ratios = () if self.learn_ratio or len(self.ratios) < 2 else self.ratios
-        defaults = [self.run_for(train, job, seed, self.ratio) for job, (train, seed) in jobs]
+        defaults = [self.run_for(job.train, i, job.seed, self.ratio) for i, job in enumerate(jobs)]
         candidates = [
-            [self.run_for(train, job, seed, ratio) for ratio in ratios]
-            for job, (train, seed) in jobs
+            [self.run_for(job.train, i, job.seed, ratio) for ratio in ratios]
+            for i, job in enumerate(jobs)
         ]
-        trained = train_best(defaults, candidates, trains, validations, self.context)
-        return [self.head_for(run, train) for run, train in zip(trained, trains, strict=True)]
+        trained = train_best(defaults, candidates, jobs, self.context)
+        return [self.head_for(run, job.train) for run, job in zip(trained, jobs, strict=True)]
 
     def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
         """The engine's run for one training set (number `job` of a call), seed and ratio."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context
+from cafe.methods.base import Context, Job
 from cafe.methods.clip_adapter.architecture import AdapterArchitecture
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.stacking import log_likelihood, weighing_folds
-from cafe.methods.validation import Fold, with_folds
+from cafe.methods.validation import Fold, train_with_folds
 
 
 class Adapter(Protocol):
@@ -33,95 +33,63 @@ class Adapter(Protocol):
         """The head of a run that is done."""
 
 
+MoreMembers = Callable[[TrainingSet, Sequence[Fold]], list[Member]]
+
 RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
 
 def fit_ratio_ensembles(
-    adapter: Adapter, trains: Sequence[TrainingSet], seeds: Sequence[int]
+    adapter: Adapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
 ) -> list[Head]:
-    """One ensemble of ratios per training set.
+    """One ensemble per job: every ratio is trained on the shots and their folds in one call.
 
     Parameters
     ----------
     adapter : Adapter
         What to train, but for its ratio.
-    trains : sequence of TrainingSet
-        The jobs' training sets.
-    seeds : sequence of int
-        One per job: of the deal into folds, the initial weights and the batch order.
+    jobs : sequence of Job
+        A job's seed is that of the folds, the initial weights and the batch order.
+    method : str
+        Name of the method that the heads are of.
+    more_members : callable or None
+        Members beside zero-shot and the adapters, from the shots and the folds.
 
     Returns
     -------
     list of EnsembleHead
         One per job.
     """
-    folds = [weighing_folds(train, seed) for train, seed in zip(trains, seeds, strict=True)]
-    return [
-        make_ensemble(members, own, train, params)
-        for (members, params), own, train in zip(
-            ratio_members(adapter, trains, folds, seeds), folds, trains, strict=True
-        )
-    ]
+    folds = [weighing_folds(job.train, job.seed) for job in jobs]
 
+    def runs_for(train: TrainingSet, place: int, seed: int) -> list[Run]:
+        return [adapter.run_for(train, place, seed, ratio) for ratio in RATIOS]
 
-def ratio_members(
-    adapter: Adapter,
-    trains: Sequence[TrainingSet],
-    folds: Sequence[Sequence[Fold]],
-    seeds: Sequence[int],
-) -> list[tuple[list[Member], dict[str, Any]]]:
-    """Train every ratio on every training set and on all of its folds, in one call of the engine.
-
-    Parameters
-    ----------
-    adapter : Adapter
-        What to train, but for its ratio.
-    trains : sequence of TrainingSet
-        The jobs' training sets.
-    folds : sequence of sequence of Fold
-        Where each job's members are judged.
-    seeds : sequence of int
-        One per job.
-
-    Returns
-    -------
-    list of (list of Member, dict)
-        For each job zero-shot and the adapters, and the params that an ensemble of them starts
-        from.
-    """
-    sets, jobs, places = with_folds(trains, folds)
-    runs = [
-        adapter.run_for(train, place, seeds[job], ratio)
-        for place, (train, job) in enumerate(zip(sets, jobs, strict=True))
-        for ratio in RATIOS
-    ]
-    trained = adapter.context.train(runs, sets)
-    count = len(RATIOS)
-    by_set = [trained[first : first + count] for first in range(0, len(trained), count)]
-    return [
-        _members(adapter, by_set[job], train, own, [by_set[place] for place in places[job]])
-        for job, (train, own) in enumerate(zip(trains, folds, strict=True))
-    ]
+    fitted = train_with_folds(runs_for, jobs, folds, adapter.context)
+    heads: list[Head] = []
+    for (train, _, _), own, (trained, on_folds) in zip(jobs, folds, fitted, strict=True):
+        members, params = _members(adapter, trained, train, on_folds)
+        members += more_members(train, own) if more_members else []
+        heads.append(make_ensemble(members, own, train, {**params, "method": method}))
+    return heads
 
 
 def _members(
     adapter: Adapter,
     trained: Sequence[Trained],
     train: TrainingSet,
-    folds: Sequence[Fold],
-    trained_on_folds: Sequence[Sequence[Trained]],
+    on_folds: Sequence[tuple[Fold, Sequence[Trained]]],
 ) -> tuple[list[Member], dict[str, Any]]:
-    """Zero-shot and the adapters of one job, with the params that they share."""
+    """Zero-shot and the adapters of one job, and the params that an ensemble starts from."""
     text = train.text
     none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
     zero_shot = [
         log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold)
-        for fold in folds
+        for fold, _ in on_folds
     ]
     members = [Member({"kind": "zero-shot", **none}, {}, zero_shot)]
-    judged = [_judge(runs, fold) for runs, fold in zip(trained_on_folds, folds, strict=True)]
+    judged = [_judge(runs, fold) for fold, runs in on_folds]
     heads = [adapter.head_for(run, train) for run in trained]
     for i, head in enumerate(heads):
         ratios = {name: value for name, value in head.params.items() if name.endswith("ratio")}

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from cafe.engine import Architecture, Recipe, Trained
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import Context, Validation
+from cafe.methods.base import Context, Job
 from cafe.methods.checks import check_positive
 from cafe.methods.head import Head
 from cafe.methods.linear import CosineHead, LinearHead, Prototypes, TrainedLinear
@@ -83,23 +83,16 @@ class LinearProbe(TrainedLinear):
         kind = CosineHead if params["start"] == "zero-shot" else LinearHead
         return kind(**tensors, params=params, method=cls.name)
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set; "zero-shot" trains all of them side by side."""
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job; "zero-shot" trains all of them side by side."""
         if self.start == "zero-shot":
-            return super().fit_many(trains, validations=validations, seeds=seeds)
-        jobs = zip(trains, validations, seeds, strict=True)
-        return [self._fit_plain(train, validation, seed) for train, validation, seed in jobs]
+            return super().fit_many(jobs)
+        return [self._fit_plain(job) for job in jobs]
 
-    def _fit_plain(self, train: TrainingSet, validation: Validation, seed: int) -> Head:
-        folds = folds_for(train, validation, seed)
+    def _fit_plain(self, job: Job) -> Head:
+        folds = folds_for(job)
         c = choose(self.cs, self.c, folds, map(self._candidates, folds))
-        weights, intercept = _regress(train, [c])
+        weights, intercept = _regress(job.train, [c])
         tensors = {"weights": weights[0].float(), "intercept": intercept[0].float()}
         return self.make_head(tensors, {"start": self.start, "c": c})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from cafe.engine import Recipe
 from cafe.engine.draws import normal_weights
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation
+from cafe.methods.base import BatchedMethod, Context, Job
 from cafe.methods.checks import check_count
 from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead, scaled_weights
@@ -98,20 +99,16 @@ class Coop(BatchedMethod):
         self.recipe = recipe or self.published
         self._own_recipe = recipe is None
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
-        """Fit one head per training set, side by side; no hyper-parameter is chosen."""
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
+        """Fit one head per job, side by side; no hyper-parameter is chosen."""
+        groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for number, job in enumerate(jobs):
+            text = job.train.text
+            groups[text.names, text.logit_scale, text.logit_bias].append(number)
         heads: dict[int, Head] = {}
-        for members in _of_one_text(trains):
-            own = [trains[index] for index in members]
-            found = self._fit(own, [seeds[index] for index in members])
-            heads.update(zip(members, found, strict=True))
-        return [heads[index] for index in range(len(trains))]
+        for members in groups.values():
+            heads |= zip(members, self._fit([jobs[number] for number in members]), strict=True)
+        return [heads[number] for number in range(len(jobs))]
 
     def objective(self, trains: Sequence[TrainingSet]) -> Objective:
         """What runs on these training sets minimise."""
@@ -129,9 +126,9 @@ class Coop(BatchedMethod):
             return replace(self.recipe, epochs=epochs)
         return self.recipe
 
-    def _fit(self, trains: Sequence[TrainingSet], seeds: Sequence[int]) -> list[Head]:
-        """Heads of training sets with the same classes."""
-        text, device = trains[0].text, self.context.device
+    def _fit(self, jobs: Sequence[Job]) -> list[Head]:
+        """Heads of jobs whose classes and logit scale are the same."""
+        text, device = jobs[0].train.text, self.context.device
         width = text.features.shape[-1]
         if self.tower.width != width:
             raise InputError(
@@ -141,7 +138,7 @@ class Coop(BatchedMethod):
         prompts = Prompts(self.tower.to(device), text.names, self.prompt, device)
         runs = [
             ContextRun(self._start(prompts, seed), train, seed, self.recipe_for(train))
-            for train, seed in zip(trains, seeds, strict=True)
+            for train, _, seed in jobs
         ]
         learned = learn_contexts(runs, prompts, self.objective, self.context)
         return [self._head(run, one, prompts) for run, one in zip(runs, learned, strict=True)]
@@ -165,13 +162,3 @@ class Coop(BatchedMethod):
             "precision": precision_of(self.context),
         }
         return self.make_head({**scaled_weights(weights, text), "context": context}, params)
-
-
-def _of_one_text(trains: Sequence[TrainingSet]) -> list[list[int]]:
-    """Numbers of training sets, those of the same classes and scale together."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for index, train in enumerate(trains):
-        text = train.text
-        key = text.names, text.logit_scale, text.logit_bias
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())

@@ -11,13 +11,13 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe, Run, Trained
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.checks import bottleneck_word, check_positive, check_share, parse_bottleneck
 from cafe.methods.clip_adapter.architecture import adapt
 from cafe.methods.head import Head, scale_params
 from cafe.methods.prompt_learning.learned_text import learned_text
 from cafe.methods.sgva.architecture import SgvaArchitecture, members
-from cafe.methods.validation import Fold, choose, folds_for, with_folds
+from cafe.methods.validation import Fold, choose, folds_for, train_with_folds
 
 HIDDEN = 2
 """H over D: the authors' `_dim_x2`."""
@@ -127,33 +127,25 @@ class Sgva(BatchedMethod):
         wanted = HIDDEN * width if self.bottleneck is None else self.bottleneck
         return parse_bottleneck(wanted, width)
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Train all jobs and all their folds side by side, then choose a weight for each job."""
         if self.words is not None:
-            trains = [replace(one, text=learned_text(self.words, one.text)) for one in trains]
-        folds = list(map(folds_for, trains, validations, seeds))
-        sets, jobs, places = with_folds(trains, folds)
-        runs = [self._run(train, i, seeds[jobs[i]]) for i, train in enumerate(sets)]
-        trained = self.context.train(runs, sets)
-        heads = [self._head(run, train) for run, train in zip(trained, sets, strict=True)]
+            texts = [learned_text(self.words, job.train.text) for job in jobs]
+            trains = [replace(j.train, text=text) for j, text in zip(jobs, texts, strict=True)]
+            jobs = [job._replace(train=train) for job, train in zip(jobs, trains, strict=True)]
+        fitted = train_with_folds(self._runs, jobs, list(map(folds_for, jobs)), self.context)
         return [
-            self._chosen(heads[job], [heads[place] for place in places[job]], folds[job])
-            for job in range(len(trains))
+            self._chosen(self._head(trained, job.train), on_folds)
+            for job, ((trained,), on_folds) in zip(jobs, fitted, strict=True)
         ]
 
-    def _run(self, train_set: TrainingSet, data: int, seed: int) -> Run:
+    def _runs(self, train_set: TrainingSet, data: int, seed: int) -> list[Run]:
         width = train_set.text.features.shape[-1]
         shots = len(train_set.features)
         architecture = SgvaArchitecture(self._hidden(width), shots, self.temperature, self.mix)
         most = int(train_set.features.y.bincount().max())
         alpha = ALPHAS[max(k for k in ALPHAS if k <= most)] if self.alpha is None else self.alpha
-        return Run(architecture, data, seed, self.recipe, {"alpha": alpha})
+        return [Run(architecture, data, seed, self.recipe, {"alpha": alpha})]
 
     def _head(self, trained: Trained, of: TrainingSet) -> SgvaHead:
         down, up = trained.tensors["down"], trained.tensors["up"]
@@ -172,11 +164,13 @@ class Sgva(BatchedMethod):
         prototypes, weights = members(of) @ shots, of.text.weights  # (C, D) each
         return SgvaHead(down, up, prototypes, weights, params=params, method=self.name)
 
-    def _chosen(self, head: SgvaHead, judged: Sequence[SgvaHead], folds: Sequence[Fold]) -> Head:
+    def _chosen(self, head: SgvaHead, on_folds: Sequence[tuple[Fold, Sequence[Trained]]]) -> Head:
         """The head with the best candidate of alpha by heads that were trained on each fold."""
+        folds = [fold for fold, _ in on_folds]
+        judges = ((self._head(run, fold.train), fold.held_out.x) for fold, (run,) in on_folds)
         logits = (
-            torch.stack([_with(one, alpha).logits(fold.held_out.x) for alpha in self.alphas])
-            for one, fold in zip(judged, folds, strict=True)
+            torch.stack([_with(judge, alpha).logits(x) for alpha in self.alphas])
+            for judge, x in judges
         )  # each (G, n, C)
         return _with(head, choose(self.alphas, head.params["alpha"], folds, logits))
 

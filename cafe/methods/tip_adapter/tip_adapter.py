@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
 from cafe.methods.checks import check_not_negative
 from cafe.methods.head import Head, scale_params
 from cafe.methods.tip_adapter.search import Affinities, CandidateGrid, search
@@ -108,7 +108,7 @@ class TipAdapter(Method):
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
     ) -> Head:
         """Keep the shots; under validation all 4,000 candidates are judged as tensors."""
-        folds = folds_for(train, validation, seed)
+        folds = folds_for(Job(train, validation, seed))
         caches = [affinities(cache_keys(fold.train.features), fold) for fold in folds]
         alpha, beta = search(caches, self.grid) if caches else (self.alpha, self.beta)
         params = {"alpha": alpha, "beta": beta, **scale_params(train.text)}

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize, one_hot
 from cafe.engine import Architecture, Batch, Recipe, Run, Trained, Workspace, shared_product
 from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Validation, training_params
+from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.checks import check_not_negative
 from cafe.methods.head import Head, scale_params
 from cafe.methods.tip_adapter.search import CandidateGrid, search
@@ -23,7 +23,7 @@ from cafe.methods.tip_adapter.tip_adapter import (
     cache_keys,
     tip_tensors,
 )
-from cafe.methods.validation import folds_for, with_folds
+from cafe.methods.validation import folds_for, train_with_folds
 
 EPSILON = 1e-4
 """AdamW's epsilon in the authors' code."""
@@ -122,27 +122,19 @@ class TipAdapterF(BatchedMethod):
         self.grid = grid or CandidateGrid()
         self.recipe = recipe or Recipe(epochs=20, views=True)
 
-    def fit_many(
-        self,
-        trains: Sequence[TrainingSet],
-        *,
-        validations: Sequence[Validation],
-        seeds: Sequence[int],
-    ) -> list[Head]:
+    def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Train all jobs and all their folds side by side, then search for each job."""
-        folds = list(map(folds_for, trains, validations, seeds))
-        sets, jobs, places = with_folds(trains, folds)
         scalars = {"alpha": self.alpha, "beta": self.beta}
-        runs = [Run(Cache(), i, seeds[job], self.recipe, scalars) for i, job in enumerate(jobs)]
-        trained = self.context.train(runs, sets)
+
+        def runs_for(_: TrainingSet, data: int, seed: int) -> list[Run]:
+            return [Run(Cache(), data, seed, self.recipe, scalars)]
+
+        fitted = train_with_folds(runs_for, jobs, list(map(folds_for, jobs)), self.context)
         heads: list[Head] = []
-        for job, train in enumerate(trains):
-            caches = [
-                affinities(trained[place].tensors["keys"], fold)
-                for place, fold in zip(places[job], folds[job], strict=True)
-            ]
+        for job, ((trained,), on_folds) in zip(jobs, fitted, strict=True):
+            caches = [affinities(run.tensors["keys"], fold) for fold, (run,) in on_folds]
             pair = search(caches, self.grid) if caches else (self.alpha, self.beta)
-            heads.append(self._head(trained[job], train, pair))
+            heads.append(self._head(trained, job.train, pair))
         return heads
 
     def _head(self, trained: Trained, train_set: TrainingSet, pair: tuple[float, float]) -> Head:

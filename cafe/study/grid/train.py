@@ -10,7 +10,7 @@ from cafe.engine import Run, Score, Trained, evaluate
 from cafe.features.splits import Shots, draw_shots
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context
+from cafe.methods.base import Context, Job
 from cafe.methods.catalog import BASELINES, make_method
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import Fold, folds_for, mean_score
@@ -39,7 +39,7 @@ def _folds(task: Task, space: GridSpace, shots: Shots, seed: int) -> list[Fold]:
     """Where the runs of one shot count and seed train, and where they are judged."""
     features = task.splits["train"]
     drawn = TrainingSet(features[draw_shots(features.y, shots, seed)], task.text)
-    return folds_for(drawn, validation_for(task, space.validation, shots, seed), seed)
+    return folds_for(Job(drawn, validation_for(task, space.validation, shots, seed), seed))
 
 
 def train_grid(
