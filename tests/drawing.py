@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.spatial_maps import SpatialMaps
-from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.features.tensors import ClassText, Features, SpatialMaps, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.prompt_learning.prompts import TextTower
 

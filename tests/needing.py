@@ -11,8 +11,8 @@ from drawing import DrawnTower, draw_task
 
 from cafe.engine import Recipe
 from cafe.methods.catalog import find_method
-from cafe.methods.meta_adapter.file import MetaFile, save_meta
 from cafe.methods.meta_adapter.training import train_meta
+from cafe.methods.meta_adapter.weights import MetaFile, save_meta
 
 _folder = tempfile.TemporaryDirectory(prefix="cafe-needing-")
 

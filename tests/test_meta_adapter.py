@@ -23,11 +23,16 @@ import cafe
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.meta_adapter.episodes import Episodes, Queries, Shelves
-from cafe.methods.meta_adapter.file import load_meta, save_meta
 from cafe.methods.meta_adapter.meta_adapter import MetaAdapter, refine
-from cafe.methods.meta_adapter.training import PUBLISHED, episode_loss, train_meta
-from cafe.methods.meta_adapter.weights import MetaWeights
+from cafe.methods.meta_adapter.training import (
+    PUBLISHED,
+    Episodes,
+    Queries,
+    Shelves,
+    episode_loss,
+    train_meta,
+)
+from cafe.methods.meta_adapter.weights import MetaWeights, load_meta, save_meta
 from cafe.report import collect
 from cafe.store import Block, FeatureCache, write_cache
 from cafe_cli.main import main

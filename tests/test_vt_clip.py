@@ -12,8 +12,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features.spatial_maps import SpatialMaps
-from cafe.features.tensors import Features, TrainingSet
+from cafe.features.tensors import Features, SpatialMaps, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.head import predict
 from cafe.methods.vt_clip import PARTS, VtClip, VtClipHead, guided_cosines

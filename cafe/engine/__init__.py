@@ -10,7 +10,7 @@ from cafe.engine.architecture import (
 )
 from cafe.engine.draws import BatchOrder, linear_weights
 from cafe.engine.evaluate import Score, evaluate, logit_blocks
-from cafe.engine.recipe import Recipe
+from cafe.engine.optimizer import Recipe
 from cafe.engine.trainer import train
 from cafe.engine.workspace import Workspace
 

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cafe.engine.recipe import Recipe
+from cafe.engine.optimizer import Recipe
 from cafe.engine.workspace import Workspace
 from cafe.features.tensors import ClassText, Features, TrainingSet
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.features.spatial_maps import SpatialMaps
-from cafe.features.tensors import LARGE, ClassText, Features
+from cafe.features.tensors import LARGE, ClassText, Features, SpatialMaps
 from cafe.store import FeatureCache, Header, SplitArrays
 
 

@@ -12,8 +12,8 @@ from cafe.errors import InputError
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
 from cafe.methods.checks import check_count
-from cafe.methods.meta_adapter.file import MetaFile, load_meta, save_meta
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
+from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
 from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
 from cafe.store import FeatureCache, utc_now

@@ -17,8 +17,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.head import Head
 from cafe.methods.linear import LinearHead, scaled_weights
-from cafe.methods.meta_adapter.file import MetaFile, load_meta
-from cafe.methods.meta_adapter.weights import MetaWeights
+from cafe.methods.meta_adapter.weights import MetaFile, MetaWeights, load_meta
 from cafe.methods.tip_adapter.tip_adapter import cache_keys
 
 
