@@ -37,10 +37,8 @@ def test_gradients_by_hand_equal_autograd_in_float64(final_relu: bool, normalize
     by_hand = {name: torch.empty_like(value) for name, value in params.items()}
     by_autograd = {name: torch.empty_like(value) for name, value in params.items()}
     work = Workspace(CPU, torch.float64)
-    loss = architecture.gradients(params, batch, by_hand, work)()
-    torch.testing.assert_close(
-        loss, Architecture.gradients(architecture, params, batch, by_autograd, work)()
-    )
+    architecture.gradients(params, batch, by_hand, work)
+    Architecture.gradients(architecture, params, batch, by_autograd, work)
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-10, atol=1e-12)
 
 

@@ -7,7 +7,7 @@ matrix product. Every tensor of runs therefore starts with (S, M, ...), every te
 
 To add a head, write a frozen dataclass that subclasses `Architecture`. Its fields are what must be
 equal for two runs to train side by side (a width, a switch). What may differ from run to run goes
-into `Run.scalars`. Give it `initial`, `rows` and `logits`, and it trains: the loss is mean
+into `Run.scalars`. Give it `initial` and `logits`, and it trains on unit features: the loss is mean
 cross-entropy and the gradients come from autograd, under autocast where products are bfloat16::
 
     @dataclass(frozen=True)
@@ -15,27 +15,24 @@ cross-entropy and the gradients come from autograd, under autocast where product
         def initial(self, run, train):
             return {"r": torch.zeros_like(train.text.weights)}                     # (C, D)
 
-        def rows(self, x, text):
-            return {"x": normalize(x, dim=-1)}                                     # (N, D)
-
         def logits(self, params, batch):
             w = batch.weights + batch.scalars["alpha"] * params["r"]               # (S, M, C, D)
             return batch.scale * shared_product(batch.rows["x"], normalize(w, dim=-1))
 
-A head whose loss is another overrides `losses`; one that is worth it overrides `gradients` with a
-backward pass written by hand.
+A head that takes other features overrides `rows`, one of another loss overrides `losses`, and one
+that is worth it overrides `gradients` with a backward pass written by hand.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from cafe.engine.optimizer import Recipe
 from cafe.engine.workspace import Workspace
@@ -80,15 +77,12 @@ class Trained:
         What was asked for.
     tensors : dict of str to Tensor
         The float32 master weights, shaped as the architecture's `initial` gives them.
-    loss : float
-        Mean training loss over the last epoch, each batch before its update.
     precision : str
         Precision of the matrix products, "fp32" or "bf16".
     """
 
     run: Run
     tensors: dict[str, Tensor]
-    loss: float
     precision: str
 
 
@@ -139,9 +133,9 @@ class Architecture(ABC):
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
         """Initial parameters of one run, float32, a function of its seed, scalars and data."""
 
-    @abstractmethod
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
+    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:  # noqa: ARG002 (overrides use it)
         """What a step needs of raw image features `x` (N, D), computed once. Each (N, ...)."""
+        return {"x": normalize(x, dim=-1)}
 
     @abstractmethod
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
@@ -174,11 +168,9 @@ class Architecture(ABC):
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:  # noqa: ARG002 (same)
         """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""
-        return 4 * parameters + 6 * rows * classes
+        return 6 * parameters + 6 * rows * classes
 
-    def gradients(
-        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
-    ) -> Callable[[], Tensor]:
+    def gradients(self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace) -> None:
         """Write the gradient of each run's loss into `grads`; this default asks autograd.
 
         Parameters
@@ -189,11 +181,6 @@ class Architecture(ABC):
             The images and constants of this step.
         work : Workspace
             Reusable buffers; `work.product` is the type of matrix products.
-
-        Returns
-        -------
-        callable
-            Gives the runs' losses (S, M), if called before the next step.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad():
@@ -202,7 +189,6 @@ class Architecture(ABC):
             gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
         for name, gradient in zip(leaves, gradients, strict=True):
             grads[name].copy_(gradient)  # in place: the optimiser holds these tensors
-        return losses.detach
 
 
 def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

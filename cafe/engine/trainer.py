@@ -124,20 +124,15 @@ def _train_chunk(
     loader = BatchLoader(leaders, training_sets, stack_scalars(members, count, device), device)
     optimizer = StackedAdamW(params, grads, [run.recipe for run in members], architecture.undecayed)
     work = Workspace(device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    losses = torch.zeros(count, len(members) // count, device=device)  # (S, M)
     step, steps = 0, epochs * loader.steps
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for batch in loader.epoch():
-            loss = architecture.gradients(params, batch, grads, work)
-            if epoch == epochs - 1:  # computing a loss costs a pass over the logits
-                losses += loss() * batch.y.shape[1] / loader.images
+            architecture.gradients(params, batch, grads, work)
             optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps
             step += 1
         report(len(members))
     flat = {name: value.flatten(0, 1) for name, value in params.items()}  # (S * M, ...)
     return {
-        index: Trained(run, {n: v[i].clone() for n, v in flat.items()}, loss, precision)
-        for i, (index, run, loss) in enumerate(
-            zip(chunk.members, members, losses.flatten().tolist(), strict=True)
-        )
+        index: Trained(run, {n: v[i].clone() for n, v in flat.items()}, precision)
+        for i, (index, run) in enumerate(zip(chunk.members, members, strict=True))
     }

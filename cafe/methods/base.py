@@ -85,24 +85,10 @@ class Context:
     memory_budget: int | None = None
     tell: Callable[[int, int], None] | None = None
 
-    def train(
-        self,
-        runs: Sequence[Run],
-        sets: Sequence[TrainingSet],
-        *,
-        progress: Callable[[int, int], None] | None = None,
-        on_finished: Callable[[int, Trained], None] | None = None,
-    ) -> list[Trained]:
-        """Train runs side by side, here and so; see `cafe.engine.train`."""
-        return train(
-            runs,
-            sets,
-            device=self.device,
-            precision=self.precision,
-            memory_budget=self.memory_budget,
-            progress=progress,
-            on_finished=on_finished,
-        )
+    def train(self, runs: Sequence[Run], sets: Sequence[TrainingSet]) -> list[Trained]:
+        """Train runs side by side; see `cafe.engine.train`."""
+        budget = self.memory_budget
+        return train(runs, sets, device=self.device, precision=self.precision, memory_budget=budget)
 
 
 def training_params(trained: Trained) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from cafe.engine import Architecture, Batch, Recipe, Trained
+from cafe.engine import Architecture, Batch, Recipe
 from cafe.engine.architecture import Tensors
-from cafe.features.tensors import ClassText, TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import TEXT_NORM, CosineHead, Prototypes, TrainedLinear
+from cafe.methods.linear import TEXT_NORM, Prototypes, TrainedLinear
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,6 @@ class Clap(TrainedLinear):
     name = "clap"
     summary = "cosine probe held near the class texts, class by class"
     source = "Silva-Rodriguez et al. 2024, arXiv 2312.12730"
-    head = CosineHead
-    no_new_classes = "a row of the head is learnt per class"
     published = Recipe(lr=1e-3, weight_decay=0.0, epochs=300, views=True)
 
     def __init__(
@@ -105,10 +102,6 @@ class Clap(TrainedLinear):
     def architecture(self) -> Architecture:
         """See `TrainedLinear.architecture`."""
         return HeldPrototypes(self.strength)
-
-    def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
-        """The trained prototypes, on the unit sphere. (C, D)"""
-        return normalize(trained.tensors["w"], dim=-1)
 
     def in_force(self) -> Mapping[str, Any]:
         """The factor on the penalty."""

@@ -99,7 +99,6 @@ class CrossModalLinear(TrainedLinear):
     summary = "linear probe from the class texts, with every prompt as a training sample"
     source = "Lin et al. 2023, arXiv 2301.06267"
     head = LinearHead
-    no_new_classes = "a row of the head is learnt per class"
     published = Recipe(lr=1e-4, weight_decay=1e-2, epochs=300, batch_size=256, views=True)
 
     def __init__(

@@ -68,14 +68,10 @@ class EnsembleHead(Head):
     @cached_property
     def heads(self) -> list[Head]:
         """The members in the order of `params["members"]`, each a head in its own right."""
-        tensors = self.tensors()
-        used = dict.fromkeys(tensors, 0)
+        rows = {name: iter(stacked) for name, stacked in self.tensors().items()}
         heads: list[Head] = []
         for member in self.params["members"]:
-            own = {}
-            for name in member["tensors"]:
-                own[name] = tensors[name][used[name]]
-                used[name] += 1
+            own = {name: next(rows[name]) for name in member["tensors"]}
             if member["kind"] == "linear":
                 heads.append(LinearHead(own["linear"], own["intercept"], params=member))
             else:

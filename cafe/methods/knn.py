@@ -27,6 +27,22 @@ FLOOR = 1e-3
 """Share of the votes that every class gets for nothing, so that no likelihood is 0; ours."""
 
 
+def flat_index(keys: Tensor) -> faiss.IndexFlatIP:
+    """A faiss index of unit features (M, D), which answers with inner products."""
+    import faiss
+
+    index = faiss.IndexFlatIP(keys.shape[1])
+    index.add(keys.cpu().contiguous().numpy())
+    return index
+
+
+def nearest(index: faiss.IndexFlatIP, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines and rows of the k keys nearest to each image, the nearest first. (N, k) each"""
+    queries = normalize(x, dim=-1).cpu().contiguous().numpy()
+    cosines, rows = index.search(queries, min(k, index.ntotal))
+    return torch.from_numpy(cosines).to(x.device), torch.from_numpy(rows).to(x.device)
+
+
 def vote(cosines: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
     """Log-shares of the votes, each neighbour's vote weighing `exp(cosine / temperature)`.
 
@@ -72,18 +88,12 @@ class KnnHead(Head):
 
     @cached_property
     def _index(self) -> faiss.IndexFlatIP:
-        import faiss
-
-        index = faiss.IndexFlatIP(self.keys.shape[1])
-        index.add(self.keys.cpu().contiguous().numpy())
-        return index
+        return flat_index(self.keys)
 
     def neighbours(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Cosines and class indices of the k nearest shots, the nearest first. (N, k) each"""
-        queries = normalize(x, dim=-1).cpu().contiguous().numpy()
-        cosines, found = self._index.search(queries, min(k, len(self.keys)))
-        rows = torch.from_numpy(found).to(self.labels.device)
-        return torch.from_numpy(cosines).to(self.keys.device), self.labels[rows]
+        cosines, rows = nearest(self._index, x, k)
+        return cosines, self.labels[rows]
 
     def logits(self, x: Tensor) -> Tensor:
         """Log-shares of the votes; see `vote`. (N, C)"""

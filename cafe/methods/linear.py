@@ -63,6 +63,8 @@ class TrainedLinear(BatchedMethod):
         Where and how to compute.
     """
 
+    head: ClassVar[type[Head]] = CosineHead
+    no_new_classes = "a row of the head is learnt per class"
     published: ClassVar[Recipe]
 
     def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
@@ -73,9 +75,9 @@ class TrainedLinear(BatchedMethod):
     def architecture(self) -> Architecture:
         """What the engine trains."""
 
-    @abstractmethod
     def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
-        """W of a trained run, before the logit scale. (C, D)"""
+        """W of a trained run, before the logit scale: here of unit rows. (C, D)"""
+        return normalize(trained.tensors["w"], dim=-1)
 
     def scalars(self) -> Mapping[str, float]:
         """The architecture's scalars where nothing is validated."""
@@ -118,15 +120,7 @@ class Prototypes(Architecture):
         """The class texts: zero-shot."""
         return {"w": train.text.weights.clone()}  # (C, D)
 
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
-
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores. (S, M, B, C)"""
         unit = normalize(params["w"], dim=-1)  # (S, M, C, D)
         return batch.scale * shared_product(batch.rows["x"], unit) + batch.bias
-
-    def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Architecture.activations`."""
-        return 6 * parameters + 6 * rows * classes

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Method, Validation
 from cafe.methods.head import Head
+from cafe.methods.knn import flat_index, nearest
 
 if TYPE_CHECKING:
     import faiss
@@ -33,20 +34,12 @@ class NearestClassHead(Head):
 
     @cached_property
     def _index(self) -> faiss.IndexFlatIP:
-        import faiss
-
-        index = faiss.IndexFlatIP(self.means.shape[1])
-        index.add(self.means.cpu().contiguous().numpy())
-        return index
+        return flat_index(self.means)
 
     def logits(self, x: Tensor) -> Tensor:
         """Scaled cosines to the class means. (N, C)"""
-        queries = normalize(x, dim=-1).cpu().contiguous().numpy()
-        cosines, classes = self._index.search(queries, len(self.means))  # sorted by cosine
-        scattered = torch.empty(cosines.shape).scatter_(
-            1, torch.from_numpy(classes), torch.from_numpy(cosines)
-        )
-        return self.logit_scale * scattered.to(x.device)
+        cosines, classes = nearest(self._index, x, len(self.means))  # sorted by cosine
+        return self.logit_scale * torch.empty_like(cosines).scatter_(1, classes, cosines)
 
     def graph_logits(self, x: Tensor) -> Tensor:
         """Without faiss, which cannot go into a graph; see `Head.graph_logits`. (N, C)"""
@@ -68,9 +61,8 @@ class NearestClass(Method):
         """Average the unit features of each class; validation and seed play no part."""
         features, text = train.features, train.text
         sums = torch.zeros_like(text.weights)  # (C, D)
-        for x, y in zip(
-            torch.split(features.x, _ROWS), torch.split(features.y, _ROWS), strict=True
-        ):
+        blocks = (torch.split(part, _ROWS) for part in (features.x, features.y))
+        for x, y in zip(*blocks, strict=True):
             sums.index_add_(0, y, normalize(x.float(), dim=-1))
         scale = sums.new_tensor([text.logit_scale])
         return self.make_head({"means": normalize(sums, dim=-1), "logit_scale": scale}, {})

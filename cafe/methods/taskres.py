@@ -14,7 +14,7 @@ from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import TEXT_NORM, CosineHead, TrainedLinear
+from cafe.methods.linear import TEXT_NORM, TrainedLinear
 
 MANY_SHOTS = 8
 """From this many images per class on, the authors train twice as long."""
@@ -28,18 +28,10 @@ class Residual(Architecture):
         """No residual: zero-shot."""
         return {"r": torch.zeros_like(train.text.weights)}  # (C, D)
 
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
-
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores. (S, M, B, C)"""
         w = batch.weights + batch.scalars["alpha"] * params["r"]  # (S, M, C, D)
         return batch.scale * shared_product(batch.rows["x"], normalize(w, dim=-1)) + batch.bias
-
-    def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
-        """See `Architecture.activations`."""
-        return 6 * parameters + 6 * rows * classes
 
 
 class TaskRes(TrainedLinear):
@@ -68,7 +60,6 @@ class TaskRes(TrainedLinear):
     name = "taskres"
     summary = "a trained residual on the class weights"
     source = "Yu et al. 2023, arXiv 2211.10277"
-    head = CosineHead
     no_new_classes = "a residual is learnt per class, and a new class has none"
     published = Recipe(lr=2e-3 / TEXT_NORM, weight_decay=0.0, epochs=100, views=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -154,18 +153,13 @@ class VisualAdapter(AdapterArchitecture):
         blend = normalize(self.blend(batch.rows["x"], params, batch), dim=-1)  # (S, M, B, D)
         return batch.scale * torch.matmul(blend, batch.weights.mT) + batch.bias
 
-    def gradients(
-        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
-    ) -> Callable[[], Tensor]:
+    def gradients(self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace) -> None:
         """See `Architecture.gradients`."""
         a = self.ratio(params, batch)
         along = grads.get("ratio_u")
-        loss = visual_gradients(
-            params, batch, grads, work, a, final_relu=self.final_relu, along=along
-        )
+        visual_gradients(params, batch, grads, work, a, final_relu=self.final_relu, along=along)
         if along is not None:
             along.mul_(RATIO_GAIN * (a - 1))  # da/du = RATIO_GAIN a (1 - a)
-        return loss
 
 
 def ratios_in_force(trained: Trained) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The visual branch's loss and gradients by hand, with few passes over (S, M, B, D).
+"""The visual branch's gradients by hand, with few passes over (S, M, B, D).
 
 With `h = relu(W1 x)`, `A = relu(h W2)`, the blend `f = a A + (1 - a) x`, the logits
 `z = s f w^T / |f|` and `G = (softmax(z) - onehot(y)) / B`::
@@ -14,7 +14,6 @@ With `h = relu(W1 x)`, `A = relu(h W2)`, the blend `f = a A + (1 - a) x`, the lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +46,7 @@ def visual_gradients(
     *,
     final_relu: bool,
     along: Tensor | None = None,
-) -> Callable[[], Tensor]:
+) -> None:
     """Write the gradients of "down" and "up"; see `Architecture.gradients`.
 
     Parameters
@@ -60,19 +59,13 @@ def visual_gradients(
         Whether `A` has its outer ReLU.
     along : Tensor or None
         Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
-
-    Returns
-    -------
-    callable
-        Gives the runs' losses. (S, M)
     """
     saved = _forward(params, batch, work, ratio, final_relu=final_relu)
-    error, pull, loss = _class_errors(saved, batch, work)
+    error, pull = _class_errors(saved, batch, work)
     if along is not None:  # before the blend's memory is taken
         along.copy_(_df_x(saved, error, pull))
     d_adapted = _blend_gradient(saved, error, pull, ratio, work, final_relu=final_relu)
     _weight_gradients(saved, d_adapted, grads, work)
-    return loss
 
 
 def _forward(
@@ -99,10 +92,8 @@ def _forward(
     return _Forward(x, w, down, up, hidden, adapted, blend, norm.clamp_min_(1e-12))
 
 
-def _class_errors(
-    saved: _Forward, batch: Batch, work: Workspace
-) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
-    """`s G / |f|` (S, M, B, C), `(G . z) / |f|^2` (S, M, B, 1), and the losses."""
+def _class_errors(saved: _Forward, batch: Batch, work: Workspace) -> tuple[Tensor, Tensor]:
+    """`s G / |f|` (S, M, B, C) and `(G . z) / |f|^2` (S, M, B, 1)."""
     streams, runs, rows, width = saved.blend.shape
     classes = len(saved.w)
     products = work("products", streams * runs * rows, classes, dtype=saved.w.dtype)
@@ -111,12 +102,11 @@ def _class_errors(
     logits = work.widened("logits", products.view(streams, runs, rows, classes)).mul_(slope)
     error = torch.softmax(logits, dim=-1, out=work("error", *logits.shape))
     labels = batch.y[:, None, :, None].expand(streams, runs, rows, 1)  # (S, M, B, 1)
-    right = error.gather(-1, labels)
-    error.scatter_(-1, labels, right - 1)  # softmax - onehot
+    error.scatter_(-1, labels, error.gather(-1, labels) - 1)  # softmax - onehot
     pull = logits.mul_(error).sum(-1, keepdim=True)  # (S, M, B, 1)
     pull /= rows * saved.norm.square()
     error.mul_(slope / rows)
-    return error, pull, lambda: -right.clamp_min(1e-38).log().mean((-2, -1))
+    return error, pull
 
 
 def _blend_gradient(

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from cafe.engine import Architecture, Recipe, Trained
+from cafe.engine import Architecture, Recipe
 from cafe.errors import InputError
-from cafe.features.tensors import ClassText, TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job
 from cafe.methods.checks import check_positive
 from cafe.methods.head import Head
@@ -108,10 +107,6 @@ class LinearProbe(TrainedLinear):
     def in_force(self) -> Mapping[str, Any]:
         """Where the weights started."""
         return {"start": self.start}
-
-    def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
-        """The trained prototypes, on the unit sphere. (C, D)"""
-        return normalize(trained.tensors["w"], dim=-1)
 
 
 def _regress(

@@ -81,12 +81,10 @@ class _Frame:
     def words(self, row: Sequence[int]) -> list[int]:
         """The words' tokens of a sentence."""
         end, padding = self.tail[0], self.tail[-1]
-        stop = len(row)
-        while stop > len(self.head) and row[stop - 1] == padding:
-            stop -= 1
-        if stop > len(self.head) and row[stop - 1] == end:
-            stop -= 1
-        return list(row[len(self.head) : stop])
+        words = list(row[len(self.head) :])
+        while words and words[-1] == padding:
+            words.pop()
+        return words[:-1] if words[-1:] == [end] else words
 
     def sentence(self, words: Sequence[int]) -> list[int]:
         """A sentence of these words' tokens."""

@@ -7,7 +7,6 @@ image is encoded. A run's result depends on its own images, seed and recipe alon
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,6 +172,7 @@ def _learn(
 ) -> Tensor:
     """Learn the contexts of one chunk. (R, 1 or C, T, W)"""
     recipe, device = runs[0].recipe, context.device
+    low = precision_of(context) == "bf16"
     loss_of = objective([run.train for run in runs])
     images = _Images(runs, loss_of, device)
     contexts = torch.stack([run.start for run in runs]).to(device).requires_grad_()
@@ -182,7 +182,7 @@ def _learn(
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = rate(epoch, recipe)
         for x, y in images.epoch():
-            with _products(context):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 features = prompts.features(contexts, block)  # (R, C, D)
             losses = loss_of(normalize(features.float(), dim=-1), x, y)
             # A run's loss depends on its own context only, so the sum's gradient is each run's.
@@ -212,12 +212,6 @@ def precision_of(context: Context) -> Literal["fp32", "bf16"]:
     if context.precision == "auto" and context.device.type == "cpu":
         return "fp32"
     return resolve_precision(context.precision, context.device)
-
-
-def _products(context: Context) -> contextlib.AbstractContextManager[object]:
-    if precision_of(context) == "bf16":
-        return torch.autocast(context.device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 class _Images:

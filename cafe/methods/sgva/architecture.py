@@ -19,7 +19,7 @@ from cafe.engine import (
     shared_product,
 )
 from cafe.engine.architecture import Tensors
-from cafe.features.tensors import ClassText, TrainingSet
+from cafe.features.tensors import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,6 @@ class SgvaArchitecture(Architecture):
             "up": up.mT.contiguous(),  # (H, D)
             "mix": torch.full((1, 1), self.mix),
         }
-
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """The shots and whose prototype each counts for."""

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
 from cafe.engine import Architecture, Batch, Recipe, Run, Trained, Workspace, shared_product
 from cafe.engine.architecture import Tensors
-from cafe.features.tensors import ClassText, TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Job, training_params
-from cafe.methods.checks import check_not_negative
 from cafe.methods.head import Head, scale_params
 from cafe.methods.tip_adapter.search import CandidateGrid, search
-from cafe.methods.tip_adapter.tip_adapter import (
-    TipAdapter,
-    TipHead,
-    affinities,
-    cache_keys,
-    tip_tensors,
-)
+from cafe.methods.tip_adapter.tip_adapter import TipAdapter, affinities, cache_keys, tip_tensors
 from cafe.methods.validation import folds_for, train_with_folds
 
 EPSILON = 1e-4
@@ -39,10 +32,6 @@ class Cache(Architecture):
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
         """The keys of Tip-Adapter."""
         return {"keys": cache_keys(train.features).clone()}  # (M, D)
-
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """The keys' labels, one-hot."""
@@ -62,21 +51,18 @@ class Cache(Architecture):
         """See `Architecture.activations`: affinities with their gradients, and logits."""
         return 4 * parameters + 4 * rows * (parameters // width) + 6 * rows * classes
 
-    def gradients(
-        self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace
-    ) -> Callable[[], Tensor]:
+    def gradients(self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace) -> None:
         """The default's, scaled so that the engine's epsilon acts as the authors'.
 
         AdamW's step is `m / (sqrt(v) + eps)`. With gradients times k, both m and sqrt(v) are times
         k, and the step is `m / (sqrt(v) + eps / k)`.
         """
-        losses = super().gradients(params, batch, grads, work)
+        super().gradients(params, batch, grads, work)
         for grad in grads.values():
             grad.mul_(ENGINE_EPSILON / EPSILON)
-        return losses
 
 
-class TipAdapterF(BatchedMethod):
+class TipAdapterF(BatchedMethod, TipAdapter):
     """Tip-Adapter with trained keys.
 
     As in the authors' code the keys are trained under the initial alpha and beta, and the search
@@ -103,9 +89,6 @@ class TipAdapterF(BatchedMethod):
 
     name = "tip-adapter-f"
     summary = "tip-adapter with trained keys"
-    source = "Zhang et al. 2022, arXiv 2111.03930"
-    head = TipHead
-    no_new_classes = TipAdapter.no_new_classes
 
     def __init__(
         self,
@@ -116,10 +99,7 @@ class TipAdapterF(BatchedMethod):
         recipe: Recipe | None = None,
         context: Context | None = None,
     ) -> None:
-        super().__init__(context)
-        self.alpha = check_not_negative("alpha", alpha)
-        self.beta = check_not_negative("beta", beta)
-        self.grid = grid or CandidateGrid()
+        super().__init__(alpha, beta, grid=grid, context=context)
         self.recipe = recipe or Recipe(epochs=20, views=True)
 
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:

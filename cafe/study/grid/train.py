@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cafe.engine import Run, Score, Trained, evaluate
+from cafe.engine import Run, Score, Trained, evaluate, train
 from cafe.features.splits import Shots, draw_shots
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
@@ -72,9 +72,12 @@ def train_grid(
                 folds.append(fold)
     scorer = _Scorer(folds, cells, journal, context)
     try:
-        context.train(
+        train(
             runs,
             [fold.train.to(context.device) for fold in folds],
+            device=context.device,
+            precision=context.precision,
+            memory_budget=context.memory_budget,
             progress=progress and (lambda done, total: progress("run-epochs", done, total)),
             on_finished=scorer.take,
         )
