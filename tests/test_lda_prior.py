@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -101,7 +103,7 @@ def test_validation_chooses_among_the_candidates() -> None:
 
 def test_candidates_are_fitted_side_by_side() -> None:
     train = draw_task()
-    heads = candidate_heads(train, [1.0, 9.0], [0.1, 0.3, 0.5])
+    heads = candidate_heads(train, list(product([1.0, 9.0], [0.1, 0.3, 0.5])))
     assert heads.weights.shape == (6, CLASSES, 24)
     alone = LdaPrior(9.0, 0.3).fit(train)
     torch.testing.assert_close(heads.weights[4], alone.weights)

@@ -19,6 +19,8 @@ from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
 from cafe.methods.stacking import log_likelihood
 from cafe.methods.validation import Fold
 
+PAIRS = tuple(product(KAPPAS, BETAS))
+
 PRIOR_IMAGES = 1.0 + len(RATIOS)
 """Imaginary images that all Gaussian classifiers share: as many as zero-shot and the adapters have,
 so that the two kinds weigh the same before anything is held out."""
@@ -82,22 +84,21 @@ def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:
     -------
     list of Member
     """
-    heads = candidate_heads(train, KAPPAS, BETAS)
+    heads = candidate_heads(train, PAIRS)
     judged = [_judge(fold) for fold in folds]
-    pairs = list(product(KAPPAS, BETAS))
     return [
         Member(
             {"kind": "linear", "name": "lda-prior", "kappa": kappa, "beta": beta},
             {"linear": heads.weights[i], "intercept": heads.intercept[i]},
             [row[i] for row in judged],
-            PRIOR_IMAGES / len(pairs),
+            PRIOR_IMAGES / len(PAIRS),
         )
-        for i, (kappa, beta) in enumerate(pairs)
+        for i, (kappa, beta) in enumerate(PAIRS)
     ]
 
 
 def _judge(fold: Fold) -> Tensor:
     """Log-likelihood of held-out images, one member at a time: (G, n, C) may not fit. (G, n)"""
-    heads, x = candidate_heads(fold.train, KAPPAS, BETAS), fold.held_out.unit
+    heads, x = candidate_heads(fold.train, PAIRS), fold.held_out.unit
     logits = (x @ w.mT + c for w, c in zip(heads.weights, heads.intercept, strict=True))
     return torch.stack([log_likelihood(z, fold) for z in logits])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,26 +11,18 @@ from torch.nn.functional import normalize
 
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
+from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative
-from cafe.methods.head import Head
-from cafe.methods.linear import LinearHead
-from cafe.methods.validation import Fold, choose, folds_for
+from cafe.methods.linear import Candidates, LinearClassifier, SolvedLinear
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 """Weights of the Gaussian classifier that the authors' code searches."""
 
 
-class Gaussian(NamedTuple):
-    """`x W^T + c`, the log-posterior of Gaussian classes with one covariance, up to a constant."""
+def fit_gaussian(features: Features, classes: int) -> LinearClassifier:
+    """The log-posterior of Gaussian classes with one covariance, up to a constant.
 
-    weights: Tensor  # (C, D)
-    intercept: Tensor  # (C,)
-
-
-def fit_gaussian(features: Features, classes: int) -> Gaussian:
-    """Estimate the classifier from unit features, the covariance by Kubokawa and Srivastava (2008).
-
+    It is estimated from unit features, the covariance by Kubokawa and Srivastava (2008).
     `W = mu S^-1`, `c = log(1/C) - diag(mu S^-1 mu^T) / 2`, with
     `S^-1 = D pinv((N - 1) cov + tr(cov) I)` and `cov` that of the class-centred features
     (equations 4 to 6). One image per class leaves no covariance: `S^-1`, and with it `W`, is 0, as
@@ -47,7 +38,7 @@ def fit_gaussian(features: Features, classes: int) -> Gaussian:
 
     Returns
     -------
-    Gaussian
+    LinearClassifier
         In float64.
     """
     flat = flatten_views(features)
@@ -60,11 +51,11 @@ def fit_gaussian(features: Features, classes: int) -> Gaussian:
     trace = float(scatter.trace()) / max(count - 1, 1)
     constant = x.new_full((classes,), -math.log(classes))
     if trace == 0:
-        return Gaussian(torch.zeros_like(mu), constant)
+        return LinearClassifier(torch.zeros_like(mu), constant)
     ridge = trace * torch.eye(width, dtype=x.dtype, device=x.device)
     # The sum is positive definite, so its pseudo-inverse is its inverse.
     weights = width * torch.linalg.solve(scatter + ridge, mu.mT).mT  # (C, D)
-    return Gaussian(weights, constant - (weights * mu).sum(dim=-1) / 2)
+    return LinearClassifier(weights, constant - (weights * mu).sum(dim=-1) / 2)
 
 
 def _class_means(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -74,7 +65,7 @@ def _class_means(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return sums / counts.clamp_min(1)[:, None], counts > 0
 
 
-class Gda(Method):
+class Gda(SolvedLinear):
     """Zero-shot CLIP plus Gaussian discriminant analysis; nothing is trained.
 
     Its logits are `s norm(x) w^T + alpha (norm(x) W^T + c)`, with W and c of `fit_gaussian`, plus
@@ -99,7 +90,6 @@ class Gda(Method):
     name = "gda"
     summary = "zero-shot plus Gaussian discriminant analysis in closed form"
     source = "Wang et al. 2024, arXiv 2402.04087"
-    head = LinearHead
     no_new_classes = "a class is the mean of its shots, and a new class has none"
 
     def __init__(
@@ -110,25 +100,12 @@ class Gda(Method):
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
-        self.alpha = check_not_negative("alpha", alpha)
-        self.alphas = tuple(check_not_negative("alpha", candidate) for candidate in alphas)
+        self.default = {"alpha": check_not_negative("alpha", alpha)}
+        self.candidates = [{"alpha": check_not_negative("alpha", value)} for value in alphas]
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Estimate in closed form; all candidates are judged in one product."""
-        folds = folds_for(Job(train, validation, seed))
-        alpha = choose(self.alphas, self.alpha, folds, map(self._candidates, folds))
-        text, gaussian = train.text, fit_gaussian(train.features, len(train.text.names))
-        weights = text.logit_scale * text.weights.double() + alpha * gaussian.weights  # (C, D)
-        intercept = text.logit_bias + alpha * gaussian.intercept  # (C,)
-        tensors = {"weights": weights.float(), "intercept": intercept.float()}
-        return self.make_head(tensors, {"alpha": alpha})
-
-    def _candidates(self, fold: Fold) -> Tensor:
-        """Logits of a fold's held-out images under every weight. (G, n, C)"""
-        text = fold.train.text
-        w, c = fit_gaussian(fold.train.features, len(text.names))
-        x = fold.held_out.unit.double()  # (n, D)
-        alphas = x.new_tensor(self.alphas).view(-1, 1, 1)
-        return text.logit_scale * x @ text.weights.double().mT + alphas * (x @ w.mT + c)
+    def solve(self, train: TrainingSet, candidates: Candidates) -> LinearClassifier:
+        """See `SolvedLinear.solve`; in float64."""
+        text, (w, c) = train.text, fit_gaussian(train.features, len(train.text.names))
+        alphas = w.new_tensor([candidate["alpha"] for candidate in candidates])[:, None]  # (G, 1)
+        weights = text.logit_scale * text.weights.double() + alphas[..., None] * w  # (G, C, D)
+        return LinearClassifier(weights, text.logit_bias + alphas * c)

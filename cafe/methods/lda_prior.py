@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from cafe.features.tensors import Features, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
+from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative, check_positive
-from cafe.methods.head import Head
-from cafe.methods.linear import LinearHead
-from cafe.methods.validation import Fold, choose, folds_for
+from cafe.methods.linear import Candidates, LinearClassifier, SolvedLinear
 
 KAPPAS = (1.0, 3.0, 10.0, 30.0)
 """Images that the text is worth, as candidates."""
@@ -47,13 +45,6 @@ class Moments(NamedTuple):
     means: Tensor
     within: Tensor
     prior: Tensor
-
-
-class Gaussian(NamedTuple):
-    """`x W^T + c`, the log-posterior of Gaussian classes with one covariance, up to a constant."""
-
-    weights: Tensor  # (C, D)
-    intercept: Tensor  # (C,)
 
 
 def measure(features: Features, text_weights: Tensor) -> Moments:
@@ -113,7 +104,7 @@ def posterior(moments: Moments, kappa: float) -> tuple[Tensor, Tensor]:
     return mu, scatter + ridge * torch.eye(len(scatter), dtype=n.dtype, device=n.device)
 
 
-def gaussian(moments: Moments, kappa: float) -> Gaussian:
+def gaussian(moments: Moments, kappa: float) -> LinearClassifier:
     """The classifier `W = D S^-1 mu`, `c = -W (m + mu / 2)`, all classes equally likely.
 
     Parameters
@@ -124,28 +115,26 @@ def gaussian(moments: Moments, kappa: float) -> Gaussian:
 
     Returns
     -------
-    Gaussian
+    LinearClassifier
         In float64.
     """
     mu, scatter = posterior(moments, kappa)
     weights = mu.shape[1] * torch.linalg.solve(scatter, mu.mT).mT  # (C, D)
-    return Gaussian(weights, -(weights * (moments.centre + mu / 2)).sum(dim=-1))
+    return LinearClassifier(weights, -(weights * (moments.centre + mu / 2)).sum(dim=-1))
 
 
-def candidate_heads(
-    train: TrainingSet, kappas: Sequence[float], betas: Sequence[float]
-) -> Gaussian:
-    """`zero-shot + beta * gaussian(kappa)` for every pair, kappa by kappa: (G, C, D) and (G, C)."""
+def candidate_heads(train: TrainingSet, pairs: Sequence[tuple[float, float]]) -> LinearClassifier:
+    """`zero-shot + beta * gaussian(kappa)` for every (kappa, beta): (G, C, D) and (G, C)."""
     text = train.text
     moments = measure(train.features, text.weights)
-    fitted = [gaussian(moments, kappa) for kappa in kappas]
+    fitted = {kappa: gaussian(moments, kappa) for kappa in {kappa for kappa, _ in pairs}}
     zero_shot = text.logit_scale * text.weights.double()  # (C, D)
-    weights = [zero_shot + beta * one.weights for one, beta in product(fitted, betas)]
-    intercepts = [text.logit_bias + beta * one.intercept for one, beta in product(fitted, betas)]
-    return Gaussian(torch.stack(weights).float(), torch.stack(intercepts).float())
+    weights = [zero_shot + beta * fitted[kappa].weights for kappa, beta in pairs]
+    intercepts = [text.logit_bias + beta * fitted[kappa].intercept for kappa, beta in pairs]
+    return LinearClassifier(torch.stack(weights).float(), torch.stack(intercepts).float())
 
 
-class LdaPrior(Method):
+class LdaPrior(SolvedLinear):
     """Zero-shot CLIP plus a Gaussian classifier whose class means are drawn towards the text.
 
     GDA (arXiv 2402.04087) estimates the class means from the shots alone, and with few of them in a
@@ -173,7 +162,6 @@ class LdaPrior(Method):
     name = "lda-prior"
     summary = "zero-shot plus a Gaussian classifier whose class means start from the text"
     source = "cafe 2026, docs/research/auto.md; after GDA, arXiv 2402.04087"
-    head = LinearHead
 
     def __init__(
         self,
@@ -185,25 +173,13 @@ class LdaPrior(Method):
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
-        self.kappa, self.beta = check_positive("kappa", kappa), check_not_negative("beta", beta)
+        self.default, *pairs = (
+            {"kappa": check_positive("kappa", k), "beta": check_not_negative("beta", b)}
+            for k, b in ((kappa, beta), *product(kappas, betas))
+        )
         # From the weakest on, so that of equals the one nearest to zero-shot is taken.
-        kappas = [check_positive("kappa", candidate) for candidate in kappas]
-        self.kappas = tuple(sorted(kappas, reverse=True))
-        self.betas = tuple(sorted(check_not_negative("beta", candidate) for candidate in betas))
+        self.candidates = sorted(pairs, key=lambda pair: (-pair["kappa"], pair["beta"]))
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Estimate in closed form; all candidates are judged in one product."""
-        folds = folds_for(Job(train, validation, seed))
-        pairs = list(product(self.kappas, self.betas))
-        default = self.kappa, self.beta
-        kappa, beta = choose(pairs, default, folds, map(self._candidates, folds))
-        heads = candidate_heads(train, [kappa], [beta])
-        tensors = {"weights": heads.weights[0], "intercept": heads.intercept[0]}
-        return self.make_head(tensors, {"kappa": kappa, "beta": beta})
-
-    def _candidates(self, fold: Fold) -> Tensor:
-        """Logits of a fold's held-out images under every pair. (G, n, C)"""
-        heads = candidate_heads(fold.train, self.kappas, self.betas)
-        return fold.held_out.unit @ heads.weights.mT + heads.intercept[:, None]
+    def solve(self, train: TrainingSet, candidates: Candidates) -> LinearClassifier:
+        """See `SolvedLinear.solve`."""
+        return candidate_heads(train, [(pair["kappa"], pair["beta"]) for pair in candidates])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -13,9 +13,17 @@ from torch.nn.functional import normalize
 from cafe.engine import Architecture, Batch, Recipe, Run, Trained, shared_product
 from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import BatchedMethod, Context, Job, training_params
+from cafe.methods.base import (
+    NO_VALIDATION,
+    BatchedMethod,
+    Context,
+    Job,
+    Method,
+    Validation,
+    training_params,
+)
 from cafe.methods.head import Head
-from cafe.methods.validation import train_best
+from cafe.methods.validation import Fold, choose, folds_for, train_best
 
 TEXT_NORM = 10.0
 """Order of magnitude of the norm of OpenAI CLIP's raw text features.
@@ -50,6 +58,52 @@ class CosineHead(LinearHead):
     """A linear head whose rows of `W` all have one length, the logit scale."""
 
     cosine_logits = True
+
+
+Candidates = Sequence[Mapping[str, float]]
+"""Hyper-parameters by name, of each candidate."""
+
+
+class LinearClassifier(NamedTuple):
+    """`x W^T + c` on unit features; one classifier, or G of them side by side."""
+
+    weights: Tensor  # (C, D) or (G, C, D)
+    intercept: Tensor  # (C,) or (G, C)
+
+
+class SolvedLinear(Method):
+    """A method whose linear heads are computed, those of all candidates side by side.
+
+    Attributes
+    ----------
+    default : mapping of str to float
+        Hyper-parameters where nothing is validated.
+    candidates : sequence of mapping of str to float
+        Those to choose among under validation, from the most conservative on.
+    """
+
+    head = LinearHead
+    default: Mapping[str, float]
+    candidates: Candidates
+
+    @abstractmethod
+    def solve(self, train: TrainingSet, candidates: Candidates) -> LinearClassifier:
+        """One classifier for each of G candidates."""
+
+    def fit(
+        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
+    ) -> Head:
+        """Choose and solve; the candidates are judged by one product a fold."""
+        folds = folds_for(Job(train, validation, seed))
+        params = choose(self.candidates, self.default, folds, map(self._judge, folds))
+        weights, intercept = self.solve(train, [params])
+        tensors = {"weights": weights[0].float(), "intercept": intercept[0].float()}
+        return self.make_head(tensors, params)
+
+    def _judge(self, fold: Fold) -> Tensor:
+        """Logits of a fold's held-out images under every candidate. (G, n, C)"""
+        weights, intercept = self.solve(fold.train, self.candidates)
+        return fold.held_out.unit.to(weights) @ weights.mT + intercept[:, None]
 
 
 class TrainedLinear(BatchedMethod):

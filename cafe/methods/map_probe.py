@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Job, Method, Validation
+from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.head import Head
 from cafe.methods.lda_prior import measure, posterior
-from cafe.methods.linear import LinearHead
-from cafe.methods.validation import Fold, choose, folds_for
+from cafe.methods.linear import Candidates, LinearClassifier, SolvedLinear
 
 PENALTIES = (0.1, 0.03, 0.01, 0.003)
 """Candidates, the strongest first."""
@@ -25,7 +23,7 @@ KAPPA = 3.0
 STEPS, TOLERANCE = 200, 1e-4
 
 
-class MapProbe(Method):
+class MapProbe(SolvedLinear):
     """Zero-shot CLIP plus a linear probe: the most probable one under a Gaussian prior.
 
     `z = L^-1 (norm(x) - m)`, scaled to a mean norm of 1 on the shots, with `L L^T` the scatter
@@ -52,7 +50,6 @@ class MapProbe(Method):
     name = "map-probe"
     summary = "a linear probe on whitened features, held near zero-shot by a penalty"
     source = "cafe 2026, docs/research/auto.md"
-    head = LinearHead
 
     def __init__(
         self,
@@ -62,26 +59,15 @@ class MapProbe(Method):
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
-        self.penalty = check_positive("penalty", penalty)
-        self.penalties = tuple(check_positive("penalty", candidate) for candidate in penalties)
+        self.default = {"penalty": check_positive("penalty", penalty)}
+        self.candidates = [{"penalty": check_positive("penalty", value)} for value in penalties]
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Minimise; all candidates of a fold side by side."""
-        folds = folds_for(Job(train, validation, seed))
-        penalty = choose(self.penalties, self.penalty, folds, map(self._candidates, folds))
-        weights, intercept = fit_probes(train, [penalty])
-        tensors = {"weights": weights[0], "intercept": intercept[0]}
-        return self.make_head(tensors, {"penalty": penalty})
-
-    def _candidates(self, fold: Fold) -> Tensor:
-        """Logits of a fold's held-out images under every penalty. (G, n, C)"""
-        weights, intercept = fit_probes(fold.train, self.penalties)
-        return fold.held_out.unit @ weights.mT + intercept[:, None]
+    def solve(self, train: TrainingSet, candidates: Candidates) -> LinearClassifier:
+        """See `SolvedLinear.solve`."""
+        return fit_probes(train, [candidate["penalty"] for candidate in candidates])
 
 
-def fit_probes(train: TrainingSet, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+def fit_probes(train: TrainingSet, penalties: Sequence[float]) -> LinearClassifier:
     """Probes of several penalties side by side, as linear heads on unit features.
 
     Parameters
@@ -93,10 +79,8 @@ def fit_probes(train: TrainingSet, penalties: Sequence[float]) -> tuple[Tensor, 
 
     Returns
     -------
-    weights : Tensor
-        (G, C, D)
-    intercept : Tensor
-        (G, C)
+    LinearClassifier
+        (G, C, D) and (G, C)
     """
     features, text = train.features, train.text
     moments = measure(features, text.weights)
@@ -110,7 +94,7 @@ def fit_probes(train: TrainingSet, penalties: Sequence[float]) -> tuple[Tensor, 
     flat = v.double().flatten(0, 1) / norm  # (G * C, D)
     unwhitened = torch.linalg.solve_triangular(factor.mT, flat.mT, upper=True).mT.view(v.shape)
     weights = text.logit_scale * text.weights + unwhitened.float()  # (G, C, D)
-    return weights, text.logit_bias - (unwhitened @ moments.centre).float()
+    return LinearClassifier(weights, text.logit_bias - (unwhitened @ moments.centre).float())
 
 
 def minimise(z: Tensor, y: Tensor, base: Tensor, penalties: Tensor) -> Tensor:
