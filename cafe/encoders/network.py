@@ -10,7 +10,7 @@ import torch
 from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision
 from cafe.encoders.weights import PREPROCESS, WeightsSource
-from cafe.errors import WeightsError, one_line
+from cafe.errors import WeightsError, raise_as
 
 
 def build_network(source: WeightsSource, precision: Precision) -> Any:
@@ -24,24 +24,24 @@ def build_network(source: WeightsSource, precision: Precision) -> Any:
     open_clip = import_open_clip()
     published = source.published
     preprocess = {part: published[part] for part in PREPROCESS if part in published}
-    try:
-        # open_clip warns that no weights are loaded; `_load` does that right after
-        with quiet_libraries(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # so that untrained weights are the same every time
-            network = open_clip.create_model(
-                source.identifier,
-                precision=precision,
-                load_weights=False,
-                force_quick_gelu=bool(published.get("quick_gelu")),
-                force_preprocess_cfg=preprocess,
-                pretrained_image=False,
-                pretrained_text=False,
-            )
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
-        raise WeightsError(
-            f"open_clip cannot build model '{source.model}' ({one_line(error)}); correct its "
-            "configuration."
-        ) from error
+    refusal = raise_as(
+        WeightsError,
+        f"open_clip cannot build model '{source.model}'",
+        "correct its configuration",
+        (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError),
+    )
+    # open_clip warns that no weights are loaded; `_load` does that right after
+    with refusal, quiet_libraries(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that untrained weights are the same every time
+        network = open_clip.create_model(
+            source.identifier,
+            precision=precision,
+            load_weights=False,
+            force_quick_gelu=bool(published.get("quick_gelu")),
+            force_preprocess_cfg=preprocess,
+            pretrained_image=False,
+            pretrained_text=False,
+        )
     _widen_scalars(network)
     if source.weights is not None:
         _load(network, source)
@@ -61,19 +61,13 @@ def _widen_scalars(network: Any) -> None:
 
 
 def _load(network: Any, source: WeightsSource) -> None:
-    try:
-        with quiet_libraries():
-            # OpenAI's files are TorchScript archives, which can run code when they are loaded:
-            # only a file with the SHA-256 of one of theirs is loaded that way
-            weights_only = not source.is_openai_file
-            import_open_clip().load_checkpoint(
-                network, str(source.weights), weights_only=weights_only
-            )
-    except Exception as error:
-        raise WeightsError(
-            f"'{source.weights}' is no checkpoint of {source.model} ({one_line(error)}); give a "
-            "safetensors file, or a PyTorch file of tensors, made for this architecture."
-        ) from error
+    problem = f"'{source.weights}' is no checkpoint of {source.model}"
+    advice = "give a safetensors file, or a PyTorch file of tensors, made for this architecture"
+    with raise_as(WeightsError, problem, advice, Exception), quiet_libraries():
+        # OpenAI's files are TorchScript archives, which can run code when they are loaded: only
+        # a file with the SHA-256 of one of theirs is loaded that way
+        weights_only = not source.is_openai_file
+        import_open_clip().load_checkpoint(network, str(source.weights), weights_only=weights_only)
 
 
 def state_digest(network: Any) -> str:

@@ -17,7 +17,7 @@ from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
-from cafe.extract.resume import ResumeFolder, clean_up
+from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder
 from cafe.store import FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
@@ -131,7 +131,7 @@ def extract(
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
-    with ResumeFolder(path, key, blocks[0].batch_size) as resume:
+    with open_resume_folder(path, key, blocks[0].batch_size) as resume:
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
         skipped = tuple(

@@ -13,15 +13,19 @@ import json
 import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cafe.errors import BusyError, CacheError
+from cafe.errors import CacheError, raise_as
 from cafe.files import lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
 from cafe.store.key import Key, canonical
+
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What NumPy raises for an archive that is damaged."""
 
 
 class Failure(NamedTuple):
@@ -45,8 +49,9 @@ def _folder(cache: Path) -> Path:
     return cache.with_name(f".{cache.name}.partial")
 
 
-class ResumeFolder:
-    """Finished blocks of an extraction that is under way; a context manager.
+@contextlib.contextmanager
+def open_resume_folder(cache: Path, key: Key, batch_size: int) -> Iterator[ResumeFolder]:
+    """The folder of an extraction, for this process alone while the block runs.
 
     Parameters
     ----------
@@ -60,47 +65,39 @@ class ResumeFolder:
     Raises
     ------
     CacheError
-        On entering, if the folder cannot be written.
+        If the folder cannot be written.
     BusyError
-        On entering, if another process writes the same cache.
+        If another process writes the same cache.
+    """
+    folder, problem = _folder(cache), f"cannot write to the cache folder '{cache.parent}'"
+    with contextlib.ExitStack() as stack:
+        with raise_as(CacheError, problem, "choose another with cache="):
+            stack.enter_context(lock_file(cache))
+            folder.mkdir(exist_ok=True)
+            _drop_others(folder, canonical({"batch": batch_size, "key": dict(key)}))
+        yield ResumeFolder(folder)
+
+
+def _drop_others(folder: Path, identity: str) -> None:
+    """Remove blocks of another extraction, and what a killed run was writing."""
+    file = folder / "extraction.json"
+    remove_left_overs(folder)
+    if not file.is_file() or file.read_text() != identity:
+        for block in folder.glob("*.npz"):
+            block.unlink()
+        write_text(file, identity)
+
+
+@dataclass(frozen=True)
+class ResumeFolder:
+    """Finished blocks of an extraction that is under way; see `open_resume_folder`.
+
+    Attributes
+    ----------
+    folder : Path
     """
 
-    def __init__(self, cache: Path, key: Key, batch_size: int) -> None:
-        self.folder = _folder(cache)
-        self._cache = cache
-        self._identity = canonical({"batch": batch_size, "key": dict(key)})
-        self._lock = contextlib.ExitStack()
-
-    def __enter__(self) -> ResumeFolder:
-        try:
-            self._lock.enter_context(lock_file(self._cache))
-            self.folder.mkdir(exist_ok=True)
-            self._drop_others()
-        except BusyError:
-            raise
-        except OSError as error:
-            self._lock.close()
-            raise CacheError(
-                f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
-                "choose another with cache=."
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A pickled copy, in a worker, reads and writes blocks; the lock stays with its owner."""
-        return {**vars(self), "_lock": contextlib.ExitStack(), "folder": self.folder.absolute()}
-
-    def _drop_others(self) -> None:
-        """Remove blocks of another extraction, and what a killed run was writing."""
-        identity = self.folder / "extraction.json"
-        remove_left_overs(self.folder)
-        if not identity.is_file() or identity.read_text() != self._identity:
-            for file in self.folder.glob("*.npz"):
-                file.unlink()
-            write_text(identity, self._identity)
+    folder: Path
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
@@ -125,15 +122,11 @@ class ResumeFolder:
             "spatial": block.spatial,
         }
         present = {name: array for name, array in arrays.items() if array is not None}
-        try:
-            # in one step: a worker of a cluster that was taken for lost may write the same block
-            with write_file(self._path(split, number)) as stream:
-                np.savez(stream, **present)
-        except OSError as error:
-            raise CacheError(
-                f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
-                "some space and run the same command again: it resumes where it stopped."
-            ) from error
+        advice = "free some space and run the same command again: it resumes where it stopped"
+        problem = raise_as(CacheError, f"cannot keep finished work in '{self.folder}'", advice)
+        # in one step: a worker of a cluster that was taken for lost may write the same block
+        with problem, write_file(self._path(split, number)) as stream:
+            np.savez(stream, **present)
 
     def load(self, split: str, number: int) -> tuple[Block, list[Failure]]:
         """Read a finished block; the archive's checksums are compared on the way.
@@ -144,16 +137,12 @@ class ResumeFolder:
             If it is damaged.
         """
         path = self._path(split, number)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                names = json.loads(file["names"].tobytes())
-                more = file.get("views"), file.get("spatial")
-                block = Block(names["ids"], file["labels"], file["features"], *more)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CacheError(
-                f"finished work in '{path}' is damaged ({error}); run the same command again: it "
-                "encodes this block anew."
-            ) from error
+        advice = "run the same command again: it encodes this block anew"
+        damage = raise_as(CacheError, f"finished work in '{path}' is damaged", advice, _DAMAGE)
+        with damage, np.load(path, allow_pickle=False) as file:
+            names = json.loads(file["names"].tobytes())
+            more = file.get("views"), file.get("spatial")
+            block = Block(names["ids"], file["labels"], file["features"], *more)
         return block, [Failure(*pair) for pair in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:

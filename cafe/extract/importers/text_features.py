@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.datasets.prompts import fill
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 from cafe.store.paths import cache_name
 
@@ -114,12 +114,12 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     InputError
         If there is no such file, or it holds no names.
     """
+    with raise_as(InputError, f"cannot read class names from '{file}'"):
+        content = file.read_bytes()
     try:
-        content = file.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in content.splitlines() if line.strip()]
-        names = json.loads(content) if file.suffix == ".json" else lines
-    except OSError as error:
-        raise InputError(f"cannot read class names from '{file}' ({error.strerror}).") from error
+        text = content.decode("utf-8-sig")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text) if file.suffix == ".json" else lines
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         names = None
     if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
