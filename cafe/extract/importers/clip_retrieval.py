@@ -20,15 +20,13 @@ from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import ImportOptions
+from cafe.extract.importers.classes import ImportOptions
 from cafe.extract.importers.feature_set import FeatureSet, Shard, SplitFeatures
-
-FORM = "a folder of clip-retrieval (img_emb/*.npy, metadata/*.parquet)"
 
 _PATH, _LABEL, _SPLIT = "image_path", "label", "split"
 
 
-def read_features(source: Path, options: ImportOptions) -> FeatureSet | None:
+def read_clip_retrieval(source: Path, options: ImportOptions) -> FeatureSet | None:
     """Read the folder; None where the source is none of clip-retrieval."""
     if not (source / "img_emb").is_dir():
         return None
