@@ -18,7 +18,7 @@ from cafe.report.published import (
     sizes_in_words,
     split_sizes,
 )
-from cafe.results.paired import average
+from cafe.results.record import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
 from cafe.study.compare import Comparison, compare
