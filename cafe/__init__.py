@@ -9,22 +9,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cafe.datasets import load_dataset
-    from cafe.encoders.encoder import load_encoder
-    from cafe.errors import CafeError
-    from cafe.extract.extractor import Extractor
-    from cafe.extract.importers import import_features
-    from cafe.features.task import load_task
-    from cafe.inference.export import export_head
-    from cafe.inference.predictor import Predictor
-    from cafe.report import write_report
-    from cafe.results.saved_head import load_head
-    from cafe.store import FeatureCache
-    from cafe.study.classifier import AdapterClassifier
-    from cafe.study.compare import compare
-    from cafe.study.fit import fit, grid
-    from cafe.study.meta_train import meta_train
+if TYPE_CHECKING:  # "as" tells type checkers that a name is public
+    from cafe.datasets import load_dataset as load_dataset
+    from cafe.encoders.encoder import load_encoder as load_encoder
+    from cafe.errors import CafeError as CafeError
+    from cafe.extract.extractor import Extractor as Extractor
+    from cafe.extract.importers import import_features as import_features
+    from cafe.features.task import load_task as load_task
+    from cafe.inference.export import export_head as export_head
+    from cafe.inference.predictor import Predictor as Predictor
+    from cafe.report import write_report as write_report
+    from cafe.results.saved_head import load_head as load_head
+    from cafe.store import FeatureCache as FeatureCache
+    from cafe.study.classifier import AdapterClassifier as AdapterClassifier
+    from cafe.study.compare import compare as compare
+    from cafe.study.fit import fit as fit
+    from cafe.study.fit import grid as grid
+    from cafe.study.meta_train import meta_train as meta_train
 
 _MODULES = {
     "AdapterClassifier": "cafe.study.classifier",
@@ -45,24 +46,7 @@ _MODULES = {
     "write_report": "cafe.report",
 }
 
-__all__ = [
-    "AdapterClassifier",
-    "CafeError",
-    "Extractor",
-    "FeatureCache",
-    "Predictor",
-    "compare",
-    "export_head",
-    "fit",
-    "grid",
-    "import_features",
-    "load_dataset",
-    "load_encoder",
-    "load_head",
-    "load_task",
-    "meta_train",
-    "write_report",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from cafe.errors import WeightsError, one_line
+from cafe.errors import WeightsError, raise_as
 
 # Every operator for which torchvision registers a fake without asking whether it has been loaded.
 _OPERATORS = (
@@ -45,13 +45,10 @@ def _import(name: str) -> ModuleType:
 
 
 def _import_or_raise(name: str, package: str) -> ModuleType:
-    try:
+    advice = f"install {package} in a version that fits the installed torch"
+    faults = (ImportError, RuntimeError, OSError)
+    with raise_as(WeightsError, f"cannot import {name}", advice, faults):
         return _import(name)
-    except (ImportError, RuntimeError, OSError) as error:
-        raise WeightsError(
-            f"cannot import {name} ({one_line(error)}); install {package} in a version that fits "
-            "the installed torch."
-        ) from error
 
 
 def import_torchvision() -> ModuleType:

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import copyreg
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -103,3 +104,32 @@ class WeightsError(CafeError, OSError):
 
 class DeviceError(CafeError, RuntimeError):
     """An accelerator that was asked for and is absent."""
+
+
+@contextmanager
+def raise_as(
+    kind: type[CafeError],
+    problem: str,
+    advice: str = "",
+    of: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+    """Raise what another library raises as an error of cafe, `problem (reason); advice.`
+
+    Parameters
+    ----------
+    kind : type of CafeError
+    problem : str
+        What failed, in words.
+    advice : str
+        What to do next.
+    of : type or tuple of type
+        Errors that are meant; those of cafe itself pass unchanged.
+    """
+    try:
+        yield
+    except CafeError:
+        raise
+    except of as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        advice = f"; {advice}" if advice else ""
+        raise kind(f"{problem} ({reason}){advice}.") from error

@@ -27,7 +27,7 @@ from cafe.errors import (
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.extract import Extraction, cache_key, extract
 from cafe.extract.extractor import Extractor
-from cafe.extract.resume import ResumeFolder
+from cafe.extract.resume import open_resume_folder
 from cafe.store import FeatureCache, verify_cache
 
 SENTENCES = (("a disc.", "one disc."), ("a square.",))
@@ -88,7 +88,7 @@ def test_again_sweeps_up_what_a_kill_at_the_very_end_left(
     dataset: Dataset, tiny: Encoder, path: Path
 ) -> None:
     run(dataset, tiny, path)
-    with ResumeFolder(path, {}, 2):
+    with open_resume_folder(path, {}, 2):
         pass
     assert len(left_over(path)) == 2
     assert run(dataset, tiny, path).was_there
@@ -288,7 +288,7 @@ def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path)
 
 def test_two_at_once(dataset: Dataset, tiny: Encoder, path: Path) -> None:
     key = cache_key(dataset, tiny, SENTENCES, Augmentation())
-    with ResumeFolder(path, key, 2):
+    with open_resume_folder(path, key, 2):
         start = time.perf_counter()
         with pytest.raises(BusyError, match=r"another process is writing '.*local\.h5'; wait"):
             run(dataset, tiny, path)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cafe.errors import CacheFormatError, CafeError, InputError
 from cafe.extract.importers import import_features
-from cafe.extract.importers.text_features import read_class_names
+from cafe.extract.importers.classes import read_class_names
 from cafe.extract.importers.zero_shot_check import check_zero_shot
 from cafe.store import FeatureCache, verify_cache
 from cafe_cli.main import app

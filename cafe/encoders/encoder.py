@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import cafe.encoders.hub as hub
+from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision, encoder_precision, resolve_device
-from cafe.encoders.network import build_network, state_digest
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer
-from cafe.encoders.weights import DEFAULT_MODEL, architecture, locate
+from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
+from cafe.errors import WeightsError, raise_as
 from cafe.files import digest_of_file
 
 _SENTENCES_PER_BATCH = 256
@@ -161,13 +162,13 @@ def load_encoder(
     chosen = encoder_precision(precision, target)
     source = locate(model, pretrained)
     tokenizer = load_tokenizer(model, source.identifier)
-    network = hub.fetch(lambda: build_network(source, chosen), f"a part of '{model}'")
+    network = hub.fetch(lambda: _build_network(source, chosen), f"a part of '{model}'")
     config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=digest_of_file(source.weights) if source.weights else state_digest(network),
+        weights_sha256=digest_of_file(source.weights) if source.weights else _state_digest(network),
         architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,
@@ -178,3 +179,69 @@ def load_encoder(
         _network=network.to(target).eval().requires_grad_(False),
         _tokenizer=tokenizer,
     )
+
+
+def _build_network(source: WeightsSource, precision: Precision) -> Any:
+    """Build a network with its weights on the CPU.
+
+    Raises
+    ------
+    WeightsError
+        If open_clip cannot build the configuration, or the checkpoint does not fit it.
+    """
+    open_clip = import_open_clip()
+    published = source.published
+    preprocess = {part: published[part] for part in PREPROCESS if part in published}
+    refusal = raise_as(
+        WeightsError,
+        f"open_clip cannot build model '{source.model}'",
+        "correct its configuration",
+        (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError),
+    )
+    # open_clip warns that no weights are loaded; `_load` does that right after
+    with refusal, quiet_libraries(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that untrained weights are the same every time
+        network = open_clip.create_model(
+            source.identifier,
+            precision=precision,
+            load_weights=False,
+            force_quick_gelu=bool(published.get("quick_gelu")),
+            force_preprocess_cfg=preprocess,
+            pretrained_image=False,
+            pretrained_text=False,
+        )
+    _widen_scalars(network)
+    if source.weights is not None:
+        _load(network, source)
+    return network
+
+
+def _widen_scalars(network: Any) -> None:
+    """Keep logit scale and bias in float32, as in the checkpoint.
+
+    open_clip casts them together with a timm tower, and in bfloat16 SigLIP's scale is off by up to
+    1.6 %.
+    """
+    for name in ("logit_scale", "logit_bias"):
+        value = getattr(network, name, None)
+        if value is not None:
+            value.data = value.data.float()
+
+
+def _load(network: Any, source: WeightsSource) -> None:
+    problem = f"'{source.weights}' is no checkpoint of {source.model}"
+    advice = "give a safetensors file, or a PyTorch file of tensors, made for this architecture"
+    with raise_as(WeightsError, problem, advice, Exception), quiet_libraries():
+        # OpenAI's files are TorchScript archives, which can run code when they are loaded: only
+        # a file with the SHA-256 of one of theirs is loaded that way
+        weights_only = not source.is_openai_file
+        import_open_clip().load_checkpoint(network, str(source.weights), weights_only=weights_only)
+
+
+def _state_digest(network: Any) -> str:
+    """SHA-256 of a network's weights, for weights that come from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cafe.compat import import_open_clip
-from cafe.errors import CafeError, WeightsError, one_line
+from cafe.errors import CafeError, WeightsError, one_line, raise_as
 
 T = TypeVar("T")
 
@@ -111,14 +111,9 @@ def _download(
         raise WeightsError(
             f"{what} is not on this machine and {address} does not answer; {advice}."
         ) from missing
-    try:
+    # a stopped download, a wrong checksum
+    with raise_as(WeightsError, f"{what} could not be downloaded", advice, Exception):
         return get()
-    except CafeError:
-        raise
-    except Exception as error:  # a stopped download, a wrong checksum
-        raise WeightsError(
-            f"{what} could not be downloaded ({one_line(error)}); {advice}."
-        ) from error
 
 
 def fetch_checkpoint(published: Mapping[str, Any], what: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip
 from cafe.encoders.tokenizer import check_tokenizer
-from cafe.errors import UnknownNameError, WeightsError
+from cafe.errors import UnknownNameError, WeightsError, raise_as
 from cafe.files import digest_of_file
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
@@ -186,14 +186,10 @@ _PARTS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 def _read_config(file: Path, parts: tuple[str, ...]) -> dict[str, Any]:
-    try:
+    advice = f"a folder needs an open_clip configuration, {CONFIG_FILE}"
+    problem = f"cannot read the architecture '{file}'"
+    with raise_as(WeightsError, problem, advice, (OSError, ValueError)):
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(
-            f"cannot read the architecture '{file}' ({reason}); a folder needs an open_clip "
-            f"configuration, {CONFIG_FILE}."
-        ) from error
     return _with_parts(config, parts, f"'{file}' describes no model of open_clip; it")
 
 

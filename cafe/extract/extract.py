@@ -18,7 +18,7 @@ from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
-from cafe.extract.resume import ResumeFolder, clean_up, unfinished_key
+from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
 from cafe.store import FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
@@ -135,7 +135,7 @@ def extract(
         return Extraction(path, 0, 0, 0.0, was_there=True)
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
-    with ResumeFolder(path, key, blocks[0].batch_size, note) as resume:
+    with open_resume_folder(path, key, blocks[0].batch_size, note) as resume:
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
         skipped = tuple(

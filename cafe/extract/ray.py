@@ -8,6 +8,7 @@ therefore the same, and a lost worker costs only the block that it was encoding.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -20,11 +21,11 @@ import torch
 
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import EncoderRecord
+from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
 from cafe.encoders.weights import absolute_names
 from cafe.errors import CafeError, DeviceError, InputError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, count_images, unfinished
-from cafe.extract.ray_worker import TRIES, EncoderSource, Worker
+from cafe.extract.ray_worker import TRIES, Worker
 from cafe.extract.resume import ResumeFolder
 
 _MOST_THREADS = 16
@@ -73,14 +74,19 @@ class RayEngine:
         with _cluster() as ray:
             device, threads = encoder.device.type, torch.get_num_threads()
             workers = _workers(device, threads, ray.cluster_resources())
-            record = EncoderRecord(
-                encoder.model, encoder.pretrained, encoder.key(), "this extraction"
+            key, owner = encoder.key(), "this extraction"
+            load = functools.partial(
+                load_recorded_encoder,
+                EncoderRecord(encoder.model, encoder.pretrained, key, owner),
+                *absolute_names(self.model, self.pretrained),
+                device=device,
+                precision=key["precision"],
+                parts=(*IMAGE_TOWER, "precision"),
             )
-            names = absolute_names(self.model, self.pretrained)
-            source = EncoderSource(record, *names, device, threads)
             decoders = options.workers or workers.decoders
             own = replace(options, progress=None, workers=decoders)  # the driver shows progress
-            worker = source, _without_items(dataset), resume, own
+            shared = ResumeFolder(resume.folder.absolute())  # workers have other working folders
+            worker = load, threads, _without_items(dataset), shared, own
             # an error must end Ray's work before the connection closes
             with contextlib.closing(_answers(ray, todo, workers, worker)) as answers:
                 for answer in answers:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pickle
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
 from cafe.errors import CacheMismatchError, CafeError, WeightsError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, unfinished
 from cafe.extract.resume import ResumeFolder
@@ -23,27 +22,6 @@ TRIES = ".tries"
 _MOST_TRIES = 4  # a block that kills so many workers is not an accident
 
 
-class EncoderSource(NamedTuple):
-    """What a worker loads its encoder from, and the encoder that it must be.
-
-    Attributes
-    ----------
-    record : EncoderRecord
-        The encoder that the run was started with.
-    model, pretrained : str
-        As `cafe.encoders.encoder.load_encoder` takes them, with absolute paths.
-    device : {"cpu", "cuda"}
-    threads : int
-        Cores of a worker that computes on a CPU.
-    """
-
-    record: EncoderRecord
-    model: str
-    pretrained: str | None
-    device: str
-    threads: int
-
-
 class Worker:
     """Encodes one block per call, in a process of its own on some machine of the cluster.
 
@@ -51,7 +29,10 @@ class Worker:
 
     Parameters
     ----------
-    source : EncoderSource
+    load : callable
+        Loads the encoder, and refuses another than that of the machine that started the run.
+    threads : int
+        Cores of a worker that computes on a CPU.
     dataset : Dataset
         The dataset without its items, which come with each call.
     resume : ResumeFolder
@@ -59,10 +40,15 @@ class Worker:
     """
 
     def __init__(
-        self, source: EncoderSource, dataset: Dataset, resume: ResumeFolder, options: ExtractOptions
+        self,
+        load: Callable[[], Encoder],
+        threads: int,
+        dataset: Dataset,
+        resume: ResumeFolder,
+        options: ExtractOptions,
     ) -> None:
-        self._source, self._dataset = source, dataset
-        self._resume, self._options = resume, options
+        self._load, self._threads = load, threads
+        self._dataset, self._resume, self._options = dataset, resume, options
         self._encoder: Encoder | None = None
 
     def __call__(self, row: Mapping[str, bytes]) -> dict[str, Any]:
@@ -76,13 +62,9 @@ class Worker:
         return answer
 
     def _load_encoder(self) -> Encoder:
-        record, model, pretrained, device, threads = self._source
-        torch.set_num_threads(threads)
-        precision, parts = record.key["precision"], (*IMAGE_TOWER, "precision")
+        torch.set_num_threads(self._threads)
         try:
-            return load_recorded_encoder(
-                record, model, pretrained, device=device, precision=precision, parts=parts
-            )
+            return self._load()
         except CacheMismatchError as error:
             raise WeightsError(
                 f"a worker on {platform.node()} has other files than the machine that started the "

@@ -12,18 +12,22 @@ import glob
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cafe.errors import BusyError, CacheError
+from cafe.errors import CacheError, raise_as
 from cafe.files import lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
-from cafe.store.key import Key, canonical, differences
+from cafe.store.key import Key, differences
 
 _IDENTITY = "extraction.json"
+
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What NumPy raises for an archive that is damaged."""
 
 
 class Failure(NamedTuple):
@@ -43,27 +47,15 @@ def clean_up(cache: Path) -> None:
                 shutil.rmtree(_folder(cache), ignore_errors=True)
 
 
-def unfinished_key(cache: Path) -> Key | None:
-    """The key of the extraction of a cache that was interrupted; None where there is none."""
-    key = _read_identity(_folder(cache)).get("key")
-    return key if isinstance(key, dict) and any(_folder(cache).glob("*.npz")) else None
-
-
-def _read_identity(folder: Path) -> dict[str, Any]:
-    """Key and batch size of the blocks in a folder; empty where they are not known."""
-    with contextlib.suppress(OSError, ValueError):
-        identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
-        if isinstance(identity, dict):
-            return identity
-    return {}
-
-
 def _folder(cache: Path) -> Path:
     return cache.with_name(f".{cache.name}.partial")
 
 
-class ResumeFolder:
-    """Finished blocks of an extraction that is under way; a context manager.
+@contextlib.contextmanager
+def open_resume_folder(
+    cache: Path, key: Key, batch_size: int, note: Callable[[str], None] | None = None
+) -> Iterator[ResumeFolder]:
+    """The folder of an extraction, for this process alone while the block runs.
 
     Parameters
     ----------
@@ -79,68 +71,67 @@ class ResumeFolder:
     Raises
     ------
     CacheError
-        On entering, if the folder cannot be written.
+        If the folder cannot be written.
     BusyError
-        On entering, if another process writes the same cache.
+        If another process writes the same cache.
     """
+    folder, problem = _folder(cache), f"cannot write to the cache folder '{cache.parent}'"
+    with contextlib.ExitStack() as stack:
+        with raise_as(CacheError, problem, "choose another with cache="):
+            stack.enter_context(lock_file(cache))
+            folder.mkdir(exist_ok=True)
+            _drop_others(folder, {"batch": batch_size, "key": dict(key)}, note)
+        yield ResumeFolder(folder)
 
-    def __init__(
-        self,
-        cache: Path,
-        key: Key,
-        batch_size: int,
-        note: Callable[[str], None] | None = None,
-    ) -> None:
-        self.folder = _folder(cache)
-        self._note = note
-        self._cache = cache
-        self._identity = canonical({"batch": batch_size, "key": dict(key)})
-        self._lock = contextlib.ExitStack()
 
-    def __enter__(self) -> ResumeFolder:
-        try:
-            self._lock.enter_context(lock_file(self._cache))
-            self.folder.mkdir(exist_ok=True)
-            self._drop_others()
-        except BusyError:
-            raise
-        except OSError as error:
-            self._lock.close()
-            raise CacheError(
-                f"cannot write to the cache folder '{self._cache.parent}' ({error.strerror}); "
-                "choose another with cache=."
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A pickled copy, in a worker, reads and writes blocks; the lock stays with its owner."""
-        own = {"_lock": contextlib.ExitStack(), "_note": None, "folder": self.folder.absolute()}
-        return {**vars(self), **own}
-
-    def _drop_others(self) -> None:
-        """Remove blocks of another extraction, and what a killed run was writing."""
-        remove_left_overs(self.folder)
-        if _read_identity(self.folder) == json.loads(self._identity):
-            return
-        finished = list(self.folder.glob("*.npz"))
-        if finished and self._note is not None:
-            self._note(self._why_removed(len(finished)))
-        for file in finished:
-            file.unlink()
-        write_text(self.folder / _IDENTITY, self._identity)
-
-    def _why_removed(self, blocks: int) -> str:
-        there, wanted = _read_identity(self.folder), json.loads(self._identity)
-        different = differences(there.get("key", {}), wanted["key"])
-        if there.get("batch") != wanted["batch"]:
-            different.append(f"batch size is {there.get('batch')}, asked for {wanted['batch']}")
-        return (
-            f"starting again: {blocks} finished blocks of '{self._cache}' were made differently "
+def _drop_others(
+    folder: Path, identity: Mapping[str, Any], note: Callable[[str], None] | None
+) -> None:
+    """Remove blocks of another extraction, and what a killed run was writing."""
+    remove_left_overs(folder)
+    identity = json.loads(json.dumps(identity))  # as it is read
+    there = _read_identity(folder)
+    if there == identity:
+        return
+    finished = list(folder.glob("*.npz"))
+    if finished and note is not None:
+        different = differences(there.get("key", {}), identity["key"])
+        if there.get("batch") != identity["batch"]:
+            different.append(f"batch size is {there.get('batch')}, asked for {identity['batch']}")
+        note(
+            f"starting again: {len(finished)} finished blocks in '{folder}' were made differently "
             f"({'; '.join(different)}) and are removed."
         )
+    for block in finished:
+        block.unlink()
+    write_text(folder / _IDENTITY, json.dumps(identity, sort_keys=True))
+
+
+def unfinished_key(cache: Path) -> Key | None:
+    """The key of the extraction of a cache that was interrupted; None where there is none."""
+    key = _read_identity(_folder(cache)).get("key")
+    return key if isinstance(key, dict) and any(_folder(cache).glob("*.npz")) else None
+
+
+def _read_identity(folder: Path) -> dict[str, Any]:
+    """Key and batch size of the blocks in a folder; empty where they are not known."""
+    with contextlib.suppress(OSError, ValueError):
+        identity = json.loads((folder / _IDENTITY).read_text(encoding="utf-8"))
+        if isinstance(identity, dict):
+            return identity
+    return {}
+
+
+@dataclass(frozen=True)
+class ResumeFolder:
+    """Finished blocks of an extraction that is under way; see `open_resume_folder`.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    folder: Path
 
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
@@ -165,15 +156,11 @@ class ResumeFolder:
             "spatial": block.spatial,
         }
         present = {name: array for name, array in arrays.items() if array is not None}
-        try:
-            # in one step: a worker of a cluster that was taken for lost may write the same block
-            with write_file(self._path(split, number)) as stream:
-                np.savez(stream, **present)
-        except OSError as error:
-            raise CacheError(
-                f"cannot keep finished work in '{self.folder}' ({error.strerror or error}); free "
-                "some space and run the same command again: it resumes where it stopped."
-            ) from error
+        advice = "free some space and run the same command again: it resumes where it stopped"
+        problem = raise_as(CacheError, f"cannot keep finished work in '{self.folder}'", advice)
+        # in one step: a worker of a cluster that was taken for lost may write the same block
+        with problem, write_file(self._path(split, number)) as stream:
+            np.savez(stream, **present)
 
     def load(self, split: str, number: int) -> tuple[Block, list[Failure]]:
         """Read a finished block; the archive's checksums are compared on the way.
@@ -184,16 +171,12 @@ class ResumeFolder:
             If it is damaged.
         """
         path = self._path(split, number)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                names = json.loads(file["names"].tobytes())
-                more = file.get("views"), file.get("spatial")
-                block = Block(names["ids"], file["labels"], file["features"], *more)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CacheError(
-                f"finished work in '{path}' is damaged ({error}); run the same command again: it "
-                "encodes this block anew."
-            ) from error
+        advice = "run the same command again: it encodes this block anew"
+        damage = raise_as(CacheError, f"finished work in '{path}' is damaged", advice, _DAMAGE)
+        with damage, np.load(path, allow_pickle=False) as file:
+            names = json.loads(file["names"].tobytes())
+            more = file.get("views"), file.get("spatial")
+            block = Block(names["ids"], file["labels"], file["features"], *more)
         return block, [Failure(*pair) for pair in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
-from cafe.errors import CacheError, CafeError, InputError
+from cafe.errors import CacheError, CafeError, InputError, raise_as
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
 from cafe.files import move, temporary_folder
@@ -140,12 +140,8 @@ def export_head(
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or name.replace("/", "-"))
-    try:
+    with raise_as(CafeError, f"cannot write '{path}'", "choose another file"):
         return _export(saved, file, encoder, sample, path, format)
-    except OSError as error:
-        raise CafeError(
-            f"cannot write '{path}' ({error.strerror}); choose another file."
-        ) from error
 
 
 def _export(

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from cafe.report.heat_map import HeatMap
-from cafe.report.report_data import ReportData
+from cafe.report.report_data import HeatMap, ReportData
 from cafe.results.metrics import Summary
 
 Json = dict[str, Any]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cafe.errors import CafeError
+from cafe.errors import CafeError, raise_as
 from cafe.files import write_text
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure, shots_in_words
@@ -57,12 +57,8 @@ def write_report(
     """
     text = render(collect(runs, None if images is None else Path(images)))
     path = Path(target)
-    try:
+    with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
         write_text(path, text)
-    except OSError as error:
-        raise CafeError(
-            f"cannot write the page to '{path}' ({error.strerror}); choose another with --output."
-        ) from error
     return path
 
 

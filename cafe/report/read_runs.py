@@ -10,9 +10,8 @@ from typing import Any
 from cafe.errors import CafeError, InputError
 from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import analyse
-from cafe.report.heat_map import read_heat_maps
 from cafe.report.published import DATASETS, protocol_differences, published_beside
-from cafe.report.report_data import Key, ReportData
+from cafe.report.report_data import Key, ReportData, read_heat_maps
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
 from cafe.results.result import Result, largest_shots

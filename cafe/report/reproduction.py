@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cafe.errors import CacheNotFoundError
-from cafe.features.splits import Shots
 from cafe.methods.base import Protocol
-from cafe.progress import Progress
 from cafe.report.published import (
     DATASETS,
     backbone,
@@ -20,7 +18,7 @@ from cafe.report.published import (
     sizes_in_words,
     split_sizes,
 )
-from cafe.results.paired import average
+from cafe.results.record import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
 from cafe.study.compare import Comparison, compare
@@ -66,14 +64,8 @@ def reproduce(
     *,
     home: Path | str | None = None,
     methods: Sequence[str] | None = None,
-    shots: Sequence[Shots] | None = None,
-    seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
-    needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
-    device: str = "auto",
-    runs: Path | str | None = "runs",
-    command: str = "",
-    progress: Progress | None = None,
+    **options: Any,
 ) -> list[Reproduction]:
     """Compare methods on every cache of the eleven datasets and set the published numbers beside.
 
@@ -83,8 +75,10 @@ def reproduce(
         The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
     methods : sequence of str, optional
         Names of the catalog; None takes those with published averages.
-    shots, seeds, validation, needs, device, runs, command, progress
-        As of `cafe.compare`.
+    validation : {"none", "few-shot", "full", "cv"}
+        What hyper-parameters are chosen on.
+    **options
+        More arguments of `cafe.compare`.
 
     Returns
     -------
@@ -98,18 +92,8 @@ def reproduce(
     """
     reproductions = []
     for encoder, caches in _caches_by_encoder(cache_folder(home)).items():
-        comparison = compare(
-            caches,
-            methods=methods or methods_with_averages(),
-            shots=shots,
-            seeds=seeds,
-            validation=validation,
-            needs=needs,
-            device=device,
-            runs=runs,
-            command=command,
-            progress=progress,
-        )
+        names = methods or methods_with_averages()
+        comparison = compare(caches, methods=names, validation=validation, **options)
         reproductions.append(_set_beside(encoder, caches, comparison, validation))
     return reproductions
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cafe.errors import InputError
+from cafe.errors import InputError, raise_as
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)] | Literal["all"]
@@ -57,7 +57,5 @@ def from_json(kind: Callable[..., T], text: bytes | str, path: Path) -> T:
 
 def read_text(path: Path) -> bytes:
     """The bytes of a file of a run; an `InputError` where it cannot be read."""
-    try:
+    with raise_as(InputError, f"cannot read '{path}'"):
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read '{path}' ({error.strerror}).") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +21,11 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import predict_in_blocks
-from cafe.study.arguments import COMMON_SETTINGS, resolve_settings
 from cafe.study.calibration import out_of_fold, settings_in_force
+from cafe.study.plan import COMMON_SETTINGS, resolve_settings
 
 
+@dataclass(repr=False, eq=False)  # scikit-learn prints, compares and copies estimators itself
 class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A few-shot head as a scikit-learn classifier.
 
@@ -86,42 +88,23 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    def __init__(
-        self,
-        method: str = "clip-adapter",
-        *,
-        ratio: float | str | None = None,
-        bottleneck: int | str | None = None,
-        lr: float | None = None,
-        weight_decay: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        settings: Mapping[str, Any] | None = None,
-        text_features: ArrayLike | None = None,
-        class_names: ArrayLike | None = None,
-        logit_scale: float = 100.0,
-        logit_bias: float = 0.0,
-        validation: Literal["none", "cv"] = "none",
-        calibrate: bool = False,
-        random_state: Any = 0,
-        device: str = "cpu",
-    ) -> None:
-        self.method = method
-        self.ratio = ratio
-        self.bottleneck = bottleneck
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.settings = settings
-        self.text_features = text_features
-        self.class_names = class_names
-        self.logit_scale = logit_scale
-        self.logit_bias = logit_bias
-        self.validation = validation
-        self.calibrate = calibrate
-        self.random_state = random_state
-        self.device = device
+    method: str = "clip-adapter"
+    _: KW_ONLY
+    ratio: float | str | None = None
+    bottleneck: int | str | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    settings: Mapping[str, Any] | None = None
+    text_features: ArrayLike | None = None
+    class_names: ArrayLike | None = None
+    logit_scale: float = 100.0
+    logit_bias: float = 0.0
+    validation: Literal["none", "cv"] = "none"
+    calibrate: bool = False
+    random_state: Any = 0
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> AdapterClassifier:  # noqa: N803
         """Fit the head.

@@ -14,14 +14,21 @@ from cafe.features.task import Task, load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
-from cafe.results.paired import average, differences
-from cafe.results.record import Record, RecordedEncoder, make_record
+from cafe.results.record import Record, RecordedEncoder, average, differences, make_record
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.study.arguments import open_caches, resolve_seeds, resolve_settings, resolve_shots
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
-from cafe.study.plan import StudyPlan, check_plan, describe_protocol, largest_class
+from cafe.study.plan import (
+    StudyPlan,
+    check_plan,
+    describe_protocol,
+    largest_class,
+    open_caches,
+    resolve_seeds,
+    resolve_settings,
+    resolve_shots,
+)
 from cafe.study.runner import run_study
 
 DEFAULT_SHOTS = (1, 2, 4, 8, 16)

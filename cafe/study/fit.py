@@ -16,12 +16,19 @@ from cafe.progress import Progress
 from cafe.results.record import Record, make_record
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.study.arguments import resolve_seeds, resolve_settings, resolve_shots
 from cafe.study.calibration import calibrate
 from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
-from cafe.study.plan import StudyPlan, check_plan, describe_protocol, largest_class
+from cafe.study.plan import (
+    StudyPlan,
+    check_plan,
+    describe_protocol,
+    largest_class,
+    resolve_seeds,
+    resolve_settings,
+    resolve_shots,
+)
 from cafe.study.runner import run_study
 
 DEFAULT_SHOTS = 16

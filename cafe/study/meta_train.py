@@ -17,7 +17,7 @@ from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
 from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
 from cafe.store import FeatureCache, utc_now
-from cafe.study.arguments import open_caches, resolve_seeds
+from cafe.study.plan import open_caches, resolve_seeds
 
 DEFAULT_SHOTS = 16
 """K in the authors' configurations."""

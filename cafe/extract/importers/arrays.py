@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheFormatError, InputError, one_line
+from cafe.errors import CacheFormatError, InputError, one_line, raise_as
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
 
@@ -28,15 +28,12 @@ def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         If it is no archive of arrays.
     """
     _must_be_there(file)
-    try:
+    problem, advice = f"'{file}' is not a readable npz file", "save it with numpy.savez"
+    with raise_as(CacheFormatError, problem, advice, Exception):  # NumPy raises anything
         with zipfile.ZipFile(file) as archive:
             _refuse_bomb(file, archive)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if name in set(names)}
-    except Exception as error:  # NumPy and PyTorch raise anything on a damaged file
-        raise CacheFormatError(
-            f"'{file}' is not a readable npz file ({one_line(error)}); save it with numpy.savez."
-        ) from error
 
 
 def read_array(file: Path) -> NDArray[Any]:

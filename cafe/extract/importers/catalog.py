@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, fill, templates_for
 from cafe.errors import InputError
-from cafe.extract.importers import clip_benchmark, clip_retrieval, npz, tip_adapter
-from cafe.extract.importers.class_list import ImportOptions
-from cafe.extract.importers.feature_set import write_feature_set
-from cafe.extract.importers.text_features import (
+from cafe.extract.importers.classes import (
+    ImportOptions,
     TextFeatures,
-    encode_for_cache,
     read_class_names,
     read_text_features,
 )
+from cafe.extract.importers.clip_retrieval import read_clip_retrieval
+from cafe.extract.importers.feature_set import FeatureSet, write_feature_set
+from cafe.extract.importers.tensor_files import (
+    read_clip_benchmark,
+    read_npz_file,
+    read_tip_adapter,
+)
 from cafe.store import FeatureCache
+from cafe.store.paths import cache_name
 
-_IMPORTERS = (npz, tip_adapter, clip_benchmark, clip_retrieval)
-_OWN_OPTIONS = {"shots": tip_adapter, "label": clip_retrieval}
-"""Options that only one importer has."""
+
+class Importer(NamedTuple):
+    """What reads one kind of source.
+
+    Attributes
+    ----------
+    kind : str
+        The sources that it reads, in words.
+    read : callable
+        Reads a source; None where it is of another kind.
+    option : str
+        The option that it alone has; "" for none.
+    """
+
+    kind: str
+    read: Callable[[Path, ImportOptions], FeatureSet | None]
+    option: str = ""
+
+
+_IMPORTERS = (
+    Importer("an .npz file with train_features, train_labels and so on", read_npz_file),
+    Importer("a folder of Tip-Adapter (keys_Kshots.pt, ...)", read_tip_adapter, "shots"),
+    Importer("a folder of CLIP_benchmark (features_SPLIT.pt, ...)", read_clip_benchmark),
+    Importer("a folder of clip-retrieval (img_emb/*.npy, ...)", read_clip_retrieval, "label"),
+)
 
 
 def import_features(
@@ -90,22 +119,55 @@ def import_features(
     if encode:
         if text is not None or names is None:
             raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
-        text = encode_for_cache(path, names, template)
+        text = _encode_classes(path, names, template)
     elif template:
         raise InputError("template= is for the text that encode=True computes; add encode=True.")
     elif text is not None and not isinstance(text, TextFeatures):
         text = read_text_features(Path(text))
     options = ImportOptions(text, names, shots, label, logit_scale)
     for importer in _IMPORTERS:
-        features = importer.read_features(source, options)
+        features = importer.read(source, options)
         if features is None:
             continue
-        for name, owner in _OWN_OPTIONS.items():
-            value = getattr(options, name)
+        for owner in _IMPORTERS:
+            value = getattr(options, owner.option, None)
             if value is not None and importer is not owner:
                 raise InputError(
-                    f"{name}={value!r} means nothing for '{source}'; it is for {owner.FORM}."
+                    f"{owner.option}={value!r} means nothing for '{source}'; it is for "
+                    f"{owner.kind}."
                 )
         return write_feature_set(features, options, path)
-    forms = "; ".join(importer.FORM for importer in _IMPORTERS)
-    raise InputError(f"no importer reads '{source}'; there is one for each of: {forms}.")
+    kinds = "; ".join(importer.kind for importer in _IMPORTERS)
+    raise InputError(f"no importer reads '{source}'; there is one for each of: {kinds}.")
+
+
+def _encode_classes(
+    path: Path, class_names: Sequence[str], templates: Sequence[str] | None
+) -> TextFeatures:
+    """Compute the text features of classes with the encoder that a cache file is named after.
+
+    Parameters
+    ----------
+    path : Path
+        `<cache folder>/<dataset>/<model>.<pretrained>.h5`.
+    class_names : sequence of str
+        (C,)
+    templates : sequence of str, optional
+        Prompts with `{}` for the class name; None takes the dataset's. (P,)
+    """
+    from cafe.encoders.encoder import load_encoder  # slow to import, and few imports encode
+
+    dataset, _, names = cache_name(path).partition("/")
+    model, _, pretrained = names.partition(".")
+    known = templates_for(dataset if dataset in TEMPLATE_SETS else "default")
+    sentences = fill(class_names, check_templates(templates) if templates else known)  # (C, P)
+    encoder = load_encoder(model, pretrained)
+    features = encoder.encode_text([sentence for row in sentences for sentence in row])
+    return TextFeatures(
+        f"the text of {encoder.model} '{encoder.pretrained}'",
+        features.numpy().reshape(len(sentences), -1, encoder.width),  # (C, P, D)
+        tuple(class_names),
+        tuple(map(tuple, sentences)),
+        encoder.logit_scale,
+        encoder.logit_bias,
+    )

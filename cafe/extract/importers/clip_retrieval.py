@@ -18,17 +18,15 @@ from numpy.typing import NDArray
 
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.errors import CacheFormatError, InputError, one_line
+from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.importers.class_list import ImportOptions
+from cafe.extract.importers.classes import ImportOptions
 from cafe.extract.importers.feature_set import FeatureSet, Shard, SplitFeatures
-
-FORM = "a folder of clip-retrieval (img_emb/*.npy, metadata/*.parquet)"
 
 _PATH, _LABEL, _SPLIT = "image_path", "label", "split"
 
 
-def read_features(source: Path, options: ImportOptions) -> FeatureSet | None:
+def read_clip_retrieval(source: Path, options: ImportOptions) -> FeatureSet | None:
     """Read the folder; None where the source is none of clip-retrieval."""
     if not (source / "img_emb").is_dir():
         return None
@@ -90,23 +88,16 @@ def _entries(metadata: Path, label: str | None, features: str, count: int) -> li
 
 def _columns(metadata: Path, label: str | None) -> dict[str, Any]:
     """The columns of path, class and split, as lists; None where there is no such column."""
-    try:
+    problem, advice = f"'{metadata}' needs pyarrow", "pip install 'cafe-clip[parquet]'"
+    with raise_as(InputError, problem, advice, ImportError):
         parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise InputError(
-            "reading the metadata of clip-retrieval needs pyarrow, which is not installed: pip "
-            "install 'cafe-clip[parquet]'."
-        ) from error
     names = {_PATH: _PATH, _LABEL: label or _LABEL, _SPLIT: _SPLIT}
-    try:
-        with parquet.ParquetFile(metadata) as file:
-            present = file.schema_arrow.names
-            wanted = [name for name in names.values() if name in present]
-            table = file.read(columns=wanted).to_pydict()
-    except Exception as error:  # pyarrow raises anything on a damaged file
-        raise CacheFormatError(
-            f"'{metadata}' is no readable parquet file ({one_line(error)})."
-        ) from error
+    # pyarrow raises anything on a damaged file
+    damage = raise_as(CacheFormatError, f"'{metadata}' is no readable parquet file", of=Exception)
+    with damage, parquet.ParquetFile(metadata) as file:
+        present = file.schema_arrow.names
+        wanted = [name for name in names.values() if name in present]
+        table = file.read(columns=wanted).to_pydict()
     if label is not None and label not in present:
         raise InputError(
             f"'{metadata}' has no column '{label}'; it has {', '.join(present) or 'none'}."

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
 from cafe.extract.importers.arrays import finite
-from cafe.extract.importers.class_list import ClassList, ImportOptions, make_class_list
-from cafe.extract.importers.text_features import TextFeatures
+from cafe.extract.importers.classes import ClassList, ImportOptions, TextFeatures, make_class_list
 from cafe.files import digest_of_file
 from cafe.store import SPLITS, Block, FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, digest, digest_of_array

@@ -1,23 +1,23 @@
-"""Text features of classes and class names, in the files that people keep beside image features."""
+"""The classes of an imported cache: names, sentences and text features."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.prompts import fill
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import finite, read_array, read_npz
-from cafe.store.paths import cache_name
 
 if TYPE_CHECKING:
-    from cafe.encoders.encoder import Encoder
+    from cafe.extract.importers.feature_set import FeatureSet
+
+CLIP_SCALE = 100.0
+"""CLIP's published logit scale, for features that come without one."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     InputError
         If there is no such file, or it holds no names.
     """
+    with raise_as(InputError, f"cannot read class names from '{file}'"):
+        content = file.read_bytes()
     try:
-        content = file.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in content.splitlines() if line.strip()]
-        names = json.loads(content) if file.suffix == ".json" else lines
-    except OSError as error:
-        raise InputError(f"cannot read class names from '{file}' ({error.strerror}).") from error
+        text = content.decode("utf-8-sig")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text) if file.suffix == ".json" else lines
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         names = None
     if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
@@ -130,50 +130,90 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def encode_classes(
-    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]
-) -> TextFeatures:
-    """Compute the text features of classes with the encoder that made the image features.
+class ImportOptions(NamedTuple):
+    """What the user gives beside the features; None where nothing is given.
 
-    Parameters
+    Attributes
     ----------
-    encoder : Encoder
-    class_names : sequence of str
-        (C,)
-    templates : sequence of str
-        Prompts with `{}` for the class name. (P,)
+    text : TextFeatures or None
+        Text features of the classes.
+    class_names : tuple of str or None
+        In the order of the labels. (C,)
+    shots : int or None
+        Which of Tip-Adapter's key files.
+    label : str or None
+        The metadata column of clip-retrieval that holds the class.
+    logit_scale : float or None
     """
-    sentences = fill(class_names, templates)  # (C, P)
-    features = encoder.encode_text([sentence for row in sentences for sentence in row])
-    return TextFeatures(
-        f"the text of {encoder.model} '{encoder.pretrained}'",
-        features.numpy().reshape(len(sentences), -1, encoder.width),  # (C, P, D)
-        tuple(class_names),
-        tuple(map(tuple, sentences)),
-        encoder.logit_scale,
-        encoder.logit_bias,
+
+    text: TextFeatures | None = None
+    class_names: tuple[str, ...] | None = None
+    shots: int | None = None
+    label: str | None = None
+    logit_scale: float | None = None
+
+    def known_names(self) -> tuple[str, ...]:
+        """Class names that are given, by themselves or with the text features."""
+        return self.class_names or (self.text.class_names if self.text else ())
+
+
+class ClassList(NamedTuple):
+    """The classes, with the names that they have in a cache's header.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+        (C,)
+    sentences : tuple of tuple of str
+        (C, P)
+    text_features : ndarray
+        (C, P, D) float32
+    logit_scale : float
+    logit_bias : float or None
+    """
+
+    class_names: tuple[str, ...]
+    sentences: tuple[tuple[str, ...], ...]
+    text_features: NDArray[np.float32]
+    logit_scale: float
+    logit_bias: float | None = None
+
+
+def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
+    """Combine what the user gave with what the features came with; the user's comes first.
+
+    Raises
+    ------
+    InputError
+        If there are no text features.
+    CacheFormatError
+        If they have another width than the image features, or the number of class names differs.
+    """
+    texts = options.text or features.text
+    if texts is None:
+        raise InputError(
+            f"'{features.source}' holds no text features of the classes; give them with text=, or "
+            "give class names with classes= and let 'cafe cache import --encode' compute them."
+        )
+    text = texts.oriented(features.width)  # (C, P, D)
+    names = options.class_names or texts.class_names or features.class_names
+    names = names or tuple(f"class {number}" for number in range(len(text)))
+    if len(names) != len(text):
+        raise CacheFormatError(
+            f"{texts.name} has {len(text)} classes and there are {len(names)} class names; "
+            "give as many, in the order of the labels."
+        )
+    if len(text) < 2:
+        raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CacheFormatError(f"class name '{twice}' is there twice; give each class its own.")
+    prompts = range(text.shape[1])
+    sentences = texts.sentences or tuple(
+        tuple(f"{name} (imported prompt {number})" for number in prompts) for name in names
     )
-
-
-def encode_for_cache(
-    path: Path, class_names: Sequence[str], templates: Sequence[str] | None
-) -> TextFeatures:
-    """Compute the text features of classes with the encoder that a cache file is named after.
-
-    Parameters
-    ----------
-    path : Path
-        `<home>/<dataset>/<model>.<pretrained>.h5`.
-    class_names : sequence of str
-        (C,)
-    templates : sequence of str, optional
-        Prompts with `{}` for the class name; None takes the dataset's. (P,)
-    """
-    from cafe.datasets.prompts import TEMPLATE_SETS, check_templates, templates_for
-    from cafe.encoders.encoder import load_encoder
-
-    dataset, _, encoder = cache_name(path).partition("/")
-    model, _, pretrained = encoder.partition(".")
-    known = templates_for(dataset if dataset in TEMPLATE_SETS else "default")
-    prompts = check_templates(templates) if templates else known
-    return encode_classes(load_encoder(model, pretrained), class_names, prompts)
+    scale = texts.logit_scale if options.logit_scale is None else options.logit_scale
+    if scale is not None and not 0 < scale < np.inf:
+        raise CacheFormatError(f"{texts.name} have a logit_scale of {scale}; it must be above 0.")
+    scale = CLIP_SCALE if scale is None else scale
+    return ClassList(names, sentences, text, scale, texts.logit_bias)
