@@ -147,8 +147,9 @@ def test_finished_work_is_kept_until_it_is_given_up(noise_cache: Path, home: Pat
     work.mkdir()
     (work / "train-000000.npz").write_bytes(b"features")
     leave(work)
+    noise_cache.with_name(".new.none.h5.partial").mkdir()  # nothing was finished there
     assert find_interrupted(home) == Hidden(1, 12)
-    assert prune(home) == Hidden(1, 4)
+    assert prune(home) == Hidden(2, 4)
     assert find_interrupted(home) == Hidden(1, 8)
     with lock_file(noise_cache.with_name("big.none.h5")):
         assert find_interrupted(home) == Hidden(0, 0), "it is under way"

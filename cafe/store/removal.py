@@ -99,12 +99,13 @@ def find_left_overs(home: Path) -> Hidden:
     """What `prune` would remove from a folder of caches; nothing is changed."""
     found = [path for folder in _folders(home) for path in left_overs(folder)]
     found += _unlocked(home, "lock") + _unlocked(home, _BEFORE)
+    found += [folder for folder in _unlocked(home, "partial") if not _holds_work(folder)]
     return Hidden(len(found), sum(map(_size, found)))
 
 
 def find_interrupted(home: Path) -> Hidden:
     """Finished work of extractions that are not under way; `cafe extract` goes on from there."""
-    found = _unlocked(home, "partial")
+    found = list(filter(_holds_work, _unlocked(home, "partial")))
     return Hidden(len(found), sum(map(_size, found)))
 
 
@@ -130,8 +131,8 @@ def prune(home: Path, *, interrupted: bool = False) -> Hidden:
         if remove_left_overs(folder) and folder != home:
             _remove_if_empty(folder)
     try:
-        for suffix in ("partial", _BEFORE, "lock") if interrupted else (_BEFORE, "lock"):
-            for path in _unlocked(home, suffix):
+        for path in (path for suffix in _SUFFIXES for path in _unlocked(home, suffix)):
+            if interrupted or not _holds_work(path):
                 _remove_hidden(path)
     except OSError as error:
         raise CacheError(f"cannot remove '{error.filename}' ({error.strerror}).") from error
@@ -142,6 +143,12 @@ def prune(home: Path, *, interrupted: bool = False) -> Hidden:
 
 _BEFORE = "writing"
 """Suffix of what all writers shared before each had a folder of its own."""
+_SUFFIXES = ("partial", _BEFORE, "lock")
+
+
+def _holds_work(path: Path) -> bool:
+    """Whether a path is a folder with finished blocks of an extraction."""
+    return path.suffix == ".partial" and any(path.glob("*.npz"))
 
 
 def _unlocked(home: Path, suffix: str) -> list[Path]:
