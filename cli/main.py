@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=True,
 )
 cache_app = typer.Typer(
-    help="List, show, check, remove, export, import and merge feature caches.",
+    help="List, show, check, remove, prune, export, import and merge feature caches.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -81,6 +81,7 @@ cache_app.command("show")(cache.show)
 cache_app.command("import")(cache_import.import_)
 cache_app.command("verify")(cache_verify.verify)
 cache_app.command("rm")(cache.remove)
+cache_app.command("prune")(cache.prune)
 cache_app.command("export")(cache.export)
 cache_app.command("merge")(cache.merge)
 

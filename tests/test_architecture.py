@@ -28,8 +28,8 @@ RESTRICTED = {
     "typer": {"cli"},
     "rich": {"cli"},
 }
-MOST_LOOSE_MODULES = 6
-FOLDERS = 11
+MOST_LOOSE_MODULES = 5
+FOLDERS = 12
 
 
 def load_tool() -> ModuleType:

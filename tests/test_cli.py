@@ -39,6 +39,7 @@ COMMANDS = [
     ["cache", "import"],
     ["cache", "verify"],
     ["cache", "rm"],
+    ["cache", "prune"],
     ["cache", "export"],
     ["cache", "merge"],
 ]

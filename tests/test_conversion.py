@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.errors import CacheError, CacheMismatchError, InputError
+from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.extract import extract
 from cafe.extract.importers import import_features
 from cafe.extract.reencode import reencode_sample
+from cafe.files import lock_file
 from cafe.store import FeatureCache, verify_cache, write_cache
 from cafe.store.conversion import export_cache, merge_caches
 from cafe_cli.main import app
@@ -53,6 +54,29 @@ def test_safetensors(noise_cache: Path, tmp_path: Path) -> None:
         assert np.array_equal(file.get_tensor("train_views"), views(cache))
     assert json.loads(about["class_names"]) == list(cache.header.class_names)
     assert json.loads(about["key"]) == cache.header.key
+
+
+def test_caches_of_another_logit_scale_are_not_merged(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "t.n.h5", tmp_path / "b" / "t.n.h5"]
+    for path, scale in zip(paths, (100.0, 5.0), strict=True):
+        with_ids = make_block(5, start=int(scale))
+        write_cache(path, make_header(logit_scale=scale), {"train": [with_ids]})
+    parts = [FeatureCache.open(path) for path in paths]
+    with pytest.raises(CacheMismatchError, match=r"logit scale is 100.0, here 5.0"):
+        merge_caches(parts, tmp_path / "both" / "t.n.h5")
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_file_that_is_there_is_replaced_or_not(noise_cache: Path, tmp_path: Path) -> None:
+    cache, target = FeatureCache.open(noise_cache), tmp_path / "x.npz"
+    target.write_text("mine")
+    with pytest.raises(InputError, match="is there already; choose another name, or use replace="):
+        export_cache(cache, target, replace=False)
+    with lock_file(target), pytest.raises(BusyError, match="another process is writing"):
+        export_cache(cache, target)
+    assert target.read_text() == "mine"
+    export_cache(cache, target)
+    assert target.read_bytes()[:2] == b"PK"
 
 
 def test_another_ending(noise_cache: Path, tmp_path: Path) -> None:

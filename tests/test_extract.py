@@ -1,6 +1,7 @@
 """Extraction: once, complete, resumable, and refused where it would be something else."""
 
 import copy
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -452,3 +453,26 @@ def test_what_a_kill_at_the_very_end_leaves_is_removed(
     path.with_name(f".{path.name}.partial").mkdir()
     assert run(dataset, tiny, path).was_there
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("other", ["same", "another"])
+def test_a_cache_that_appears_before_the_lock_is_kept(
+    dataset: Dataset, tiny: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    made = path.with_name("made.h5")
+    key = SENTENCES if other == "same" else (("a round.",), ("a square.",))
+    run(dataset, tiny, made, sentences=key)
+
+    def plan(*arguments: Any) -> Any:
+        shutil.copy(made, path)  # by an import, while the blocks are planned
+        return plan_blocks(*arguments)
+
+    monkeypatch.setattr("cafe.extract.extract.plan_blocks", plan)
+    if other == "same":
+        assert run(dataset, tiny, path).was_there
+    else:
+        with pytest.raises(CacheMismatchError, match="was made differently"):
+            run(dataset, tiny, path)
+    assert path.read_bytes() == made.read_bytes()
+    assert not list(path.parent.glob(".*.lock"))
+    assert not list(path.parent.glob(".*/*.npz"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cafe import files
 from cafe.errors import BusyError
 from cafe.files import (
     lock_file,
+    locks,
     move,
     remove_left_overs,
     temporary_folder,
@@ -177,7 +177,7 @@ def test_one_process_at_a_time_holds_a_lock(
 def test_without_locks_files_are_still_whole_and_nothing_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_try_lock", lambda descriptor: None)
+    monkeypatch.setattr(locks, "_try_lock", lambda descriptor: None)
     target = tmp_path / "a.bin"
     with lock_file(target), lock_file(target), write_file(target) as first:
         first.write(b"first")

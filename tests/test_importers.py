@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cafe.errors import CacheFormatError, CafeError
+from cafe.errors import BusyError, CacheFormatError, CafeError, InputError
 from cafe.extract.importers import import_features
-from cafe.store import FeatureCache, verify_cache
+from cafe.extract.importers.text_features import TextFeatures
+from cafe.store import FeatureCache, lock_cache, verify_cache
+from cafe.store.key import canonical
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "features"
 
@@ -48,6 +50,41 @@ def test_an_archive_becomes_a_cache(tmp_path: Path) -> None:
     assert np.array_equal(read.features, given["train_features"])
     assert read.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert verify_cache(path).problems == ()
+
+
+def test_the_key_holds_what_the_file_does_not(tmp_path: Path) -> None:
+    source, path = archive(tmp_path), tmp_path / "home" / "pets" / "a.b.h5"
+    (tmp_path / "names.txt").write_text("cat\nhound\n日本\n", encoding="utf-8")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"logit_scale": 5.0},
+        {"classes": tmp_path / "names.txt"},
+        {"text": TextFeatures("ones", np.ones((3, 5), np.float32))},
+    ]
+    caches = [import_features(source, path, **change) for change in changes]
+    keys = [canonical(cache.header.key) for cache in caches]
+    assert len(set(keys)) == len({cache.content_sha256 for cache in caches}) == len(changes)
+    assert canonical(import_features(source, path).header.key) == keys[0]
+
+
+def test_a_cache_that_is_there_is_replaced_or_not(tmp_path: Path) -> None:
+    source, path = archive(tmp_path), tmp_path / "home" / "pets" / "a.b.h5"
+    import_features(source, path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is there already; choose another name, or use replace="):
+        import_features(source, path, logit_scale=5.0, replace=False)
+    with lock_cache(path), pytest.raises(BusyError, match="another process is writing"):
+        import_features(source, path, logit_scale=5.0)
+    assert path.read_bytes() == before
+    assert import_features(source, path, logit_scale=5.0).header.logit_scale == 5
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_refused_import_leaves_no_folder(tmp_path: Path) -> None:
+    source = archive(tmp_path, train_labels=np.arange(5))
+    with pytest.raises(CacheFormatError):
+        import_features(source, tmp_path / "home" / "pets" / "a.b.h5")
+    assert not (tmp_path / "home").exists()
 
 
 def test_one_prompt_a_class_may_come_without_its_axis(tmp_path: Path) -> None:

@@ -136,6 +136,9 @@ def extract(
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
     with open_resume_folder(path, key, blocks[0].batch_size, note) as resume:
+        if path.is_file() and _is_same(path, key, rebuild):  # another process made it just now
+            resume.discard()
+            return Extraction(path, 0, 0, 0.0, was_there=True)
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
         skipped = tuple(

@@ -8,7 +8,7 @@ trusted: nothing of it is read before its links, types and sizes are checked.
 from cafe.store.header import FORMAT, SPLITS, Block, Header, SplitArrays, utc_now
 from cafe.store.read import FeatureCache
 from cafe.store.verify import Verification, verify_cache
-from cafe.store.write import write_cache
+from cafe.store.write import lock_cache, write_cache
 
 __all__ = [
     "FORMAT",
@@ -18,6 +18,7 @@ __all__ = [
     "Header",
     "SplitArrays",
     "Verification",
+    "lock_cache",
     "utc_now",
     "verify_cache",
     "write_cache",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError, one_line
-from cafe.files import lock_file, move, temporary_folder
-from cafe.store import SPLITS, Block, FeatureCache, utc_now, write_cache
+from cafe.files import lock_file, write_path
+from cafe.store import SPLITS, Block, FeatureCache, lock_cache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
 
 Arrays = Mapping[str, NDArray[Any]]
 _DATASET_PARTS = ("dataset", "dataset_sha256", "imported_from", "imported_sha256", "merged_sha256")
 """Parts of a key that tell datasets apart, which caches of different images may differ in."""
+_RESTATED = ("class_names_sha256", "logit_scale", "logit_bias", "label")
+"""Parts that not every cafe wrote; what they stand for is compared itself."""
+_LEFT_OUT = _DATASET_PARTS + _RESTATED
 
 
-def export_cache(cache: FeatureCache, path: Path) -> None:
+def export_cache(cache: FeatureCache, path: Path, *, replace: bool = True) -> None:
     """Write a cache as a NumPy archive or as safetensors.
 
     The arrays are those that `cafe.extract.importers.import_features` reads, and `{split}_ids` and
@@ -35,11 +38,15 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
     cache : FeatureCache
     path : Path
         The file to write; its ending, `.npz` or `.safetensors`, says which.
+    replace : bool
+        Whether the file may be there already.
 
     Raises
     ------
     InputError
-        If the ending is another.
+        If the ending is another, or the file is there and may not.
+    BusyError
+        If another process writes the file.
     CacheError
         If the file cannot be written; nothing is left of it.
     """
@@ -49,11 +56,9 @@ def export_cache(cache: FeatureCache, path: Path) -> None:
         )
     write = _write_npz if path.suffix == ".npz" else _write_safetensors
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(path.parent) as folder:
-            write(cache, folder / path.name)
-            move(folder / path.name, path)
-    except CacheError:
+        with lock_file(path, replace=replace), write_path(path) as made:
+            write(cache, made)
+    except (BusyError, CacheError):
         raise
     except OSError as error:
         reason = error.strerror or one_line(error)
@@ -81,6 +86,7 @@ def _write_npz(cache: FeatureCache, path: Path) -> None:
 
 
 def _write_safetensors(cache: FeatureCache, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     header = cache.header
@@ -93,10 +99,16 @@ def _write_safetensors(cache: FeatureCache, path: Path) -> None:
     metadata = {name: json.dumps(value) for name, value in lists.items()}
     metadata |= {n: getattr(header, n) for n in ("dataset", "model", "pretrained", "source")}
     # safetensors holds numbers alone: names and the key are JSON in its metadata
-    save_file({n: np.ascontiguousarray(a) for n, a in _arrays(cache).items()}, path, metadata)
+    arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(cache).items()}
+    try:
+        save_file(arrays, path, metadata)
+    except SafetensorError as error:  # a full disk too
+        raise OSError(one_line(error)) from error
 
 
-def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
+def merge_caches(
+    caches: Sequence[FeatureCache], path: Path, *, replace: bool = True
+) -> FeatureCache:
     """Join caches of one encoder, made in the same way for the same classes, into one.
 
     Each split's images follow each other in the order given. Features are copied a few megabytes
@@ -108,6 +120,8 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         At least two.
     path : Path
         The cache file to write.
+    replace : bool
+        Whether the file may be there already.
 
     Returns
     -------
@@ -116,9 +130,12 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
     Raises
     ------
     InputError
-        If there are fewer than two, or two hold an image of the same name in one split.
+        If there are fewer than two, two hold an image of the same name in one split, or the file is
+        there and may not.
     CacheMismatchError
         If they were made differently; the difference is named.
+    BusyError
+        If another process writes the file.
     """
     if len(caches) < 2:
         raise InputError(f"merging needs at least two caches; got {len(caches)}.")
@@ -130,7 +147,7 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         _check_distinct(caches, split)
     dataset, _, _ = cache_name(path).partition("/")
     # what remains of the first key holds for all; the parts are named by their content
-    header = replace(
+    header = dataclasses.replace(
         first.header,
         key={**_shared(first), "merged_sha256": [cache.content_sha256 for cache in caches]},
         dataset=dataset,
@@ -140,13 +157,13 @@ def merge_caches(caches: Sequence[FeatureCache], path: Path) -> FeatureCache:
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
         created=utc_now(),
     )
-    with lock_file(path):
+    with lock_cache(path, replace=replace):
         write_cache(path, header, {split: _chain(caches, split) for split in splits})
     return FeatureCache.open(path)
 
 
 def _shared(cache: FeatureCache) -> dict[str, Any]:
-    return {name: part for name, part in cache.header.key.items() if name not in _DATASET_PARTS}
+    return {name: part for name, part in cache.header.key.items() if name not in _LEFT_OUT}
 
 
 def _check_alike(first: FeatureCache, other: FeatureCache) -> None:
@@ -166,6 +183,8 @@ def _facts(cache: FeatureCache) -> dict[str, Any]:
     return {
         "model": header.model,
         "pretrained": header.pretrained,
+        "logit scale": header.logit_scale,
+        "logit bias": header.logit_bias,
         "class names": list(header.class_names),
         "sentences": [list(row) for row in header.sentences],
         "text features": digest_of_array(header.text_features),
@@ -192,31 +211,3 @@ def _chain(caches: Sequence[FeatureCache], split: str) -> Iterator[Block]:
     for cache in caches:
         if split in cache.counts:
             yield from cache.blocks(split)
-
-
-def remove_cache(path: Path) -> int:
-    """Remove a cache file, and its folder when nothing else is in it.
-
-    Returns
-    -------
-    int
-        The bytes freed.
-
-    Raises
-    ------
-    BusyError
-        If another process writes the cache.
-    CacheError
-        If it cannot be removed.
-    """
-    try:
-        with lock_file(path):
-            size = path.stat().st_size
-            path.unlink()
-    except BusyError:
-        raise
-    except OSError as error:
-        raise CacheError(f"cannot remove '{path}' ({error.strerror}); check its folder.") from error
-    if not any(path.parent.iterdir()):
-        path.parent.rmdir()
-    return size

@@ -43,9 +43,16 @@ def _safe(name: str) -> str:
 
 
 def list_caches(home: Path) -> list[Path]:
-    """Every cache under a folder, newest first."""
+    """Every cache under a folder, newest first, and last what only has a cache's name."""
     files = [path for path in home.glob("*/*.h5") if not path.name.startswith(".")]
-    return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(files, key=_age, reverse=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # a link to nothing, or a file that was removed just now
+        return float("-inf")
 
 
 def cache_name(path: Path) -> str:
@@ -84,7 +91,8 @@ def find_caches(
     matching = [
         path
         for path in list_caches(home)
-        if dataset in (None, path.parent.name)
+        if path.is_file()
+        and dataset in (None, path.parent.name)
         and (model is None or path.name.startswith(f"{_safe(model)}."))
     ]
     if not matching:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheError, one_line
-from cafe.files import move, remove_left_overs, temporary_folder
+from cafe.errors import BusyError, CacheError, one_line
+from cafe.files import lock_file, remove_left_overs, write_path
 from cafe.store.deferred_errors import DeferredErrorFile
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
@@ -23,8 +24,38 @@ CHUNK_BYTES = 256 << 10
 """Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
 
 
+@contextlib.contextmanager
+def lock_cache(path: Path, *, replace: bool = True) -> Iterator[None]:
+    """Be the only process that writes a cache; see `cafe.files.lock_file`.
+
+    Raises
+    ------
+    BusyError
+        If another process writes it.
+    InputError
+        If it is there and may not be replaced.
+    CacheError
+        If its folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock_file(path, replace=replace))
+        except BusyError:
+            raise
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        yield
+
+
+def _cannot_write(path: Path, error: OSError) -> CacheError:
+    return CacheError(
+        f"cannot write the cache '{path}' ({error.strerror or one_line(error)}); choose another "
+        "folder with cache=, or free some space."
+    )
+
+
 def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
-    """Write a cache file in one step.
+    """Write a cache file in one step, within `lock_cache`.
 
     Parameters
     ----------
@@ -43,18 +74,12 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_overs(path.parent)
-        with temporary_folder(path.parent) as folder:  # beside the target: `move` is a rename
-            with DeferredErrorFile(folder / path.name) as out:
-                _write(out, header, splits)
-            move(folder / path.name, path)
+        with write_path(path) as made, DeferredErrorFile(made) as out:
+            _write(out, header, splits)
     except CacheError:
         raise
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise CacheError(
-            f"cannot write the cache '{path}' ({reason}); choose another folder with cache=, or "
-            "free some space."
-        ) from error
+        raise _cannot_write(path, error) from error
 
 
 def _write(out: DeferredErrorFile, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:

@@ -1,4 +1,4 @@
-"""`cafe cache ls`, `show`, `rm`, `export` and `merge`."""
+"""`cafe cache ls`, `show`, `rm`, `prune`, `export` and `merge`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
     from cafe.store.paths import cache_folder, cache_name, list_caches
 
     home = cache_folder(cache)
+    _note_hidden(home)
     rows: list[dict[str, Any]] = []
     for path in list_caches(home):
         try:
@@ -41,6 +42,23 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
         print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
     else:
         typer.echo(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+
+
+def _note_hidden(home: Path) -> None:
+    """Note what lies beside the caches: left-overs of killed writers, and work to go on with."""
+    from cafe.store.removal import find_interrupted, find_left_overs
+
+    left, interrupted = find_left_overs(home), find_interrupted(home)
+    if left.number:
+        note(
+            f"{left.number:,} left-overs of killed writers, {megabytes(left.bytes)}; 'cafe cache "
+            "prune' removes them."
+        )
+    if interrupted.number:
+        note(
+            f"{interrupted.number:,} interrupted extractions, {megabytes(interrupted.bytes)}; "
+            "'cafe extract' goes on with them, 'cafe cache prune --interrupted' removes them."
+        )
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -104,17 +122,39 @@ def remove(
 
     Example: cafe cache rm digits/nano.glyphs --yes
     """
-    from cafe.store.conversion import remove_cache
     from cafe.store.paths import find_caches
+    from cafe.store.removal import check_removable, remove_cache
 
     path = find_caches(cache, name)[0]
+    check_removable(path, cache)
     if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
         raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
-    size = remove_cache(path)
+    size = remove_cache(path, cache)
     if as_json:
         print_json({"removed": str(path), "bytes": size})
     else:
         typer.echo(f"removed {path}, {megabytes(size)}.")
+
+
+def prune(
+    cache: opt.CacheHome = None,
+    interrupted: Annotated[
+        bool, Option("--interrupted", help="Remove the finished work of extractions too.")
+    ] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Remove what killed commands left in the cache folder; what is in use stays.
+
+    Example: cafe cache prune
+    """
+    from cafe.store import removal
+    from cafe.store.paths import cache_folder
+
+    removed = removal.prune(cache_folder(cache), interrupted=interrupted)
+    if as_json:
+        print_json(removed._asdict())
+    else:
+        typer.echo(f"removed {removed.number:,} left-overs, {megabytes(removed.bytes)}.")
 
 
 def export(
@@ -132,7 +172,7 @@ def export(
 
     opened = open_cache(name, cache)
     refuse_present(target, replace=replace)
-    export_cache(opened, target)
+    export_cache(opened, target, replace=replace)
     size = target.stat().st_size
     if as_json:
         print_json({"path": str(target), "bytes": size})
@@ -156,7 +196,8 @@ def merge(
 
     path = named_path(cache_folder(cache), name)
     refuse_present(path, replace=replace)
-    merged = merge_caches([open_cache(source, cache) for source in sources], path)
+    opened = [open_cache(source, cache) for source in sources]
+    merged = merge_caches(opened, path, replace=replace)
     if as_json:
         print_json({"path": str(path), "images": dict(merged.counts)})
     else:

@@ -83,6 +83,7 @@ def import_(
         shots=shots,
         label=label,
         logit_scale=logit_scale,
+        replace=replace,
     )
     check = check_zero_shot(imported)
     if as_json:

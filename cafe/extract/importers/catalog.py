@@ -21,7 +21,7 @@ from cafe.extract.importers.tensor_files import (
     read_npz_file,
     read_tip_adapter,
 )
-from cafe.store import FeatureCache
+from cafe.store import FeatureCache, lock_cache
 from cafe.store.paths import cache_name
 
 
@@ -62,6 +62,7 @@ def import_features(
     shots: int | None = None,
     label: str | None = None,
     logit_scale: float | None = None,
+    replace: bool = True,
 ) -> FeatureCache:
     """Make a cache from features that were computed elsewhere. Nothing in them is unpickled.
 
@@ -96,6 +97,8 @@ def import_features(
         is one, else the folder of the image.
     logit_scale : float, optional
         None takes the one in the file, else 100, which is CLIP's.
+    replace : bool
+        Whether a cache may be there already.
 
     Returns
     -------
@@ -104,7 +107,10 @@ def import_features(
     Raises
     ------
     InputError
-        If there is no such source, no importer reads it, or text features are missing.
+        If there is no such source, no importer reads it, text features are missing, or a cache is
+        there and may not.
+    BusyError
+        If another process writes the cache.
     CacheFormatError
         If arrays are missing, of the wrong shape, or not finite; nothing is written.
     CacheError
@@ -115,16 +121,33 @@ def import_features(
         raise InputError(f"no file or folder '{source}'; give features that are there.")
     if logit_scale is not None and not 0 < logit_scale < float("inf"):
         raise InputError(f"logit_scale must be above 0; got {logit_scale}.")
-    names = None if classes is None else read_class_names(Path(classes))
+    with lock_cache(path, replace=replace):
+        names = None if classes is None else read_class_names(Path(classes))
+        texts = _find_text(path, text, names, template, encode=encode)
+        return _import(source, path, ImportOptions(texts, names, shots, label, logit_scale))
+
+
+def _find_text(
+    path: Path,
+    text: TextFeatures | Path | str | None,
+    names: tuple[str, ...] | None,
+    template: Sequence[str] | None,
+    *,
+    encode: bool,
+) -> TextFeatures | None:
+    """The classes' text features that are given, or computed; None where the source has them."""
     if encode:
         if text is not None or names is None:
             raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
-        text = _encode_classes(path, names, template)
-    elif template:
+        return _encode_classes(path, names, template)
+    if template:
         raise InputError("template= is for the text that encode=True computes; add encode=True.")
-    elif text is not None and not isinstance(text, TextFeatures):
-        text = read_text_features(Path(text))
-    options = ImportOptions(text, names, shots, label, logit_scale)
+    if text is None or isinstance(text, TextFeatures):
+        return text
+    return read_text_features(Path(text))
+
+
+def _import(source: Path, path: Path, options: ImportOptions) -> FeatureCache:
     for importer in _IMPORTERS:
         features = importer.read(source, options)
         if features is None:

@@ -17,7 +17,7 @@ from cafe.extract.importers.arrays import finite
 from cafe.extract.importers.classes import ClassList, ImportOptions, TextFeatures, make_class_list
 from cafe.files import digest_of_file
 from cafe.store import SPLITS, Block, FeatureCache, Header, utc_now, write_cache
-from cafe.store.key import Key, digest, digest_of_array
+from cafe.store.key import Key, digest, digest_of_array, digest_of_names
 from cafe.store.paths import cache_name
 
 _BLOCK_ROWS = 4096
@@ -195,7 +195,7 @@ def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) 
     dataset, _, encoder = cache_name(path).partition("/")
     model, _, pretrained = encoder.partition(".")
     header = Header(
-        key=_key(features, classes),
+        key=_key(features, classes, options.label),
         dataset=dataset,
         model=model,
         pretrained=pretrained,
@@ -208,7 +208,7 @@ def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) 
     return FeatureCache.open(path)
 
 
-def _key(features: FeatureSet, classes: ClassList) -> Key:
+def _key(features: FeatureSet, classes: ClassList, label: str | None) -> Key:
     """One file is known by its digest, several files by the digest of their digests."""
     digests = {file.name: digest_of_file(file) for file in features.files}
     content = digest(digests) if len(digests) > 1 else next(iter(digests.values()))
@@ -216,4 +216,8 @@ def _key(features: FeatureSet, classes: ClassList) -> Key:
         "imported_from": features.source.name,
         "imported_sha256": content,
         "text_sha256": digest_of_array(classes.text_features),
+        "class_names_sha256": digest_of_names(classes.class_names),
+        "logit_scale": classes.logit_scale,
+        "logit_bias": classes.logit_bias,
+        "label": label,
     }

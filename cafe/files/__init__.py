@@ -1,0 +1,35 @@
+"""Files as a whole: written in one step, locked between processes, digested; knows no format.
+
+A file is first written into a hidden folder of its own (`.cafe-<hex>.writing`) beside its target,
+put on disk, and renamed to the target. Whoever looks at the target sees the old file or the new
+one, never a half of one, also after a crash. Two writers of one target never share a byte: making a
+folder of a random name is exclusive on every file system, and the last rename wins.
+
+The hidden folder holds a file `lock`, which its writer locks. The kernel drops the lock when the
+writer dies, so an unlocked folder is the left-over of a killed writer, whatever its age.
+
+A target that is a link is written where it points. What is no file, such as a device, is refused:
+a rename would put a file in its place.
+"""
+
+from cafe.files.disk import append_lines, digest_of_file
+from cafe.files.locks import is_unlocked, lock_file, lock_path
+from cafe.files.temporary import left_overs, remove_left_overs, temporary_folder
+from cafe.files.writing import move, real_path, write_file, write_folder, write_path, write_text
+
+__all__ = [
+    "append_lines",
+    "digest_of_file",
+    "is_unlocked",
+    "left_overs",
+    "lock_file",
+    "lock_path",
+    "move",
+    "real_path",
+    "remove_left_overs",
+    "temporary_folder",
+    "write_file",
+    "write_folder",
+    "write_path",
+    "write_text",
+]
