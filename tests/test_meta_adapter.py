@@ -261,11 +261,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "half precision": (
         lambda tensors, _: tensors.update(gate=torch.ones(WIDTH, dtype=torch.float16)),
-        "its gate is F16",
+        "its gate is torch.float16",
     ),
     "not finite": (
         lambda tensors, _: tensors.update(bias=torch.tensor(torch.nan)),
-        "its bias is not finite",
+        "'bias' holds numbers that are not finite",
     ),
 }
 

@@ -6,21 +6,22 @@ zero-shot answer can stand beside the head's. Its metadata holds one JSON text u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save
+from pydantic import ConfigDict, Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError, one_line
 from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head, predict_in_blocks
+from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
+from cafe.results.typed_json import Count, Index, Name, Percent, check_json
 
 _ZERO_SHOT = "zero_shot."
 
@@ -118,10 +119,9 @@ def save_head(
     """
     text = {} if zero_shot is None else zero_shot.tensors()
     tensors = {**head.tensors(), **{f"{_ZERO_SHOT}{name}": value for name, value in text.items()}}
-    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     metadata = {"method": head.method, "params": dict(head.params), **about}
     # not save_file: it lets nobody but the owner read the file
-    path.write_bytes(save(copies, metadata={"cafe": json.dumps(metadata)}))
+    path.write_bytes(pack(tensors, "cafe", metadata))
 
 
 def load_head(path: Path | str) -> SavedHead:
@@ -135,19 +135,81 @@ def load_head(path: Path | str) -> SavedHead:
     Raises
     ------
     InputError
-        If it is no saved head.
+        If it is no saved head, is damaged, or its tensors do not fit its classes.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["cafe"])
-        tensors = load_file(path)
+        about = read_about(path, "cafe")
+        check_json(_About, about, Path(path))
+        tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
         head = find_method(about["method"]).make_head(own, about["params"])
         zero_shot = ZeroShotHead(**text, params={}, method=ZeroShot.name) if text else None
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        saved = SavedHead(head, about, zero_shot)
+        _try_out(saved)
+    except CafeError:
+        raise
+    except FAULTS as error:
         raise InputError(
-            f"'{path}' is not a head that cafe saved ({error}); known methods are "
+            f"'{path}' is not a head that cafe saved ({one_line(error)}); known methods are "
             f"{', '.join(CATALOG)}."
         ) from error
-    return SavedHead(head, about, zero_shot)
+    return saved
+
+
+class _Encoder(TypedDict):
+    """The encoder of a head's features."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model: str
+    pretrained: str
+
+
+class _Calibration(TypedDict, total=False):
+    """What the logits are divided by."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
+class _Required(TypedDict):
+    """What every head says of itself."""
+
+    method: Name
+    params: dict[str, Any]
+    class_names: Annotated[list[str], Field(min_length=2)]
+    dataset: str
+    encoder: _Encoder
+    cache_key: dict[str, Any]
+
+
+class _About(_Required, total=False):
+    """What heads say since version 0.1."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    shots: Count
+    seed: Index
+    accuracy: Percent
+    baselines: dict[str, Percent]
+    calibration: _Calibration
+    cache: str
+    protocol: str
+    command: str
+    created: str
+    versions: dict[str, Any]
+
+
+def _try_out(saved: SavedHead) -> None:
+    """Ask the head about one image, so that tensors that do not belong together are found now."""
+    if saved.zero_shot is None:
+        return  # nothing else tells how wide a feature is
+    width = saved.zero_shot.weights.shape[-1]
+    image = torch.ones(1, width)
+    own = image[:, None].expand(1, 2, width) if saved.head.spatial else image  # with a map of one
+    shape = (1, len(saved.class_names))
+    for values in (saved.head.logits(own), saved.zero_shot.logits(image)):
+        if tuple(values.shape) != shape or not torch.isfinite(values).all():
+            raise ValueError(f"it answers with {tuple(values.shape)} logits for {shape[1]} classes")

@@ -6,7 +6,8 @@ out of bounds is one error that names file and field.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -46,13 +47,26 @@ def from_json(kind: Callable[..., T], text: bytes | str, path: Path) -> T:
     InputError
         If a value has another type or is out of bounds; file and field are named.
     """
-    try:
+    with _named(path):
         value: T = _adapter(kind).validate_json(text, strict=True)
+    return value
+
+
+def check_json(kind: Any, value: Any, path: Path) -> None:
+    """Check JSON values that are read already; see `from_json`."""
+    with _named(path):
+        _adapter(kind).validate_python(value, strict=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what pydantic says into one line that names file and field."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = f" at '{'.'.join(map(str, first['loc']))}'" if first["loc"] else ""
         raise InputError(f"'{path}' is damaged{where}: {first['msg']}; run it again.") from None
-    return value
 
 
 def read_text(path: Path) -> bytes:

@@ -5,7 +5,6 @@ The file is in safetensors format and says what the weights were trained on.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.engine import linear_weights
 from cafe.errors import CafeError, InputError, one_line
 from cafe.files import digest_of_file, write_file
+from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 
 GATE_START = 1.0
 """Where the gate's bias starts in the authors' code (ArsenalCheng/Meta-Adapter): sigmoid 0.73."""
@@ -173,11 +171,9 @@ def save_meta(path: Path, weights: MetaWeights, about: Mapping[str, Any]) -> Met
     CafeError
         If the file cannot be written; nothing is left behind.
     """
-    tensors = {name: value.cpu().contiguous() for name, value in weights.tensors().items()}
-    metadata = {"cafe_meta": json.dumps({"format": FORMAT, **about})}
     try:
         with write_file(path) as stream:
-            stream.write(save(tensors, metadata=metadata))
+            stream.write(pack(weights.tensors(), "cafe_meta", {"format": FORMAT, **about}))
     except OSError as error:
         raise CafeError(f"cannot write '{path}' ({error.strerror}); choose another -o.") from error
     return load_meta(path)
@@ -202,12 +198,12 @@ def load_meta(path: Path | str) -> MetaFile:
             f"no meta file '{path}'; 'cafe meta-train CACHE -o {path.name}' makes one."
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["cafe_meta"])
-            _check_about(about)
-            _check_forms({name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118
-            weights = MetaWeights(**{name: _read_finite(file, name) for name in _HELD})
-    except (OSError, LookupError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        about = read_about(path, "cafe_meta")
+        _check_about(about)
+        tensors = read_tensors(path, about)
+        _check_forms(tensors)
+        weights = MetaWeights(**tensors)
+    except FAULTS as error:
         raise InputError(
             f"'{path}' is no file of 'cafe meta-train' ({one_line(error)}); make one with "
             "'cafe meta-train CACHE -o FILE'."
@@ -228,19 +224,12 @@ def _check_about(about: Any) -> None:
         raise ValueError("it does not say how many shots it was trained with")
 
 
-def _check_forms(slices: Mapping[str, Any]) -> None:
-    """Names, types and shapes, before any tensor is read: one may be as large as the file."""
-    if slices.keys() != _HELD.keys():
-        raise ValueError(f"it holds {', '.join(sorted(slices)) or 'nothing'}"[:200])
-    width = (slices["gate"].get_shape() or [0])[0]
+def _check_forms(tensors: Mapping[str, Tensor]) -> None:
+    """Names, types and shapes."""
+    if tensors.keys() != _HELD.keys():
+        raise ValueError(f"it holds {', '.join(sorted(tensors)) or 'nothing'}"[:200])
+    width = tensors["gate"].numel()
     for name, axes in _HELD.items():
-        kind, shape = slices[name].get_dtype(), slices[name].get_shape()
-        if kind != "F32" or shape != [width] * axes or not width:
-            raise ValueError(f"its {name} is {kind} {shape}")
-
-
-def _read_finite(file: Any, name: str) -> Tensor:
-    value: Tensor = file.get_tensor(name)
-    if not value.isfinite().all():
-        raise ValueError(f"its {name} is not finite")
-    return value
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32 or list(tensor.shape) != [width] * axes or not width:
+            raise ValueError(f"its {name} is {tensor.dtype} {list(tensor.shape)}")
