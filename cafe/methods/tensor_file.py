@@ -15,10 +15,12 @@ from torch import Tensor
 
 FAULTS = (
     ArithmeticError,
+    AssertionError,  # faiss, of keys whose width does not fit
     AttributeError,
     LookupError,
     OSError,
     RecursionError,  # JSON of ten thousand brackets
+    StopIteration,  # an ensemble without members
     RuntimeError,  # tensors whose shapes do not fit
     TypeError,
     ValueError,

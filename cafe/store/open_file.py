@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import h5py
@@ -102,7 +103,7 @@ def read_header(file: h5py.File) -> Header:
     bias = attrs.get("logit_bias")
     # small, and all that follows relies on them: unlike features they are checked by SHA-256 now
     arrays = {name: _read_array(file[name]) for name in HEADER_ARRAYS}
-    return Header(
+    header = Header(
         key=json.loads(get_text(file, "key")),
         class_names=tuple(unpack_text(arrays["class_names"])),
         sentences=tuple(map(tuple, unpack_text(arrays["text/sentences"]))),
@@ -114,6 +115,41 @@ def read_header(file: h5py.File) -> Header:
         versions=json.loads(get_text(file, "versions")),
         **{n: get_text(file, n) for n in ("dataset", "model", "pretrained", "source", "created")},
     )
+    _check_values(header)
+    return header
+
+
+_KEY_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "weights_sha256": (str, NoneType),
+    "architecture_sha256": (str, NoneType),
+    "dataset_sha256": (str, NoneType),
+    "preprocess": (dict, NoneType),
+    "precision": str,
+    "augmentation": (dict, NoneType),
+    "templates": (list, NoneType),
+    "spatial": (dict, NoneType),
+}
+"""Parts of a key that are read, beside being compared, and the types that they have."""
+
+
+def _check_values(header: Header) -> None:
+    """Refuse values that no writer of cafe gives: a file may be edited and sealed again."""
+    key, versions = header.key, header.versions
+    for what, value in (("key", key), ("versions", versions)):
+        if not isinstance(value, dict):
+            raise InvalidFileError(f"its {what} is no JSON object")
+    for name, types in _KEY_TYPES.items():
+        if name in key and not isinstance(key[name], types):
+            raise InvalidFileError(f"'{name}' of its key is a {type(key[name]).__name__}")
+    if not all(isinstance(version, str) for version in versions.values()):
+        raise InvalidFileError("a version is no text")
+    if not 0 < header.logit_scale < _LARGEST_LOGIT:
+        raise InvalidFileError(f"its logit scale is {header.logit_scale}")
+    if header.logit_bias is not None and not abs(header.logit_bias) < _LARGEST_LOGIT:
+        raise InvalidFileError(f"its logit bias is {header.logit_bias}")
+
+
+_LARGEST_LOGIT = 1e6  # CLIP's scale is 100 at the most, SigLIP's bias some -16
 
 
 def _read_array(dataset: h5py.Dataset) -> NDArray[Any]:
