@@ -95,6 +95,8 @@ class Record:
         Of a grid.
     seconds, runs_per_second : float or None
         Of a grid: time of the training, earlier sittings not counted.
+    heads : mapping of str to str
+        In the run's folder: the SHA-256 of every head's file.
     class_names : tuple of str
         In memory only; `page.json` holds them.
     folder : Path or None
@@ -120,6 +122,7 @@ class Record:
     best_per_shots: tuple[ChosenConfiguration, ...] | None = None
     seconds: NotNegative | None = None
     runs_per_second: NotNegative | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
     class_names: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     folder: Annotated[Path | None, Field(exclude=True)] = None
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from cafe.errors import CafeError, InputError, UnknownNameError
 from cafe.features.splits import Shots
-from cafe.files import write_folder
+from cafe.files import digest_of_file, write_folder
 from cafe.methods.catalog import BASELINES
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.record import RECORD, Record, read_record
@@ -72,10 +72,12 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
     base = f"{stamp}-{record.dataset}-{record.encoder.model}".replace("/", "-")
 
     def fill(folder: Path) -> None:
-        _write_json(folder / RECORD, record.json, indent=1)
+        _save_heads(folder, record)
+        heads = {file.name: digest_of_file(file) for file in sorted(folder.glob("*.safetensors"))}
+        values = replace(record, heads=heads).json
+        _write_json(folder / RECORD, values, indent=1)
         _write_json(folder / PAGE, to_json(_page(record)))
         _write_csv(folder / "runs.csv", _COLUMNS, _table(record))
-        _save_heads(folder, record)
         if grid_rows is not None:
             lines = [json.dumps(row) + "\n" for row in grid_rows]
             (folder / GRID_ROWS).write_text("".join(lines), encoding="utf-8")
@@ -197,6 +199,11 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
         raise RunNotFoundError(
             f"'{folder}' has lost its head '{file.name}'; fit again, or choose another with "
             "method=, shots= or seed=."
+        )
+    if file.name in record.heads and digest_of_file(file) != record.heads[file.name]:
+        raise InputError(
+            f"'{file}' is not the head that this run saved: it was damaged or replaced; fit again, "
+            "or name the file itself to use it all the same."
         )
     return file
 
