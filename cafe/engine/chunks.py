@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 
 from cafe.engine.architecture import Run
-from cafe.engine.memory import format_bytes
 from cafe.engine.stack import makes_rows_per_batch
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
@@ -83,8 +82,8 @@ def plan_chunks(
     largest = max(map(sum, costs.values()))  # one stream of one run
     if largest > budget:
         raise InputError(
-            f"one run needs {format_bytes(largest)} and the memory budget is "
-            f"{format_bytes(budget)}; raise the budget, or make the batch or the head smaller."
+            f"one run needs {largest:,} bytes and the memory budget is {budget:,}; raise the "
+            "budget, or make the batch or the head smaller."
         )
     workers = max(1, min(workers, budget // largest, len(runs)))
     # a chunk holds at most one worker's even share of the runs, so that no worker stays idle

@@ -34,19 +34,3 @@ def free_bytes(device: torch.device) -> int:
 def budget_bytes(device: torch.device, budget: int | None) -> int:
     """Bytes that may be taken: the budget, or half of what is free where that is None."""
     return int(free_bytes(device) * FREE_SHARE) if budget is None else budget
-
-
-def format_bytes(count: int) -> str:
-    """Bytes in a unit that fits them.
-
-    Examples
-    --------
-    >>> format_bytes(3 << 20)
-    '3.0 MiB'
-    """
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
