@@ -11,7 +11,7 @@ from torch import Tensor
 from cafe import devices
 from cafe.devices import bf16_speedup, resolve_precision
 from cafe.engine import Architecture, Batch, BatchOrder, Workspace, linear_weights
-from cafe.engine.memory import budget_bytes, free_bytes
+from cafe.engine.chunks import budget_bytes, free_bytes
 from cafe.engine.optimizer import cosine
 from cafe.errors import InputError
 from cafe.methods.clip_adapter.architecture import VisualAdapter

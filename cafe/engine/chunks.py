@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ _T = TypeVar("_T")
 
 PARAMETER_BYTES = 4 * 4 + 2 * 2
 """Per parameter: weight, gradient and two moments in float32, weight and gradient in bfloat16."""
+
+FREE_SHARE = 0.5
+"""Share of the free memory that is taken where no budget is given."""
 
 
 @dataclass(frozen=True)
@@ -181,3 +185,29 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     # of each row: what the head needs of the image, its logits and their gradient
     per_stream = 4 * (kept + batch) * (run.architecture.row_numbers(width) + 2 * classes)
     return per_stream, PARAMETER_BYTES * parameters + 4 * activations
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes free on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        CPU or CUDA; 4 GiB are assumed of any other kind.
+
+    Returns
+    -------
+    int
+        Free bytes now.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return 4 << 30
+
+
+def budget_bytes(device: torch.device, budget: int | None) -> int:
+    """Bytes that may be taken: the budget, or half of what is free where that is None."""
+    return int(free_bytes(device) * FREE_SHARE) if budget is None else budget

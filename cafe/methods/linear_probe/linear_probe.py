@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cafe.engine import Architecture, Recipe
+from cafe.engine import Recipe
 from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job
@@ -58,6 +58,7 @@ class LinearProbe(TrainedLinear):
     source = "Radford et al. 2021, arXiv 2103.00020; start: arXiv 2312.12730"
     head = LinearHead
     no_new_classes = "a row of the head is learnt per class from its shots"
+    architecture = Prototypes()
     published = Recipe(lr=1e-4, weight_decay=0.0, epochs=300, views=True)
 
     def __init__(
@@ -72,7 +73,7 @@ class LinearProbe(TrainedLinear):
         super().__init__(recipe=recipe, context=context)
         if start not in ("zero", "zero-shot"):
             raise InputError(f"start must be 'zero' or 'zero-shot'; got '{start}'.")
-        self.start = start
+        self.start, self.in_force = start, {"start": start}
         self.c = check_positive("c", c)
         self.cs = tuple(check_positive("c", candidate) for candidate in cs)
 
@@ -93,20 +94,12 @@ class LinearProbe(TrainedLinear):
         c = choose(self.cs, self.c, folds, map(self._candidates, folds))
         weights, intercept = _regress(job.train, [c])
         tensors = {"weights": weights[0].float(), "intercept": intercept[0].float()}
-        return self.make_head(tensors, {"start": self.start, "c": c})
+        return self.make_head(tensors, {**self.in_force, "c": c})
 
     def _candidates(self, fold: Fold) -> Tensor:
         """Logits of a fold's held-out images, all regressions side by side. (G, n, C)"""
         weights, intercept = _regress(fold.train, self.cs, tolerance=1e-5)
         return fold.held_out.unit.double() @ weights.mT + intercept[:, None]
-
-    def architecture(self) -> Architecture:
-        """See `TrainedLinear.architecture`."""
-        return Prototypes()
-
-    def in_force(self) -> Mapping[str, Any]:
-        """Where the weights started."""
-        return {"start": self.start}
 
 
 def _regress(

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.devices import resolve_precision, torch_threads
 from cafe.engine import BatchOrder, Recipe
-from cafe.engine.memory import budget_bytes
+from cafe.engine.chunks import budget_bytes
 from cafe.engine.optimizer import cosine
 from cafe.engine.stack import flatten_views
 from cafe.features.tensors import ClassText, TrainingSet
