@@ -21,8 +21,8 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.clip_adapter.architecture import VisualAdapter
-from cafe.methods.clip_adapter.counterfactual_architecture import CounterfactualAdapter
-from cafe.methods.clip_adapter.counterfactuals import (
+from cafe.methods.clip_adapter.counterfactual_architecture import (
+    CounterfactualAdapter,
     confusable_classes,
     counterfactuals,
     smallest_mask,

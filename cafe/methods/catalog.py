@@ -20,7 +20,7 @@ CATALOG: dict[str, str] = {
     "clip-adapter-text": "cafe.methods.clip_adapter.method:ClipAdapterText",
     "clip-adapter-both": "cafe.methods.clip_adapter.method:ClipAdapterBoth",
     "knn": "cafe.methods.knn:Knn",
-    "linear-probe": "cafe.methods.linear_probe.linear_probe:LinearProbe",
+    "linear-probe": "cafe.methods.linear_probe:LinearProbe",
     "tip-adapter": "cafe.methods.tip_adapter.tip_adapter:TipAdapter",
     "tip-adapter-f": "cafe.methods.tip_adapter.tip_adapter:TipAdapterF",
     "vt-clip": "cafe.methods.vt_clip:VtClip",

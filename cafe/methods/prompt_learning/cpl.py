@@ -14,7 +14,7 @@ from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative
-from cafe.methods.clip_adapter.counterfactuals import contrast, counterfactuals
+from cafe.methods.clip_adapter.counterfactual_architecture import contrast, counterfactuals
 from cafe.methods.prompt_learning.coop import Coop
 from cafe.methods.prompt_learning.prompts import TextTower
 from cafe.methods.prompt_learning.training import Objective
