@@ -100,7 +100,7 @@ def test_one_step_has_the_plain_gradient(tiny: Encoder) -> None:
     cross_entropy(plain(train.features.x), train.features.y).backward()  # type: ignore[no-untyped-call]
     leaf = start.clone().requires_grad_()
     classes = normalize(prompts.features(leaf[None]), dim=-1)
-    loss = Coop(4, tower=prompts.tower).objective([train])(
+    loss = Coop(4, tower=prompts.tower).objective(train.text)(
         classes, train.features.unit[None], train.features.y[None]
     )
     (gradient,) = torch.autograd.grad(loss.sum(), [leaf])

@@ -21,8 +21,8 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.clip_adapter.architecture import VisualAdapter
-from cafe.methods.clip_adapter.counterfactual_architecture import CounterfactualAdapter
-from cafe.methods.clip_adapter.counterfactuals import (
+from cafe.methods.clip_adapter.counterfactual_architecture import (
+    CounterfactualAdapter,
     confusable_classes,
     counterfactuals,
     smallest_mask,
@@ -106,7 +106,7 @@ def test_the_loss_is_the_loss_by_hand() -> None:
     train_set = draw_task()
     x, y = train_set.features.unit, train_set.features.y
     classes = normalize(torch.randn(CLASSES, 24), dim=-1)
-    loss = Cpl(4, contrast=0.5, tower=DrawnTower()).objective([train_set])
+    loss = Cpl(4, contrast=0.5, tower=DrawnTower()).objective(train_set.text)
     found = loss(classes[None], loss.see(x, y, train_set)[None], y[None])
     told = contrast_by_hand(classes[y], x, edited_by_hand(train_set), 20.0)
     expected = cross_entropy(20.0 * x @ classes.T, y) + 0.5 * told
@@ -199,7 +199,7 @@ def test_one_class_with_images_has_no_counterfactual() -> None:
     train_set = draw_task((0, 3, 0, 0, 0))
     x, y, weights = train_set.features.unit, train_set.features.y, train_set.text.weights
     assert torch.equal(counterfactuals(x, y, train_set), x)
-    loss = Cpl(4, tower=DrawnTower()).objective([train_set])
+    loss = Cpl(4, tower=DrawnTower()).objective(train_set.text)
     found = loss(weights[None], loss.see(x, y, train_set)[None], y[None])
     plain = cross_entropy(20.0 * x @ weights.T, y)
     torch.testing.assert_close(found, plain[None] + math.log(2), atol=1e-5, rtol=1e-5)

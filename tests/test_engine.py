@@ -185,7 +185,7 @@ def test_neighbours_and_order_change_nothing(mixed: list[Trained]) -> None:
 
 
 def test_too_small_a_budget_says_what_one_run_needs() -> None:
-    with pytest.raises(InputError, match=r"one run needs [\d.]+ KiB and the memory budget is 1000"):
+    with pytest.raises(InputError, match=r"one run needs [\d,]+ bytes and .* budget is 1,000;"):
         train(mixed_runs()[:1], SETS, memory_budget=1000)
 
 

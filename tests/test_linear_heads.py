@@ -18,7 +18,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.clap import Clap, multipliers
 from cafe.methods.cross_modal import CrossModalLinear
-from cafe.methods.linear_probe.linear_probe import LinearProbe
+from cafe.methods.linear_probe import LinearProbe
 from cafe.methods.taskres import TaskRes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -68,7 +68,6 @@ EXAMPLES = [
     "cafe.study.classifier.AdapterClassifier",
     "cafe.study.compare.compare",
     "cafe.inference.export.export_head",
-    "cafe.engine.memory.format_bytes",
     "cafe.extract.extractor.Extractor",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from cafe.engine.architecture import Run
-from cafe.engine.memory import format_bytes
 from cafe.engine.stack import makes_rows_per_batch
 from cafe.errors import InputError
 from cafe.features.tensors import ClassText, TrainingSet
@@ -20,6 +20,9 @@ _T = TypeVar("_T")
 
 PARAMETER_BYTES = 4 * 4 + 2 * 2
 """Per parameter: weight, gradient and two moments in float32, weight and gradient in bfloat16."""
+
+FREE_SHARE = 0.5
+"""Share of the free memory that is taken where no budget is given."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def plan_chunks(
     largest = max(map(sum, costs.values()))  # one stream of one run
     if largest > budget:
         raise InputError(
-            f"one run needs {format_bytes(largest)} and the memory budget is "
-            f"{format_bytes(budget)}; raise the budget, or make the batch or the head smaller."
+            f"one run needs {largest:,} bytes and the memory budget is {budget:,}; raise the "
+            "budget, or make the batch or the head smaller."
         )
     workers = max(1, min(workers, budget // largest, len(runs)))
     # a chunk holds at most one worker's even share of the runs, so that no worker stays idle
@@ -182,3 +185,29 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     # of each row: what the head needs of the image, its logits and their gradient
     per_stream = 4 * (kept + batch) * (run.architecture.row_numbers(width) + 2 * classes)
     return per_stream, PARAMETER_BYTES * parameters + 4 * activations
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes free on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        CPU or CUDA; 4 GiB are assumed of any other kind.
+
+    Returns
+    -------
+    int
+        Free bytes now.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return 4 << 30
+
+
+def budget_bytes(device: torch.device, budget: int | None) -> int:
+    """Bytes that may be taken: the budget, or half of what is free where that is None."""
+    return int(free_bytes(device) * FREE_SHARE) if budget is None else budget

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cafe.engine.architecture import Trained
-from cafe.engine.memory import budget_bytes
+from cafe.engine.chunks import budget_bytes
 from cafe.engine.stack import make_batch, stack_constants, stack_scalars, stack_tensors
 from cafe.features.tensors import Features, TrainingSet
 

@@ -10,8 +10,7 @@ import torch
 
 from cafe.devices import ProductPrecision, resolve_precision
 from cafe.engine.architecture import Run, Trained
-from cafe.engine.chunks import Chunk, plan_chunks
-from cafe.engine.memory import budget_bytes
+from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
 from cafe.engine.optimizer import StackedAdamW, cosine
 from cafe.engine.stack import BatchLoader, stack_scalars, stack_tensors
 from cafe.engine.workers import run_jobs

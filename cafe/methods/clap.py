@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.engine import Architecture, Batch, Recipe
+from cafe.engine import Batch, Recipe
 from cafe.engine.architecture import Tensors
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
@@ -97,12 +95,5 @@ class Clap(TrainedLinear):
         context: Context | None = None,
     ) -> None:
         super().__init__(recipe=recipe, context=context)
-        self.strength = check_positive("strength", strength)
-
-    def architecture(self) -> Architecture:
-        """See `TrainedLinear.architecture`."""
-        return HeldPrototypes(self.strength)
-
-    def in_force(self) -> Mapping[str, Any]:
-        """The factor on the penalty."""
-        return {"strength": self.strength}
+        self.architecture = HeldPrototypes(check_positive("strength", strength))
+        self.in_force = {"strength": self.architecture.strength}

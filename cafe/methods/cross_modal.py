@@ -99,6 +99,7 @@ class CrossModalLinear(TrainedLinear):
     summary = "linear probe from the class texts, with every prompt as a training sample"
     source = "Lin et al. 2023, arXiv 2301.06267"
     head = LinearHead
+    architecture = CrossModal()
     published = Recipe(lr=1e-4, weight_decay=1e-2, epochs=300, batch_size=256, views=True)
 
     def __init__(
@@ -112,10 +113,6 @@ class CrossModalLinear(TrainedLinear):
         super().__init__(recipe=recipe, context=context)
         self.rates = tuple(check_positive("lr", rate) for rate in rates)
         self.decays = tuple(decays)
-
-    def architecture(self) -> Architecture:
-        """See `TrainedLinear.architecture`."""
-        return CrossModal()
 
     def candidates(self, run: Run) -> list[Run]:
         """One run for each rate and decay."""

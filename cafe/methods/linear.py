@@ -115,31 +115,31 @@ class TrainedLinear(BatchedMethod):
         How to optimise; None is the method's own, `published`.
     context : Context or None
         Where and how to compute.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        What the engine trains.
+    scalars : mapping of str to float
+        Its scalars where nothing is validated.
+    in_force : mapping
+        What the head's params say beside the run's scalars and recipe.
     """
 
     head: ClassVar[type[Head]] = CosineHead
     no_new_classes = "a row of the head is learnt per class"
     published: ClassVar[Recipe]
+    architecture: Architecture
 
     def __init__(self, *, recipe: Recipe | None = None, context: Context | None = None) -> None:
         super().__init__(context)
         self.recipe = recipe or self.published
-
-    @abstractmethod
-    def architecture(self) -> Architecture:
-        """What the engine trains."""
+        self.scalars: Mapping[str, float] = {}
+        self.in_force: Mapping[str, Any] = {}
 
     def class_weights(self, trained: Trained, text: ClassText) -> Tensor:
         """W of a trained run, before the logit scale: here of unit rows. (C, D)"""
         return normalize(trained.tensors["w"], dim=-1)
-
-    def scalars(self) -> Mapping[str, float]:
-        """The architecture's scalars where nothing is validated."""
-        return {}
-
-    def in_force(self) -> Mapping[str, Any]:
-        """What the head's params say beside the run's scalars and recipe."""
-        return {}
 
     def recipe_for(self, train: TrainingSet) -> Recipe:
         """The recipe where nothing is validated."""
@@ -152,14 +152,14 @@ class TrainedLinear(BatchedMethod):
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Fit one head per job, all candidates of all jobs side by side."""
         runs = [
-            Run(self.architecture(), i, job.seed, self.recipe_for(job.train), dict(self.scalars()))
+            Run(self.architecture, i, job.seed, self.recipe_for(job.train), self.scalars)
             for i, job in enumerate(jobs)
         ]
         trained = train_best(runs, list(map(self.candidates, runs)), jobs, self.context)
         return [self._head(run, job.train.text) for run, job in zip(trained, jobs, strict=True)]
 
     def _head(self, trained: Trained, text: ClassText) -> Head:
-        params = {**self.in_force(), **trained.run.scalars, **training_params(trained)}
+        params = {**self.in_force, **trained.run.scalars, **training_params(trained)}
         return self.make_head(scaled_weights(self.class_weights(trained, text), text), params)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,7 @@ class TaskRes(TrainedLinear):
     summary = "a trained residual on the class weights"
     source = "Yu et al. 2023, arXiv 2211.10277"
     no_new_classes = "a residual is learnt per class, and a new class has none"
+    architecture = Residual()
     published = Recipe(lr=2e-3 / TEXT_NORM, weight_decay=0.0, epochs=100, views=True)
 
     def __init__(
@@ -72,17 +73,9 @@ class TaskRes(TrainedLinear):
         context: Context | None = None,
     ) -> None:
         super().__init__(recipe=recipe, context=context)
-        self.alpha = check_positive("alpha", alpha)
+        self.scalars = {"alpha": check_positive("alpha", alpha)}
         self.alphas = tuple(check_positive("alpha", candidate) for candidate in alphas)
         self._own_recipe = recipe is None
-
-    def architecture(self) -> Architecture:
-        """See `TrainedLinear.architecture`."""
-        return Residual()
-
-    def scalars(self) -> Mapping[str, float]:
-        """The weight of the residual."""
-        return {"alpha": self.alpha}
 
     def recipe_for(self, train: TrainingSet) -> Recipe:
         """Twice the epochs where there are many shots, unless a recipe was given."""

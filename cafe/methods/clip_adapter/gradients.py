@@ -35,6 +35,8 @@ class _Forward:
     adapted: Tensor  # (R, B, D)
     blend: Tensor  # (S, M, B, D)
     norm: Tensor  # (S, M, B, 1)
+    ratio: Tensor  # a, float32, (S, M, 1, 1)
+    final_relu: bool
 
 
 def visual_gradients(
@@ -60,16 +62,16 @@ def visual_gradients(
     along : Tensor or None
         Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
     """
-    saved = _forward(params, batch, work, ratio, final_relu=final_relu)
+    saved = _forward(params, batch, work, ratio, final_relu)
     error, pull = _class_errors(saved, batch, work)
     if along is not None:  # before the blend's memory is taken
         along.copy_(_df_x(saved, error, pull))
-    d_adapted = _blend_gradient(saved, error, pull, ratio, work, final_relu=final_relu)
+    d_adapted = _blend_gradient(saved, error, pull, work)
     _weight_gradients(saved, d_adapted, grads, work)
 
 
 def _forward(
-    params: Tensors, batch: Batch, work: Workspace, ratio: Tensor, *, final_relu: bool
+    params: Tensors, batch: Batch, work: Workspace, ratio: Tensor, final_relu: bool
 ) -> _Forward:
     low = work.product
     streams, runs, hidden_width, width = params["down"].shape
@@ -88,8 +90,8 @@ def _forward(
         _relu(adapted)
     blend = work("blend", streams, runs, rows, width, dtype=low)
     torch.lerp(x[:, None], adapted.view(blend.shape), ratio.to(low), out=blend)
-    norm = torch.linalg.vector_norm(blend, dim=-1, keepdim=True).to(work.wide)
-    return _Forward(x, w, down, up, hidden, adapted, blend, norm.clamp_min_(1e-12))
+    norm = torch.linalg.vector_norm(blend, dim=-1, keepdim=True).to(work.wide).clamp_min_(1e-12)
+    return _Forward(x, w, down, up, hidden, adapted, blend, norm, ratio, final_relu)
 
 
 def _class_errors(saved: _Forward, batch: Batch, work: Workspace) -> tuple[Tensor, Tensor]:
@@ -109,22 +111,14 @@ def _class_errors(saved: _Forward, batch: Batch, work: Workspace) -> tuple[Tenso
     return error, pull
 
 
-def _blend_gradient(
-    saved: _Forward,
-    error: Tensor,
-    pull: Tensor,
-    ratio: Tensor,
-    work: Workspace,
-    *,
-    final_relu: bool,
-) -> Tensor:
+def _blend_gradient(saved: _Forward, error: Tensor, pull: Tensor, work: Workspace) -> Tensor:
     """`dA` of each run, in the memory of the blend. (R, B, D)"""
     low = saved.w.dtype
-    d_adapted = saved.blend.mul_((-ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
-    scaled = work.cast("scaled", error.mul_(ratio))
+    d_adapted = saved.blend.mul_((-saved.ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
+    scaled = work.cast("scaled", error.mul_(saved.ratio))
     d_adapted.addmm_(scaled.view(-1, error.shape[-1]), saved.w)
     d_adapted = d_adapted.view(saved.adapted.shape)
-    if final_relu:
+    if saved.final_relu:
         _where_positive(d_adapted, saved.adapted)
     return d_adapted
 
@@ -144,10 +138,8 @@ def _weight_gradients(saved: _Forward, d_adapted: Tensor, grads: Tensors, work: 
 def _df_x(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
     """`df . x`, summed over the batch. (S, M, 1, 1)"""
     plain = torch.matmul(saved.x, saved.w.mT).to(error.dtype)[:, None]  # (S, 1, B, C)
-    shared = torch.mul(saved.blend, saved.x[:, None]).sum(
-        -1, keepdim=True, dtype=error.dtype
-    )  # (S, M, B, 1)
-    along = (error * plain).sum(-1, keepdim=True) - pull * shared  # (S, M, B, 1)
+    shared = (saved.blend * saved.x[:, None]).sum(-1, keepdim=True, dtype=error.dtype)
+    along = (error * plain).sum(-1, keepdim=True) - pull * shared  # (S, M, B, 1), as `shared`
     return along.sum(-2, keepdim=True)
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from cafe.engine import Recipe
 from cafe.engine.draws import normal_weights
 from cafe.errors import InputError
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Job
 from cafe.methods.checks import check_count
 from cafe.methods.head import Head
@@ -110,9 +110,9 @@ class Coop(BatchedMethod):
             heads |= zip(members, self._fit([jobs[number] for number in members]), strict=True)
         return [heads[number] for number in range(len(jobs))]
 
-    def objective(self, trains: Sequence[TrainingSet]) -> Objective:
-        """What runs on these training sets minimise."""
-        return Objective(trains)
+    def objective(self, text: ClassText) -> Objective:
+        """What runs on training sets of these classes minimise."""
+        return Objective(text)
 
     def in_force(self) -> dict[str, Any]:
         """What the head's params say beside recipe and seed."""
@@ -140,7 +140,7 @@ class Coop(BatchedMethod):
             ContextRun(self._start(prompts, seed), train, seed, self.recipe_for(train))
             for train, _, seed in jobs
         ]
-        learned = learn_contexts(runs, prompts, self.objective, self.context)
+        learned = learn_contexts(runs, prompts, self.objective(text), self.context)
         return [self._head(run, one, prompts) for run, one in zip(runs, learned, strict=True)]
 
     def _start(self, prompts: Prompts, seed: int) -> Tensor:

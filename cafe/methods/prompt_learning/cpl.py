@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,43 +11,41 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative
-from cafe.methods.clip_adapter.counterfactuals import contrast, counterfactuals
+from cafe.methods.clip_adapter.counterfactual_architecture import contrast, counterfactuals
 from cafe.methods.prompt_learning.coop import Coop
 from cafe.methods.prompt_learning.prompts import TextTower
 from cafe.methods.prompt_learning.training import Objective
 
 
+@dataclass(frozen=True)
 class CounterfactualObjective(Objective):
     """Cross-entropy plus the weighted contrast of images with their counterfactuals.
 
-    Parameters
+    Attributes
     ----------
-    trains : sequence of TrainingSet
-        (R,)
     weight : float
         Of the contrast.
     factor : float
         Of the masks.
     """
 
-    def __init__(self, trains: Sequence[TrainingSet], weight: float, factor: float) -> None:
-        super().__init__(trains)
-        self._weight, self._factor = weight, factor
+    weight: float
+    factor: float
 
     def see(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
         """Every image beside its counterfactual; see `Objective.see`. (N, 2 D)"""
-        edited = counterfactuals(x, y, train, self._factor)
+        edited = counterfactuals(x, y, train, self.factor)
         return torch.cat([x, normalize(edited, dim=-1)], dim=-1)
 
     def __call__(self, classes: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Each run's loss; see `Objective`. (R,)"""
         factual, edited = x.chunk(2, dim=-1)  # (R, B, D) each
         run = torch.arange(len(y), device=y.device)[:, None]  # (R, 1)
-        told_apart = contrast(classes[run, y], factual, edited, self.scale)  # (R, B)
-        return super().__call__(classes, factual, y) + self._weight * told_apart.mean(dim=-1)
+        told_apart = contrast(classes[run, y], factual, edited, self.text.logit_scale)  # (R, B)
+        return super().__call__(classes, factual, y) + self.weight * told_apart.mean(dim=-1)
 
 
 class Cpl(Coop):
@@ -97,9 +95,9 @@ class Cpl(Coop):
         if self.mask > 1:
             raise InputError(f"mask must be from 0 (CoOp) to 1 (the smallest mask); got {mask}.")
 
-    def objective(self, trains: Sequence[TrainingSet]) -> Objective:
+    def objective(self, text: ClassText) -> Objective:
         """See `Coop.objective`."""
-        return CounterfactualObjective(trains, self.contrast, self.mask)
+        return CounterfactualObjective(text, self.contrast, self.mask)
 
     def in_force(self) -> dict[str, Any]:
         """See `Coop.in_force`."""

@@ -127,7 +127,7 @@ class Prompts:
         self, tower: TextTower, names: Sequence[str], prompt: int | str, device: torch.device
     ) -> None:
         frame = _Frame.of(tower)
-        started, filler = frame.words(_ids(tower, str(prompt))), frame.words(_ids(tower, "x"))
+        started, filler = map(frame.words, tower.tokens([str(prompt), "x"]).tolist())
         context = started if isinstance(prompt, str) else filler[:1] * prompt
         if not context:
             raise InputError(f"prompt '{prompt}' has no words; give some, or how many to learn.")
@@ -183,11 +183,6 @@ class Prompts:
             after.expand(runs, *after.shape),
         )
         return torch.cat(parts, dim=2)
-
-
-def _ids(tower: TextTower, sentence: str) -> list[int]:
-    (row,) = tower.tokens([sentence]).tolist()
-    return [int(token) for token in row]
 
 
 def _check_room(

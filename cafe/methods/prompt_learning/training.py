@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.devices import resolve_precision, torch_threads
 from cafe.engine import BatchOrder, Recipe
-from cafe.engine.memory import budget_bytes
+from cafe.engine.chunks import budget_bytes
 from cafe.engine.optimizer import cosine
 from cafe.engine.stack import flatten_views
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.prompt_learning.prompts import Prompts
 
@@ -56,17 +56,17 @@ class ContextRun:
     recipe: Recipe
 
 
+@dataclass(frozen=True)
 class Objective:
     """What R runs minimise side by side; this one is cross-entropy, as CoOp's.
 
-    Parameters
+    Attributes
     ----------
-    trains : sequence of TrainingSet
-        Those of the runs, of one encoder. (R,)
+    text : ClassText
+        Has the logit scale and bias of the runs' encoder.
     """
 
-    def __init__(self, trains: Sequence[TrainingSet]) -> None:
-        self.scale, self.bias = trains[0].text.logit_scale, trains[0].text.logit_bias
+    text: ClassText
 
     def see(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
         """What the loss sees of a run's images, made once: here their unit features x. (N, D)"""
@@ -89,15 +89,12 @@ class Objective:
         Tensor
             Mean over the batch. (R,)
         """
-        logits = self.scale * x @ classes.mT + self.bias  # (R, B, C)
+        logits = self.text.logit_scale * x @ classes.mT + self.text.logit_bias  # (R, B, C)
         return cross_entropy(logits.mT, y, reduction="none").mean(dim=-1)
 
 
-MakeObjective = Callable[[Sequence[TrainingSet]], Objective]
-
-
 def learn_contexts(
-    runs: Sequence[ContextRun], prompts: Prompts, objective: MakeObjective, context: Context
+    runs: Sequence[ContextRun], prompts: Prompts, objective: Objective, context: Context
 ) -> list[Tensor]:
     """Learn every run's context.
 
@@ -108,8 +105,8 @@ def learn_contexts(
         as the memory budget takes.
     prompts : Prompts
         The classes' prompts, which all runs share.
-    objective : callable
-        Makes the loss of runs from their training sets.
+    objective : Objective
+        Their loss.
     context : Context
         Where and how to compute; `tell` hears of run-epochs.
 
@@ -165,7 +162,7 @@ def _threads(runs: int, prompts: Prompts) -> int:
 def _learn(
     runs: Sequence[ContextRun],
     prompts: Prompts,
-    objective: MakeObjective,
+    objective: Objective,
     context: Context,
     block: int | None,
     tell: Callable[[int], None],
@@ -173,8 +170,7 @@ def _learn(
     """Learn the contexts of one chunk. (R, 1 or C, T, W)"""
     recipe, device = runs[0].recipe, context.device
     low = precision_of(context) == "bf16"
-    loss_of = objective([run.train for run in runs])
-    images = _Images(runs, loss_of, device)
+    images = _Images(runs, objective, device)
     contexts = torch.stack([run.start for run in runs]).to(device).requires_grad_()
     optimizer = torch.optim.SGD(
         [contexts], lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay
@@ -184,7 +180,7 @@ def _learn(
         for x, y in images.epoch():
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 features = prompts.features(contexts, block)  # (R, C, D)
-            losses = loss_of(normalize(features.float(), dim=-1), x, y)
+            losses = objective(normalize(features.float(), dim=-1), x, y)
             # A run's loss depends on its own context only, so the sum's gradient is each run's.
             (contexts.grad,) = torch.autograd.grad(losses.sum(), [contexts])
             optimizer.step()

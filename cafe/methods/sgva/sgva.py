@@ -126,10 +126,6 @@ class Sgva(BatchedMethod):
         if bottleneck is not None:
             bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
-    def _hidden(self, width: int) -> int:
-        wanted = HIDDEN * width if self.bottleneck is None else self.bottleneck
-        return parse_bottleneck(wanted, width)
-
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Train all jobs and all their folds side by side, then choose a weight for each job."""
         if self.words is not None:
@@ -145,7 +141,9 @@ class Sgva(BatchedMethod):
     def _runs(self, train_set: TrainingSet, data: int, seed: int) -> list[Run]:
         width = train_set.text.features.shape[-1]
         shots = len(train_set.features)
-        architecture = SgvaArchitecture(self._hidden(width), shots, self.temperature, self.mix)
+        wanted = HIDDEN * width if self.bottleneck is None else self.bottleneck
+        hidden = parse_bottleneck(wanted, width)
+        architecture = SgvaArchitecture(hidden, shots, self.temperature, self.mix)
         most = int(train_set.features.y.bincount().max())
         alpha = ALPHAS[max(k for k in ALPHAS if k <= most)] if self.alpha is None else self.alpha
         return [Run(architecture, data, seed, self.recipe, {"alpha": alpha})]
