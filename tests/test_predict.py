@@ -215,9 +215,9 @@ def test_csv(run: Run) -> None:
         (["photos"], 1, "'photos' holds no run"),
         (["photos/three.png"], 2, "is not a head that cafe saved"),
         (["runs/mine", "--method", "clip-adaptor"], 2, "did you mean clip-adapter"),
-        (["runs/mine", "--shots", "2"], 2, "no head of 2 shots; it has 1, 4"),
+        (["runs/mine", "--shots", "2"], 2, "no head of --shots 2; it has 1, 4"),
         (["runs/mine", "--shots", "1,4"], 2, "one shot count"),
-        (["runs/mine", "--seed", "7"], 2, "no seed 7; it has 0, 1"),
+        (["runs/mine", "--seed", "7"], 2, "no head of --seed 7; it has 0, 1"),
         (
             ["runs/mine", "--pretrained", "none"],
             1,

@@ -104,11 +104,14 @@ def encode_images(
         batch_size=size,
         spatial=options.spatial,
     )
+    names = [
+        f"image {number}" if isinstance(source, Image.Image) else str(source)
+        for number, source in enumerate(sources)
+    ]
     done = 0
     for images, batch in batches:
-        names = [_name(source, done + i) for i, source in enumerate(sources[done:][: len(images)])]
-        done += len(images)
-        yield _encoded_images(names, images, batch, encoder)
+        start, done = done, done + len(images)
+        yield _encoded_images(names[start:done], images, batch, encoder)
         if options.progress is not None:
             options.progress("images", done, len(sources))
 
@@ -142,18 +145,12 @@ def pixel_inputs(encoder: Encoder, pixels: Tensor, spatial: int | None) -> Tenso
     return head_inputs(encode_batch(encoder, images, spatial))
 
 
-def _name(source: ImageSource, number: int) -> str:
-    return f"image {number}" if isinstance(source, Image.Image) else str(source)
-
-
 def _encoded_images(
     names: list[str], images: Sequence[DecodedImage], batch: EncodedBatch, encoder: Encoder
 ) -> EncodedImages:
     """A batch for a head; images with numbers that are not finite get a reason instead."""
     reasons = [image.reason for image in images]
-    finite = batch.finite()
-    read = [place for place, reason in enumerate(reasons) if not reason]
-    for place, is_finite in zip(read, finite.tolist(), strict=True):
-        if not is_finite:
-            reasons[place] = f"its feature is not finite in {encoder.precision}"
+    read, finite = np.flatnonzero([not reason for reason in reasons]), batch.finite()
+    for place in read[~finite]:
+        reasons[place] = f"its feature is not finite in {encoder.precision}"
     return EncodedImages(names, reasons, head_inputs(batch)[torch.from_numpy(finite)])

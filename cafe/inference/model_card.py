@@ -42,8 +42,12 @@ def write_card(
     about = saved.about
     size = preprocess["size"] if preprocess else None  # pixels
     image_height, image_width = (size, size) if isinstance(size, int) else size or (None, None)
-    features = f"{1 + saved.head.params['tokens']}, {width}" if saved.head.spatial else f"{width}"
-    rows = f"uint8 (N, 3, {image_height}, {image_width})" if size else f"float32 (N, {features})"
+    tokens = f"{1 + saved.head.params['tokens']}, " if saved.head.spatial else ""
+    shape = f"3, {image_height}, {image_width}" if size else f"{tokens}{width}"
+    rows = f"{'uint8' if size else 'float32'} (N, {shape})"
+    accuracies = {}
+    if "accuracy" in about:  # else a head that an older cafe saved
+        accuracies = {f"this head, {about['method']}": about["accuracy"], **about["baselines"]}
     card = ModelCard.from_template(
         _metadata(about, from_pixels=preprocess is not None),
         template_path=str(Path(__file__).with_suffix(".md.j2")),
@@ -60,7 +64,7 @@ def write_card(
         outputs=output_names(saved),
         shapes=f"{rows} -> (N, {len(saved.class_names)})",
         checked=checked,
-        accuracies=_accuracies(about),
+        accuracies=accuracies,
         calibration=about.get("calibration", {}),
         details=_details(about),
     )
@@ -85,13 +89,6 @@ def _metadata(about: Mapping[str, Any], *, from_pixels: bool) -> ModelCardData:
         pipeline_tag="image-classification" if from_pixels else None,
         tags=["cafe", "clip", "few-shot", about["method"]],
     )
-
-
-def _accuracies(about: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy of the head and of the baselines beside it; empty where the file has none."""
-    if "accuracy" not in about:
-        return {}
-    return {f"this head, {about['method']}": about["accuracy"], **about["baselines"]}
 
 
 def _details(about: Mapping[str, Any]) -> dict[str, str]:

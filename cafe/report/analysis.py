@@ -107,16 +107,20 @@ def analyse(
         temperature = temperature or _temperature(cache, saved.head, result, seed)
     except InputError as error:  # a file that the method needs may be gone
         notes.append(f"No temperature was fitted: {error}")
-    all_ids = cache.ids("test")
+    logits, names = predict(saved.head, test), cache.ids("test")  # (N, C), (N,)
     confused = sorted({r for pair in result.page.get("confusions", ()) for r in pair["rows"]})
-    ids = {image: all_ids[image] for image in confused}
+    ids = {image: names[image] for image in confused}
     return Analysis(
         seed=seed,
         labels=test.y[points].tolist(),
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability=_reliability(saved.head, test, temperature),
+        reliability={
+            name: bins_json(reliability(logits / divisor, test.y))
+            for name, divisor in (("before", 1.0), ("after", temperature))
+            if divisor
+        },
         temperature=temperature,
         thumbnails=_thumbnails(cache, ids, images, notes),
         ids=ids,
@@ -152,27 +156,15 @@ def project(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn warns of its own coming defaults
-            init = "pca" if start is None else _shrunk(start)
+            init: Any = "pca"
+            if start is not None:  # shrunk to the spread that scikit-learn gives PCA
+                place = np.asarray(start, np.float32)
+                init = place / place[:, 0].std() * np.float32(1e-4)
             points = TSNE(perplexity=30, init=init, random_state=0).fit_transform(main)
         words = f"t-SNE (scikit-learn, perplexity 30) of {len(x)} test images, after PCA to {width}"
     plane = np.zeros((len(x), 2))
     plane[:, : points.shape[1]] = points  # features of one dimension stay on the first axis
     return np.round(plane, 2).tolist(), words
-
-
-def _shrunk(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
-    """A map shrunk to the spread that t-SNE starts from (scikit-learn's own for PCA)."""
-    array = np.asarray(points, np.float32)
-    shrunk: NDArray[np.float32] = array / array[:, 0].std() * np.float32(1e-4)
-    return shrunk
-
-
-def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
-    logits = predict(head, test)  # (N, C)
-    bins = {"before": bins_json(reliability(logits, test.y))}
-    if temperature:
-        bins["after"] = bins_json(reliability(logits / temperature, test.y))
-    return bins
 
 
 def _thumbnails(
@@ -190,9 +182,3 @@ def _thumbnails(
         where = f"in '{images}'" if images else "at hand; --images FOLDER says where they are"
         notes.append(f"The images are not {where}, so confusions have no thumbnails.")
     return thumbnails
-
-
-def largest_classes(labels: Sequence[int], most: int) -> list[int]:
-    """The classes with the most points, the largest first; of equals the lower index."""
-    counts = np.bincount(labels)
-    return [int(c) for c in np.argsort(-counts, kind="stable")[:most] if counts[c]]

@@ -44,6 +44,11 @@ def scatter(mode: str, x: Sequence[Any], y: Sequence[Any], **more: Any) -> Json:
     return {"type": "scatter", "mode": mode, "x": x, "y": y, **more}
 
 
+def axis(title: str = "", **more: Any) -> Json:
+    """An axis of a layout."""
+    return {"title": {"text": title}, **more} if title else more
+
+
 def shots_in_words(shots: Any) -> str:
     """`1 shot`, `16 shots`, `all shots`."""
     return f"{shots} shot{'s' if shots != 1 else ''}"
@@ -59,14 +64,14 @@ def accuracy(run: ReportData) -> Figure:
     data = [_line(run, method, ticks) for method in run.methods]
     data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
-        "xaxis": {
-            "title": {"text": "training images per class"},
-            "tickvals": list(range(len(ticks))),
-            "ticktext": list(map(literal, ticks)),
-            "showgrid": False,
-            "zeroline": False,
-        },
-        "yaxis": {"title": {"text": "top-1 accuracy (%)"}, "range": _accuracy_range(run)},
+        "xaxis": axis(
+            "training images per class",
+            tickvals=list(range(len(ticks))),
+            ticktext=list(map(literal, ticks)),
+            showgrid=False,
+            zeroline=False,
+        ),
+        "yaxis": axis("top-1 accuracy (%)", range=_accuracy_range(run)),
         "legend": LEGEND_BELOW,
         "height": 460 + 14 * (len(data) // 4),
     }
@@ -77,11 +82,8 @@ def accuracy(run: ReportData) -> Figure:
 def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
     x = [place for place, shots in enumerate(ticks) if (method, shots) in run.results]
     summaries = [run.results[method, ticks[place]].accuracy for place in x]
-    in_focus, place, colour = (
-        method == run.focus[0],
-        run.methods.index(method),
-        _colour(run, method),
-    )
+    in_focus, place = method == run.focus[0], run.methods.index(method)
+    colour = _colour(run, method)
     dash = "dash" if method == "zero-shot" else _DASHES[place // 8 % len(_DASHES)]
     return scatter(
         "lines+markers",
@@ -99,11 +101,12 @@ def _published_line(row: Mapping[str, Any], ticks: Sequence[Any]) -> Json:
     by_shots: Mapping[str, float] = row["accuracy"]
     if "0" in by_shots:  # zero-shot is the same at every shot count
         by_shots = {str(shots): by_shots["0"] for shots in ticks}
-    x = [place for place, shots in enumerate(ticks) if str(shots) in by_shots]
+    points = {place: by_shots.get(str(shots)) for place, shots in enumerate(ticks)}
+    places = [place for place, value in points.items() if value is not None]
     return scatter(
         "lines" if "0" in row["accuracy"] else "lines+markers",
-        x,
-        [by_shots[str(ticks[place])] for place in x],
+        places,
+        [points[place] for place in places],
         name=f"{row['method']}, published",
         line={"color": "@muted", "width": 1.2, "dash": "dot"},
         marker={"symbol": "circle-open", "size": 6, "color": "@muted"},
@@ -127,12 +130,8 @@ def _dots(run: ReportData) -> Figure:
         for colour in [_colour(run, result.method)]
     ]
     layout = {
-        "xaxis": {
-            "title": {"text": "top-1 accuracy (%)"},
-            "range": _accuracy_range(run),
-            "zeroline": False,
-        },
-        "yaxis": {"automargin": True, "type": "category"},
+        "xaxis": axis("top-1 accuracy (%)", range=_accuracy_range(run), zeroline=False),
+        "yaxis": axis(automargin=True, type="category"),
         "showlegend": False,
         "height": 130 + 34 * len(results),
     }
@@ -180,23 +179,18 @@ def heat(heat_map: HeatMap) -> Figure:
         "hovertemplate": "ratio %{x}, bottleneck %{y}: %{z:.2f} %<extra></extra>",
     }
     ratio, bottleneck = heat_map.chosen
+    line = {"width": 2.5, "color": "#111"}  # black: the chosen cell is the brightest
     frame = scatter(
         "markers",
         [f"{ratio:g}"],
         [literal(bottleneck)],
-        # black: the chosen cell is the brightest
-        marker={
-            "symbol": "square-open",
-            "size": 34,
-            "color": "#111",
-            "line": {"width": 2.5, "color": "#111"},
-        },
+        marker={"symbol": "square-open", "size": 34, "color": "#111", "line": line},
         hoverinfo="skip",
         showlegend=False,
     )
     layout = {
-        "xaxis": {"title": {"text": "ratio"}, "type": "category", "showgrid": False},
-        "yaxis": {"title": {"text": "bottleneck"}, "type": "category", "showgrid": False},
+        "xaxis": axis("ratio", type="category", showgrid=False),
+        "yaxis": axis("bottleneck", type="category", showgrid=False),
         "height": 150 + 46 * len(bottlenecks),
     }
     label = f"{shots_in_words(heat_map.shots)}: validation chose ratio {ratio:g} and bottleneck "

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cafe.report.analysis import Analysis, largest_classes
-from cafe.report.figures import LEGEND_BELOW, Figure, Json, literal, scatter
+from cafe.report.analysis import Analysis
+from cafe.report.figures import LEGEND_BELOW, Figure, Json, axis, literal, scatter
 
 _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes
 _MOST_CLASSES = 24  # told apart on a map: eight colours by three symbols
 _MAP_SYMBOLS = ("circle", "diamond", "triangle-up")
 _SIDE_TITLES = ("encoder's features", "adapted features")  # they share a narrow screen
-_TITLE: Json = {
-    "showarrow": False,
-    "xref": "paper",
-    "yref": "paper",
-    "xanchor": "left",
-    "y": 1.06,
-}
+_HALVES = ([0, 0.485], [0.515, 1])  # of the figure's width
+_TITLE: Json = {"showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "left", "y": 1.06}
+
+_STYLES = {"before": ("as fitted", "@1", "square"), "after": ("with temperature", "@0", "circle")}
 
 Bins = Sequence[Mapping[str, float]]
 
@@ -38,8 +36,8 @@ def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
         "hovertemplate": "%{y}: %{x:+.1f} points<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "points of accuracy"}, "zeroline": True},
-        "yaxis": {"automargin": True, "showgrid": False, "type": "category", "dtick": 1},
+        "xaxis": axis("points of accuracy", zeroline=True),
+        "yaxis": axis(automargin=True, showgrid=False, type="category", dtick=1),
         "height": 110 + 22 * len(shown),
         "bargap": 0.35,
     }
@@ -58,21 +56,15 @@ def reliability(bins: Mapping[str, Bins]) -> Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    styles = {
-        "before": ("as fitted", "@1", "square"),
-        "after": ("with temperature", "@0", "circle"),
-    }
-    data = [
-        diagonal,
-        *(_reliability_line(bins[key], *styles[key]) for key in styles if key in bins),
-    ]
+    lines = [(bins[key], *style) for key, style in _STYLES.items() if key in bins]
     layout = {
-        "xaxis": {"title": {"text": "confidence (%)"}, "range": [0, 101]},
-        "yaxis": {"title": {"text": "accuracy (%)"}, "range": [0, 101]},
+        "xaxis": axis("confidence (%)", range=[0, 101]),
+        "yaxis": axis("accuracy (%)", range=[0, 101]),
         "legend": LEGEND_BELOW,
         "height": 440,
     }
-    errors = [f"{styles[key][0]} {calibration_error(bins[key]):.1f} %" for key in bins]
+    errors = [f"{name} {calibration_error(own):.1f} %" for own, name, *_ in lines]
+    data = [diagonal, *(_reliability_line(*line) for line in lines)]
     return Figure(data, layout, f"Calibration error {', '.join(errors)}.")
 
 
@@ -103,26 +95,19 @@ def _reliability_line(bins: Bins, name: str, colour: str, symbol: str) -> Json:
 def feature_map(analysis: Analysis, class_names: Sequence[str]) -> Figure:
     """Two dimensions of the test features, before and after the adapter, coloured by class."""
     sides = [side for side in (analysis.before, analysis.after) if side is not None]
-    plain: Json = {"showgrid": False, "zeroline": False, "showticklabels": False, "showline": False}
-    plain["ticks"] = ""
-    layout: Json = {
-        "xaxis": {**plain, "domain": [0, 0.485] if len(sides) == 2 else [0, 1]},
-        "yaxis": plain,
-        "height": 500,
-        "legend": LEGEND_BELOW,
-    }
-    if len(sides) == 2:
-        layout["xaxis2"] = {**plain, "domain": [0.515, 1]}
-        layout["yaxis2"] = {**plain, "anchor": "x2"}
-    layout["annotations"] = [
-        {**_TITLE, "text": title, "x": x}
-        for title, x, _ in zip(_SIDE_TITLES, (0, 0.515), sides, strict=False)
-    ]
-    data = [
-        {**cloud, "xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
-        for axis, points in zip(("", "2"), sides, strict=False)
-        for cloud in _clouds(points, analysis.labels, class_names)
-    ]
+    plain = axis(showgrid=False, zeroline=False, showticklabels=False, showline=False, ticks="")
+    layout: Json = {"height": 500, "legend": LEGEND_BELOW, "annotations": []}
+    data = []
+    for place, (points, title) in enumerate(zip(sides, _SIDE_TITLES, strict=False)):
+        number, anchor = ("2", {"anchor": "x2"}) if place else ("", {})
+        domain = _HALVES[place] if len(sides) == 2 else [0, 1]
+        layout[f"xaxis{number}"] = {**plain, "domain": domain}
+        layout[f"yaxis{number}"] = {**plain, **anchor}
+        layout["annotations"].append({**_TITLE, "text": title, "x": domain[0]})
+        data += [
+            {**cloud, "xaxis": f"x{number}", "yaxis": f"y{number}", "showlegend": not place}
+            for cloud in _clouds(points, analysis.labels, class_names)
+        ]
     return Figure(data, layout, f"Scatter of test features: {analysis.projection}.")
 
 
@@ -130,7 +115,8 @@ def _clouds(
     points: Sequence[Sequence[float]], labels: Sequence[int], class_names: Sequence[str]
 ) -> list[Json]:
     """The points of each of the largest classes, then those of all others in grey."""
-    largest = largest_classes(labels, _MOST_CLASSES)
+    # of equally large classes the lower index comes first
+    largest = [label for label, _ in Counter(sorted(labels)).most_common(_MOST_CLASSES)]
     clouds = [
         (
             literal(class_names[label]),

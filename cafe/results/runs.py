@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cafe.errors import CafeError, InputError, UnknownNameError
 from cafe.features.splits import Shots
@@ -23,6 +23,8 @@ from cafe.results.record import RECORD, Record, read_record
 from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
 from cafe.results.saved_head import save_head
 from cafe.results.typed_json import to_json
+
+T = TypeVar("T")
 
 
 class RunNotFoundError(CafeError, FileNotFoundError):
@@ -191,9 +193,14 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
         return path
     folder = newest_run(path)
     record = read_record(folder)
-    method = _method(record, selector.method)
-    shots = _shots(record, method, selector.shots)
-    seed = _seed(record, selector.seed)
+    names, seeds = [result.method for result in record.results], record.protocol.seeds
+    if selector.method is not None and selector.method not in names:
+        raise UnknownNameError("method of this run", selector.method, names)
+    own = [name for name in names if name not in BASELINES]
+    method = selector.method or (own or names)[-1]
+    counts = [result.shots for result in record.results if result.method == method]
+    shots = _choose("shots", selector.shots, counts, largest_shots(counts))
+    seed = _choose("seed", selector.seed, seeds, seeds[0])
     file = folder / head_file(method, shots, seed)
     if not file.is_file():
         raise RunNotFoundError(
@@ -219,25 +226,10 @@ def newest_run(folder: Path) -> Path:
     return max(inside, key=lambda run: ((run / RECORD).stat().st_mtime, run.name))
 
 
-def _method(record: Record, wanted: str | None) -> str:
-    names = list(dict.fromkeys(result.method for result in record.results))
-    if wanted is not None and wanted not in names:
-        raise UnknownNameError("method of this run", wanted, names)
-    own = [name for name in names if name not in BASELINES]
-    return wanted or (own or names)[-1]
-
-
-def _shots(record: Record, method: str, wanted: Shots | None) -> Shots:
-    counts = [result.shots for result in record.results if result.method == method]
-    if wanted is not None and wanted not in counts:
+def _choose(name: str, wanted: T | None, known: Sequence[T], usual: T) -> T:
+    """What is wanted of a run, or the usual where nothing is."""
+    if wanted is not None and wanted not in known:
         raise InputError(
-            f"the run has no head of {wanted} shots; it has {', '.join(map(str, counts))}."
+            f"the run has no head of {name}={wanted}; it has {', '.join(map(str, known))}."
         )
-    return largest_shots(counts) if wanted is None else wanted
-
-
-def _seed(record: Record, wanted: int | None) -> int:
-    seeds = record.protocol.seeds
-    if wanted is not None and wanted not in seeds:
-        raise InputError(f"the run has no seed {wanted}; it has {', '.join(map(str, seeds))}.")
-    return seeds[0] if wanted is None else wanted
+    return usual if wanted is None else wanted

@@ -7,7 +7,7 @@ is the base half, ceil(C / 2) classes; each half is tested among its own classes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,33 +24,6 @@ from cafe.results.record import Halves
 from cafe.results.result import Result
 from cafe.study.plan import StudyPlan, check_plan
 from cafe.study.runner import run_study
-
-
-@dataclass(frozen=True)
-class BaseToNew:
-    """What fitting on the base half gave.
-
-    Attributes
-    ----------
-    task : Task
-        The base half.
-    results : list of Result
-        Their accuracy is that on the base half; they have `new` and `harmonic_mean` too.
-    halves : Halves
-    """
-
-    task: Task
-    results: list[Result]
-    halves: Halves
-
-    @property
-    def words(self) -> str:
-        """The protocol in words, to be added to that of the study."""
-        return (
-            f"Base to new: heads are fitted on the first {self.halves.base} classes in the order "
-            f"of their labels, and tested on those and on the other {self.halves.new} classes "
-            "apart, each half among its own classes."
-        )
 
 
 def supports_new_classes(methods: Sequence[str]) -> list[str]:
@@ -79,7 +52,7 @@ def left_out(methods: Sequence[str]) -> dict[str, str]:
 
 def base_and_new(
     task: Task, plan: StudyPlan, context: Context, progress: Progress | None = None
-) -> BaseToNew:
+) -> tuple[Task, list[Result], Halves]:
     """Fit on the base half and test on both.
 
     Parameters
@@ -89,6 +62,12 @@ def base_and_new(
         Its methods must be among those of `supports_new_classes`.
     context : Context
     progress : callable, optional
+
+    Returns
+    -------
+    (Task, list of Result, Halves)
+        The base half; results, whose accuracy is that on the base half and which have `new` and
+        `harmonic_mean` too; and the sizes of the halves.
     """
     classes = len(task.text.names)
     middle = (classes + 1) // 2
@@ -97,11 +76,10 @@ def base_and_new(
     for half in (base, new):
         if not len(half.splits["test"]):
             raise InputError(f"half of the classes of {task.name} have no test image.")
-    test = new.splits["test"].to(context.device)
-    text = new.text.to(context.device)
+    test, text = new.splits["test"].to(context.device), new.text.to(context.device)
     results = run_study(base, plan, context=context, progress=progress)
     tested = [_test_on_new(result, text, test) for result in results]
-    return BaseToNew(base, tested, Halves(middle, classes - middle))
+    return base, tested, Halves(middle, classes - middle)
 
 
 def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
@@ -117,13 +95,9 @@ def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
 
 def _half(task: Task, start: int, stop: int) -> Task:
     """The task of the classes from `start` to `stop`, numbered from 0."""
-    text = ClassText(
-        task.text.features[start:stop],
-        task.text.names[start:stop],
-        task.text.logit_scale,
-        task.text.logit_bias,
-    )
-    splits = {name: _classes(features, start, stop) for name, features in task.splits.items()}
+    features, names = task.text.features[start:stop], task.text.names[start:stop]
+    text = replace(task.text, features=features, names=names)
+    splits = {name: _classes(split, start, stop) for name, split in task.splits.items()}
     return replace(task, text=text, splits=splits)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cafe.devices import resolve_device
 from cafe.errors import InputError
 from cafe.features.splits import Shots
-from cafe.features.task import Task, load_task
+from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
@@ -156,18 +156,19 @@ def compare(
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
         own = {**(needs(source) if needs is not None else {}), **settings}
-        counts = resolve_shots(shots, _default_shots(task))
+        reached = [count for count in DEFAULT_SHOTS if count <= largest_class(task)]
+        counts = resolve_shots(shots, reached)
         plan = StudyPlan(compared, counts, resolve_seeds(seeds), validation, own)
         check_plan(task, plan)
         meta_notes(source, own)
         plans.append(plan)
     context = Context(device=resolve_device(device))
     study = _base_to_new if base_to_new else _compare_one
+    skipped = left_out(names) if base_to_new else None
     records = []
     for source, plan in zip(sources, plans, strict=True):
-        record = replace(study(source, plan, context, progress), command=command)
-        if base_to_new:
-            record = replace(record, left_out=left_out(names))
+        record = study(source, plan, context, progress)
+        record = replace(record, command=command, left_out=skipped)
         records.append(record if runs is None else save_run(record, Path(runs)))
     if len(records) == 1:
         return Comparison(records[0], records)
@@ -186,28 +187,32 @@ def _methods(methods: Sequence[str] | None, meta: Path | str | None) -> list[str
     return names
 
 
-def _default_shots(task: Task) -> list[Shots]:
-    largest = largest_class(task)
-    return [count for count in DEFAULT_SHOTS if count <= largest]
-
-
 def _compare_one(
     source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
 ) -> Record:
     task = load_task(source)
     results = run_study(task, plan, context=context, progress=progress)
     protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
-    gaps = differences(results)
-    return make_record(source, protocol, results, kind="compare", differences=gaps)
+    return make_record(source, protocol, results, kind="compare", differences=differences(results))
 
 
 def _base_to_new(
     source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
 ) -> Record:
-    tested = base_and_new(load_task(source), plan, context, progress)
-    protocol = describe_protocol(tested.task, plan, [tested.words])
-    record = make_record(source, protocol, tested.results, kind="base-to-new")
-    return replace(record, base_to_new=tested.halves, class_names=tested.task.text.names)
+    base, results, halves = base_and_new(load_task(source), plan, context, progress)
+    words = (
+        f"Base to new: heads are fitted on the first {halves.base} classes in the order of their "
+        f"labels, and tested on those and on the other {halves.new} classes apart, each half "
+        "among its own classes."
+    )
+    return make_record(
+        source,
+        describe_protocol(base, plan, [words]),
+        results,
+        kind="base-to-new",
+        base_to_new=halves,
+        class_names=base.text.names,
+    )
 
 
 def _average_record(records: Sequence[Record]) -> Record:

@@ -91,7 +91,15 @@ def meta_train(
     weights, loss = train_meta(trains, shots=shots, recipe=recipe, seed=seed, progress=progress)
     about = {
         "encoder": asdict(encoder),
-        "caches": [_provenance(source) for source in sources],
+        "caches": [
+            {
+                "dataset": source.header.dataset,
+                "content_sha256": source.content_sha256,
+                "class_names": list(source.header.class_names),
+                "images": source.counts["train"],
+            }
+            for source in sources
+        ],
         "shots": shots,
         "seed": seed,
         "recipe": asdict(recipe),
@@ -111,16 +119,6 @@ def _training_set(source: FeatureCache, device: str) -> TrainingSet:
         )
     place = resolve_device(device)
     return TrainingSet(task.splits["train"].to(place), task.text.to(place))
-
-
-def _provenance(source: FeatureCache) -> dict[str, Any]:
-    header = source.header
-    return {
-        "dataset": header.dataset,
-        "content_sha256": source.content_sha256,
-        "class_names": list(header.class_names),
-        "images": source.counts["train"],
-    }
 
 
 def _shared_encoder(sources: Sequence[FeatureCache]) -> RecordedEncoder:
@@ -159,12 +157,9 @@ def meta_notes(source: FeatureCache, settings: Mapping[str, Any]) -> list[str]:
         return []
     meta, notes = load_meta(settings["meta"]), []
     meta.check_width(source.width)
-    encoder, trained_on = RecordedEncoder.of_cache(source), meta.about["encoder"]
-    if encoder.differs_from(
-        RecordedEncoder(
-            trained_on["model"], trained_on["pretrained"], trained_on.get("weights_sha256")
-        )
-    ):
+    names, encoder = meta.about["encoder"], RecordedEncoder.of_cache(source)
+    weights = names.get("weights_sha256")
+    if encoder.differs_from(RecordedEncoder(names["model"], names["pretrained"], weights)):
         notes.append(
             f"meta-adapter's weights were trained on features of {meta.encoder}, these are of "
             f"{encoder.name}: they may mean nothing here."

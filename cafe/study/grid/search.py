@@ -207,10 +207,9 @@ def _with_tests(
     rows: Mapping[Cell, GridRow], space: GridSpace, best: Sequence[ChosenConfiguration]
 ) -> list[GridRow]:
     """All rows in the order of the grid, the chosen ones with their test accuracy."""
-    tested = {cell: rows[cell].copy() for cell in space.cells if cell in rows}
+    tests: dict[Cell, float] = {}
     for choice in best:
         point = Configuration(choice.ratio, choice.bottleneck, choice.lr)
-        for seed, accuracy in zip(space.seeds, choice.test.per_seed, strict=True):
-            if (cell := Cell(choice.shots, seed, point)) in tested:
-                tested[cell]["test"] = accuracy
-    return list(tested.values())
+        cells = [Cell(choice.shots, seed, point) for seed in space.seeds]
+        tests |= zip(cells, choice.test.per_seed, strict=True)
+    return [{**rows[cell], "test": tests.get(cell)} for cell in space.cells if cell in rows]

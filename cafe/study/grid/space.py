@@ -82,10 +82,8 @@ class GridSpace:
     @property
     def points(self) -> list[Configuration]:
         """Every configuration."""
-        return list(itertools.starmap(Configuration, itertools.product(*self._axes())))
-
-    def _axes(self) -> tuple[Sequence[float], Sequence[str], Sequence[float]]:
-        return self.ratios, self.bottlenecks, self.lrs
+        axes = itertools.product(self.ratios, self.bottlenecks, self.lrs)
+        return list(itertools.starmap(Configuration, axes))
 
     @property
     def cells(self) -> list[Cell]:
@@ -111,8 +109,7 @@ def span(text: str) -> list[float]:
             ends = [float(word) for word in part.split(":")]
         except ValueError:
             ends = []
-        if not all(map(math.isfinite, ends)):
-            ends = []
+        ends = ends if all(map(math.isfinite, ends)) else []
         if len(ends) == 1:
             numbers += ends
         elif len(ends) == 3 and ends[2] > 0 and ends[1] >= ends[0]:
@@ -159,14 +156,10 @@ def training_flops(space: GridSpace, task: Task) -> float:
     An upper estimate: `cv` counts `MOST_FOLDS` folds, each of all images.
     """
     classes, width = task.text.weights.shape
+    images = len(task.splits["train"])
+    drawn = [images if shots == "all" else min(images, shots * classes) for shots in space.shots]
+    hidden = [parse_bottleneck(bottleneck, width) for bottleneck in space.bottlenecks]
+    weights = sum(2 * width * units + width * classes for units in hidden)
     folds = MOST_FOLDS if space.validation == "cv" else 1
-    total = 0.0
-    for bottleneck in space.bottlenecks:
-        weights = 2 * width * parse_bottleneck(bottleneck, width) + width * classes
-        for shots in space.shots:
-            images = len(task.splits["train"])
-            images = images if shots == "all" else min(images, shots * classes)
-            total += 6.0 * weights * images
-    return (
-        total * space.recipe.epochs * len(space.ratios) * len(space.lrs) * len(space.seeds) * folds
-    )
+    fits = len(space.ratios) * len(space.lrs) * len(space.seeds) * folds
+    return 6.0 * weights * sum(drawn) * space.recipe.epochs * fits
