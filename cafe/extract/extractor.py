@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_path
 
 
+@dataclass(eq=False)
 class Extractor:
     """A frozen encoder that turns datasets into caches; it is loaded when it is first needed.
 
@@ -61,25 +63,20 @@ class Extractor:
     0
     """
 
-    def __init__(
-        self,
-        model: str | None = None,
-        pretrained: str | None = None,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        batch_size: int | None = None,
-        workers: int | None = None,
-        engine: Literal["local", "ray"] = "local",
-    ) -> None:
-        if engine not in ("local", "ray"):
-            raise InputError(f"unknown engine '{engine}'; use local or ray.")
-        self.model, self.pretrained = model, pretrained
-        self.device, self.precision = device, precision
-        self.batch_size, self.workers = batch_size, workers
-        self.engine = engine
-        self.extraction_: Extraction
-        self._loaded: tuple[tuple[str, str], Encoder] | None = None
+    model: str | None = None
+    pretrained: str | None = None
+    _: KW_ONLY
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    extraction_: Extraction = field(init=False, repr=False)
+    _loaded: dict[tuple[str, str], Encoder] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise InputError(f"unknown engine '{self.engine}'; use local or ray.")
 
     def encoder(self, model: str | None = None, precision: str | None = None) -> Encoder:
         """The encoder, loaded once.
@@ -91,10 +88,10 @@ class Extractor:
         """
         name = self.model or model or DEFAULT_MODEL
         wanted = precision if precision and self.precision == "auto" else self.precision
-        if self._loaded is None or self._loaded[0] != (name, wanted):
+        if (name, wanted) not in self._loaded:
             loaded = load_encoder(name, self.pretrained, device=self.device, precision=wanted)
-            self._loaded = (name, wanted), loaded
-        return self._loaded[1]
+            self._loaded = {(name, wanted): loaded}  # memory for one at a time
+        return self._loaded[name, wanted]
 
     def extract(
         self,
@@ -156,7 +153,8 @@ class Extractor:
         CafeError
             If dataset, encoder or cache cannot be had; the message says which and what to do.
         """
-        templates = _templates(template)
+        listed = [template] if isinstance(template, str) else template
+        templates = None if listed is None else tuple(listed)
         if isinstance(dataset, Dataset):
             data = dataset if templates is None else dataset.with_templates(templates)
         else:
@@ -210,9 +208,3 @@ def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
         f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
         "again until the file is made."
     )
-
-
-def _templates(template: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if template is None:
-        return None
-    return (template,) if isinstance(template, str) else tuple(template)

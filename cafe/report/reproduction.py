@@ -9,15 +9,7 @@ from typing import Any
 
 from cafe.errors import CacheNotFoundError
 from cafe.methods.base import Protocol
-from cafe.report.published import (
-    DATASETS,
-    backbone,
-    methods_with_averages,
-    protocol_differences,
-    published_beside,
-    sizes_in_words,
-    split_sizes,
-)
+from cafe.report import published
 from cafe.results.record import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
@@ -92,7 +84,7 @@ def reproduce(
     """
     reproductions = []
     for encoder, caches in _caches_by_encoder(cache_folder(home)).items():
-        names = methods or methods_with_averages()
+        names = methods or published.methods_with_averages()
         comparison = compare(caches, methods=names, validation=validation, **options)
         reproductions.append(_set_beside(encoder, caches, comparison, validation))
     return reproductions
@@ -102,7 +94,7 @@ def _caches_by_encoder(home: Path) -> dict[str, list[FeatureCache]]:
     """The newest cache of each of the eleven datasets, encoder by encoder."""
     by_encoder: dict[str, dict[str, FeatureCache]] = {}
     for path in reversed(list_caches(home)):  # a later one replaces an earlier: the newest stays
-        if path.parent.name in DATASETS:
+        if path.parent.name in published.DATASETS:
             cache = FeatureCache.open(path)
             encoder = f"{cache.header.model}.{cache.header.pretrained}"
             by_encoder.setdefault(encoder, {})[path.parent.name] = cache
@@ -112,7 +104,7 @@ def _caches_by_encoder(home: Path) -> dict[str, list[FeatureCache]]:
             "--model RN50' makes one, 'cafe datasets' lists them."
         )
     return {
-        encoder: [caches[name] for name in DATASETS if name in caches]
+        encoder: [caches[name] for name in published.DATASETS if name in caches]
         for encoder, caches in by_encoder.items()
     }
 
@@ -122,38 +114,33 @@ def _set_beside(
 ) -> Reproduction:
     """Our average over some caches of one encoder, and the published numbers."""
     rows = [result.json for result in average(comparison.records)]
-    datasets = [cache.path.parent.name for cache in caches]
-    model = caches[0].header.model
-    compared = {row["method"] for row in rows}
-    published = [
-        {**row, "ours": row["cafe"] in compared} for row in published_beside(datasets, model)
+    names, compared = [cache.path.parent.name for cache in caches], {row["method"] for row in rows}
+    beside = [
+        {**row, "ours": row["cafe"] in compared}
+        for row in published.published_beside(names, caches[0].header.model)
     ]
-    warnings = [
-        *_missing_datasets(datasets, published),
-        *(
-            text
-            for cache, name in zip(caches, datasets, strict=True)
-            for text in protocol_differences(cache, name)
-        ),
-        *(
-            f"{row['method']}: published with validation '{row['validation']}', ours "
-            f"'{validation}'."
-            for row in published
-            if row["ours"] and row["cafe"] != "zero-shot" and row["validation"] != validation
-        ),
+    warnings = _missing_datasets(names, beside)
+    for cache, name in zip(caches, names, strict=True):
+        warnings += published.protocol_differences(cache, name)
+    warnings += [
+        f"{row['method']}: published with validation '{row['validation']}', ours '{validation}'."
+        for row in beside
+        if row["ours"] and row["cafe"] != "zero-shot" and row["validation"] != validation
     ]
-    if not published:
-        warnings.append(f"no published numbers are known for {backbone(model)}.")
+    if not beside:
+        model = published.backbone(caches[0].header.model)
+        warnings.append(f"no published numbers are known for {model}.")
     data = list(map(_data_in_words, caches))
-    return Reproduction(encoder, comparison, rows, published, data, warnings)
+    return Reproduction(encoder, comparison, rows, beside, data, warnings)
 
 
-def _missing_datasets(datasets: Sequence[str], published: Sequence[Json]) -> list[str]:
-    missing = [name for name in DATASETS if name not in datasets]
+def _missing_datasets(names: Sequence[str], beside: Sequence[Json]) -> list[str]:
+    every = published.DATASETS
+    missing = [name for name in every if name not in names]
     if not missing:
         return []
-    text = f"ours is over {len(datasets)} of the 11 datasets (no cache of {', '.join(missing)})"
-    over_all = [row["method"] for row in published if len(row["over"]) == len(DATASETS)]
+    text = f"ours is over {len(names)} of the 11 datasets (no cache of {', '.join(missing)})"
+    over_all = [row["method"] for row in beside if len(row["over"]) == len(every)]
     if over_all:
         text += f"; published over all 11, so not to be compared: {', '.join(over_all)}"
     return [f"{text}."]
@@ -161,9 +148,9 @@ def _missing_datasets(datasets: Sequence[str], published: Sequence[Json]) -> lis
 
 def _data_in_words(cache: FeatureCache) -> str:
     """Split, prompts and weights of a cache."""
-    header = cache.header
+    header, sizes = cache.header, published.split_sizes(cache)
     return (
         f"{cache.path.parent.name}: {header.source or 'split unknown'}, "
-        f"{sizes_in_words(split_sizes(cache))} images; prompts like '{header.sentences[0][0]}', "
+        f"{published.sizes_in_words(sizes)} images; prompts like '{header.sentences[0][0]}', "
         f"{len(header.sentences[0])} a class; weights {header.model}.{header.pretrained}"
     )

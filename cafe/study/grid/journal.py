@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cafe.errors import CafeError, InputError, raise_as
+from cafe.errors import CafeError, InputError
 from cafe.files import write_text
 from cafe.results.page import GridRow
 from cafe.results.typed_json import from_json
@@ -31,13 +30,22 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.rows: dict[Cell, GridRow] = {}
         self._path = path
-        problem = f"cannot keep finished runs in '{path.parent}'"
-        with raise_as(CafeError, problem, "choose another folder with runs="):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for line in path.read_bytes().splitlines() if path.exists() else ():
-                with contextlib.suppress(InputError):
-                    self._take(from_json(GridRow, line, path))
+                self._take_line(line)
             write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
+        except OSError as error:
+            raise CafeError(
+                f"cannot keep finished runs in '{path.parent}' ({error.strerror}); choose another "
+                "folder with runs=."
+            ) from error
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            self._take(from_json(GridRow, line, self._path))
+        except InputError:
+            return
 
     def _take(self, row: GridRow) -> None:
         point = Configuration(row["ratio"], row["bottleneck"], row["lr"])
