@@ -159,15 +159,14 @@ class Predictor:
     ) -> tuple[Iterable[ClassScore | None], Iterable[tuple[Neighbour, ...]]]:
         text, neighbours = self.saved.zero_shot, self.neighbours
         zero_shot: Iterable[ClassScore | None] = [None] * len(x)
-        nearest: Iterable[tuple[Neighbour, ...]] = [()] * len(x)
         if explain and text is not None:
             plain = SavedHead(text, self.saved.about, text)
             probabilities = torch.softmax(text.logits(x), dim=-1)  # (n, C), not calibrated
             best = class_scores(probabilities, plain.class_names, 1, plain.scores(x))
             zero_shot = [first for (first,) in best]
-        if explain and neighbours is not None:
-            nearest = neighbours.nearest(x)
-        return zero_shot, nearest
+        if not explain or neighbours is None:
+            return zero_shot, [()] * len(x)
+        return zero_shot, neighbours.nearest(x)
 
 
 def record_of_head(saved: SavedHead) -> EncoderRecord:

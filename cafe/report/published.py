@@ -91,19 +91,19 @@ def protocol_differences(cache: FeatureCache, dataset: str) -> list[str]:
     header, classes = cache.header, len(cache.header.class_names)
     (known,) = (row for row in KNOWN if row.name == dataset)
     templates, sizes = templates_for(dataset), split_sizes(cache)
-    found = []
+    changes = []
     if known.split_file and known.split_file not in header.source:
-        found.append(f"the split is '{header.source}', the papers use {known.split_file}")
+        changes.append(f"the split is '{header.source}', the papers use {known.split_file}")
     if sizes != known.sizes:
         ours, theirs = sizes_in_words(sizes), sizes_in_words(known.sizes)
-        found.append(f"train / val / test are {ours} images, theirs {theirs}")
+        changes.append(f"train / val / test are {ours} images, theirs {theirs}")
     if classes != known.classes:
-        found.append(f"{classes} classes, theirs {known.classes}")
+        changes.append(f"{classes} classes, theirs {known.classes}")
     if [list(row) for row in header.sentences] != fill(header.class_names, templates):
-        found.append(f"the prompts are like '{header.sentences[0][0]}', theirs '{templates[0]}'")
+        changes.append(f"the prompts are like '{header.sentences[0][0]}', theirs '{templates[0]}'")
     if header.pretrained != "openai":
-        found.append(f"the weights are {header.pretrained}, theirs openai")
-    return [f"{dataset}: {'; '.join(found)}."] if found else []
+        changes.append(f"the weights are {header.pretrained}, theirs openai")
+    return [f"{dataset}: {'; '.join(changes)}."] if changes else []
 
 
 def split_sizes(cache: FeatureCache) -> tuple[int, ...]:

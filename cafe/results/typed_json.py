@@ -19,7 +19,6 @@ from cafe.errors import InputError, raise_as
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)] | Literal["all"]
 Index = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]

@@ -21,13 +21,10 @@ from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
     StudyPlan,
-    check_plan,
     describe_protocol,
-    largest_class,
+    make_plan,
     open_caches,
-    resolve_seeds,
     resolve_settings,
-    resolve_shots,
 )
 from cafe.study.runner import run_study
 
@@ -156,12 +153,8 @@ def compare(
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
         own = {**(needs(source) if needs is not None else {}), **settings}
-        reached = [count for count in DEFAULT_SHOTS if count <= largest_class(task)]
-        counts = resolve_shots(shots, reached)
-        plan = StudyPlan(compared, counts, resolve_seeds(seeds), validation, own)
-        check_plan(task, plan)
-        meta_notes(source, own)
-        plans.append(plan)
+        plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
+        meta_notes(source, own)  # refuses a meta file that is not for these features
     context = Context(device=resolve_device(device))
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None

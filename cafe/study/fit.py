@@ -21,10 +21,8 @@ from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
-    StudyPlan,
-    check_plan,
     describe_protocol,
-    largest_class,
+    make_plan,
     resolve_seeds,
     resolve_settings,
     resolve_shots,
@@ -116,15 +114,10 @@ def fit(
     methods = [method] if isinstance(method, str) else list(method)
     task = load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
-    plan = StudyPlan(
-        methods=list(dict.fromkeys([*BASELINES, *methods])),
-        shots=resolve_shots(shots, [min(DEFAULT_SHOTS, largest_class(task))]),
-        seeds=resolve_seeds(seeds),
-        validation=validation,
-        settings=resolve_settings(methods, common, settings),
-    )
+    names = list(dict.fromkeys([*BASELINES, *methods]))
+    settings = resolve_settings(methods, common, settings)
+    plan = make_plan(task, names, shots, seeds, validation, settings, [DEFAULT_SHOTS])
     context = Context(device=resolve_device(device))
-    check_plan(task, plan)
     protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
     results = run_study(task, plan, context=context, progress=progress)
     record = make_record(source, protocol, calibrate(source, plan, results, progress), command)

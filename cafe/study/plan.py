@@ -113,6 +113,41 @@ class StudyPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def make_plan(
+    task: Task,
+    methods: Sequence[str],
+    shots: Shots | Sequence[Shots] | None,
+    seeds: int | Sequence[int],
+    validation: Protocol,
+    settings: Mapping[str, Any],
+    usual_shots: Sequence[int],
+) -> StudyPlan:
+    """The plan of a study that its cache can serve.
+
+    Parameters
+    ----------
+    task : Task
+    methods, validation, settings
+        As of `StudyPlan`.
+    shots : int, "all", a sequence of these, or None
+        None takes the usual ones that the classes reach, or else the largest class.
+    seeds : int or sequence of int
+        See `resolve_seeds`.
+    usual_shots : sequence of int
+
+    Raises
+    ------
+    InputError
+        As of `check_plan` and `resolve_seeds`.
+    """
+    largest = largest_class(task)
+    usual = [count for count in usual_shots if count <= largest] or [largest]
+    counts = resolve_shots(shots, usual)
+    plan = StudyPlan(methods, counts, resolve_seeds(seeds), validation, settings)
+    check_plan(task, plan)
+    return plan
+
+
 def check_plan(task: Task, plan: StudyPlan) -> None:
     """Refuse a plan that a cache cannot serve, before anything is fitted."""
     for name in plan.methods:

@@ -72,10 +72,10 @@ def _entries(metadata: Path, label: str | None, features: str, count: int) -> li
     columns = _columns(metadata, label)
     rows = columns[_PATH]
     if rows is None or len(rows) != count:
-        found = "none" if rows is None else f"{len(rows)} rows"
+        present = "none" if rows is None else f"{len(rows)} rows"
         raise CacheFormatError(
             f"'{metadata}' must have a column image_path with a row for each of the {count} of "
-            f"'{features}'; found {found}."
+            f"'{features}'; found {present}."
         )
     paths = [str(path) for path in rows]
     keys = columns[_LABEL] or [PurePosixPath(path).parent.name for path in paths]

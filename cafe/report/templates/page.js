@@ -26,7 +26,7 @@
   // every "@name" of a figure becomes a colour of the theme
   const painted = (value, colours) => {
     if (typeof value === "string") return value[0] === "@" ? colours[value.slice(1)] ?? value : value;
-    if (Array.isArray(value)) return value.map((one) => painted(one, colours));
+    if (Array.isArray(value)) return value.map((item) => painted(item, colours));
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v, colours)]));
     }
@@ -96,7 +96,7 @@
       const plot = document.getElementById(id);
       if (run) {
         plot.on("plotly_click", (event) => {
-          const point = event.points.find((one) => typeof one.customdata === "string");
+          const point = event.points.find(({ customdata }) => typeof customdata === "string");
           if (point) show(run, point.customdata);
         });
       }
