@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ TRIES = ".tries"
 _MOST_TRIES = 4  # a block that kills so many workers is not an accident
 
 
+@dataclass
 class Worker:
     """Encodes one block per call, in a process of its own on some machine of the cluster.
 
@@ -39,17 +42,11 @@ class Worker:
     options : ExtractOptions
     """
 
-    def __init__(
-        self,
-        load: Callable[[], Encoder],
-        threads: int,
-        dataset: Dataset,
-        resume: ResumeFolder,
-        options: ExtractOptions,
-    ) -> None:
-        self._load, self._threads = load, threads
-        self._dataset, self._resume, self._options = dataset, resume, options
-        self._encoder: Encoder | None = None
+    load: Callable[[], Encoder]
+    threads: int
+    dataset: Dataset
+    resume: ResumeFolder
+    options: ExtractOptions
 
     def __call__(self, row: Mapping[str, bytes]) -> dict[str, Any]:
         """Encode and keep one pickled block."""
@@ -61,10 +58,11 @@ class Worker:
             answer["error"] = pickle.dumps(error)
         return answer
 
-    def _load_encoder(self) -> Encoder:
-        torch.set_num_threads(self._threads)
+    @cached_property  # a worker encodes many blocks with one encoder
+    def _encoder(self) -> Encoder:
+        torch.set_num_threads(self.threads)
         try:
-            return self._load()
+            return self.load()
         except CacheMismatchError as error:
             raise WeightsError(
                 f"a worker on {platform.node()} has other files than the machine that started the "
@@ -72,17 +70,16 @@ class Worker:
             ) from error
 
     def _encode(self, block: PlannedBlock) -> int:
-        self._encoder = self._encoder or self._load_encoder()
         # Ray also sends a block again whose worker was lost after it had kept the block
-        if unfinished(self._resume, [block]):
-            tries = self._count_try(block)
-            encode_blocks(self._dataset, self._encoder, self._resume, [block], self._options)
+        if unfinished(self.resume, [block]):
+            encoder, tries = self._encoder, self._count_try(block)
+            encode_blocks(self.dataset, encoder, self.resume, [block], self.options)
             tries.unlink(missing_ok=True)
-        return len(self._resume.load(block.split, block.number)[0].ids)
+        return len(self.resume.load(block.split, block.number)[0].ids)
 
     def _count_try(self, block: PlannedBlock) -> Path:
         """Count in a file how often a block was begun: Ray itself would try it without end."""
-        file = self._resume.folder / f"{block.split}-{block.number:06d}{TRIES}"
+        file = self.resume.folder / f"{block.split}-{block.number:06d}{TRIES}"
         with file.open("ab") as stream:
             stream.write(b".")
         if file.stat().st_size > _MOST_TRIES:

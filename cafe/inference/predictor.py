@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
 
 
+@dataclass(repr=False, eq=False)
 class Predictor:
     """A saved head with the encoder that it was fitted on.
 
@@ -48,11 +50,12 @@ class Predictor:
     photos/three.png three
     """
 
-    def __init__(
-        self, saved: SavedHead, encoder: Encoder, neighbours: NeighbourIndex | None = None
-    ) -> None:
-        check_recorded_encoder(record_of_head(saved), encoder)
-        self.saved, self.encoder, self.neighbours = saved, encoder, neighbours
+    saved: SavedHead
+    encoder: Encoder
+    neighbours: NeighbourIndex | None = None
+
+    def __post_init__(self) -> None:
+        check_recorded_encoder(record_of_head(self.saved), self.encoder)
 
     @classmethod
     def load(
