@@ -24,7 +24,7 @@ BLOCK_BATCHES = 8
 """Batches per block. An interrupted run encodes one block again, at most."""
 
 _BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
-_CUDA_FACTOR = 16
+_CUDA_FACTOR = 16  # a GPU is idle with the batch of a core
 _LARGEST_BATCH = 512
 
 
@@ -192,6 +192,7 @@ def _storable(batch: EncodedBatch, items: Sequence[Item], encoder: Encoder) -> E
 def _join(batches: Sequence[EncodedBatch], items: Sequence[Item]) -> Block:
     """The batches of a block in one."""
     full = [batch for batch in batches if len(batch.features)] or batches[:1]
+    # batches without a readable image have no views to count, so they cannot be joined
     views = np.concatenate([batch.features for batch in full])  # (n, V, D)
     maps = [batch.spatial for batch in full if batch.spatial is not None]
     return Block(

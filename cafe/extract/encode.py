@@ -90,7 +90,7 @@ def encode_batch(
     spatial : int or None
         Largest side of their spatial maps; None makes no maps.
     """
-    read = [image.views for image in images if image.views is not None]
+    read = [image.views for image in images if image.views is not None]  # (V, S, S, 3) each
     if not read:
         return EncodedBatch(np.empty((0, 1, encoder.width), np.float32))
     views = np.stack(read)  # (n, V, S, S, 3)
@@ -142,7 +142,7 @@ def decode_and_encode(
         images = [read() for read in readers]
         return images, encode_batch(encoder, images, spatial)
 
-    if core_per_batch:
+    if core_per_batch:  # nothing to overlap: the thread that decodes is the one that encodes
         yield from map_ahead(work, batches, threads)
         return
     # two batches ahead: one is ready when the encoder is, and one is being decoded

@@ -139,6 +139,7 @@ def extract(
         if path.is_file() and _is_same(path, key, rebuild):  # another process made it just now
             resume.discard()
             return Extraction(path, 0, 0, 0.0, was_there=True)
+        # from here on a kill costs no more than the block that is under way
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
         skipped = tuple(
@@ -198,6 +199,7 @@ def _header(
     skipped: Skipped,
 ) -> Header:
     prompts = max(len(row) for row in sentences)
+    # classes may have different numbers of prompts; "" marks what is not there
     padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)  # (C, P)
     is_present = np.array([[sentence != "" for sentence in row] for row in padded])  # (C, P)
     text = np.zeros((*is_present.shape, encoder.width), np.float32)  # (C, P, D)

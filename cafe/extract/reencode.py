@@ -53,6 +53,7 @@ def reencode_sample(
         )
     check_recorded_encoder(record_of_cache(cache), encoder, WEIGHTS)
     rows = [(split, row) for split, size in cache.counts.items() for row in range(size)]
+    # drawn over all splits, so that a small sample does not favour a small split
     sample = np.random.default_rng(seed).permutation(len(rows))[:count]
     lowest = 1.0
     for split in cache.counts:

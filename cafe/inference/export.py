@@ -228,11 +228,13 @@ def _pixels(encoder: Encoder, images: ImageSource | Iterable[ImageSource] | None
     """Pixels of the given images, or noise. (n, 3, S, S) uint8"""
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, *encoder.preprocess.size)
+    # two rows, because tracing takes a size of one for a constant
     noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     if images is None:
         return _Sample(noise, "2 images of noise")
     real = read_pixels(encoder, list_images(images)[:_CHECKED]).permute(0, 3, 1, 2).contiguous()
     if not len(real):
         raise CafeError("none of the images to compare on can be read; name others.")
+    # a row of noise beside a single image, because tracing takes a size of one for a constant
     rows = torch.cat([real, noise[:1]]) if len(real) == 1 else real
     return _Sample(rows, f"{len(real)} image{'s' if len(real) > 1 else ''}")

@@ -39,6 +39,7 @@ class HeadGraph(nn.Module):
     def forward(self, features: Tensor) -> Tensor | Answer:
         """Probabilities, or probabilities and scores. (N, C) each"""
         logits = self._logits(features)
+        # the temperature is for probabilities; scores are of the logits as fitted
         probabilities = torch.softmax(logits / self._temperature, dim=-1)
         return (probabilities, torch.sigmoid(logits)) if self._has_scores else probabilities
 
@@ -88,6 +89,7 @@ def _image_tower(encoder: Encoder) -> nn.Module:
     """The part of an encoder that images need; its text tower would double the file."""
     network = encoder._network
     example = torch.zeros(1, 3, *encoder.preprocess.size)
+    # CoCa's `visual` returns more than the feature
     alone, feature = network.visual(example), network.encode_image(example)
     is_same = isinstance(alone, Tensor) and torch.equal(alone, feature)
     tower: nn.Module = network.visual if is_same else _EncodeImage(network)

@@ -148,6 +148,7 @@ class Predictor:
         best: list[tuple[ClassScore, ...]] = []
         if len(x):
             best = class_scores(saved.probabilities(x), saved.class_names, top, saved.scores(x))
+        # neighbours and zero-shot CLIP compare features, not maps
         features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
         rows = zip(best, *self._explanations(features, explain), strict=True)
         return [
@@ -163,6 +164,7 @@ class Predictor:
         text, neighbours = self.saved.zero_shot, self.neighbours
         zero_shot: Iterable[ClassScore | None] = [None] * len(x)
         if explain and text is not None:
+            # zero-shot CLIP as a head, so that its scores follow the same rule
             plain = SavedHead(text, self.saved.about, text)
             probabilities = torch.softmax(text.logits(x), dim=-1)  # (n, C), not calibrated
             best = class_scores(probabilities, plain.class_names, 1, plain.scores(x))

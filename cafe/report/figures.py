@@ -59,6 +59,7 @@ def accuracy(run: ReportData) -> Figure:
     published = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
     if len(run.shots) == 1 and not published:
         return _dots(run)
+    # shot counts are evenly spaced words, not numbers: 1, 2, 4, 8 and 16 would crowd on a line
     numbers = {count for count in run.shots if count != "all"}
     ticks = [*sorted(published | numbers), *(["all"] if "all" in run.shots else [])]
     data = [_line(run, method, ticks) for method in run.methods]

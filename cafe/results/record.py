@@ -127,6 +127,7 @@ class Record:
     folder: Annotated[Path | None, Field(exclude=True)] = None
 
     def __post_init__(self) -> None:
+        # pairing by seed, and the page, take the place in `per_seed` for the seed
         for result in self.results:
             if len(result.accuracy.per_seed) != len(self.protocol.seeds):
                 raise ValueError(f"{result.method} does not have one accuracy per seed")

@@ -88,6 +88,7 @@ def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
         accuracy(predict_in_blocks(with_classes(head, text), test.x), test.y)
         for head in result.heads
     ]
+    # seed by seed: the harmonic mean of the means would hide how the halves vary together
     pairs = zip(result.accuracy.per_seed, new, strict=True)
     means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
     return replace(result, new=summarize(new), harmonic_mean=summarize(means))
@@ -104,7 +105,7 @@ def _half(task: Task, start: int, stop: int) -> Task:
 def _classes(features: Features | StoredFeatures, start: int, stop: int) -> Features:
     rows = torch.nonzero((features.y >= start) & (features.y < stop)).flatten()
     part = features[rows]
-    return Features(part.x, part.y - start, part.views)
+    return Features(part.x, part.y - start, part.views)  # labels count from 0 in either half
 
 
 def with_classes(head: Head, text: ClassText) -> Head:

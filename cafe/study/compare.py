@@ -220,6 +220,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         f"Average over {len(records)} caches, seed by seed. Of the first, {first.dataset}: "
         f"{first.protocol.words}"
     )
+    # only the shot counts that every cache has can be averaged
     shots = tuple(dict.fromkeys(result.shots for result in results))
     return replace(
         first,

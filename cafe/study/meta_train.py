@@ -85,7 +85,7 @@ def meta_train(
         )
     sources = open_caches(caches)
     encoder = _shared_encoder(sources)
-    (seed,) = resolve_seeds([seed])
+    (seed,) = resolve_seeds([seed])  # refuses a negative one
     shots, recipe = check_count("shots", shots), replace(PUBLISHED, epochs=epochs, lr=lr)
     trains = [_training_set(source, device) for source in sources]
     weights, loss = train_meta(trains, shots=shots, recipe=recipe, seed=seed, progress=progress)

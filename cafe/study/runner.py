@@ -104,7 +104,7 @@ def _jobs(task: Task, plan: StudyPlan, shots: Shots, device: torch.device) -> li
     trains = [
         TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in seeds
     ]
-    trains *= len(plan.seeds) // len(trains)
+    trains *= len(plan.seeds) // len(trains)  # the same set for every seed, held once
     return [
         Job(train, validation_for(task, plan.validation, shots, seed, device), seed)
         for train, seed in zip(trains, plan.seeds, strict=True)

@@ -133,6 +133,7 @@ class SplitFeatures:
         for array in (array for shard in self.shards for array in shard.blocks()):  # (n, D)
             rows = range(start, start + len(array))
             features = finite(f"'{self.source}': {self.names[0]}", array)
+            # images without names get one from their place, which import after import is the same
             yield Block(
                 [self.ids[r] if self.ids else f"{self.source.stem}/{split}/{r}" for r in rows],
                 labels[rows.start : rows.stop],

@@ -60,6 +60,7 @@ def check_zero_shot(cache: FeatureCache) -> ZeroShotCheck:
         scores = block.features.astype(np.float32) @ weights.T  # (n, C): norms change no order
         right += int((scores.argmax(axis=1) == block.labels).sum())
     images, chance = cache.counts[split], 1 / len(weights)
+    # standard deviation of the accuracy of guessing, which is binomial
     noise = math.sqrt(chance * (1 - chance) / images)
     at_chance = right / images <= chance + _SURE * noise
     return ZeroShotCheck(split, images, 100 * right / images, 100 * chance, at_chance)

@@ -162,6 +162,7 @@ def choose(rows: Mapping[Cell, GridRow], space: GridSpace, shots: Shots) -> Conf
 
     Of equals it is the one with the smaller ratio; see `cafe.methods.validation.pick_best`.
     """
+    # the first of equals wins, so the smaller ratio stands first
     points = sorted(space.points, key=lambda point: point.ratio)
     if Cell(shots, space.seeds[0], points[0]) not in rows:
         return None

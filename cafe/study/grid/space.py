@@ -20,6 +20,7 @@ from cafe.methods.checks import check_ratio, parse_bottleneck
 from cafe.store import FeatureCache
 
 BRANCHES = {"visual": "clip-adapter", "text": "clip-adapter-text", "both": "clip-adapter-both"}
+"""Branch of a grid -> the method of the catalog that adapts it."""
 
 
 class Configuration(NamedTuple):
@@ -113,6 +114,7 @@ def span(text: str) -> list[float]:
         if len(ends) == 1:
             numbers += ends
         elif len(ends) == 3 and ends[2] > 0 and ends[1] >= ends[0]:
+            # half a step more, so that rounding does not lose the upper end
             count = int((ends[1] - ends[0]) / ends[2] + 1.5)
             if count > _LONGEST_SPAN:
                 raise InputError(f"'{part}' is {count:,} numbers; {_LONGEST_SPAN:,} at most.")
