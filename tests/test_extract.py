@@ -264,6 +264,7 @@ def test_auto_goes_on_in_the_precision_that_is_there(
     def extractor(precision: str) -> Extractor:
         return Extractor(str(tiny_folder), precision=precision, batch_size=2)
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     with monkeypatch.context() as patch:
         patch.setattr("cafe.extract.extract.write_cache", kill)
         with pytest.raises(KeyboardInterrupt):

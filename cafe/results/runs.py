@@ -73,11 +73,13 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
     stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     base = f"{stamp}-{record.dataset}-{record.encoder.model}".replace("/", "-")
 
+    heads: dict[str, str] = {}
+
     def fill(folder: Path) -> None:
         _save_heads(folder, record)
-        heads = {file.name: digest_of_file(file) for file in sorted(folder.glob("*.safetensors"))}
-        values = replace(record, heads=heads).json
-        _write_json(folder / RECORD, values, indent=1)
+        for file in sorted(folder.glob("*.safetensors")):
+            heads[file.name] = digest_of_file(file)
+        _write_json(folder / RECORD, replace(record, heads=heads).json, indent=1)
         _write_json(folder / PAGE, to_json(_page(record)))
         _write_csv(folder / "runs.csv", _COLUMNS, _table(record))
         if grid_rows is not None:
@@ -93,7 +95,7 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
         raise CafeError(
             f"cannot write the run to '{runs}' ({error.strerror}); choose another with runs=."
         ) from error
-    return replace(record, folder=folder)
+    return replace(record, folder=folder, heads=heads)
 
 
 def _write_json(path: Path, values: Any, indent: int | None = None) -> None:
