@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
+_LARGEST_END = 22 + 65535  # bytes of a zip archive's last record, comment included
 
 
 def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -30,10 +32,13 @@ def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     _must_be_there(file)
     problem, advice = f"'{file}' is not a readable npz file", "save it with numpy.savez"
     with raise_as(CacheFormatError, problem, advice, Exception):  # NumPy raises anything
-        with zipfile.ZipFile(file) as archive:
-            _refuse_bomb(file, archive)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files if name in set(names)}
+        return _read_arrays(file, set(names))
+
+
+def names_in_npz(file: Path) -> list[str]:
+    """Names of all arrays of an npz file that was read."""
+    with zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def read_array(file: Path) -> NDArray[Any]:
@@ -76,20 +81,32 @@ def finite(what: str, array: NDArray[Any]) -> NDArray[Any]:
     return stored
 
 
+def _read_arrays(file: Path, names: set[str]) -> dict[str, NDArray[Any]]:
+    _check_archive(file)
+    with np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files if name in names}
+    if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise TypeError(f"its '{others[0]}' is no array")
+    return arrays
+
+
 def _read_npy(file: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise TypeError("it is an archive of several")
+    # a damaged header may claim fewer numbers than there are, and the format has no checksum
+    if getattr(array, "offset", 0) + array.nbytes != file.stat().st_size:
+        raise ValueError(f"it holds more than the {array.shape} that its header says")
     return array
 
 
 def _read_pt(file: Path) -> NDArray[Any]:
     import torch
 
-    zipped = zipfile.is_zipfile(file)
+    with file.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"  # as torch tells it from the format before 1.6
     if zipped:
-        with zipfile.ZipFile(file) as archive:
-            _refuse_bomb(file, archive)
+        _check_archive(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about unusual pickles
         # weights_only builds tensors and nothing else, whatever the pickle asks for
@@ -112,7 +129,30 @@ def _must_be_there(file: Path) -> None:
         raise InputError(f"no file '{file}'; give a file of features that is there.")
 
 
-def _refuse_bomb(file: Path, archive: zipfile.ZipFile) -> None:
-    unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > _LARGEST_RATIO * file.stat().st_size:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes")
+def _check_archive(file: Path) -> None:
+    """Refuse an archive that unpacks to far more than it is, or fails one of its checksums.
+
+    NumPy compares the checksum of a member that it reads to its end, which a damaged header
+    prevents; torch compares none of a file that it maps.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > _LARGEST_RATIO * file.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        if len(archive.NameToInfo) < len(members):
+            raise ValueError("it holds two parts of one name")
+        if len(members) != _count_members(file):
+            raise ValueError("its list of parts is damaged")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part '{damaged}' does not have its checksum")
+
+
+def _count_members(file: Path) -> int:
+    """How many members an archive says to have, which Python does not compare with its list."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - _LARGEST_END))
+        end = stream.read()
+    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+    return int(count)
