@@ -68,7 +68,7 @@ class Context:
     memory_budget : int or None
         Bytes that the engine may use for runs side by side; None takes half of what is free.
     tell : callable or None
-        Called with the run-epochs that are done and those there are, by methods that take long.
+        Called with the run-epochs that are done and those there are, while something is trained.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -91,7 +91,7 @@ class Context:
             device=self.device,
             precision=self.precision,
             memory_budget=self.memory_budget,
-            progress=progress,
+            progress=progress or self.tell,
             on_finished=on_finished,
         )
 

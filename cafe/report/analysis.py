@@ -19,14 +19,14 @@ from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
-from cafe.methods.head import Head, predict
-from cafe.results.metrics import reliability
+from cafe.methods.head import Head
 from cafe.results.result import Result
 from cafe.results.runs import head_file
 from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.diagnostics import bins_json
+from cafe.study.testing import score_head
 
 MOST_POINTS = 1000
 """Test images on a map; more are drawn from evenly."""
@@ -116,7 +116,7 @@ def analyse(
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability=_reliability(saved.head, test, temperature),
+        reliability=_reliability(saved.head, test, len(cache.header.class_names), temperature),
         temperature=temperature,
         thumbnails=_thumbnails(cache, ids, images, notes),
         ids=ids,
@@ -167,11 +167,13 @@ def _shrunk(points: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     return shrunk
 
 
-def _reliability(head: Head, test: Features, temperature: float | None) -> dict[str, Any]:
-    logits = predict(head, test)  # (N, C)
-    bins = {"before": bins_json(reliability(logits, test.y))}
+def _reliability(
+    head: Head, test: Features, classes: int, temperature: float | None
+) -> dict[str, Any]:
+    bins = {"before": bins_json(score_head(head, test, classes).reliability())}
     if temperature:
-        bins["after"] = bins_json(reliability(logits / temperature, test.y))
+        after = score_head(head, test, classes, temperature=temperature)
+        bins["after"] = bins_json(after.reliability())
     return bins
 
 
