@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cafe.results.metrics import expected_calibration_error
+from cafe.results.image_scores import ImageScores
 from cafe.study.diagnostics import diagnose
 
 Y = torch.tensor([0, 0, 1, 1, 1])
@@ -13,8 +13,14 @@ RIGHT = torch.nn.functional.one_hot(Y, 3).float() * 10
 WRONG = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0, 1]), 3).float() * 10
 
 
+def look_at(z: torch.Tensor, y: torch.Tensor = Y) -> ImageScores:
+    scores = ImageScores.room_for(y, z.shape[-1])
+    scores.look_at(z)
+    return scores
+
+
 def test_means_over_seeds() -> None:
-    found = diagnose([RIGHT, WRONG], Y)
+    found = diagnose(map(look_at, (RIGHT, WRONG)))
     assert found.page["per_class"] == [75.0, pytest.approx(66.67), None]
     assert found.metrics["mean_class_accuracy"] == pytest.approx((100 + (50 + 100 / 3) / 2) / 2)
     assert found.metrics["top5_accuracy"] == 100
@@ -22,7 +28,7 @@ def test_means_over_seeds() -> None:
 
 
 def test_confusions_name_their_images() -> None:
-    first, second = diagnose([RIGHT, WRONG], Y).page["confusions"]
+    first, second = diagnose(map(look_at, (RIGHT, WRONG))).page["confusions"]
     assert (first["label"], first["predicted"], first["images"], first["rows"]) == (1, 0, 1, [2, 3])
     assert first["share"] == pytest.approx(33.33)
     assert (second["label"], second["predicted"], second["rows"]) == (0, 1, [1])
@@ -31,7 +37,8 @@ def test_confusions_name_their_images() -> None:
 def test_reliability_bins_give_the_calibration_error() -> None:
     z = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)) * 2
     y = torch.randint(3, (400,), generator=torch.Generator().manual_seed(1))
-    bins = diagnose([z], y).page["reliability"]
+    scores = look_at(z, y)
+    bins = diagnose([scores]).page["reliability"]
     assert sum(one["images"] for one in bins) == 400
     error = sum(one["images"] / 400 * abs(one["accuracy"] - one["confidence"]) for one in bins)
-    assert error == pytest.approx(expected_calibration_error(z, y), abs=0.01)
+    assert error == pytest.approx(scores.expected_calibration_error(), abs=0.01)

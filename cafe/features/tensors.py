@@ -140,11 +140,15 @@ class Features:
 
     def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
         """The same in float32, some rows at a time: maps are read block by block."""
+        for start in range(0, max(1, len(self)), rows):
+            yield self.block(slice(start, start + rows), spatial=spatial)
+
+    def block(self, rows: slice, *, spatial: bool = False) -> Tensor:
+        """The same of consecutive rows alone."""
         if not spatial:
-            yield from (block.float() for block in torch.split(self.x, rows))
-            return
-        for some in torch.split(torch.arange(len(self), device=self.x.device), rows):
-            yield self[some].inputs(spatial=True)
+            return self.x[rows].float()
+        chosen = torch.arange(len(self), device=self.x.device)[rows]
+        return self[chosen].inputs(spatial=True)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Context:
     memory_budget : int or None
         Bytes that the engine may use for runs side by side; None takes half of what is free.
     tell : callable or None
-        Called with the run-epochs that are done and those there are, by methods that take long.
+        Called with the run-epochs that are done and those there are, while something is trained.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -87,8 +87,14 @@ class Context:
 
     def train(self, runs: Sequence[Run], sets: Sequence[TrainingSet]) -> list[Trained]:
         """Train runs side by side; see `cafe.engine.train`."""
-        budget = self.memory_budget
-        return train(runs, sets, device=self.device, precision=self.precision, memory_budget=budget)
+        return train(
+            runs,
+            sets,
+            device=self.device,
+            precision=self.precision,
+            memory_budget=self.memory_budget,
+            progress=self.tell,
+        )
 
 
 def training_params(trained: Trained) -> dict[str, Any]:

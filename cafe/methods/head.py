@@ -84,18 +84,28 @@ def scale_params(text: ClassText) -> dict[str, float]:
 
 
 ROWS, SPATIAL_ROWS = 65536, 256
-"""Images at a time: a map of 7 x 7 tokens is fifty features, and is compared with every class."""
+"""Images at a time, at most: a map of 7 x 7 tokens is fifty features, and is compared with every
+class."""
+
+NUMBERS = 1 << 22
+"""Logits at a time, at most: 16 MiB. More are no faster: fresh memory of that size is slow."""
 
 
 def predict(head: Head, features: Features) -> Tensor:
-    """Logits of images, a block at a time, with their maps where the head needs them. (N, C)"""
-    rows = SPATIAL_ROWS if head.spatial else ROWS
-    blocks = features.blocks(rows, spatial=head.spatial)
+    """Logits of images, with their maps where the head needs them. (N, C)"""
+    blocks = features.blocks(rows_at_a_time(head), spatial=head.spatial)
     return torch.cat([predict_in_blocks(head, block) for block in blocks])
 
 
 @torch.inference_mode()
 def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
-    """Logits of many features, a block at a time, so that memory stays bounded. (N, C)"""
-    rows = rows or (SPATIAL_ROWS if head.spatial else ROWS)
-    return torch.cat([head.logits(block.float()) for block in torch.split(x, rows)])
+    """Logits of features, computed a block at a time. (N, C)"""
+    blocks = torch.split(x, rows or rows_at_a_time(head))
+    logits = [head.logits(block.float()) for block in blocks]
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+def rows_at_a_time(head: Head) -> int:
+    """Images that a head takes at a time: each costs about as much as its longest axis."""
+    longest = max(max(value.shape, default=1) for value in head.tensors().values())
+    return max(1, min(SPATIAL_ROWS if head.spatial else ROWS, NUMBERS // max(1, longest)))

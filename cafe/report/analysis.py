@@ -19,14 +19,14 @@ from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
-from cafe.methods.head import Head, predict
-from cafe.results.metrics import reliability
+from cafe.methods.head import Head
 from cafe.results.result import Result
 from cafe.results.runs import head_file
 from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.diagnostics import bins_json
+from cafe.study.testing import score_head
 
 MOST_POINTS = 1000
 """Test images on a map; more are drawn from evenly."""
@@ -107,7 +107,7 @@ def analyse(
         temperature = temperature or _temperature(cache, saved.head, result, seed)
     except InputError as error:  # a file that the method needs may be gone
         notes.append(f"No temperature was fitted: {error}")
-    logits, names = predict(saved.head, test), cache.ids("test")  # (N, C), (N,)
+    names = cache.ids("test")  # (N,)
     confused = sorted({r for pair in result.page.get("confusions", ()) for r in pair["rows"]})
     ids = {image: names[image] for image in confused}
     return Analysis(
@@ -116,11 +116,7 @@ def analyse(
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability={
-            name: bins_json(reliability(logits / divisor, test.y))
-            for name, divisor in (("before", 1.0), ("after", temperature))
-            if divisor
-        },
+        reliability=_reliability(saved.head, test, len(cache.header.class_names), temperature),
         temperature=temperature,
         thumbnails=_thumbnails(cache, ids, images, notes),
         ids=ids,
@@ -165,6 +161,16 @@ def project(
     plane = np.zeros((len(x), 2))
     plane[:, : points.shape[1]] = points  # features of one dimension stay on the first axis
     return np.round(plane, 2).tolist(), words
+
+
+def _reliability(
+    head: Head, test: Features, classes: int, temperature: float | None
+) -> dict[str, Any]:
+    bins = {"before": bins_json(score_head(head, test, classes).reliability())}
+    if temperature:
+        after = score_head(head, test, classes, temperature=temperature)
+        bins["after"] = bins_json(after.reliability())
+    return bins
 
 
 def _thumbnails(

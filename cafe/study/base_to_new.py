@@ -17,13 +17,14 @@ from cafe.features.task import StoredFeatures, Task
 from cafe.features.tensors import ClassText, Features
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method
-from cafe.methods.head import Head, predict_in_blocks
+from cafe.methods.head import Head
 from cafe.progress import Progress
-from cafe.results.metrics import accuracy, summarize
+from cafe.results.metrics import summarize
 from cafe.results.record import Halves
 from cafe.results.result import Result
 from cafe.study.plan import StudyPlan, check_plan
 from cafe.study.runner import run_study
+from cafe.study.testing import score_head
 
 
 def supports_new_classes(methods: Sequence[str]) -> list[str]:
@@ -85,7 +86,7 @@ def base_and_new(
 def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
     """The result with its accuracy on the new half and the harmonic mean of both halves."""
     new = [
-        accuracy(predict_in_blocks(with_classes(head, text), test.x), test.y)
+        score_head(with_classes(head, text), test, len(text.names)).accuracy
         for head in result.heads
     ]
     # seed by seed: the harmonic mean of the means would hide how the halves vary together

@@ -29,8 +29,13 @@ from cafe.study.runner import validation_for
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
 
+LOGITS = 1 << 26
+"""Logits that are held for it at most, 256 MiB: of very many classes, fewer images are judged."""
+
 WIDEST = 100.0
 """Temperatures are sought from 1 / WIDEST to WIDEST."""
+
+_BLOCK = 1 << 22  # logits that are widened to float64 at a time
 
 
 def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -58,18 +63,24 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     >>> round(cautious_temperature(logits, torch.tensor([0, 0, 1, 0])), 1)  # 3 of 4, all very sure
     7.1
     """
-    z = logits.double()
-    if not (z - z[:, :1]).any():  # a head without an opinion: every temperature is as good
-        return 1.0
-    own = z.gather(1, labels[:, None]).squeeze(1)  # (N,)
-    smoothing = 1 / (len(z) + 1)
-    target = ((1 - smoothing) * own + smoothing * z.mean(dim=1)).mean()
+    blocks = torch.split(logits, max(1, _BLOCK // logits.shape[1]))
+    if not any((z - z[:, :1]).any() for z in blocks):
+        return 1.0  # a head without an opinion: every temperature is as good
+    own = logits.gather(1, labels[:, None]).squeeze(1).double()  # (N,)
+    smoothing = 1 / (len(logits) + 1)
+    average = torch.cat([z.double().mean(dim=1) for z in blocks])  # (N,)
+    target = ((1 - smoothing) * own + smoothing * average).mean()
     low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
     for _ in range(40):  # the loss is convex in 1 / T: its slope has one zero
         middle = (low + high) / 2
-        expected = (torch.softmax(math.exp(middle) * z, dim=1) * z).sum(dim=1).mean()
+        expected = torch.cat([_expected(z.double(), math.exp(middle)) for z in blocks]).mean()
         low, high = (low, middle) if expected > target else (middle, high)
     return math.exp(-(low + high) / 2)
+
+
+def _expected(z: Tensor, factor: float) -> Tensor:
+    """The expected logit of each image under `softmax(factor z)`. (n,)"""
+    return (torch.softmax(factor * z, dim=1) * z).sum(dim=1)
 
 
 def calibrate(
@@ -103,7 +114,8 @@ def calibrate(
             shots: [validation_for(task, plan.validation, shots, seed) for seed in plan.seeds]
             for shots in plan.shots
         }
-        fitted = [_on_validation(result.heads, held_out[result.shots]) for result in results]
+        most = _most(len(task.text.names) * len(plan.seeds))
+        fitted = [_on_validation(result.heads, held_out[result.shots], most) for result in results]
     else:
         text = class_text(cache.header)
         drawn = {shots: _draw(cache, shots, plan.seeds[0]) for shots in plan.shots}
@@ -118,8 +130,16 @@ def _draw(cache: FeatureCache, shots: Shots, seed: int) -> Features | StoredFeat
     return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
 
 
-def _on_validation(heads: Sequence[Head], validations: Sequence[Validation]) -> Calibration:
-    images = [v.features[_spread(len(v.features))] for v in validations if v.features is not None]
+def _most(classes: int) -> int:
+    """Images that are judged at most, for so many logits of each."""
+    return max(1, min(ENOUGH, LOGITS // classes))
+
+
+def _on_validation(
+    heads: Sequence[Head], validations: Sequence[Validation], most: int
+) -> Calibration:
+    held_out = [v.features for v in validations if v.features is not None]
+    images = [features[_spread(len(features), most)] for features in held_out]
     pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
     return _fitted(pairs, "validation")
 
@@ -200,7 +220,7 @@ def out_of_fold(
     Calibration
         Without a temperature where no class has two images.
     """
-    folds = _folds(images.y, seed)
+    folds = _folds(images.y, seed, _most(len(text.names)))
     if not folds:
         return NOT_CALIBRATED
     context = context or Context()
@@ -213,19 +233,19 @@ def out_of_fold(
     return _fitted(pairs, "out-of-fold")
 
 
-def _folds(y: Tensor, seed: int) -> Rows:
-    """As many of the folds as hold `ENOUGH` images together; none where no class has two."""
-    return [_trim(*fold) for fold in first_folds(draw_folds(y, seed), ENOUGH)]
+def _folds(y: Tensor, seed: int, most: int = ENOUGH) -> Rows:
+    """As many of the folds as hold `most` images together; none where no class has two."""
+    return [_trim(*fold, most) for fold in first_folds(draw_folds(y, seed), most)]
 
 
-def _trim(kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Hold no more out than is needed: `ENOUGH` images, evenly from the classes."""
-    chosen = _spread(len(out))
+def _trim(kept: Tensor, out: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Hold no more out than is needed: `most` images, evenly from the classes."""
+    chosen = _spread(len(out), most)
     rest = torch.ones(len(out), dtype=torch.bool)
     rest[chosen] = False
     return torch.cat([kept, out[rest]]), out[chosen]
 
 
-def _spread(count: int) -> Tensor:
-    """`ENOUGH` of so many rows, or all, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()
+def _spread(count: int, most: int) -> Tensor:
+    """`most` of so many rows, or all, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()

@@ -10,17 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cafe.results.metrics import (
-    Summary,
-    accuracy,
-    expected_calibration_error,
-    mean_class_accuracy,
-    negative_log_likelihood,
-    per_class_accuracy,
-    reliability,
-    summarize,
-    top_k_accuracy,
-)
+from cafe.results.image_scores import ImageScores
+from cafe.results.metrics import Summary, summarize
 from cafe.results.page import Bin, Confusion, ResultPage
 
 MOST_PAIRS = 20
@@ -50,41 +41,39 @@ class Diagnostics:
     page: ResultPage
 
 
-def diagnose(logits: Iterable[Tensor], y: Tensor) -> Diagnostics:
-    """Describe a result by its heads' logits on the test images.
+def diagnose(scores: Iterable[ImageScores]) -> Diagnostics:
+    """Describe a result by what its heads say of the test images.
 
     Parameters
     ----------
-    logits : iterable of Tensor
-        One per seed, looked at one after the other. Each (N, C)
-    y : Tensor
-        (N,)
+    scores : iterable of ImageScores
+        One per seed, looked at one after the other.
     """
-    scores: list[float] = []
+    accuracies: list[float] = []
     metrics: dict[str, float] = defaultdict(float)
-    per_class, bins = torch.zeros(()), torch.zeros(())
+    per_class, bins, sizes = torch.zeros(()), torch.zeros(()), torch.zeros(())
     confused: dict[tuple[int, int], list[int]] = defaultdict(list)  # classes -> rows of all seeds
-    for z in logits:  # (N, C), one seed in memory at a time
-        scores.append(accuracy(z, y))
-        metrics["mean_class_accuracy"] += mean_class_accuracy(z, y)
-        metrics["top5_accuracy"] += top_k_accuracy(z, y)
-        metrics["nll"] += negative_log_likelihood(z, y)
-        metrics["ece"] += expected_calibration_error(z, y)
-        per_class = per_class + per_class_accuracy(z, y, z.shape[-1]).cpu()  # (C,)
-        bins = bins + reliability(z, y)  # (3, BINS)
-        predicted = z.argmax(dim=-1)  # (N,)
-        wrong = torch.nonzero(predicted != y).flatten()
-        pairs = zip(y[wrong].tolist(), predicted[wrong].tolist(), strict=True)
+    for seed in scores:
+        accuracies.append(seed.accuracy)
+        metrics["mean_class_accuracy"] += seed.mean_class_accuracy
+        metrics["top5_accuracy"] += seed.top_5_accuracy
+        metrics["nll"] += seed.negative_log_likelihood
+        metrics["ece"] += seed.expected_calibration_error()
+        per_class = per_class + seed.per_class_accuracy.cpu()  # (C,)
+        bins = bins + seed.reliability()  # (3, BINS)
+        sizes = torch.bincount(seed.labels)
+        wrong = torch.nonzero(~seed.right).flatten()
+        pairs = zip(seed.labels[wrong].tolist(), seed.predicted[wrong].tolist(), strict=True)
         for row, pair in zip(wrong.tolist(), pairs, strict=True):
             confused[pair].append(row)
-    seeds, means = len(scores), (per_class / len(scores)).tolist()
+    seeds, means = len(accuracies), (per_class / len(accuracies)).tolist()
     page: ResultPage = {
         "per_class": [None if math.isnan(value) else round(value, 2) for value in means],
-        "confusions": _confusions(confused, seeds, torch.bincount(y).tolist()),
+        "confusions": _confusions(confused, seeds, sizes.tolist()),
         "reliability": bins_json(bins),
     }
     means_over_seeds = {name: total / seeds for name, total in metrics.items()}
-    return Diagnostics(summarize(scores), means_over_seeds, page)
+    return Diagnostics(summarize(accuracies), means_over_seeds, page)
 
 
 def _confusions(

@@ -14,11 +14,12 @@ from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
-from cafe.methods.head import Head, predict
+from cafe.methods.head import Head
 from cafe.progress import Progress
 from cafe.results.result import NOT_CALIBRATED, Result
 from cafe.study.diagnostics import diagnose
 from cafe.study.plan import StudyPlan, check_plan
+from cafe.study.testing import score_head
 
 
 def run_study(
@@ -57,9 +58,12 @@ def run_study(
     def tell(done: int, in_all: int) -> None:
         report(f"{stage}, epoch {done} of {in_all}")
 
+    def tell_tested(done: int, in_all: int) -> None:
+        report(f"{stage}, tested on {done:,} of {in_all:,} images")
+
     context = replace(context or Context(), tell=tell)
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
-    test = task.splits["test"].to(context.device)
+    test, classes = task.splits["test"].to(context.device), len(task.text.names)
     for shots in plan.shots:
         jobs = _jobs(task, plan, shots, context.device)
         for method in methods:
@@ -69,7 +73,7 @@ def run_study(
             heads = method.fit_many(jobs)
             seconds = time.perf_counter() - start
             # the test set is looked at here, once for each head
-            tested = diagnose((predict(head, test) for head in heads), test.y)
+            tested = diagnose(score_head(head, test, classes, tell=tell_tested) for head in heads)
             results.append(
                 Result(
                     method.name,

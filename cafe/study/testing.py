@@ -1,0 +1,60 @@
+"""Heads looked at on labelled images, a block of images at a time in each core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from cafe.engine.workers import Report, run_jobs
+from cafe.features.tensors import Features
+from cafe.methods.head import Head, predict_in_blocks, rows_at_a_time
+from cafe.results.image_scores import ImageScores
+
+MOST_WORKERS = 16
+"""Blocks of logits in memory at once, at most."""
+
+
+def score_head(
+    head: Head,
+    images: Features,
+    classes: int,
+    *,
+    temperature: float = 1.0,
+    tell: Callable[[int, int], None] | None = None,
+) -> ImageScores:
+    """What a head says of labelled images.
+
+    Parameters
+    ----------
+    head : Head
+    images : Features
+        N images on the device of the head.
+    classes : int
+        C.
+    temperature : float
+        What its logits are divided by.
+    tell : callable or None
+        Called with the images that are done and those there are.
+    """
+    scores, rows = ImageScores.room_for(images.y, classes), rows_at_a_time(head)
+    done = 0
+
+    def look(start: int, report: Report) -> None:
+        block = images.block(slice(start, start + rows), spatial=head.spatial)
+        logits = predict_in_blocks(head, block, rows)
+        scores.look_at(logits if temperature == 1 else logits / temperature, start)
+        report(len(block))
+
+    def on_progress(count: int) -> None:
+        nonlocal done
+        done += count
+        if tell is not None:
+            tell(done, len(images))
+
+    jobs = [partial(look, start) for start in range(0, len(images), rows)]
+    on_cpu = images.y.device.type == "cpu"
+    workers = min(torch.get_num_threads(), len(jobs), MOST_WORKERS) if on_cpu else 1
+    run_jobs(jobs, max(1, workers), on_progress=on_progress, on_result=lambda _: None)
+    return scores
