@@ -9,7 +9,7 @@ import pytest
 
 from cafe.errors import BusyError, CacheFormatError, CafeError, InputError
 from cafe.extract.importers import import_features
-from cafe.extract.importers.text_features import TextFeatures
+from cafe.extract.importers.classes import TextFeatures
 from cafe.store import FeatureCache, lock_cache, verify_cache
 from cafe.store.key import canonical
 
