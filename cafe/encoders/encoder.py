@@ -15,7 +15,7 @@ import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.encoders.preprocess import Preprocess
-from cafe.encoders.tokenizer import load_tokenizer
+from cafe.encoders.tokenizer import load_tokenizer, places_cut
 from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
 from cafe.errors import WeightsError, raise_as
 from cafe.files import digest_of_file
@@ -120,6 +120,10 @@ class Encoder:
         """Token ids of sentences, as the text tower takes them. (n, L)"""
         token_ids: Tensor = self._tokenizer(list(sentences))
         return token_ids
+
+    def places_cut(self, sentences: Sequence[str], token_ids: Tensor) -> list[int]:
+        """Which of the sentences with these token ids are longer than the text tower reads."""
+        return places_cut(self._tokenizer, sentences, token_ids)
 
 
 def load_encoder(

@@ -7,9 +7,11 @@ with the package transformers, which cafe does not depend on.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip
@@ -94,3 +96,30 @@ def load_tokenizer(model: str, identifier: str) -> Any:
         return tokenizer
 
     return hub.fetch(get, f"the tokenizer of '{model}'", _ADVICE)
+
+
+def places_cut(tokenizer: Any, sentences: Sequence[str], token_ids: Tensor) -> list[int]:
+    """Which sentences have more tokens than the text tower reads; the rest of them is cut.
+
+    Parameters
+    ----------
+    tokenizer : callable
+        As `load_tokenizer` gives it.
+    sentences : sequence of str
+        (n,)
+    token_ids : Tensor
+        Theirs. (n, L)
+
+    Returns
+    -------
+    list of int
+        Places in `sentences`.
+    """
+    short, length = tokenizer(["a"])[0], token_ids.shape[1]
+    # the last token may be the end of any sentence; the one before it is padding unless it is full
+    full = (token_ids[:, -2] != short[-2]).nonzero().flatten().tolist()
+    if not full:
+        return []
+    longer = tokenizer([sentences[place] for place in full], context_length=length + 1)
+    differ = (longer[:, :length] != token_ids[full]).any(dim=1) | (longer[:, -1] != short[-1])
+    return [place for place, cut in zip(full, differ.tolist(), strict=True) if cut]

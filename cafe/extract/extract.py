@@ -19,6 +19,7 @@ from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
+from cafe.extract.text_notes import text_notes
 from cafe.store import FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, differences, digest_of_array, digest_of_names
 
@@ -110,7 +111,8 @@ def extract(
         Where the blocks are encoded: in this process, or by the workers of a Ray cluster
         (`cafe.extract.ray.RayEngine`). The cache file is the same.
     note : callable, optional
-        Told in a sentence when finished blocks of another extraction are removed.
+        Told in a sentence each what the encoder does not read of the sentences, and when finished
+        blocks of another extraction are removed.
 
     Returns
     -------
@@ -133,6 +135,9 @@ def extract(
     if path.is_file() and _is_same(path, key, rebuild):
         clean_up(path)
         return Extraction(path, 0, 0, 0.0, was_there=True)
+    if note is not None:
+        for line in text_notes(encoder, dataset.class_names, sentences):
+            note(line)
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
     with open_resume_folder(path, key, blocks[0].batch_size, note) as resume:

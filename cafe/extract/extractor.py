@@ -142,7 +142,8 @@ class Extractor:
             Called with the split's name, the images done and the images in all.
         note : callable, optional
             Called with a sentence that is good to know before the work begins: how large the
-            spatial maps become, or that finished work of another extraction is removed.
+            spatial maps become, which sentences the encoder cuts, or that finished work of another
+            extraction is removed.
 
         Returns
         -------

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.errors import InputError
+from cafe.store.equal_texts import equal_texts
 
 
 class SpatialMaps:
@@ -181,6 +182,11 @@ class ClassText:
         """
         means = normalize(self.features, dim=-1).mean(dim=1)  # (C, D); rows of zeros stay zeros
         return normalize(means, dim=-1)
+
+    @cached_property
+    def equal(self) -> list[tuple[int, ...]]:
+        """Groups of classes whose texts are equal; see `cafe.store.equal_texts`."""
+        return equal_texts(self.features.cpu().numpy())
 
     def to(self, device: torch.device | str) -> ClassText:
         """The same text on another device."""

@@ -146,6 +146,11 @@ class Method(ABC):
         return (*own, *RECIPE_SETTINGS) if "recipe" in own else own
 
     @classmethod
+    def reads_text(cls, _settings: Mapping[str, Any]) -> bool:
+        """Whether a fit with these hyper-parameters looks at the classes' text."""
+        return True
+
+    @classmethod
     def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
         """A head of these tensors and params, which a fit or a file gave."""
         kind: Any = cls.head

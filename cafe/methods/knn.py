@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -155,6 +155,11 @@ class Knn(Method):
         self.k = check_count("k", k)
         self.temperature = check_positive("temperature", temperature)
         self.counts = tuple(check_count("k", count) for count in counts)
+
+    @classmethod
+    def reads_text(cls, _settings: Mapping[str, Any]) -> bool:
+        """It looks at images alone; see `Method.reads_text`."""
+        return False
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0

@@ -199,6 +199,11 @@ class LinearProbe(TrainedLinear):
         self.cs = tuple(check_positive("c", candidate) for candidate in cs)
 
     @classmethod
+    def reads_text(cls, settings: Mapping[str, Any]) -> bool:
+        """Plain logistic regression does not; see `Method.reads_text`."""
+        return settings.get("start") == "zero-shot"
+
+    @classmethod
     def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
         """Logits are cosines where W started from the texts; see `Method.make_head`."""
         kind = CosineHead if params["start"] == "zero-shot" else LinearHead

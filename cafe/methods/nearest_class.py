@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,11 @@ class NearestClass(Method):
     source = "Mensink et al. 2013, IEEE TPAMI 35(11)"
     head = NearestClassHead
     no_new_classes = "a class is the mean of its shots, and a new class has none"
+
+    @classmethod
+    def reads_text(cls, _settings: Mapping[str, Any]) -> bool:
+        """It looks at images alone; see `Method.reads_text`."""
+        return False
 
     def fit(
         self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0

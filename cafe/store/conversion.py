@@ -19,7 +19,14 @@ from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
 
 Arrays = Mapping[str, NDArray[Any]]
-_DATASET_PARTS = ("dataset", "dataset_sha256", "imported_from", "imported_sha256", "merged_sha256")
+_DATASET_PARTS = (
+    "dataset",
+    "dataset_sha256",
+    "images_sha256",
+    "imported_from",
+    "imported_sha256",
+    "merged_sha256",
+)
 """Parts of a key that tell datasets apart, which caches of different images may differ in."""
 _RESTATED = ("class_names_sha256", "logit_scale", "logit_bias", "label")
 """Parts that not every cafe wrote; what they stand for is compared itself."""

@@ -23,6 +23,7 @@ from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import predict_in_blocks
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
+from cafe.study.same_text import check_texts
 
 
 @dataclass(repr=False, eq=False)  # scikit-learn prints, compares and copies estimators itself
@@ -135,6 +136,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features = Features(torch.from_numpy(np.array(x, np.float32)), y_index)
         text = self._text(features, order)
         settings, seed = self._settings(x.shape[1]), self._seed()
+        if self.text_features is not None:
+            check_texts(text, [self.method], settings, "text_features")
         context = Context(resolve_device(self.device))
         self.head_ = make_method(self.method, context, settings).fit(
             TrainingSet(features, text).to(context.device),

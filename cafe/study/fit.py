@@ -11,7 +11,6 @@ from cafe.engine import Recipe
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import BASELINES
 from cafe.progress import Progress
 from cafe.results.record import Record, make_record
 from cafe.results.runs import save_run
@@ -28,6 +27,7 @@ from cafe.study.plan import (
     resolve_shots,
 )
 from cafe.study.runner import run_study
+from cafe.study.same_text import choose_baselines
 
 DEFAULT_SHOTS = 16
 
@@ -114,11 +114,12 @@ def fit(
     methods = [method] if isinstance(method, str) else list(method)
     task = load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
-    names = list(dict.fromkeys([*BASELINES, *methods]))
+    baselines, notes = choose_baselines(task.text, methods)
+    names = list(dict.fromkeys([*baselines, *methods]))
     settings = resolve_settings(methods, common, settings)
     plan = make_plan(task, names, shots, seeds, validation, settings, [DEFAULT_SHOTS])
     context = Context(device=resolve_device(device))
-    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
+    protocol = describe_protocol(task, plan, [*notes, *meta_notes(source, plan.settings)])
     results = run_study(task, plan, context=context, progress=progress)
     record = make_record(source, protocol, calibrate(source, plan, results, progress), command)
     return save_run(record, Path(runs)) if runs is not None else record

@@ -19,6 +19,7 @@ from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
 from cafe.store import FeatureCache, utc_now
 from cafe.study.plan import open_caches, resolve_seeds
+from cafe.study.same_text import check_texts
 
 DEFAULT_SHOTS = 16
 """K in the authors' configurations."""
@@ -135,6 +136,7 @@ def _training_set(source: FeatureCache, device: str) -> TrainingSet:
         raise InputError(
             f"the cache of {task.name} has no train split, only {', '.join(task.splits)}."
         )
+    check_texts(task.text, ["meta-adapter"], {}, task.name)
     place = resolve_device(device)
     return TrainingSet(task.splits["train"].to(place), task.text.to(place))
 

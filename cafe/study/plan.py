@@ -17,6 +17,7 @@ from cafe.methods.base import Protocol
 from cafe.methods.catalog import find_method
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
+from cafe.study.same_text import check_texts
 
 COMMON_SETTINGS = ("ratio", "bottleneck", "epochs", "lr", "weight_decay", "batch_size")
 """Hyper-parameters that `fit`, `compare` and `AdapterClassifier` name in their signatures."""
@@ -156,6 +157,7 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
                 f"{name} needs spatial features, which the cache of {task.name} has none of: "
                 f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
             )
+    check_texts(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:
         raise InputError("a study needs at least one method, one shot count and one seed.")
     for split in ("train", "test"):

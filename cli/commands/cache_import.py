@@ -68,7 +68,7 @@ def import_(
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
     from cafe.extract.importers import import_features
-    from cafe.extract.importers.zero_shot_check import check_zero_shot
+    from cafe.extract.importers.zero_shot_check import check_every_split, doubts
     from cafe.store.paths import cache_folder, named_path
 
     path = named_path(cache_folder(cache), name)
@@ -84,18 +84,17 @@ def import_(
         label=label,
         logit_scale=logit_scale,
         replace=replace,
+        note=note,
     )
-    check = check_zero_shot(imported)
+    checks = check_every_split(imported)
     if as_json:
-        print_json({**summarize_cache(imported), "zero_shot": vars(check)})
+        every = {check.split: vars(check) for check in checks}
+        print_json({**summarize_cache(imported), "zero_shot": vars(checks[0]), "splits": every})
     else:
         classes_ = len(imported.header.class_names)
         typer.echo(f"{path}: {count_images(imported)} images, {classes_} classes.")
-        typer.echo(f"zero-shot {check.accuracy:.1f} % on {check.split}.")
+        shown = ", ".join(f"{check.accuracy:.1f} % on {check.split}" for check in checks)
+        typer.echo(f"zero-shot {shown}.")
         typer.echo(f"Next: cafe fit {name}")
-    if check.at_chance:
-        note(
-            f"cafe: zero-shot accuracy is {check.accuracy:.1f} % on {check.images:,} images, where "
-            f"guessing gives {check.chance:.1f} %: the classes of texts and labels are probably "
-            "in different orders, or the texts are of another encoder."
-        )
+    for doubt in doubts(checks):
+        note(f"cafe: {doubt}")

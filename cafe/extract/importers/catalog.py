@@ -63,6 +63,7 @@ def import_features(
     label: str | None = None,
     logit_scale: float | None = None,
     replace: bool = True,
+    note: Callable[[str], None] | None = None,
 ) -> FeatureCache:
     """Make a cache from features that were computed elsewhere. Nothing in them is unpickled.
 
@@ -99,6 +100,8 @@ def import_features(
         None takes the one in the file, else 100, which is CLIP's.
     replace : bool
         Whether a cache may be there already.
+    note : callable, optional
+        Told in a sentence each, before the cache is written, what was left out or assumed.
 
     Returns
     -------
@@ -123,8 +126,9 @@ def import_features(
         raise InputError(f"logit_scale must be above 0; got {logit_scale}.")
     with lock_cache(path, replace=replace):
         names = None if classes is None else read_class_names(Path(classes))
-        texts = _find_text(path, text, names, template, encode=encode)
-        return _import(source, path, ImportOptions(texts, names, shots, label, logit_scale))
+        texts = _find_text(path, text, names, template, note, encode=encode)
+        options = ImportOptions(texts, names, shots, label, logit_scale)
+        return write_feature_set(_read(source, options), options, path, note)
 
 
 def _find_text(
@@ -132,6 +136,7 @@ def _find_text(
     text: TextFeatures | Path | str | None,
     names: tuple[str, ...] | None,
     template: Sequence[str] | None,
+    note: Callable[[str], None] | None,
     *,
     encode: bool,
 ) -> TextFeatures | None:
@@ -139,7 +144,7 @@ def _find_text(
     if encode:
         if text is not None or names is None:
             raise InputError("encode=True computes the text of classes=FILE; give that, no text.")
-        return _encode_classes(path, names, template)
+        return _encode_classes(path, names, template, note)
     if template:
         raise InputError("template= is for the text that encode=True computes; add encode=True.")
     if text is None or isinstance(text, TextFeatures):
@@ -147,7 +152,7 @@ def _find_text(
     return read_text_features(Path(text))
 
 
-def _import(source: Path, path: Path, options: ImportOptions) -> FeatureCache:
+def _read(source: Path, options: ImportOptions) -> FeatureSet:
     for importer in _IMPORTERS:
         features = importer.read(source, options)
         if features is None:
@@ -159,13 +164,16 @@ def _import(source: Path, path: Path, options: ImportOptions) -> FeatureCache:
                     f"{owner.option}={value!r} means nothing for '{source}'; it is for "
                     f"{owner.kind}."
                 )
-        return write_feature_set(features, options, path)
+        return features
     kinds = "; ".join(importer.kind for importer in _IMPORTERS)
     raise InputError(f"no importer reads '{source}'; there is one for each of: {kinds}.")
 
 
 def _encode_classes(
-    path: Path, class_names: Sequence[str], templates: Sequence[str] | None
+    path: Path,
+    class_names: Sequence[str],
+    templates: Sequence[str] | None,
+    note: Callable[[str], None] | None,
 ) -> TextFeatures:
     """Compute the text features of classes with the encoder that a cache file is named after.
 
@@ -177,14 +185,21 @@ def _encode_classes(
         (C,)
     templates : sequence of str, optional
         Prompts with `{}` for the class name; None takes the dataset's. (P,)
+    note : callable, optional
+        Told in a sentence each what the encoder does not read of the sentences.
     """
-    from cafe.encoders.encoder import load_encoder  # slow to import, and few imports encode
+    # slow to import, and few imports encode
+    from cafe.encoders.encoder import load_encoder
+    from cafe.extract.text_notes import text_notes
 
     dataset, _, names = cache_name(path).partition("/")
     model, _, pretrained = names.partition(".")
     known = templates_for(dataset if dataset in TEMPLATE_SETS else "default")
     sentences = fill(class_names, check_templates(templates) if templates else known)  # (C, P)
     encoder = load_encoder(model, pretrained)
+    if note is not None:
+        for line in text_notes(encoder, class_names, sentences):
+            note(line)
     features = encoder.encode_text([sentence for row in sentences for sentence in row])
     return TextFeatures(
         f"the text of {encoder.model} '{encoder.pretrained}'",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.text_files import is_utf8, quote
 from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 
@@ -59,7 +60,12 @@ class TextFeatures:
                 f"{self.name} must be floats (C, P, {width}) or (C, {width}); found {text.dtype} "
                 f"{text.shape}."
             )
-        if text.ndim == 2 and text.shape[1] != width and text.shape[0] == width:
+        if text.shape == (width, width):
+            raise CacheFormatError(
+                f"{self.name} {text.shape} may have a row or a column for each class; save it as "
+                f"({width}, 1, {width}), which has a row."
+            )
+        if text.ndim == 2 and text.shape[0] == width:
             text = text.T  # Tip-Adapter keeps one column per class
         if text.shape[-1] != width:
             raise CacheFormatError(
@@ -67,7 +73,13 @@ class TextFeatures:
                 f"(C, P, {width}) or (C, {width}); give those of the same encoder."
             )
         prompts = text[:, None] if text.ndim == 2 else text  # (C, P, D)
-        return finite(self.name, prompts).astype(np.float32)
+        checked = finite(self.name, prompts).astype(np.float32)
+        empty = np.flatnonzero(~checked.any(axis=(1, 2)))
+        if len(empty):
+            raise CacheFormatError(
+                f"{self.name} of class {empty[0]} are all zeros; give each class a text."
+            )
+        return checked
 
 
 def read_text_features(file: Path) -> TextFeatures:
@@ -98,6 +110,8 @@ def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
         raise CacheFormatError(
             f"'{file}': logit_scale must be one number; found {scale.shape} {scale.dtype}."
         )
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "surrogateescape")
     return TextFeatures(
         f"'{file}': text_prompts",
         arrays["text_prompts"],
@@ -205,6 +219,8 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
         )
     if len(text) < 2:
         raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
+    if unusable := [name for name in names if not _is_usable(name)]:
+        raise CacheFormatError(f"{quote(unusable[0])} cannot be a class name; give a word or more.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CacheFormatError(f"class name '{twice}' is there twice; give each class its own.")
@@ -217,3 +233,7 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
         raise CacheFormatError(f"{texts.name} have a logit_scale of {scale}; it must be above 0.")
     scale = CLIP_SCALE if scale is None else scale
     return ClassList(names, sentences, text, scale, texts.logit_bias)
+
+
+def _is_usable(name: str) -> bool:
+    return bool(name.strip()) and "\0" not in name and is_utf8(name)

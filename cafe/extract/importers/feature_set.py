@@ -2,144 +2,24 @@
 
 from __future__ import annotations
 
-import collections
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError
-from cafe.extract.importers.arrays import finite
 from cafe.extract.importers.classes import ClassList, ImportOptions, TextFeatures, make_class_list
+from cafe.extract.importers.content import (
+    SplitContent,
+    notes_on_classes,
+    notes_on_images,
+    read_content,
+)
+from cafe.extract.importers.split_features import SplitFeatures
 from cafe.files import digest_of_file
-from cafe.store import SPLITS, Block, FeatureCache, Header, utc_now, write_cache
+from cafe.store import SPLITS, FeatureCache, Header, utc_now, write_cache
 from cafe.store.key import Key, digest, digest_of_array, digest_of_names
 from cafe.store.paths import cache_name
-
-_BLOCK_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows of one array, which may be mapped from a file.
-
-    Attributes
-    ----------
-    features : ndarray
-        (n, D)
-    rows : ndarray or None
-        Which rows; None is all. (m,)
-    """
-
-    features: NDArray[Any]
-    rows: NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.features if self.rows is None else self.rows)
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """The rows in order, `_BLOCK_ROWS` at a time."""
-        for start in range(0, len(self), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            yield self.features[block if self.rows is None else self.rows[block]]
-
-
-@dataclass(frozen=True)
-class SplitFeatures:
-    """The images of one split; checks that features and labels fit each other.
-
-    Attributes
-    ----------
-    source : Path
-        The file or folder that is imported, for messages.
-    names : (str, str)
-        Names of features and labels in the source, for messages.
-    labels : ndarray
-        (N,) or (N, 1)
-    shards : sequence of Shard
-        The features, one shard after the other.
-    ids : sequence of str
-        Names of the images; empty if they have none. (N,)
-
-    Raises
-    ------
-    CacheFormatError
-        If features and labels do not fit, or there are none.
-    """
-
-    source: Path
-    names: tuple[str, str]
-    labels: NDArray[Any]
-    shards: Sequence[Shard]
-    ids: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        source, (what, label_name), labels = self.source, self.names, self.labels
-        for array in (shard.features for shard in self.shards):
-            if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != self.width:
-                raise CacheFormatError(
-                    f"'{source}': {what} must be floats (N, D), all of one width; found "
-                    f"{array.dtype} {array.shape}."
-                )
-        count = sum(map(len, self.shards))
-        if labels.shape not in ((count,), (count, 1)):
-            raise CacheFormatError(
-                f"'{source}': {what} ({count},) need as many {label_name}; found {labels.shape}."
-            )
-        if not count:
-            raise CacheFormatError(f"'{source}': {what} hold no image; leave them out.")
-        if len(set(self.ids)) < len(self.ids):
-            twice = collections.Counter(self.ids).most_common(1)[0][0]
-            raise CacheFormatError(
-                f"'{source}': {what} hold '{twice}' twice; name each image once."
-            )
-
-    @property
-    def width(self) -> int:
-        """Feature width D."""
-        return int(self.shards[0].features.shape[1])
-
-    def check_classes(self, classes: ClassList) -> None:
-        """Check that labels and width fit the classes.
-
-        Raises
-        ------
-        CacheFormatError
-            If they do not.
-        """
-        labels, (count, _, width) = self.labels, classes.text_features.shape
-        is_whole = labels.dtype.kind in "iu"
-        if not is_whole or not 0 <= labels.min() <= labels.max() < count:
-            extent = f" from {labels.min()} to {labels.max()}" if is_whole else ""
-            raise CacheFormatError(
-                f"'{self.source}': {self.names[1]} must be integers from 0 to {count - 1}, one "
-                f"for each of the {count} class_names; found {labels.dtype}{extent}."
-            )
-        if self.width != width:
-            raise CacheFormatError(
-                f"'{self.source}': {self.names[0]} must be floats (N, {width}) as wide as "
-                f"text_prompts; found width {self.width}."
-            )
-
-    def blocks(self, split: str) -> Iterator[Block]:
-        """The images in order, a few thousand at a time; their numbers are checked."""
-        is_half = all(shard.features.dtype == np.float16 for shard in self.shards)
-        labels = self.labels.reshape(-1).astype(np.int32)  # (N,)
-        start = 0
-        for array in (array for shard in self.shards for array in shard.blocks()):  # (n, D)
-            rows = range(start, start + len(array))
-            features = finite(f"'{self.source}': {self.names[0]}", array)
-            # images without names get one from their place, which import after import is the same
-            yield Block(
-                [self.ids[r] if self.ids else f"{self.source.stem}/{split}/{r}" for r in rows],
-                labels[rows.start : rows.stop],
-                features if is_half else features.astype(np.float32),
-            )
-            start = rows.stop
 
 
 @dataclass(frozen=True)
@@ -159,6 +39,8 @@ class FeatureSet:
         Text features in the source.
     class_names : tuple of str
         Class names in the source, in the order of the labels; empty if it has none.
+    notes : sequence of str
+        What of the source is left out, or was assumed of it, a line each.
     """
 
     source: Path
@@ -167,6 +49,7 @@ class FeatureSet:
     files: Sequence[Path]
     text: TextFeatures | None = None
     class_names: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     @property
     def width(self) -> int:
@@ -174,8 +57,13 @@ class FeatureSet:
         return next(iter(self.splits.values())).width
 
 
-def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) -> FeatureCache:
-    """Write imported features as a cache.
+def write_feature_set(
+    features: FeatureSet,
+    options: ImportOptions,
+    path: Path,
+    note: Callable[[str], None] | None = None,
+) -> FeatureCache:
+    """Write imported features as a cache; `note` is told what was left out or assumed.
 
     Raises
     ------
@@ -191,17 +79,26 @@ def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) 
     splits = {split: features.splits[split] for split in SPLITS if split in features.splits}
     for images in splits.values():
         images.check_classes(classes)
-    for split, images in splits.items():  # read every number once before anything is written
-        collections.deque(images.blocks(split), maxlen=0)
+    _check_distinct(features)
+    # every number is read once before anything is written
+    contents = {split: read_content(images.blocks(split)) for split, images in splits.items()}
+    if note is not None:
+        for line in (
+            *features.notes,
+            *notes_on_classes(classes, features.class_names, options),
+            *notes_on_images(contents, classes.class_names),
+        ):
+            note(f"{features.source.name}: {line}.")
+    is_unit = all(content.is_unit for content in contents.values())
     dataset, _, encoder = cache_name(path).partition("/")
     model, _, pretrained = encoder.partition(".")
     header = Header(
-        key=_key(features, classes, options.label),
+        key=_key(features, classes, contents, options.label),
         dataset=dataset,
         model=model,
         pretrained=pretrained,
         **classes._asdict(),
-        source=features.description,
+        source=features.description if is_unit else features.description.removeprefix("unit "),
         versions={"cafe-clip": importlib.metadata.version("cafe-clip")},
         created=utc_now(),
     )
@@ -209,7 +106,24 @@ def write_feature_set(features: FeatureSet, options: ImportOptions, path: Path) 
     return FeatureCache.open(path)
 
 
-def _key(features: FeatureSet, classes: ClassList, label: str | None) -> Key:
+def _check_distinct(features: FeatureSet) -> None:
+    """No image that has a name is in two splits."""
+    split_of: dict[str, str] = {}
+    for split, images in features.splits.items():
+        for name in images.ids:
+            if split_of.setdefault(name, split) != split:
+                raise CacheFormatError(
+                    f"'{features.source}': '{name}' is in {split_of[name]} and in {split}; an "
+                    "image may be in one split only."
+                )
+
+
+def _key(
+    features: FeatureSet,
+    classes: ClassList,
+    contents: Mapping[str, SplitContent],
+    label: str | None,
+) -> Key:
     """One file is known by its digest, several files by the digest of their digests."""
     digests = {file.name: digest_of_file(file) for file in features.files}
     content = digest(digests) if len(digests) > 1 else next(iter(digests.values()))
@@ -221,4 +135,5 @@ def _key(features: FeatureSet, classes: ClassList, label: str | None) -> Key:
         "logit_scale": classes.logit_scale,
         "logit_bias": classes.logit_bias,
         "label": label,
+        "images_sha256": digest({split: content.sha256 for split, content in contents.items()}),
     }

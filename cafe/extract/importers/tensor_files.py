@@ -13,17 +13,21 @@ CLIP_benchmark's linear probe writes unit features to `features_SPLIT.pt` and la
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.text_files import quote_some
 from cafe.errors import CacheFormatError, InputError
-from cafe.extract.importers.arrays import read_array, read_npz
+from cafe.extract.importers.arrays import names_in_npz, read_array, read_npz
 from cafe.extract.importers.classes import ImportOptions, text_of_npz
-from cafe.extract.importers.feature_set import FeatureSet, Shard, SplitFeatures
+from cafe.extract.importers.feature_set import FeatureSet
+from cafe.extract.importers.split_features import Shard, SplitFeatures
 from cafe.store import SPLITS
 
+_TEXT_ARRAYS = ("text_prompts", "class_names", "logit_scale")
 _KEYS = re.compile(r"keys_([0-9]+)shots\.pt")
 
 
@@ -32,7 +36,7 @@ def read_npz_file(source: Path, options: ImportOptions) -> FeatureSet | None:
     if not source.is_file():
         return None
     parts = [f"{split}_{part}" for split in SPLITS for part in ("features", "labels")]
-    arrays = read_npz(source, ("text_prompts", "class_names", "logit_scale", *parts))
+    arrays = read_npz(source, (*_TEXT_ARRAYS, *parts))
     needed = [] if options.text else ["text_prompts"]
     needed += [] if options.known_names() else ["class_names"]
     if missing := [name for name in needed if name not in arrays]:
@@ -51,7 +55,18 @@ def read_npz_file(source: Path, options: ImportOptions) -> FeatureSet | None:
     if not splits:
         raise CacheFormatError(f"'{source}' has no split: it needs train_features and so on.")
     text = None if options.text else text_of_npz(source, arrays)
-    return FeatureSet(source, f"imported from {source.name}", splits, [source], text)
+    used = {*parts, *(() if options.text else _TEXT_ARRAYS)}
+    notes = _left_out("arrays", [name for name in names_in_npz(source) if name not in used])
+    description = f"imported from {source.name}"
+    return FeatureSet(source, description, splits, [source], text, notes=notes)
+
+
+def _left_out(kind: str, names: Sequence[str]) -> list[str]:
+    return [f"left out: {len(names)} {kind}: {quote_some(names, 6)}"] if names else []
+
+
+def _other_files(source: Path, files: Sequence[Path]) -> list[str]:
+    return _left_out("files", sorted(path.name for path in source.iterdir() if path not in files))
 
 
 def read_tip_adapter(source: Path, options: ImportOptions) -> FeatureSet | None:
@@ -76,7 +91,8 @@ def read_tip_adapter(source: Path, options: ImportOptions) -> FeatureSet | None:
         if pair[0].is_file():
             splits[split] = _read_split(source, *pair)
             files += pair
-    return FeatureSet(source, f"{description}, imported from {source.name}", splits, files)
+    description += f", imported from {source.name}"
+    return FeatureSet(source, description, splits, files, notes=_other_files(source, files))
 
 
 def _read_shots(source: Path, keys: Path, values: Path) -> SplitFeatures:
@@ -94,13 +110,15 @@ def _read_shots(source: Path, keys: Path, values: Path) -> SplitFeatures:
     labels: NDArray[np.int64] = one_hot.argmax(axis=1)
     # one column per image, unless the file was transposed
     shard = Shard(features.T if features.shape[1] == len(labels) else features)
-    return SplitFeatures(source, (keys.name, values.name), labels, [shard])
+    names, classes = (keys.name, values.name), one_hot.shape[1]
+    return SplitFeatures(source, names, labels, [shard], class_count=classes)
 
 
 def read_clip_benchmark(source: Path, _: ImportOptions) -> FeatureSet | None:
     """Read a feature folder of CLIP_benchmark; None where the source is none."""
     splits: dict[str, SplitFeatures] = {}
     files: list[Path] = []
+    notes: list[str] = []
     description = f"unit features of CLIP_benchmark, imported from {source.name}"
     has_test = (source / "features_test.pt").is_file()
     for split in SPLITS:
@@ -110,8 +128,13 @@ def read_clip_benchmark(source: Path, _: ImportOptions) -> FeatureSet | None:
         is_test = split == "val" and not has_test
         splits["test" if is_test else split] = _read_split(source, *pair)
         files += pair
-        description += "; its 'val' is the test split" if is_test else ""
-    return FeatureSet(source, description, splits, files) if splits else None
+        if is_test:
+            notes += ["its 'val' is the test split"]
+    if not splits:
+        return None
+    description = "; ".join([description, *notes])
+    notes += _other_files(source, files)
+    return FeatureSet(source, description, splits, files, notes=notes)
 
 
 def _read_split(source: Path, features: Path, labels: Path) -> SplitFeatures:

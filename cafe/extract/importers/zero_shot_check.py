@@ -1,74 +1,175 @@
-"""Whether imported features and texts belong together: zero-shot accuracy against chance."""
+"""Whether imported features, labels and texts belong together: zero-shot against chance."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.store import SPLITS, FeatureCache
+from cafe.store.equal_texts import class_weights
 
 _SURE = 3.0
 """Standard deviations above chance from which zero-shot accuracy is not taken for chance."""
 
+_FEW = 2 / 3
+"""A split whose accuracy is below this part of the best one's is told."""
+
+_DISTINCT = 0.75
+"""Part of the texts that must be nearest to some class: else they are no order of the classes."""
+
+_MOST_CLASSES = 4000
+"""More are not sorted out: a table of so many classes by themselves is 128 MB."""
+
 
 @dataclass(frozen=True)
 class ZeroShotCheck:
-    """Zero-shot accuracy on a cache.
+    """Zero-shot accuracy on a split of a cache.
 
     Attributes
     ----------
     split : str
-        The split that was classified.
     images : int
     accuracy : float
         In percent.
     chance : float
-        Accuracy of guessing, in percent.
+        Accuracy where the same labels are shuffled, in percent.
+    luck : float
+        Accuracy that lucky shuffling reaches, in percent.
     at_chance : bool
-        Whether the accuracy is no more than that of lucky guessing.
+        Whether the accuracy is no more than luck.
+    swapped : tuple of (int, int)
+        Classes, and those whose texts most of their images are nearest to, where these are the
+        classes in another order; the first three.
     """
 
     split: str
     images: int
     accuracy: float
     chance: float
+    luck: float
     at_chance: bool
+    swapped: tuple[tuple[int, int], ...] = ()
 
 
-def check_zero_shot(cache: FeatureCache) -> ZeroShotCheck:
-    """Classify the images of a cache by its class texts.
+def check_zero_shot(cache: FeatureCache, split: str | None = None) -> ZeroShotCheck:
+    """Classify the images of a split by the class texts.
 
-    The common mistake of an import is another order of classes in the labels than in the texts.
-    Every array fits then, and the accuracy is that of guessing.
+    The common mistakes of an import are another order of classes in the labels than in the texts,
+    and labels in another order than the images. Every array fits then, and the accuracy is that of
+    guessing.
 
     Parameters
     ----------
     cache : FeatureCache
-        Its test split is taken, else another.
+    split : str, optional
+        None takes the test split, else another.
 
     Returns
     -------
     ZeroShotCheck
     """
-    split = next(name for name in reversed(SPLITS) if name in cache.counts)
-    weights = _class_weights(cache)  # (C, D)
-    right = 0
+    split = split or next(name for name in reversed(SPLITS) if name in cache.counts)
+    weights = class_weights(cache.header.text_features)  # (C, D)
+    labels, answers = [], []
     for block in cache.blocks(split):
         scores = block.features.astype(np.float32) @ weights.T  # (n, C): norms change no order
-        right += int((scores.argmax(axis=1) == block.labels).sum())
-    images, chance = cache.counts[split], 1 / len(weights)
-    # standard deviation of the accuracy of guessing, which is binomial
-    noise = math.sqrt(chance * (1 - chance) / images)
-    at_chance = right / images <= chance + _SURE * noise
-    return ZeroShotCheck(split, images, 100 * right / images, 100 * chance, at_chance)
+        labels.append(block.labels)
+        answers.append(scores.argmax(axis=1))
+    return _judge(split, np.concatenate(labels), np.concatenate(answers), len(weights))
 
 
-def _class_weights(cache: FeatureCache) -> NDArray[np.float32]:
-    text = cache.header.text_features  # (C, P, D), zeros where a class has fewer prompts
-    norms = np.linalg.norm(text, axis=-1, keepdims=True)
-    mean = (text / np.where(norms > 0, norms, 1)).mean(axis=1)
-    unit: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=-1, keepdims=True).clip(1e-12)
-    return unit
+def check_every_split(cache: FeatureCache) -> list[ZeroShotCheck]:
+    """The check of each split, that of the test split first."""
+    return [check_zero_shot(cache, split) for split in reversed(SPLITS) if split in cache.counts]
+
+
+def doubts(checks: Sequence[ZeroShotCheck]) -> list[str]:
+    """What speaks against imported features, a sentence each; nothing where all is well."""
+    swapped = [check for check in checks if check.swapped]
+    if swapped:
+        first, where = swapped[0], "" if len(swapped) == len(checks) else f" of {swapped[0].split}"
+        pairs = ", ".join(f"of class {label} that of {text}" for label, text in first.swapped)
+        return [
+            f"{_in_words(first)}: the classes of texts and labels{where} are probably in different "
+            f"orders; the nearest text of most images is, {pairs}."
+        ]
+    if all(check.at_chance for check in checks):
+        return [
+            f"{_in_words(checks[0])}: the classes of texts and labels are probably in different "
+            "orders, or the texts are of another encoder."
+        ]
+    best = max(checks, key=lambda check: check.accuracy)
+    return [
+        f"{_in_words(check)}, and {best.accuracy:.1f} % on {best.split}: labels of {check.split} "
+        "are probably not those of its features, as where one of them was shuffled."
+        for check in checks
+        if _is_far_below(check, best) or (check.at_chance and best.accuracy > check.luck)
+    ]
+
+
+def _is_far_below(check: ZeroShotCheck, best: ZeroShotCheck) -> bool:
+    """Whether part of the labels may be wrong, as so few right answers are no accident."""
+    share = best.accuracy / 100
+    noise = 100 * math.sqrt(share * (1 - share) / check.images)
+    return check.accuracy < min(_FEW * best.accuracy, best.accuracy - _SURE * noise)
+
+
+def _in_words(check: ZeroShotCheck) -> str:
+    return (
+        f"zero-shot accuracy is {check.accuracy:.1f} % on {check.images:,} {check.split} images, "
+        f"where guessing gives {check.chance:.1f} %"
+    )
+
+
+def _judge(
+    split: str, labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+) -> ZeroShotCheck:
+    """Compare answers with labels, and with what they would score on shuffled labels."""
+    images, right = len(labels), int((labels == answers).sum())
+    expected, deviation = _shuffled(labels, answers, classes)
+    luck = expected + _SURE * deviation
+    # a handful of images may be no more than luck even where all are right
+    at_chance = right <= luck < images
+    swapped = _find_swapped(labels, answers, classes) if classes <= _MOST_CLASSES else ()
+    percent = 100 / images
+    return ZeroShotCheck(
+        split, images, percent * right, percent * expected, percent * luck, at_chance, swapped
+    )
+
+
+def _shuffled(
+    labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+) -> tuple[float, float]:
+    """Mean and deviation of the right answers where the labels are shuffled (Hoeffding 1951)."""
+    n = len(labels)
+    a, b = (np.bincount(x, minlength=classes).astype(np.float64) for x in (labels, answers))
+    if a.max() == n:  # of one class, which no shuffling changes: guessing at random
+        return n / classes, math.sqrt(n * (1 - 1 / classes) / classes)
+    mean = float(a @ b) / n
+    variance = (float(a @ b) - float(a @ b**2 + a**2 @ b) / n + mean**2) / max(1, n - 1)
+    return mean, math.sqrt(max(0.0, variance))
+
+
+def _find_swapped(
+    labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+) -> tuple[tuple[int, int], ...]:
+    """The first classes whose images have another class's text, if the texts are in another order.
+
+    On every other image the likeliest text of each class is found, on the rest it is judged.
+    """
+    table = np.zeros((classes, classes), np.int64)
+    np.add.at(table, (labels[::2], answers[::2]), 1)
+    likeliest = np.where(table.any(axis=1), table.argmax(axis=1), np.arange(classes))  # (C,)
+    own = int((answers[1::2] == labels[1::2]).sum())
+    other = int((answers[1::2] == likeliest[labels[1::2]]).sum())
+    is_order = len(np.unique(likeliest)) > _DISTINCT * classes
+    is_better = other > 1.5 * own and other - own > _SURE * math.sqrt((own + other) / 2)
+    if not (is_order and is_better):
+        return ()
+    pairs = ((label, int(text)) for label, text in enumerate(likeliest) if label != text)
+    return tuple(itertools.islice(pairs, 3))
