@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import BusyError, CacheError, CacheMismatchError, InputError, one_line
+from cafe.errors import CacheError, CacheMismatchError, InputError, one_line, raise_as
 from cafe.files import lock_file, write_path
 from cafe.store import SPLITS, Block, FeatureCache, lock_cache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
@@ -55,14 +55,12 @@ def export_cache(cache: FeatureCache, path: Path, *, replace: bool = True) -> No
             f"cannot export to '{path}'; end its name in .npz or .safetensors to say which."
         )
     write = _write_npz if path.suffix == ".npz" else _write_safetensors
-    try:
-        with lock_file(path, replace=replace), write_path(path) as made:
-            write(cache, made)
-    except (BusyError, CacheError):
-        raise
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise CacheError(f"cannot write '{path}' ({reason}); choose another place.") from error
+    with (
+        raise_as(CacheError, f"cannot write '{path}'", "choose another place"),
+        lock_file(path, replace=replace),
+        write_path(path) as made,
+    ):
+        write(cache, made)
 
 
 def _arrays(cache: FeatureCache) -> dict[str, NDArray[Any]]:

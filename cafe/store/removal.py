@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import h5py
 
-from cafe.errors import BusyError, CacheError
+from cafe.errors import BusyError, CacheError, raise_as
 from cafe.files import is_unlocked, left_overs, lock_file, lock_path, remove_left_overs
 from cafe.store.paths import cache_folder
 
@@ -46,15 +46,11 @@ def remove_cache(path: Path, home: Path | str | None = None) -> int:
     CacheError
         If it is no cache, or cannot be removed.
     """
-    try:
+    with raise_as(CacheError, f"cannot remove '{path}'", "check its folder"):
         is_at_home = check_removable(path, home)
         with lock_file(path):
             size = path.stat().st_size
             path.unlink()
-    except (BusyError, CacheError):
-        raise
-    except OSError as error:
-        raise CacheError(f"cannot remove '{path}' ({error.strerror}); check its folder.") from error
     if is_at_home:
         _remove_if_empty(path.parent)
     return size
@@ -130,12 +126,10 @@ def prune(home: Path, *, interrupted: bool = False) -> Hidden:
     for folder in list(_folders(home)):
         if remove_left_overs(folder) and folder != home:
             _remove_if_empty(folder)
-    try:
+    with raise_as(CacheError, f"cannot remove the left-overs in '{home}'"):
         for path in (path for suffix in _SUFFIXES for path in _unlocked(home, suffix)):
             if interrupted or not _holds_work(path):
                 _remove_hidden(path)
-    except OSError as error:
-        raise CacheError(f"cannot remove '{error.filename}' ({error.strerror}).") from error
     after = find_left_overs(home)
     number, size = (sum(part) for part in zip(*before, strict=True))
     return Hidden(max(0, number - after.number), max(0, size - after.bytes))

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import BusyError, CacheError, one_line
+from cafe.errors import CacheError, raise_as
 from cafe.files import lock_file, remove_left_overs, write_path
 from cafe.store.deferred_errors import DeferredErrorFile
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
@@ -38,20 +38,14 @@ def lock_cache(path: Path, *, replace: bool = True) -> Iterator[None]:
         If its folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _write_errors(path):
             stack.enter_context(lock_file(path, replace=replace))
-        except BusyError:
-            raise
-        except OSError as error:
-            raise _cannot_write(path, error) from error
         yield
 
 
-def _cannot_write(path: Path, error: OSError) -> CacheError:
-    return CacheError(
-        f"cannot write the cache '{path}' ({error.strerror or one_line(error)}); choose another "
-        "folder with cache=, or free some space."
-    )
+def _write_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    advice = "choose another folder with cache=, or free some space"
+    return raise_as(CacheError, f"cannot write the cache '{path}'", advice)
 
 
 def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
@@ -71,15 +65,11 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     CacheError
         If the folder cannot be written or the disk is full; nothing is left under either name.
     """
-    try:
+    with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_overs(path.parent)
         with write_path(path) as made, DeferredErrorFile(made) as out:
             _write(out, header, splits)
-    except CacheError:
-        raise
-    except OSError as error:
-        raise _cannot_write(path, error) from error
 
 
 def _write(out: DeferredErrorFile, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
