@@ -41,6 +41,21 @@ def make_folder(folder: Path) -> list[Path]:
     return missing
 
 
+def real_path(target: Path) -> Path:
+    """Where a file is written that is asked for as `target`: where a link points.
+
+    Raises
+    ------
+    OSError
+        If there is something else than a file.
+    """
+    real = Path(os.path.realpath(target)) if target.is_symlink() else target
+    if real.exists() and not real.is_file():
+        error, reason = (errno.EISDIR, "a folder") if real.is_dir() else (errno.EINVAL, "no file")
+        raise OSError(error, f"it is {reason}", str(target))
+    return real
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines to a file, made if need be; they are on disk when this returns.
 

@@ -39,7 +39,7 @@ def lock_file(target: Path, *, replace: bool = True) -> Iterator[None]:
     OSError
         If the lock cannot be made.
     """
-    path = lock_path(Path(os.path.realpath(target)))
+    path = lock_path(Path(os.path.realpath(target)) if target.is_symlink() else target)
     made, lock = _make_and_lock(path)
     try:
         if lock is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from cafe.files.disk import sync
+from cafe.files.disk import real_path, sync
 from cafe.files.temporary import temporary_folder
 
 
@@ -49,21 +48,6 @@ def write_path(target: Path) -> Iterator[Path]:
     with temporary_folder(real.parent) as folder:
         yield folder / real.name
         move(folder / real.name, real)
-
-
-def real_path(target: Path) -> Path:
-    """Where a file is written that is asked for as `target`: at the end of its links.
-
-    Raises
-    ------
-    OSError
-        If there is something else than a file.
-    """
-    real = Path(os.path.realpath(target))
-    if real.exists() and not real.is_file():
-        error = errno.EISDIR if real.is_dir() else errno.EINVAL
-        raise OSError(error, "it is a folder" if real.is_dir() else "it is no file", str(target))
-    return real
 
 
 def write_text(target: Path, text: str) -> None:

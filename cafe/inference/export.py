@@ -16,7 +16,7 @@ from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CacheError, CafeError, InputError, raise_as
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
-from cafe.files import move, temporary_folder
+from cafe.files import lock_file, move, real_path, temporary_folder
 from cafe.inference import graphs
 from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
 from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
@@ -107,8 +107,10 @@ def export_head(
     Raises
     ------
     CafeError
-        If packages, head or encoder are missing, or the file does not answer as the original does;
-        nothing is left behind.
+        If packages, head or encoder are missing, the file does not answer as the original does, or
+        it cannot be written; nothing is left behind.
+    BusyError
+        If another process writes the file.
 
     Examples
     --------
@@ -140,7 +142,9 @@ def export_head(
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or name.replace("/", "-"))
-    with raise_as(CafeError, f"cannot write '{path}'", "choose another file"):
+    problem = raise_as(CafeError, f"cannot write '{path}'", "choose another file")
+    with problem, lock_file(path):
+        path = real_path(path)
         return _export(saved, file, encoder, sample, path, format)
 
 
@@ -157,7 +161,6 @@ def _export(
     inputs = sample.rows
     if encoder is not None:
         inputs = pixel_inputs(encoder, inputs.permute(0, 2, 3, 1), saved.pool)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent) as temporary:
         made = temporary / "files" / path.name
         made.parent.mkdir()
@@ -182,7 +185,8 @@ def _export(
             preprocess=encoder.preprocess.config if encoder else None,
         )
         made.with_name(f"{path.name}.md").write_text(card, encoding="utf-8")
-        for part in made.parent.iterdir():  # large ONNX weights are a file of their own
+        # large ONNX weights are a file of their own; the file that names them comes last
+        for part in sorted(made.parent.iterdir(), key=lambda part: part == made):
             move(part, path.with_name(part.name))
     return Export(path, path.with_name(f"{path.name}.md"), difference, sample.what)
 

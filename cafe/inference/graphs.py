@@ -14,6 +14,7 @@ from cafe.compat import quiet_libraries
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CafeError
+from cafe.files import DeferredErrorFile
 from cafe.results.saved_head import SavedHead, output_names
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -114,8 +115,9 @@ def trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 def write_torch(graph: nn.Module, example: Tensor, path: Path, saved: SavedHead) -> None:
     """Write a graph as an archive of `torch.export`, with `SavedHead.about` in "cafe.json"."""
     program = trace(graph, example)
-    with quiet_libraries(), path.open("wb") as stream:
+    with quiet_libraries(), DeferredErrorFile(path) as stream:
         torch.export.save(program, stream, extra_files={"cafe.json": json.dumps(saved.about)})
+        stream.check()
 
 
 def run_torch(path: Path, rows: Tensor) -> Answer:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import lock_file, remove_left_overs, write_path
-from cafe.store.deferred_errors import DeferredErrorFile
+from cafe.files import DeferredErrorFile, lock_file, remove_left_overs, write_path
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.schema import array_bytes, content_digest, pack_text, set_text

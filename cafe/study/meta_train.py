@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cafe.devices import resolve_device
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError, raise_as
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
+from cafe.files import lock_file
 from cafe.methods.checks import check_count
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
@@ -71,6 +72,8 @@ def meta_train(
         be meant; nothing is trained.
     CafeError
         If the file cannot be written; nothing is left behind.
+    BusyError
+        If another process writes it.
 
     Examples
     --------
@@ -83,7 +86,22 @@ def meta_train(
         raise InputError(
             f"no folder '{path.parent}' to write '{path.name}' to; choose another with output=."
         )
-    sources = open_caches(caches)
+    problem = raise_as(CafeError, f"cannot write '{path}'", "choose another with output=")
+    with problem, lock_file(path):
+        return _train(path, open_caches(caches), shots, epochs, lr, seed, device, command, progress)
+
+
+def _train(
+    path: Path,
+    sources: Sequence[FeatureCache],
+    shots: int,
+    epochs: int,
+    lr: float,
+    seed: int,
+    device: str,
+    command: str,
+    progress: Progress | None,
+) -> MetaFile:
     encoder = _shared_encoder(sources)
     (seed,) = resolve_seeds([seed])  # refuses a negative one
     shots, recipe = check_count("shots", shots), replace(PUBLISHED, epochs=epochs, lr=lr)

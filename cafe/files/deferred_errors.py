@@ -1,8 +1,8 @@
 """A file whose write errors are raised on request.
 
-HDF5 crashes, taking the process with it, when a disk is full while it writes or closes a file. So
-it writes to this file, which keeps the first error, ignores whatever is written after it, and
-raises the error when asked.
+HDF5 and PyTorch crash, taking the process with them, when a disk is full while they write or close
+a file. So they write to this file, which keeps the first error, ignores whatever is written after
+it, and raises the error when asked.
 """
 
 from __future__ import annotations
