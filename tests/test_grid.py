@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from hypothesis import strategies as st
 
 import cafe
 from cafe.engine import Recipe
-from cafe.errors import CafeError, InputError
+from cafe.errors import BusyError, CafeError, InputError
 from cafe.extract.importers import import_features
+from cafe.methods.base import Context
 from cafe.results.page import GridRow
 from cafe.store import FeatureCache
-from cafe.study.grid.journal import Journal
+from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.search import choose, search
 from cafe.study.grid.space import Cell, Configuration, GridSpace, span
 
@@ -173,6 +176,184 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row)[:30])
     journal = Journal(tmp_path / "rows.jsonl")
     assert list(journal.rows) == [Cell(2, 0, Configuration(0.1, "D/4", 0.001))]
+
+
+def make_rows(count: int) -> list[GridRow]:
+    return [
+        {
+            "shots": 2,
+            "seed": number,
+            "ratio": 0.1,
+            "bottleneck": "D/4",
+            "lr": 0.001,
+            "val": 100 / (1 + number),
+            "val_nll": 1 / 3,
+            "test": None,
+        }
+        for number in range(count)
+    ]
+
+
+def test_a_journal_is_appended_to_and_each_row_has_its_digest(tmp_path: Path) -> None:
+    path, rows = tmp_path / "new" / "rows.jsonl", make_rows(5)
+    Journal(path).add(rows[:3])
+    first = path.read_bytes()
+    journal = Journal(path)
+    assert list(journal.rows.values()) == rows[:3]
+    journal.add(rows[3:])
+    assert path.read_bytes().startswith(first)
+    assert list(Journal(path).rows.values()) == rows
+    assert all(len(row.pop("sha256")) == 16 for row in rows_of(path))
+    journal.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_torn_at_any_byte_loses_that_row_alone(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.jsonl", make_rows(3)
+    Journal(path).add(rows)
+    whole = path.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for length in range(start, len(whole)):
+        path.write_bytes(whole[:length])
+        journal = Journal(path)
+        is_whole = length in (start, len(whole) - 1)  # no row is begun, or its line end is lacking
+        assert journal.damaged == (0 if is_whole else 1)
+        journal.add(rows[2:])
+        assert list(Journal(path).rows.values()) == rows
+
+
+def test_any_damaged_bit_costs_two_rows_at_most(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.jsonl", make_rows(3)
+    Journal(path).add(rows)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        kept = list(Journal(path).rows.values())
+        assert len(kept) >= 1  # a lost line end joins two
+        assert all(row in rows for row in kept)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[" * 100_000, b"null", b"{}", b"\xff\xfe", b'{"shots": 1e999}', b"\0" * 1000]
+)
+def test_lines_that_are_no_rows(tmp_path: Path, line: bytes) -> None:
+    path, rows = tmp_path / "rows.jsonl", make_rows(2)
+    Journal(path).add(rows[:1])
+    with path.open("ab") as stream:
+        stream.write(line + b"\n")
+    journal = Journal(path)
+    journal.add(rows[1:])
+    assert journal.damaged == bool(line)
+    assert list(Journal(path).rows.values()) == rows
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    journal = Journal(tmp_path / "file" / "rows.jsonl")
+    with pytest.raises(CafeError, match=r"cannot keep finished runs in .*; choose another folder"):
+        journal.add(make_rows(1))
+    assert journal.rows == {}
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(CafeError, match="cannot keep finished runs"):
+        Journal(tmp_path / "rows.jsonl")
+
+
+def test_a_journal_of_20_000_rows_is_read_and_written_in_linear_time(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        path, rows = tmp_path / f"{count}.jsonl", make_rows(count)
+        start = time.process_time()
+        journal = Journal(path)
+        for first in range(0, count, 128):
+            journal.add(rows[first : first + 128])
+        assert len(Journal(path).rows) == count
+        return time.process_time() - start
+
+    few, many = min(seconds(2_000) for _ in range(3)), seconds(20_000)
+    assert many < 25 * few
+
+
+def test_a_grid_is_trained_by_one_process_at_a_time(cache: FeatureCache, tmp_path: Path) -> None:
+    with open_journal(cache, SWEEP, "fp32", tmp_path, print) as journal:
+        with pytest.raises(BusyError, match="another process trains this grid; wait for it"):
+            search(cache, SWEEP, Context(precision="fp32"), tmp_path)
+        journal.add(make_rows(1))
+        assert search(cache, SWEEP, Context(precision="bf16"), tmp_path).trained
+        assert len(Journal(journal_folder(cache, SWEEP, "fp32", tmp_path) / "rows.jsonl").rows) == 1
+
+
+def killed(cache: FeatureCache, runs: Path, **changes: Any) -> int:
+    """Rows that a grid keeps that is killed half-way."""
+    with pytest.raises(KeyboardInterrupt):
+        search(cache, SWEEP, runs=runs, progress=Interrupt(0.5), **changes)
+    (journal,) = runs.glob(".grid-*/rows.jsonl")
+    return len(rows_of(journal))
+
+
+def test_rows_of_another_content_are_not_taken(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
+    assert killed(cache, tmp_path / "runs")
+    source = cache.path.parents[1] / "toy.npz"
+    again = import_features(source, tmp_path / "toy" / "model.tag.h5", logit_scale=5)
+    assert search(again, SWEEP, runs=tmp_path / "runs").trained == len(SWEEP.cells)
+    same = import_features(source, tmp_path / "toy" / "model.tag.h5")
+    told: list[str] = []
+    resumed = search(same, SWEEP, runs=tmp_path / "runs", note=told.append)
+    assert 0 < resumed.trained < len(SWEEP.cells)
+    assert told[0].startswith(f"{len(SWEEP.cells) - resumed.trained} runs were finished earlier")
+
+
+def test_rows_of_another_precision_are_not_taken(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
+    kept = killed(cache, tmp_path, context=Context(precision="bf16"))
+    monkeypatch.setattr("cafe.study.grid.search.resolve_precision", lambda asked, _: asked)
+    fp32 = search(cache, SWEEP, Context(precision="fp32"), tmp_path)
+    assert fp32.trained == len(SWEEP.cells)
+    auto = search(cache, SWEEP, Context(precision="auto"), tmp_path)  # goes on in its precision
+    assert auto.trained == len(SWEEP.cells) - kept
+
+
+def written_before(cache: FeatureCache, runs: Path) -> Path:
+    """The folder of the same grid that cafe 0.1 was interrupted in, with one row."""
+    name = hashlib.sha256(
+        json.dumps({"key": dict(cache.header.key), **asdict(SWEEP)}, sort_keys=True).encode()
+    ).hexdigest()[:12]
+    folder = runs / f".grid-{name}"
+    folder.mkdir()
+    row = {**make_rows(1)[0], "val": 12.5}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def with_key(cache: FeatureCache, **key: str) -> FeatureCache:
+    return replace(cache, header=replace(cache.header, key=key))
+
+
+def test_a_journal_of_before_is_taken_with_a_word(cache: FeatureCache, tmp_path: Path) -> None:
+    cache, told = with_key(cache, weights_sha256="0"), list[str]()
+    before = written_before(cache, tmp_path)
+    found = search(cache, SWEEP, runs=tmp_path, note=told.append)
+    assert found.trained == len(SWEEP.cells) - 1
+    assert [row["val"] for row in found.rows].count(12.5) == 1
+    assert not before.exists()
+    assert "do not say in which precision" in told[0]
+
+
+def test_a_journal_that_does_not_know_its_content_is_left_alone(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    cache, told = with_key(cache, imported_sha256="0", text_sha256="0"), list[str]()
+    before = written_before(cache, tmp_path)
+    assert search(cache, SWEEP, runs=tmp_path, note=told.append).trained == len(SWEEP.cells)
+    assert before.exists()
+    assert "are left alone: they do not say of which content" in told[0]
 
 
 def test_ties_go_to_the_likelier_then_the_smaller_ratio() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,6 +144,7 @@ def grid(
     runs: Path | str = "runs",
     command: str = "",
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> GridResult:
     """Train a grid of CLIP-Adapters side by side, choose on validation and test the chosen once.
 
@@ -183,6 +184,8 @@ def grid(
         The command that asked for it, for the record.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is an epoch of one run.
+    note : callable, optional
+        Told in a sentence what is taken of an interrupted grid, before the training.
 
     Returns
     -------
@@ -192,6 +195,8 @@ def grid(
     ------
     InputError
         If the grid does not fit the cache, or is larger than `max_runs`.
+    BusyError
+        If another process trains the same grid for the same folder.
 
     Examples
     --------
@@ -214,7 +219,8 @@ def grid(
     source = FeatureCache.open(cache)
     if max_runs is not None:
         check_size(space, source, max_runs)
-    return search(source, space, context, Path(runs), command=command, progress=progress)
+    more: dict[str, Any] = {"command": command, "progress": progress, "note": note}
+    return search(source, space, context, Path(runs), **more)
 
 
 def _numbers(values: str | float | Sequence[float]) -> list[float]:

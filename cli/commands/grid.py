@@ -11,7 +11,7 @@ from typer import Option
 from .. import options as opt
 from ..caches import open_cache
 from ..heatmap import print_heatmaps
-from ..output import print_saved_json
+from ..output import note, print_saved_json
 from ..parsing import command_line, parse_bytes, parse_seeds, parse_shots
 from ..progress import progress_bar
 from ..result_tables import print_chosen, print_results
@@ -85,6 +85,7 @@ def grid(
             runs=runs,
             command=command_line(),
             progress=progress,
+            note=note,
         )
     _print(result, as_json=as_json)
 

@@ -8,17 +8,15 @@ nothing to choose by (one shot under "cv"), it is the configuration nearest to t
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cafe.devices import resolve_precision
 from cafe.features.splits import Shots
-from cafe.features.task import load_task
+from cafe.features.task import Task, load_task
 from cafe.methods.base import Context
 from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import ClipAdapter
@@ -30,7 +28,7 @@ from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
 from cafe.study.calibration import calibrate
-from cafe.study.grid.journal import Journal
+from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
 from cafe.study.plan import check_plan, describe_protocol
@@ -80,6 +78,7 @@ def search(
     *,
     command: str = "",
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> GridResult:
     """Train every run of a grid, choose per shot count on validation, and test the chosen once.
 
@@ -95,6 +94,8 @@ def search(
         The command that asked for it, for the record.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is an epoch of one run.
+    note : callable, optional
+        Told in a sentence what is taken of an earlier sitting, before the training.
 
     Returns
     -------
@@ -104,13 +105,44 @@ def search(
     ------
     InputError
         If the grid does not fit the cache or one run does not fit the memory budget.
+    BusyError
+        If another process trains the same grid for the same folder.
     """
-    context = context or Context()
+    context, note = context or Context(), note or (lambda _: None)
     task = load_task(cache)
     check_space(space, task.width)
     check_plan(task, plan_for(space, space.points[0], space.shots))
-    waiting = runs / f".grid-{_digest(cache, space)}"
-    journal = Journal(waiting / "rows.jsonl")
+    precision = _precision(cache, space, context, runs)
+    with open_journal(cache, space, precision, runs, note) as journal:
+        context = replace(context, precision=precision)
+        record, rows, trained = _search(cache, task, space, context, journal, command, progress)
+        record = save_run(record, runs, rows)
+        journal.discard()
+    return GridResult(rows, trained, record)
+
+
+def _precision(
+    cache: FeatureCache, space: GridSpace, context: Context, runs: Path
+) -> Literal["fp32", "bf16"]:
+    """Precision of the products; under "auto" an unfinished grid goes on in its own."""
+    if context.precision == "auto":
+        kinds: list[Literal["fp32", "bf16"]] = ["fp32", "bf16"]
+        begun = [kind for kind in kinds if journal_folder(cache, space, kind, runs).is_dir()]
+        if len(begun) == 1:
+            return begun[0]
+    return resolve_precision(context.precision, context.device)
+
+
+def _search(
+    cache: FeatureCache,
+    task: Task,
+    space: GridSpace,
+    context: Context,
+    journal: Journal,
+    command: str,
+    progress: Progress | None,
+) -> tuple[Record, list[GridRow], int]:
+    """The record, the row of every run, and how many were trained now."""
     start, before = time.perf_counter(), len(journal.rows)
     train_grid(task, space, journal, context, progress)
     seconds, trained = time.perf_counter() - start, len(journal.rows) - before
@@ -145,16 +177,7 @@ def search(
         seconds=seconds,
         runs_per_second=trained / seconds if seconds else 0.0,
     )
-    rows = _with_tests(journal.rows, space, best)
-    record = save_run(record, runs, rows)
-    shutil.rmtree(waiting, ignore_errors=True)
-    return GridResult(rows, trained, record)
-
-
-def _digest(cache: FeatureCache, space: GridSpace) -> str:
-    """Names the grid, so that the same command finds its own rows and no others."""
-    values = {"key": dict(cache.header.key), **asdict(space)}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return record, _with_tests(journal.rows, space, best), trained
 
 
 def choose(rows: Mapping[Cell, GridRow], space: GridSpace, shots: Shots) -> Configuration | None:
