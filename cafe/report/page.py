@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.errors import CafeError, raise_as
-from cafe.files import write_text
+from cafe.files import remove_left_overs, write_text
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure, shots_in_words
 from cafe.report.read_runs import collect
@@ -58,6 +58,7 @@ def write_report(
     text = render(collect(runs, None if images is None else Path(images)))
     path = Path(target)
     with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
+        remove_left_overs(path.parent)
         write_text(path, text)
     return path
 

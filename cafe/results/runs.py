@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cafe.errors import CafeError, InputError, UnknownNameError
 from cafe.features.splits import Shots
-from cafe.files import digest_of_file, write_folder
+from cafe.files import digest_of_file, remove_left_overs, write_folder
 from cafe.methods.catalog import BASELINES
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.record import RECORD, Record, read_record
@@ -90,6 +90,7 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
 
     try:
         runs.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(runs)
         folder = write_folder(runs / base, fill)
     except OSError as error:
         raise CafeError(

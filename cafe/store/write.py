@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import DeferredErrorFile, lock_file, remove_left_overs, write_path
+from cafe.files import DeferredErrorFile, lock_file, write_path
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.schema import array_bytes, content_digest, pack_text, set_text
@@ -66,7 +66,6 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     """
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_left_overs(path.parent)
         with write_path(path) as made, DeferredErrorFile(made) as out:
             _write(out, header, splits)
 

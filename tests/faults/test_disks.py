@@ -1,0 +1,132 @@
+"""Disks that are full and folders that cannot be written: one line, and nothing is torn or lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.checking import check_whole, content, hidden, is_one_line
+from faults.commands import WRITERS
+from faults.conftest import Work
+from faults.harness import LONG, Cafe
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+SAID = ("cannot write", "cannot keep finished", "cannot remove")
+
+
+def check_failed(answer: object, before: dict[str, bytes], folder: Path) -> None:
+    """One line, and every file as it was; only whole runs and finished work may be added."""
+    assert is_one_line(answer, *SAID), answer  # type: ignore[arg-type]
+    after = content(folder)
+    assert {path: after.get(path) for path in before} == before
+    assert all(path.startswith("runs/") for path in after.keys() - before.keys())
+    check_whole(folder)
+    left = [name for name in hidden(folder) if ".partial" not in name and "/.grid-" not in name]
+    assert left == []
+
+
+def sizes_of_new(folder: Path, before: dict[str, bytes]) -> list[int]:
+    return [len(data) for path, data in content(folder).items() if before.get(path) != data]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_may_not_grow(name: str, cafe: Cafe, work: Work) -> None:
+    words, again = WRITERS[name]
+    done = work()
+    before = content(done)
+    assert cafe.run(words, done).code == 0
+    largest = max(sizes_of_new(done, before))
+    limits = {0, 1, 100, 1000, 4096, largest // 2, largest - 1} if LONG else {0, largest - 1}
+    for limit in sorted(limits):
+        folder = work()
+        answer = cafe.run(words, folder, limit=limit)
+        check_failed(answer, before, folder)
+    assert cafe.run([*words, *again], folder).code == 0  # once there is room
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path, pages: int) -> None:
+    """Leave so many pages free."""
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    free = os.statvfs(disk)
+    filler.write_bytes(bytes((free.f_bavail - pages) * free.f_bsize))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk(name: str, cafe: Cafe, made: Path, disk: Path) -> None:
+    words, _ = WRITERS[name]
+    folder = disk / "work"
+    shutil.copytree(made, folder)
+    before = content(folder)
+    assert cafe.run(words, folder).code == 0
+    size = 1 + sum(sizes_of_new(folder, before)) // 4096
+    for pages in range(0, size, max(1, size // 40)) if LONG else (0, size // 2):
+        shutil.rmtree(folder)
+        shutil.copytree(made, folder)
+        fill(disk, pages)
+        check_failed(cafe.run(words, folder), before, folder)
+        (disk / "filler").unlink()
+    assert cafe.run(words, folder).code == 0
+    check_whole(folder)
+
+
+def freeze(folder: Path, mode: int = 0o555) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            path.chmod(mode)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_folders_that_cannot_be_written(name: str, cafe: Cafe, work: Work) -> None:
+    words, _ = WRITERS[name]
+    folder = work()
+    before = content(folder)
+    freeze(folder)
+    answer = cafe.run(words, folder, rights=False)
+    freeze(folder, 0o755)
+    check_failed(answer, before, folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["cache", "rm", "trees/toy.test", "--yes"], 1),
+        (["cache", "prune"], 0),
+        (["cache", "ls"], 0),
+        (["cache", "show", "trees/toy.test"], 0),
+        (["cache", "verify", "trees/toy.test"], 0),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_reading_what_cannot_be_written(
+    words: list[str], code: int, cafe: Cafe, work: Work
+) -> None:
+    folder = work()
+    before = content(folder)
+    freeze(folder)
+    answer = cafe.run(words, folder, rights=False)
+    freeze(folder, 0o755)
+    assert answer.code == code, answer
+    assert code == 0 or answer.err.count("\n") == 1, answer
+    assert content(folder) == before
