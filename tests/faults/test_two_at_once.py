@@ -51,8 +51,11 @@ PAIRS = {
 }
 
 
-def run_at_once(cafe: Cafe, commands: list[list[str]], work: Path) -> list[Answer]:
-    return [cafe.end(process) for process in [cafe.start(words, work) for words in commands]]
+def run_at_once(
+    cafe: Cafe, commands: list[list[str]], work: Path, **faults: object
+) -> list[Answer]:
+    processes = [cafe.start(words, work, **faults) for words in commands]
+    return [cafe.end(process) for process in processes]
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -69,6 +72,25 @@ def test_one_wins_and_the_other_says_so(name: str, cafe: Cafe, work: Work) -> No
         assert hidden(folder) == []
         lost = [path for path in before if path not in content(folder)]
         assert lost in ([], ["cache/trees/toy.test.h5"] if "removal" in name else [])
+
+
+UNLOCKED = ["imports that replace", "four imports", "merge and import", "extraction and import"]
+UNLOCKED += ["extractions", "grids", "exports of a head"]
+
+
+@pytest.mark.parametrize("name", UNLOCKED)
+def test_without_locks_the_last_one_wins(name: str, cafe: Cafe, work: Work) -> None:
+    for _ in range(ROUNDS):
+        folder = work()
+        before = content(folder)
+        answers = run_at_once(cafe, PAIRS[name], folder, locks=False)
+        said = (*LOSES, "was made differently", "finished work")
+        for answer in answers:
+            assert answer.code == 0 or is_one_line(answer, *said), answer
+        assert any(answer.code == 0 for answer in answers)
+        check_whole(folder)
+        assert not list(folder.rglob(".cafe-*"))
+        assert [path for path in before if path not in content(folder)] == []
 
 
 def test_a_cache_is_that_of_the_one_who_won(cafe: Cafe, work: Work) -> None:
