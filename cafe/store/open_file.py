@@ -72,8 +72,8 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
             f"no cache '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
         )
     try:
-        # without locks, which some network folders do not have: writers replace whole files
-        with h5py.File(path, "r", locking=False) as file:
+        # best-effort: some network folders have no locks, and writers replace whole files anyway
+        with h5py.File(path, "r", locking="best-effort") as file:
             if known != file_state(path):
                 check_structure(file)
                 _check_digests(file)
