@@ -12,10 +12,13 @@ from digits_run import digits_run
 from drawing import CLASSES, draw_images, draw_task, draw_text
 
 import cafe
+from cafe.engine import Recipe, Run
+from cafe.engine.stack import BatchLoader
 from cafe.features.task import StoredFeatures
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job
 from cafe.methods.catalog import make_method
+from cafe.methods.cross_modal import CrossModal, shown_texts
 from cafe.methods.head import predict
 from cafe.store import FeatureCache
 from cafe.study.calibration import ENOUGH, _folds
@@ -54,7 +57,8 @@ def logits(name: str, trains: list[TrainingSet]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("views", [0, 3])
 @pytest.mark.parametrize(
-    "name", ["clip-adapter", "clip-adapter-both", "taskres", "nearest-class", "vt-clip"]
+    "name",
+    ["clip-adapter", "clip-adapter-both", "taskres", "cross-modal", "nearest-class", "vt-clip"],
 )
 def test_rows_that_come_late_are_the_same_rows(
     name: str, views: int, monkeypatch: pytest.MonkeyPatch
@@ -65,6 +69,27 @@ def test_rows_that_come_late_are_the_same_rows(
         monkeypatch.setattr(limit, 1)
     for one, other in zip(logits(name, [halved(t) for t in trains]), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 100])
+def test_every_class_s_text_is_shown_however_late_rows_come(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = [draw_task((8,) * CLASSES, seed=seed) for seed in (0, 1)]
+    recipe = Recipe(batch_size=batch_size)
+
+    def texts() -> list[torch.Tensor]:
+        leaders = [Run(CrossModal(), place, place, recipe) for place in (0, 1)]
+        loader = BatchLoader(leaders, trains, {}, torch.device("cpu"))
+        batches = [batch for _ in range(4) for batch in loader.epoch()]
+        return [shown_texts(batch)[1] for batch in batches]
+
+    early = texts()
+    monkeypatch.setattr("cafe.engine.stack.LARGE", 1)
+    late = texts()
+    assert all(torch.equal(one, other) for one, other in zip(early, late, strict=True))
+    counts = [row.bincount(minlength=CLASSES) for row in torch.cat(late, dim=1)]
+    assert min(int(count.min()) for count in counts) > 10  # of 32 for each class
 
 
 def test_one_set_may_serve_several_seeds() -> None:

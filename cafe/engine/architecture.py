@@ -93,7 +93,8 @@ class Batch:
     Attributes
     ----------
     rows : mapping of str to Tensor
-        What `Architecture.rows` gave for these images. (S, B, ...)
+        What `Architecture.rows` gave for these images. (S, B, ...) In training also "number", the
+        row of each in its training set. (S, B)
     y : Tensor
         Class indices. (S, B)
     scalars : mapping of str to Tensor

@@ -86,7 +86,8 @@ class BatchLoader:
 
         self._orders = [BatchOrder(run.seed, self.images, rows // self.images) for run in leaders]
         start = {id(train): number * rows for number, train in enumerate(distinct)}
-        self._starts = torch.tensor([[start[id(train)]] for train in trains])  # (S, 1)
+        starts = [[start[id(train)]] for train in trains]
+        self._starts = torch.tensor(starts, device=device)  # (S, 1)
 
     def _kept(self, features: Features) -> dict[str, Tensor]:
         """What the table keeps of each image: its rows, or the feature that they are made of."""
@@ -110,12 +111,14 @@ class BatchLoader:
 
     def epoch(self) -> Iterator[Batch]:
         """The batches of the next epoch."""
-        order = torch.stack([order.epoch() for order in self._orders]) + self._starts  # (S, N)
-        for chosen in torch.split(order.to(self._device), self._batch_size, dim=1):  # (S, B)
+        order = torch.stack([order.epoch() for order in self._orders])  # (S, N)
+        for number in torch.split(order.to(self._device), self._batch_size, dim=1):  # (S, B)
+            chosen = number + self._starts
             rows = {
                 name: table.index_select(0, chosen.flatten()).view(*chosen.shape, *table.shape[1:])
                 for name, table in self._table.items()
             }
+            rows["number"] = number
             if self._per_batch:
                 rows |= self._rows(self._inputs(rows.pop("x"), chosen))
             yield make_batch(rows, self._scalars, self._constants, self._text)

@@ -30,7 +30,8 @@ class CrossModal(Architecture):
     """`s x W^T` with W trained from w on images and, in equal number, prompts (equation 4).
 
     Half of the authors' batches are texts. Here each image of a batch brings one text, of a class
-    and a prompt that change from epoch to epoch, and the two losses are added.
+    and a prompt that change from epoch to epoch, and the two losses are added. A batch shows a
+    class's first B prompts, where it has more.
     """
 
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
@@ -38,11 +39,8 @@ class CrossModal(Architecture):
         return {"w": train.text.weights.clone()}  # (C, D)
 
     def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features, and each image's number."""
-        return {
-            "x": normalize(x, dim=-1),  # (N, D)
-            "number": torch.arange(len(x), device=x.device),  # (N,)
-        }
+        """Unit features."""
+        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """Unit features of every prompt, and how many each class has."""
@@ -55,23 +53,24 @@ class CrossModal(Architecture):
 
     def penalty(self, params: Tensors, batch: Batch) -> Tensor:
         """The loss of the texts. (S, M)"""
-        texts, labels = self._texts(batch)
+        texts, labels = shown_texts(batch)
         logits = batch.scale * shared_product(texts, params["w"]) + batch.bias  # (S, M, B, C)
         return mean_cross_entropy(logits, labels)
-
-    def _texts(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A text for each image of a batch (S, B, D), and its class (S, B)."""
-        prompts, counts = batch.constants["prompts"], batch.constants["counts"]
-        streams, _, classes = counts.shape  # (S, 1, C)
-        place = torch.arange(batch.y.shape[1], device=batch.y.device)  # (B,), shuffled images
-        labels = (batch.rows["number"] + place) % classes  # (S, B)
-        which = place % counts[:, 0].gather(1, labels)  # (S, B)
-        stream = torch.arange(streams, device=batch.y.device)[:, None]  # (S, 1)
-        return prompts[stream, 0, labels, which], labels
 
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:
         """See `Architecture.activations`: images and texts."""
         return 4 * parameters + 12 * rows * classes + rows * width
+
+
+def shown_texts(batch: Batch) -> tuple[Tensor, Tensor]:
+    """A text for each image of a batch (S, B, D), and its class (S, B)."""
+    prompts, counts = batch.constants["prompts"], batch.constants["counts"]
+    streams, _, classes = counts.shape  # (S, 1, C)
+    place = torch.arange(batch.y.shape[1], device=batch.y.device)  # (B,), shuffled images
+    labels = (batch.rows["number"] + place) % classes  # (S, B)
+    which = place % counts[:, 0].gather(1, labels)  # (S, B)
+    stream = torch.arange(streams, device=batch.y.device)[:, None]  # (S, 1)
+    return prompts[stream, 0, labels, which], labels
 
 
 class CrossModalLinear(TrainedLinear):
@@ -82,10 +81,11 @@ class CrossModalLinear(TrainedLinear):
     rates, decays : sequence of float
         Candidates under validation, from the most conservative on; the authors' grid.
     recipe : Recipe or None
-        How to optimise. The authors take AdamW for 12,800 steps of 8 or 32 samples, search rate
-        and decay, and keep the step that is best on validation images. None takes their smaller
-        rate, their largest decay and a fixed 300 epochs in batches of 256, on augmented views where
-        the cache has them.
+        How to optimise. The authors take AdamW for 12,800 steps of 8 or 32 samples and search rate
+        and decay. None takes their smaller rate, their largest decay and 300 epochs in batches of
+        256, on augmented views where the cache has them. Nothing stops early: the authors also look
+        at the validation images every 100 steps and keep the best step; here the last one counts
+        under every protocol, and validation chooses rate and decay only.
     context : Context or None
         Where and how to compute.
 
