@@ -55,15 +55,17 @@ class Module(nn.Module):
         return normalize(self.ratio * self.fc(v) + (1 - self.ratio) * v, dim=-1)
 
 
-@pytest.mark.parametrize("normalize_input", [True, False])
+@pytest.mark.parametrize("norm", [None, 30.0])
 @pytest.mark.parametrize("method", [ClipAdapter, ClipAdapterText, ClipAdapterBoth])
-def test_logits_are_the_module_s(method: type[ClipAdapter], normalize_input: bool) -> None:
+def test_logits_are_the_module_s_of_raw_features(
+    method: type[ClipAdapter], norm: float | None
+) -> None:
     train = make_set(0)
-    head = method(recipe=QUICK, context=FP32, normalize_input=normalize_input).fit(train)
+    head = method(recipe=QUICK, context=FP32).fit(train)
     assert isinstance(head, AdapterHead)
     x, w = torch.randn(7, D), train.text.weights
-    raw = normalize(x, dim=-1) if normalize_input else x
-    images = Module(head, "")(raw) if "down" in head.tensors() else normalize(x, dim=-1)
+    x = normalize(x, dim=-1) * norm if norm else x
+    images = Module(head, "")(x) if "down" in head.tensors() else normalize(x, dim=-1)
     classes = Module(head, "text_")(w) if "text_down" in head.tensors() else w
     expected = 40.0 * images @ classes.T - 1.5
     torch.testing.assert_close(head.logits(x), expected.detach(), rtol=1e-5, atol=1e-4)

@@ -80,8 +80,7 @@ class Plain(nn.Module):
         return ratio * adapted + (1 - ratio) * v
 
     def forward(self, x: Tensor) -> Tensor:
-        x = normalize(x, dim=-1) if self.architecture.normalize_input else x
-        images = normalize(self.blend(x, ""), dim=-1)
+        images = normalize(self.blend(x, ""), dim=-1)  # of raw features, as the authors'
         classes = normalize(self.blend(self.text.weights, "text_"), dim=-1)
         return self.text.logit_scale * images @ classes.T + self.text.logit_bias
 
@@ -130,7 +129,6 @@ def mixed_runs() -> list[Run]:
         Run(VisualAdapter(8), 2, 5, SHORT, {"ratio": 0.0}),
         Run(VisualAdapter(8), 0, 3, SHORT, {"ratio": 0.2}),
         Run(VisualAdapter(8, final_relu=False), 0, 0, SHORT, {"ratio": 0.4}),
-        Run(VisualAdapter(8, normalize_input=False), 0, 0, SHORT, {"ratio": 0.4}),
         Run(VisualAdapter(8, learn_ratio=True), 0, 0, SHORT, {"ratio": 0.2}),
         Run(VisualAdapter(8, learn_ratio=True), 1, 0, slow, {"ratio": 0.7}),
         Run(TextAdapter(8), 0, 0, SHORT, {"text_ratio": 0.3}),

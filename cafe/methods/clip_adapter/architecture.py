@@ -59,15 +59,12 @@ class AdapterArchitecture(Architecture):
         H, width of the hidden layer.
     final_relu : bool
         ReLU after the second layer, as the authors' module has and their formula has not.
-    normalize_input : bool
-        Feed normalised image features to the adapter.
     learn_ratio : bool
         Train the ratios too, one per run.
     """
 
     bottleneck: int
     final_relu: bool = True
-    normalize_input: bool = True
     learn_ratio: bool = False
 
     undecayed: ClassVar[frozenset[str]] = frozenset({"ratio_u", "text_ratio_u"})
@@ -95,8 +92,8 @@ class AdapterArchitecture(Architecture):
         return torch.sigmoid(RATIO_GAIN * learned)
 
     def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Image features as the adapter takes them. (N, D)"""
-        return {"x": normalize(x, dim=-1) if self.normalize_input else x}
+        """Unit features: the adapter has no bias, so raw ones would give the same after the norm."""
+        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def blend(self, v: Tensor, params: Tensors, batch: Batch, prefix: str = "") -> Tensor:
         """`a A(v) + (1 - a) v` of every run, for features that a stream shares. (S, M, B, D)"""

@@ -157,21 +157,15 @@ class CounterfactualAdapter(VisualAdapter):
         return Features(x, features.y, pairs)
 
     def _beside(self, x: Tensor, y: Tensor, train: TrainingSet) -> Tensor:
-        """Raw features x (N, D) beside their counterfactuals of the same norms. (N, 2 D)"""
-        x = x.float()
-        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        edited = counterfactuals(normalize(x, dim=-1), y, train, self.mask)
-        return torch.cat([x, norms * edited], dim=-1)
+        """Unit features of raw ones x (N, D), each beside its counterfactual. (N, 2 D)"""
+        unit = normalize(x.float(), dim=-1)
+        return torch.cat([unit, counterfactuals(unit, y, train, self.mask)], dim=-1)
 
     def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Features as the adapter takes them; counterfactuals too where there are some."""
+        """Unit features; of images that are trained on also their counterfactuals."""
         width = text.features.shape[-1]
-        rows = super().rows(x[:, :width], text)
-        if x.shape[-1] > width:  # images that are trained on
-            norms = torch.linalg.vector_norm(x[:, :width], dim=-1, keepdim=True)
-            by = norms.clamp_min(1e-12) if self.normalize_input else 1.0
-            rows["edited"] = x[:, width:] / by
-        return rows
+        rows, edited = super().rows(x[:, :width], text), x[:, width:]
+        return {**rows, "edited": edited} if edited.shape[-1] else rows
 
     def penalty(self, params: Tensors, batch: Batch) -> Tensor:
         """The weighted contrast of each run. (S, M)"""

@@ -15,8 +15,8 @@ from cafe.methods.head import Head
 class AdapterHead(Head):
     """`s norm(a A(x) + (1 - a) x) norm(b A'(w) + (1 - b) w)^T`; an absent branch has ratio 0.
 
-    Its params hold a as "ratio", b as "text_ratio", "final_relu", "normalize_input", "logit_scale"
-    and "logit_bias".
+    Its params hold a as "ratio", b as "text_ratio", "final_relu", "logit_scale" and "logit_bias".
+    Raw features are normalised first, which changes nothing after the norm of the blend.
     """
 
     weights: Tensor  # zero-shot w, (C, D)
@@ -38,7 +38,7 @@ class AdapterHead(Head):
         return None if self.down is None else self._images(x)
 
     def _images(self, x: Tensor) -> Tensor:
-        x = normalize(x, dim=-1) if self.params["normalize_input"] else x
+        x = normalize(x, dim=-1)
         return normalize(self._blend(x, self.down, self.up, "ratio"), dim=-1)
 
     def _blend(self, v: Tensor, down: Tensor | None, up: Tensor | None, ratio: str) -> Tensor:

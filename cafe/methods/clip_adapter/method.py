@@ -53,11 +53,6 @@ class ClipAdapter(BatchedMethod):
         How to optimise; None is `Recipe()`.
     final_relu : bool
         ReLU after the second layer: True is the authors' module, False the paper's formula.
-    normalize_input : bool
-        Feed the adapter normalised image features. The authors' module takes raw ones and
-        normalises after the blend; but the raw norm differs from encoder to encoder (about 10 for
-        ViT-B/32), and with it the balance of adapter and residual at one ratio and the fit of one
-        learning rate. Normalised, a ratio means the same for every encoder.
     counterfactual : float
         Weight of telling images from their counterfactuals (see `counterfactual_architecture`
         beside this file); 0, the paper's training, does without. For the visual branch alone.
@@ -88,7 +83,6 @@ class ClipAdapter(BatchedMethod):
         ratios: Sequence[float] = (),
         recipe: Recipe | None = None,
         final_relu: bool = True,
-        normalize_input: bool = True,
         counterfactual: float = 0.0,
         context: Context | None = None,
     ) -> None:
@@ -101,7 +95,7 @@ class ClipAdapter(BatchedMethod):
         self.ratios = tuple(sorted(check_ratio(candidate) for candidate in ratios))
         self.bottleneck = bottleneck
         self.recipe = recipe or Recipe()
-        self.final_relu, self.normalize_input = final_relu, normalize_input
+        self.final_relu = final_relu
         self.counterfactual = check_counterfactual(counterfactual, self.architecture)
         bottleneck_word(bottleneck)  # a bad word is refused before features are read
 
@@ -136,7 +130,6 @@ class ClipAdapter(BatchedMethod):
         architecture: AdapterArchitecture = (CounterfactualAdapter if told else self.architecture)(
             bottleneck=parse_bottleneck(self.bottleneck, width),
             final_relu=self.final_relu,
-            normalize_input=self.normalize_input,
             learn_ratio=self.learn_ratio,
             **told,
         )
@@ -156,7 +149,6 @@ class ClipAdapter(BatchedMethod):
             **ratios_in_force(trained),
             "bottleneck": parse_bottleneck(self.bottleneck, width),
             "final_relu": self.final_relu,
-            "normalize_input": self.normalize_input,
             "learn_ratio": self.learn_ratio,
             **({"counterfactual": self.counterfactual} if self.counterfactual else {}),
             **training_params(trained),
