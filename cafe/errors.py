@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree; knows nothing else of cafe.
+"""What can go wrong, as a tree, and how names are shown in messages; knows nothing else of cafe.
 
 CafeError
 ├── InputError            (ValueError)         an argument that makes no sense
@@ -21,9 +21,28 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+STEERING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What in a text steers a terminal instead of being shown: control characters, line ends, marks
+that turn the direction of writing, and bytes that are no text."""
+
+
+def visible(text: str) -> str:
+    r"""A text as one line that a terminal shows and does not obey: `\x1b[2J`, `\n`, `\u202e`."""
+    return STEERING.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file's name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return match[0].encode("unicode_escape").decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from .output import print_wide
+from .output import print_wide, say, styled
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,15 +29,15 @@ def print_heatmaps(rows: Sequence[Mapping[str, Any]], validation: str) -> None:
         ratios, bottlenecks = (dict.fromkeys(axis) for axis in zip(*means, strict=True))
         low, high = min(means.values()), max(means.values())
         table = Table(box=None, pad_edge=False, title_justify="left")
-        table.title = f"{shots} shots: mean {validation} validation accuracy %"
+        table.title = styled(f"{shots} shots: mean {validation} validation accuracy %", "italic")
         table.add_column("ratio \\ H")
         for bottleneck in bottlenecks:
-            table.add_column(bottleneck, justify="right")
+            table.add_column(styled(bottleneck), justify="right")
         for ratio in ratios:
             cells = (_cell(means[ratio, bottleneck], low, high) for bottleneck in bottlenecks)
             table.add_row(f"{ratio:g}", *cells)
         print_wide(table)
-        typer.echo()
+        say("")
 
 
 def _means(rows: Iterable[Mapping[str, Any]]) -> Means:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
 import sys
 from importlib.metadata import version
@@ -29,7 +29,8 @@ from .commands import (
     predict,
     report,
 )
-from .output import note
+from .output import note, prepare_streams, say
+from .stopping import on_stop, stopping_on_signals
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -48,7 +49,7 @@ cache_app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"cafe {version('cafe-clip')}")
+        say(f"cafe {version('cafe-clip')}")
         raise typer.Exit
 
 
@@ -88,13 +89,47 @@ cache_app.command("merge")(cache.merge)
 
 def main() -> None:
     """Run the application; an error of the user's is one line on stderr and an exit code."""
+    prepare_streams()
+    with stopping_on_signals():
+        code = _run()
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """Run the application and return its exit code."""
     try:
-        app()
+        with on_stop("what was saved is kept."):
+            return _call()
+    except typer.Exit as stop:
+        return stop.exit_code
     except CafeError as error:
         note(f"cafe: {name_options(str(error))}")
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        return 2 if isinstance(error, InputError) else 1
+    except OSError as error:  # a folder that cannot be looked into, a disk that fails
+        note(f"cafe: {error.filename or 'the system'}: {error.strerror or error}.")
+        return 1
+    except _UsageError as error:
+        page = io.StringIO()
+        error.show(page)
+        note(*page.getvalue().splitlines())
+        return int(error.exit_code)
+    except typer.Abort:
+        note("cafe: nothing was done.")
+        return 1
     except BrokenPipeError:  # `cafe ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _call() -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except OSError:
+        say()  # fails if it is stdout that cannot be written: Typer prints the help by itself
+        raise
+
+
+_UsageError: Any = typer.BadParameter.__base__  # click's, or Typer's own copy of it
 
 
 _ARGUMENT = re.compile(r"""\b([a-z_]+)=(?:(["'])(?P<text>.*?)\2|(?P<word>[\w./-]*\w)|)""")

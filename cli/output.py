@@ -1,29 +1,99 @@
-"""What a command prints: its result on stdout, a table or JSON, and notes on stderr."""
+"""What a command prints: its result on stdout, a table or JSON, and notes on stderr.
+
+All that a command prints passes here. Names of files, classes and datasets come from elsewhere:
+what in them would steer a terminal is shown escaped. A stream that is not UTF-8 gets ASCII for what
+it cannot show. A stream that is closed or full is one line, or silence where that is the stream.
+"""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import csv
+import io
 import json
+import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
+from cafe.errors import STEERING, CafeError, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
+_PLAIN = {"±": "+-", "…": "...", "–": "-", "—": "-", "·": "|", "×": "x", "’": "'"}
 
 
-def note(text: str) -> None:
-    """Print something beside the result, on stderr."""
-    typer.echo(text, err=True)
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that a stream cannot encode."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    rest = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("unicode_escape").decode() for c in rest), error.end
 
 
-def print_json(values: Any) -> None:
-    """Print the result as one line of JSON."""
-    typer.echo(json.dumps(values))
+codecs.register_error("cafe.plain", _plain)
+
+
+def prepare_streams() -> None:
+    """Make sure that each standard stream is there, and that no character is too much for it."""
+    # a stream that was closed stays unwritable; its number must not go to a file of ours
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        stream = getattr(sys, name)
+        if stream is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="cafe.plain")
+
+
+def say(*lines: str) -> None:
+    """Print lines of the result, on stdout."""
+    _write(sys.stdout, "".join(f"{shown(line)}\n" for line in lines))
+
+
+def note(*lines: str) -> None:
+    """Print lines beside the result, on stderr."""
+    with contextlib.suppress(CafeError, BrokenPipeError):  # there is nobody to tell
+        _write(sys.stderr, "".join(f"{shown(line, sys.stderr)}\n" for line in lines))
+
+
+def shown(text: str, stream: TextIO | None = None) -> str:
+    """A text as a stream, by default stdout, will show it, so that its width is known."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    return visible(text).encode(encoding, "cafe.plain").decode(encoding)
+
+
+def can_show(text: str) -> bool:
+    """Whether stdout takes a text as it is."""
+    return shown(text) == text
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        # what is left in the buffer must not fail a second time when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CafeError(
+            f"cannot write to standard output ({error.strerror}); what was saved is kept."
+        ) from error
+
+
+def print_json(values: Any, *, readable: bool = False) -> None:
+    """Print the result as one line of JSON; `readable` keeps letters that are not ASCII."""
+    as_ascii = not readable or not can_show("é漢")
+    text = json.dumps(values, ensure_ascii=as_ascii)
+    # JSON's own escapes, which programs read back
+    _write(sys.stdout, STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
 
 
 def print_saved_json(values: Any, folder: Path | None) -> None:
@@ -32,17 +102,37 @@ def print_saved_json(values: Any, folder: Path | None) -> None:
     note(f"saved to {folder}")
 
 
+def print_csv(values: Iterable[Any]) -> None:
+    """Print a row of CSV: for a program as it is, on a terminal with escapes."""
+    row = map(str, values)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(
+        map(visible, row) if sys.stdout.isatty() else row
+    )
+    _write(sys.stdout, text.getvalue())
+
+
 def megabytes(file: Path | int) -> str:
     """`1.5 MB`, of a file or of a number of bytes."""
     size = file if isinstance(file, int) else file.stat().st_size
     return f"{size / 1e6:.1f} MB"
 
 
+def styled(text: str, style: str = "") -> Text:
+    """A cell, header or title of a table of rich, which reads no markup in it."""
+    from rich.text import Text
+
+    return Text(shown(text), style, overflow="fold")
+
+
 def print_wide(content: RenderableType) -> None:
     """Print a table of rich, wide where the output is piped."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(content)
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    with console.capture() as captured:
+        console.print(content)
+    _write(sys.stdout, captured.get())
 
 
 def print_table(
@@ -52,7 +142,7 @@ def print_table(
     numbers: Sequence[int] = (),
     bold: Collection[tuple[int, int]] = (),
 ) -> None:
-    """Print a table.
+    """Print a table; names that are too long for it are wrapped.
 
     Parameters
     ----------
@@ -65,13 +155,15 @@ def print_table(
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number in numbers else "left")
+        table.add_column(styled(header), justify="right" if number in numbers else "left")
     star = "" if sys.stdout.isatty() else "*"
+
+    def cell(text: str, best: bool) -> Text:
+        return styled(star + text, "bold") if best else styled(text)
+
     for y, row in enumerate(rows):
-        cells = ((cell, (y, x) in bold) for x, cell in enumerate(row))
-        table.add_row(*(Text(star + text, "bold") if best else Text(text) for text, best in cells))
+        table.add_row(*(cell(text, (y, x) in bold) for x, text in enumerate(row)))
     print_wide(table)

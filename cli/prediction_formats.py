@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-import typer
+from .output import print_csv, print_json, say, shown
 
 if TYPE_CHECKING:
     from cafe.inference.prediction import ClassScore, Prediction
@@ -16,16 +14,15 @@ if TYPE_CHECKING:
 
 Write = Callable[["Prediction"], None]
 
-_WIDEST = 32  # of a class name in the table
+_WIDEST = 32  # of the column of a class name; longer ones are wrapped
 
 
 def _jsonl(_saved: SavedHead, _top: int) -> Write:
-    return lambda prediction: typer.echo(json.dumps(prediction.json(), ensure_ascii=False))
+    return lambda prediction: print_json(prediction.json(), readable=True)
 
 
 def _csv(saved: SavedHead, top: int) -> Write:
     """Image, label and probability, then the runners-up, then the explanations."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
     count = min(top, len(saved.class_names))
     fields = ["label", "probability", *(["score"] if saved.has_scores else [])]
     others = [f"{field}_{place}" for place in range(2, count + 1) for field in fields]
@@ -37,44 +34,66 @@ def _csv(saved: SavedHead, top: int) -> Write:
         if nearest:
             explained["nearest"] = nearest[0].image
         if headers:
-            writer.writerow([*headers, *explained])
+            print_csv([*headers, *explained])
             headers.clear()
         best, *rest = (tuple(score.json().values()) for score in prediction.top)
         runners_up = [value for score in rest for value in score]
         row = [prediction.image, prediction.label or "", *best[1:], *runners_up]
-        writer.writerow([*row, *explained.values()])
+        print_csv([*row, *explained.values()])
 
     return write
 
 
 def _table(saved: SavedHead, top: int) -> Write:
     """Lines whose columns are as wide as the class names, so that none waits for the others."""
-    from rich.cells import cell_len, set_cell_size
+    from rich.cells import cell_len
 
     count = min(top, len(saved.class_names))
-    width = min(max(map(cell_len, [*saved.class_names, "unknown"])), _WIDEST)
+    width = min(max(cell_len(shown(name)) for name in [*saved.class_names, "unknown"]), _WIDEST)
     full = width + (23 if saved.has_scores else 8)  # with the percentages
-    headers = [set_cell_size("label", full), *[set_cell_size("or", full)] * (count - 1), "image"]
+    headers = [["label"], *[["or"]] * (count - 1)]
 
-    def cell(label: str, score: ClassScore) -> str:
+    def cell(label: str, score: ClassScore) -> list[str]:
         alone = "" if score.score is None else f" {100 * score.score:6.1f} % alone"
-        return f"{set_cell_size(label, width)} {100 * score.probability:5.1f} %{alone}"
+        first, *more = _wrapped(label, width)
+        return [f"{_padded(first, width)} {100 * score.probability:5.1f} %{alone}", *more]
 
     def write(prediction: Prediction) -> None:
         if headers:  # printed when there is something to put below them
-            typer.echo("  ".join(headers))
+            say(*_side_by_side(headers, full, "image"))
             headers.clear()
         best, *others = prediction.top
         if prediction.label is None:
             others = [best, *others][: count - 1]
         cells = [cell(prediction.label or "unknown", best), *(cell(s.label, s) for s in others)]
-        typer.echo("  ".join([*cells, prediction.image]))
+        say(*_side_by_side(cells, full, prediction.image))
         if prediction.zero_shot is not None:
-            typer.echo(f"    zero-shot: {_brief(prediction.zero_shot)}")
+            say(f"    zero-shot: {_brief(prediction.zero_shot)}")
         for near in prediction.nearest:
-            typer.echo(f"    near to {near.image}, {near.label}, cosine {near.cosine:.3f}")
+            say(f"    near to {near.image}, {near.label}, cosine {near.cosine:.3f}")
 
     return write
+
+
+def _side_by_side(cells: Sequence[Sequence[str]], width: int, last: str) -> list[str]:
+    """Lines of cells of one width; what comes last has any width and stands on the first line."""
+    rows = zip_longest(*cells, fillvalue="")
+    first, *more = ("  ".join(_padded(text, width) for text in row) for row in rows)
+    return [f"{first}  {last}", *(line.rstrip() for line in more)]
+
+
+def _wrapped(name: str, width: int) -> list[str]:
+    """A name on lines of a width in cells: a CJK letter takes two."""
+    from rich.console import Console
+    from rich.text import Text
+
+    return [line.plain for line in Text(shown(name)).wrap(Console(), width, overflow="fold")]
+
+
+def _padded(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return text + " " * (width - cell_len(text))
 
 
 def _brief(score: ClassScore) -> str:

@@ -1,4 +1,4 @@
-"""Progress on stderr, and what Ctrl-C means."""
+"""Progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
-
-from .output import note
+from .output import shown
+from .stopping import on_stop
 
 
 @contextmanager
@@ -17,7 +16,7 @@ def progress_bar(
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar with rate and time left on a terminal, and nothing where stderr is piped.
 
-    Ctrl-C ends the command with one line and exit code 130.
+    Ctrl-C and signals end the command with one line; see `on_stop`.
 
     Parameters
     ----------
@@ -28,15 +27,12 @@ def progress_bar(
     quiet : bool
         Show nothing.
     """
-    try:
+    with on_stop(interrupted):
         if quiet or not sys.stderr.isatty():
             yield lambda _stage, _done, _total: None
         else:
             with _bar(unit) as report:
                 yield report
-    except KeyboardInterrupt:
-        note(f"\ncafe: interrupted; {interrupted}")
-        raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -45,15 +41,17 @@ def _bar(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate)
+    rate = TextColumn("{task.fields[rate]}", markup=False)
+    stage = TextColumn("{task.description}", markup=False)
+    columns = (stage, BarColumn(), MofNCompleteColumn(), rate)
     console = Console(stderr=True)
     with Progress(*columns, TimeLeft(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None, rate="")
 
-        def report(stage: str, done: int, total: int) -> None:
+        def report(name: str, done: int, total: int) -> None:
             speed = bar.tasks[0].speed
             rate = f"{speed:,.0f} {unit}/s" if speed else ""
-            bar.update(task, description=stage, completed=done, total=total, rate=rate)
+            description = shown(name, sys.stderr)
+            bar.update(task, description=description, completed=done, total=total, rate=rate)
 
         yield report

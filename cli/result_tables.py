@@ -6,9 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import typer
-
-from .output import print_table
+from .output import can_show, print_table, say
 
 if TYPE_CHECKING:
     from cafe.features.splits import Shots
@@ -68,7 +66,7 @@ def print_over_shots(results: Sequence[Result], *, compared: bool = False) -> No
         headers.append("seconds")
         for method, row in zip(methods, table, strict=True):
             row.append(f"{sum(r.seconds for r in results if r.method == method):.2f}")
-    if sys.stdout.isatty() and len(shots) > 1:
+    if sys.stdout.isatty() and len(shots) > 1 and can_show(_LEVELS):
         headers.append("trend")
         for method, row in zip(methods, table, strict=True):
             row.append(_trend([means.get((method, s)) for s in shots], means.values()))
@@ -120,7 +118,7 @@ def print_chosen(best: Sequence[ChosenConfiguration], validation: str) -> None:
 
 def print_comparison(record: Record) -> None:
     """Print the accuracies with the best in bold, and the paired differences."""
-    typer.echo(f"\n{record.dataset}, {record.encoder.name}")
+    say("", f"{record.dataset}, {record.encoder.name}")
     if record.base_to_new is not None:
         _print_base_to_new(record.results)
         return
@@ -128,7 +126,7 @@ def print_comparison(record: Record) -> None:
     if record.differences:
         title = f"points to {record.differences[0].to}, paired"
         headers, rows = _table_over_shots(title, record.differences, sign="+")
-        typer.echo("")
+        say("")
         print_table(headers, rows, numbers=range(1, len(headers)))
 
 
@@ -171,6 +169,6 @@ def print_published(reproduction: Reproduction) -> None:
         table.append([row["method"], *texts, origin])
     number = len(reproduction.comparison.records)
     datasets = f"{number} dataset{'s' if number != 1 else ''}"
-    typer.echo(f"\n{reproduction.encoder}: average of {datasets}, and published numbers (top-1 %)")
+    say("", f"{reproduction.encoder}: average of {datasets}, and published numbers (top-1 %)")
     headers = ["accuracy %", *map(_shots_header, columns), "from"]
     print_table(headers, table, numbers=range(1, len(headers) - 1))

@@ -21,7 +21,8 @@ from cafe.extract.importers import import_features
 from cafe.extract.reencode import reencode_sample
 from cafe.files import lock_file
 from cafe.store import FeatureCache, verify_cache, write_cache
-from cafe.store.conversion import export_cache, merge_caches
+from cafe.store.conversion import export_cache
+from cafe.store.merge import merge_caches
 from cafe_cli.main import app
 
 
@@ -107,12 +108,45 @@ def test_merged_rows_follow_each_other(tmp_path: Path) -> None:
     assert verify_cache(merged.path).problems == ()
 
 
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("a", "a", "c")])
+def test_different_images_of_one_id_are_told_apart(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Two folders that both hold `a/1.png`."""
+    parts = [
+        part(tmp_path / str(start) / name, start, dataset=name, missing=("gone.png",))
+        for start, name in zip((0, 2, 40), names, strict=True)
+    ]
+    notes: list[str] = []
+    merged = merge_caches(parts, tmp_path / "all" / "tiny.none.h5", note=notes.append)
+    before = names if len(set(names)) == 3 else ("1-a", "2-a", "3-c")
+    expected = [
+        f"{b}/{i}" for b, cache in zip(before, parts, strict=True) for i in cache.ids("train")
+    ]
+    assert list(merged.ids("train")) == expected
+    assert merged.header.missing == tuple(f"{b}/gone.png" for b in before)
+    (note,) = notes
+    assert "3 ids are in several caches, such as '2.png'" in note
+    assert f"'{before[0]}/2.png'" in note
+    assert verify_cache(merged.path).problems == ()
+
+
+def test_an_image_of_training_is_not_merged_into_the_test_split(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    block = make_block(5)
+    near = replace(block, features=block.features * np.float32(1.0001))  # another batch, say
+    write_cache(paths[0], make_header(), {"train": [block]})
+    write_cache(paths[1], make_header(), {"test": [near]})
+    with pytest.raises(InputError, match=r"is the same image in .* \(train\) and in .* \(test\)"):
+        merge_caches([FeatureCache.open(path) for path in paths], tmp_path / "all" / "t.n.h5")
+
+
 def test_what_cannot_be_merged(tmp_path: Path) -> None:
     first, target = part(tmp_path / "a", 0), tmp_path / "all" / "tiny.none.h5"
     with pytest.raises(InputError, match="at least two caches; got 1"):
         merge_caches([first], target)
-    with pytest.raises(InputError, match=r"holds 3 images of split 'train' .* such as '2\.png'"):
-        merge_caches([first, part(tmp_path / "b", 2)], target)
+    with pytest.raises(InputError, match=r"'0\.png' is the same image in .*a' \(train\) and in"):
+        merge_caches([first, part(tmp_path / "b", 0)], target)
+    with pytest.raises(InputError, match=r"3 ids are in several caches, such as '2\.png'"):
+        merge_caches([first, part(tmp_path / "b", 2)], target, equal_ids="refuse")
     for name, change, message in (
         ("c", {"key": {"precision": "bf16"}}, "precision is fp32, here bf16"),
         ("d", {"model": "big"}, "model is tiny, here big"),

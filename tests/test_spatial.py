@@ -26,7 +26,7 @@ from cafe.extract.extract import extract
 from cafe.features.task import load_task
 from cafe.results.runs import HeadSelector, find_head
 from cafe.store import FORMAT, Block, FeatureCache, verify_cache, write_cache
-from cafe.store.conversion import merge_caches
+from cafe.store.merge import merge_caches
 
 Run = Callable[..., Answer]
 RESNET = {

@@ -13,7 +13,7 @@ a rename would put a file in its place.
 """
 
 from cafe.files.deferred_errors import DeferredErrorFile
-from cafe.files.disk import append_lines, digest_of_file, real_path
+from cafe.files.disk import append_lines, check_folder, digest_of_file, real_path
 from cafe.files.locks import is_unlocked, lock_path
 from cafe.files.targets import lock_file
 from cafe.files.temporary import left_overs, remove_left_overs, temporary_folder
@@ -22,6 +22,7 @@ from cafe.files.writing import move, write_file, write_folder, write_path, write
 __all__ = [
     "DeferredErrorFile",
     "append_lines",
+    "check_folder",
     "digest_of_file",
     "is_unlocked",
     "left_overs",

@@ -56,6 +56,21 @@ def real_path(target: Path) -> Path:
     return real
 
 
+def check_folder(folder: Path) -> None:
+    """Check that files can be written to a folder, which is made later if need be.
+
+    Raises
+    ------
+    OSError
+        If they cannot.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines to a file, made if need be; they are on disk when this returns.
 

@@ -25,6 +25,7 @@ from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
+from cafe.store.paths import safe_name
 
 Format = Literal["safetensors", "onnx", "torch"]
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
@@ -141,7 +142,7 @@ def export_head(
         encoder = load_recorded_encoder(record, model, pretrained, device="cpu", precision="fp32")
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
-    path = Path(output or name.replace("/", "-"))
+    path = Path(output or safe_name(name))
     problem = raise_as(CafeError, f"cannot write '{path}'", "choose another file")
     with problem, lock_file(path):
         path = real_path(path)

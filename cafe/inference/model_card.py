@@ -5,12 +5,14 @@ The text is in `model_card.md.j2`; its header is metadata that the Hugging Face 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from cafe.errors import visible
 from cafe.results.saved_head import SavedHead, output_names
 
 
@@ -39,7 +41,7 @@ def write_card(
     preprocess : mapping, optional
         The encoder's, where the encoder is in the file; None for a head alone.
     """
-    about = saved.about
+    about: dict[str, Any] = _as_text(saved.about)
     size = preprocess["size"] if preprocess else None  # pixels
     image_height, image_width = (size, size) if isinstance(size, int) else size or (None, None)
     tokens = f"{1 + saved.head.params['tokens']}, " if saved.head.spatial else ""
@@ -53,7 +55,7 @@ def write_card(
         template_path=str(Path(__file__).with_suffix(".md.j2")),
         about=about,
         encoder=about["encoder"],
-        class_names=saved.class_names,
+        class_names=about["class_names"],
         spatial=saved.head.spatial,
         preprocess=preprocess,
         height=image_height,
@@ -66,9 +68,18 @@ def write_card(
         checked=checked,
         accuracies=accuracies,
         calibration=about.get("calibration", {}),
-        details=_details(about),
+        details=_details({**about, "command": saved.about.get("command", "")}),
     )
     return f"{card}\n"
+
+
+def _as_text(value: Any) -> Any:
+    """The texts in JSON values as Markdown that shows them: no HTML, link, picture or control."""
+    if isinstance(value, str):
+        return re.sub(r"([\\`*\[<|])", r"\\\1", visible(value))
+    if isinstance(value, Mapping):
+        return {_as_text(name): _as_text(part) for name, part in value.items()}
+    return [_as_text(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _metadata(about: Mapping[str, Any], *, from_pixels: bool) -> ModelCardData:
@@ -100,6 +111,6 @@ def _details(about: Mapping[str, Any]) -> dict[str, str]:
         "hyper-parameters": ", ".join(f"{k} {v}" for k, v in params.items() if k != "method")
         or "none",
         "made": about.get("created", ""),
-        "command": f"`{about['command']}`" if about.get("command") else "",
+        "command": f"`{visible(about['command']).replace('`', '')}`" if about["command"] else "",
         "versions": ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items()),
     }

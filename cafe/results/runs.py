@@ -14,15 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cafe.errors import CafeError, InputError, UnknownNameError
+from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
 from cafe.features.splits import Shots
-from cafe.files import digest_of_file, remove_left_overs, write_folder
+from cafe.files import check_folder, digest_of_file, remove_left_overs, write_folder
 from cafe.methods.catalog import BASELINES
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.record import RECORD, Record, read_record
 from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
 from cafe.results.saved_head import save_head
 from cafe.results.typed_json import to_json
+from cafe.store.paths import safe_name
 
 T = TypeVar("T")
 
@@ -49,6 +50,19 @@ class HeadSelector(NamedTuple):
     seed: int | None = None
 
 
+def check_runs_folder(runs: Path | str | None) -> None:
+    """Check before the first fit, and not after the last, that runs can be saved.
+
+    Raises
+    ------
+    CafeError
+        If the folder cannot be written; None saves nothing.
+    """
+    if runs is not None:
+        with raise_as(CafeError, f"cannot write the run to '{runs}'", "choose another with runs="):
+            check_folder(Path(runs))
+
+
 def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = None) -> Record:
     """Save a record, its tables and its heads in a folder of its own, in one step.
 
@@ -71,7 +85,7 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
         If the folder cannot be written; nothing is left behind.
     """
     stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    base = f"{stamp}-{record.dataset}-{record.encoder.model}".replace("/", "-")
+    base = safe_name(f"{stamp}-{record.dataset}-{record.encoder.model}")
 
     heads: dict[str, str] = {}
 

@@ -13,7 +13,14 @@ from typing import Any
 import h5py
 from numpy.typing import NDArray
 
-from cafe.errors import CacheFormatError, CacheNotFoundError, CafeError, one_line
+from cafe.errors import (
+    BusyError,
+    CacheError,
+    CacheFormatError,
+    CacheNotFoundError,
+    CafeError,
+    one_line,
+)
 from cafe.store.header import Header
 from cafe.store.key import digest
 from cafe.store.schema import (
@@ -64,6 +71,8 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
     ------
     CacheNotFoundError
         If there is no such file.
+    BusyError
+        If another program holds it open for writing.
     CacheFormatError
         If it is not of the structure of a cache, is damaged, or has a newer format.
     """
@@ -72,8 +81,7 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
             f"no cache '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
         )
     try:
-        # best-effort: some network folders have no locks, and writers replace whole files anyway
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with _open(path) as file:
             if known != file_state(path):
                 check_structure(file)
                 _check_digests(file)
@@ -87,6 +95,29 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
             f"'{path}' is not a readable cafe cache ({one_line(error)}); it may be truncated or "
             "damaged: extract or import it again."
         ) from error
+
+
+def _open(path: Path) -> h5py.File:
+    """Open under HDF5's lock, which keeps a file from being read while a program writes in it."""
+    try:
+        return h5py.File(path, "r", locking=True)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise BusyError(
+                f"cache '{path}' is open for writing in another program (a notebook, a viewer of "
+                "HDF5 files); close it there, then try again."
+            ) from None
+        if "already open for write" in str(error):
+            raise BusyError(
+                f"cache '{path}' is open for writing in another program, or was when that program "
+                "ended; close it there, or clear that mark with 'h5clear -s FILE'."
+            ) from None
+        if "unable to lock" not in str(error):
+            if isinstance(error, PermissionError):
+                raise CacheError(f"cannot open the cache '{path}' (Permission denied).") from None
+            raise
+    # a file system without locks: cafe's own writers replace whole files
+    return h5py.File(path, "r", locking=False)
 
 
 def _check_digests(file: h5py.File) -> None:

@@ -17,7 +17,7 @@ def cache_folder(folder: Path | str | None = None) -> Path:
 
 def cache_path(home: Path, dataset: str, model: str, pretrained: str) -> Path:
     """`<home>/<dataset>/<model>.<pretrained>.h5`, with names that any file system takes."""
-    return home / _safe(dataset) / f"{_safe(model)}.{_safe(pretrained)}.h5"
+    return home / safe_name(dataset) / f"{safe_name(model)}.{safe_name(pretrained)}.h5"
 
 
 def named_path(home: Path, name: str) -> Path:
@@ -38,7 +38,8 @@ def named_path(home: Path, name: str) -> Path:
     return cache_path(home, parts[0], model, pretrained)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A name that any file system takes, and no terminal obeys: letters, digits, `.`, `+`, `-`."""
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "unnamed"
 
 
@@ -93,7 +94,7 @@ def find_caches(
         for path in list_caches(home)
         if path.is_file()
         and dataset in (None, path.parent.name)
-        and (model is None or path.name.startswith(f"{_safe(model)}."))
+        and (model is None or path.name.startswith(f"{safe_name(model)}."))
     ]
     if not matching:
         filters = " ".join(filter(None, [dataset, model]))

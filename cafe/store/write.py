@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +68,46 @@ def write_cache(path: Path, header: Header, splits: Mapping[str, Iterable[Block]
     """
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_path(path) as made, DeferredErrorFile(made) as out:
-            _write(out, header, splits)
+        with write_path(path) as made:
+            _write_apart(made, header, splits)
 
 
-def _write(out: DeferredErrorFile, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
-    try:
-        # a fixed version, so that whatever HDF5 writes a file, HDF5 1.10 reads it
-        with h5py.File(out, "w", libver=("v110", "v110")) as file:
-            _write_header(file, header)
-            file.create_group("splits")
-            for name, blocks in splits.items():
-                _write_split(file, f"splits/{name}", _stop_on_error(blocks, out))
-            if any("spatial" in group for group in file["splits"].values()):
-                file.attrs["cafe_format"] = SPATIAL_FORMAT
-            set_text(file, "content_sha256", content_digest(file))
-    finally:
-        out.check()  # before what HDF5 raises about a file whose writes have failed
+def _write_apart(made: Path, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
+    """Write in a thread of its own: signals, such as Ctrl-C's, reach the main thread alone.
+
+    HDF5 calls back to Python to write. An exception that a signal raises there is lost together
+    with the bytes, or crashes the process.
+    """
+    stop = threading.Event()
+    stoppable = {name: _until(stop, blocks) for name, blocks in splits.items()}
+    with ThreadPoolExecutor(1, "cafe-write") as pool:
+        try:
+            pool.submit(_write, made, header, stoppable).result()
+        finally:
+            stop.set()  # the pool waits for the thread, which ends at its next block
+
+
+def _until(stop: threading.Event, blocks: Iterable[Block]) -> Iterator[Block]:
+    for block in blocks:
+        if stop.is_set():
+            raise InterruptedError
+        yield block
+
+
+def _write(made: Path, header: Header, splits: Mapping[str, Iterable[Block]]) -> None:
+    with DeferredErrorFile(made) as out:
+        try:
+            # a fixed version, so that whatever HDF5 writes a file, HDF5 1.10 reads it
+            with h5py.File(out, "w", libver=("v110", "v110")) as file:
+                _write_header(file, header)
+                file.create_group("splits")
+                for name, blocks in splits.items():
+                    _write_split(file, f"splits/{name}", _stop_on_error(blocks, out))
+                if any("spatial" in group for group in file["splits"].values()):
+                    file.attrs["cafe_format"] = SPATIAL_FORMAT
+                set_text(file, "content_sha256", content_digest(file))
+        finally:
+            out.check()  # before what HDF5 raises about a file whose writes have failed
 
 
 def _stop_on_error(blocks: Iterable[Block], out: DeferredErrorFile) -> Iterator[Block]:

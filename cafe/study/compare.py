@@ -15,7 +15,7 @@ from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
 from cafe.results.record import Record, RecordedEncoder, average, differences, make_record
-from cafe.results.runs import save_run
+from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
@@ -155,6 +155,7 @@ def compare(
         own = {**(needs(source) if needs is not None else {}), **settings}
         plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
         meta_notes(source, own)  # refuses a meta file that is not for these features
+    check_runs_folder(runs)
     context = Context(device=resolve_device(device))
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None

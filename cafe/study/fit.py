@@ -13,7 +13,7 @@ from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.progress import Progress
 from cafe.results.record import Record, make_record
-from cafe.results.runs import save_run
+from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.study.calibration import calibrate
 from cafe.study.grid.search import GridResult, search
@@ -119,6 +119,7 @@ def fit(
     settings = resolve_settings(methods, common, settings)
     plan = make_plan(task, names, shots, seeds, validation, settings, [DEFAULT_SHOTS])
     context = Context(device=resolve_device(device))
+    check_runs_folder(runs)
     protocol = describe_protocol(task, plan, [*notes, *meta_notes(source, plan.settings)])
     results = run_study(task, plan, context=context, progress=progress)
     record = make_record(source, protocol, calibrate(source, plan, results, progress), command)

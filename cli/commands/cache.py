@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
-from cafe.errors import CacheError, CafeError
+from cafe.errors import CacheError, CafeError, visible
 
 from .. import options as opt
 from ..caches import count_images, open_cache, refuse_present, summarize_cache
-from ..output import megabytes, note, print_json, print_table
+from ..output import megabytes, note, print_json, print_table, say
+from ..stopping import WHOLE, on_stop
+
+EqualIds = Annotated[
+    Literal["rename", "refuse"],
+    Option(help="Different images of one id: put the dataset before every id, or refuse."),
+]
 
 _MOST_LINES = 20  # of a list that `show` prints
 
@@ -29,8 +35,8 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
 
     home = cache_folder(cache)
     _note_hidden(home)
-    rows: list[dict[str, Any]] = []
-    for path in list_caches(home):
+    paths, rows = list_caches(home), list[dict[str, Any]]()
+    for path in paths:
         try:
             rows.append({"name": cache_name(path), **summarize_cache(FeatureCache.open(path))})
         except CafeError as error:
@@ -40,8 +46,8 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
     elif rows:
         headers = ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"]
         print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
-    else:
-        typer.echo(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+    elif not paths:
+        say(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
 
 
 def _note_hidden(home: Path) -> None:
@@ -99,17 +105,17 @@ def show(
 def _show(name: str, value: Any) -> None:
     """Print a value on a line, and the parts of a dict or a list on lines of their own."""
     if isinstance(value, dict):
-        typer.echo(f"{name}:")
+        say(f"{name}:")
         for key, part in value.items():
-            typer.echo(f"  {key}: {json.dumps(part)}")
+            say(f"  {key}: {json.dumps(part)}")
     elif isinstance(value, list):
-        typer.echo(f"{name}: {len(value)}")
+        say(f"{name}: {len(value)}")
         for item in value[:_MOST_LINES]:
-            typer.echo(f"  {item if isinstance(item, str) else ' | '.join(item)}")
+            say(f"  {item if isinstance(item, str) else ' | '.join(item)}")
         if len(value) > _MOST_LINES:
-            typer.echo(f"  ... and {len(value) - _MOST_LINES} more; --json lists all")
+            say(f"  ... and {len(value) - _MOST_LINES} more; --json lists all")
     else:
-        typer.echo(f"{name}: {value}")
+        say(f"{name}: {value}")
 
 
 def remove(
@@ -127,13 +133,13 @@ def remove(
 
     path = find_caches(cache, name)[0]
     check_removable(path, cache)
-    if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {path}?", err=True)):
+    if not yes and not (sys.stdin.isatty() and typer.confirm(visible(f"Remove {path}?"), err=True)):
         raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
     size = remove_cache(path, cache)
     if as_json:
         print_json({"removed": str(path), "bytes": size})
     else:
-        typer.echo(f"removed {path}, {megabytes(size)}.")
+        say(f"removed {path}, {megabytes(size)}.")
 
 
 def prune(
@@ -154,7 +160,7 @@ def prune(
     if as_json:
         print_json(removed._asdict())
     else:
-        typer.echo(f"removed {removed.number:,} left-overs, {megabytes(removed.bytes)}.")
+        say(f"removed {removed.number:,} left-overs, {megabytes(removed.bytes)}.")
 
 
 def export(
@@ -172,17 +178,19 @@ def export(
 
     opened = open_cache(name, cache)
     refuse_present(target, replace=replace)
-    export_cache(opened, target, replace=replace)
+    with on_stop(WHOLE):
+        export_cache(opened, target, replace=replace)
     size = target.stat().st_size
     if as_json:
         print_json({"path": str(target), "bytes": size})
     else:
-        typer.echo(f"{target}: {megabytes(size)}.")
+        say(f"{target}: {megabytes(size)}.")
 
 
 def merge(
     name: opt.NewCache,
     sources: Annotated[list[str], Argument(metavar="CACHE...", help="The caches to join.")],
+    equal_ids: EqualIds = "rename",
     cache: opt.CacheHome = None,
     replace: opt.Replace = False,
     as_json: opt.Json = False,
@@ -191,14 +199,15 @@ def merge(
 
     Example: cafe cache merge all/ViT-B-32.openai north/ViT-B-32.openai south/ViT-B-32.openai
     """
-    from cafe.store.conversion import merge_caches
+    from cafe.store.merge import merge_caches
     from cafe.store.paths import cache_folder, named_path
 
     path = named_path(cache_folder(cache), name)
     refuse_present(path, replace=replace)
     opened = [open_cache(source, cache) for source in sources]
-    merged = merge_caches(opened, path, replace=replace)
+    with on_stop(WHOLE):
+        merged = merge_caches(opened, path, replace=replace, equal_ids=equal_ids, note=note)
     if as_json:
         print_json({"path": str(path), "images": dict(merged.counts)})
     else:
-        typer.echo(f"{path}: {count_images(merged)} images of {len(sources)} caches.")
+        say(f"{path}: {count_images(merged)} images of {len(sources)} caches.")

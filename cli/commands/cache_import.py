@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from .. import options as opt
 from ..caches import count_images, refuse_present, summarize_cache
-from ..output import note, print_json
+from ..output import note, print_json, say
+from ..stopping import WHOLE, on_stop
 
 Source = Annotated[
     Path,
@@ -73,28 +73,29 @@ def import_(
 
     path = named_path(cache_folder(cache), name)
     refuse_present(path, replace=replace)
-    imported = import_features(
-        source,
-        path,
-        text=text,
-        classes=classes,
-        encode=encode,
-        template=template,
-        shots=shots,
-        label=label,
-        logit_scale=logit_scale,
-        replace=replace,
-        note=note,
-    )
+    with on_stop(WHOLE):
+        imported = import_features(
+            source,
+            path,
+            text=text,
+            classes=classes,
+            encode=encode,
+            template=template,
+            shots=shots,
+            label=label,
+            logit_scale=logit_scale,
+            replace=replace,
+            note=note,
+        )
     checks = check_every_split(imported)
     if as_json:
         every = {check.split: vars(check) for check in checks}
         print_json({**summarize_cache(imported), "zero_shot": vars(checks[0]), "splits": every})
     else:
         classes_ = len(imported.header.class_names)
-        typer.echo(f"{path}: {count_images(imported)} images, {classes_} classes.")
+        say(f"{path}: {count_images(imported)} images, {classes_} classes.")
         shown = ", ".join(f"{check.accuracy:.1f} % on {check.split}" for check in checks)
-        typer.echo(f"zero-shot {shown}.")
-        typer.echo(f"Next: cafe fit {name}")
+        say(f"zero-shot {shown}.")
+        say(f"Next: cafe fit {name}")
     for doubt in doubts(checks):
         note(f"cafe: {doubt}")

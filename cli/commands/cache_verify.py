@@ -10,7 +10,7 @@ from typer import Option
 
 from .. import options as opt
 from ..caches import open_cache
-from ..output import megabytes, note, print_json
+from ..output import megabytes, note, print_json, say
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def verify(
         row = {"path": str(path), "problems": problems, "bytes": check.bytes}
         print_json({**row, "seconds": check.seconds, "lowest_cosine": lowest})
     elif not problems:
-        typer.echo(f"{path}: {megabytes(check.bytes)} checked in {check.seconds:.2f} s, sound.")
+        say(f"{path}: {megabytes(check.bytes)} checked in {check.seconds:.2f} s, sound.")
         if lowest is not None:
-            typer.echo(f"{sample} images encoded again: cosine {lowest:.5f} at the lowest.")
+            say(f"{sample} images encoded again: cosine {lowest:.5f} at the lowest.")
     else:
         for problem in problems:
             note(f"cafe: {problem}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from cafe.errors import InputError
 
 from .. import options as opt
 from ..caches import open_caches
-from ..output import print_json, print_saved_json
+from ..output import print_json, print_saved_json, say
 from ..parsing import command_line, parse_methods, parse_seeds, parse_shots
 from ..progress import progress_bar
 from ..result_tables import print_comparison, print_published
@@ -98,11 +97,11 @@ def _print(comparison: Comparison, *, as_json: bool) -> None:
     for part in records:
         print_comparison(part)
     for method, reason in (record.left_out or {}).items():
-        typer.echo(f"{method} is left out: {reason}.")
-    typer.echo(f"\n{record.protocol.words}")
+        say(f"{method} is left out: {reason}.")
+    say("", record.protocol.words)
     for part in records:
-        typer.echo(f"Saved to {part.folder}")
-    typer.echo(f"Next: cafe report {record.folder}")
+        say(f"Saved to {part.folder}")
+    say(f"Next: cafe report {record.folder}")
 
 
 def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
@@ -117,8 +116,8 @@ def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
             print_comparison(record)
         print_published(reproduction)
         for text in reproduction.used:
-            typer.echo(f"used: {text}")
+            say(f"used: {text}")
         for text in reproduction.warnings:
-            typer.echo(f"differs: {text}")
-        typer.echo(f"\n{comparison.record.protocol.words}")
-        typer.echo(f"Saved to {comparison.folder}")
+            say(f"differs: {text}")
+        say("", comparison.record.protocol.words)
+        say(f"Saved to {comparison.folder}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from .. import options as opt
-from ..output import print_json, print_table
+from ..output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from cafe.datasets import DatasetInfo
@@ -26,7 +24,7 @@ def datasets(data_root: opt.DataRoot = None, as_json: opt.Json = False) -> None:
         return
     headers = ["dataset", "classes", "train / val / test", "present", "split", "--download"]
     print_table([*headers, "source"], list(map(_cells, infos)), numbers=(1, 2))
-    typer.echo("\nAny folder of images (<class>/*.jpg) or CSV/JSONL manifest is a dataset too.")
+    say("", "Any folder of images (<class>/*.jpg) or CSV/JSONL manifest is a dataset too.")
 
 
 def _values(info: DatasetInfo) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from .. import options as opt
-from ..output import note
+from ..output import note, say
 from ..progress import progress_bar
 from ..result_tables import print_over_shots
 
@@ -39,10 +37,10 @@ def demo(cache: opt.CacheHome = None, runs: opt.RunsHome = Path("runs")) -> None
             digits, shots=SHOTS, seeds=SEEDS, runs=runs, command="cafe demo", progress=progress
         )
     seconds = sum(result.seconds for result in record.results)
-    note(f"   {len(record.results) * SEEDS} fits in {seconds:.1f} s\n")
+    note(f"   {len(record.results) * SEEDS} fits in {seconds:.1f} s", "")
     print_over_shots(record.results)
-    typer.echo(f"\n{record.protocol.words}\nSaved to {record.folder}\n")
-    typer.echo("Next, on your own images (one folder per class):")
-    typer.echo("  cafe extract --dataset ./photos --model nano")
-    typer.echo("  cafe fit --ratio 0.2 --shots 4")
-    typer.echo("  cafe cache ls")
+    say("", record.protocol.words, f"Saved to {record.folder}", "")
+    say("Next, on your own images (one folder per class):")
+    say("  cafe extract --dataset ./photos --model nano")
+    say("  cafe fit --ratio 0.2 --shots 4")
+    say("  cafe cache ls")

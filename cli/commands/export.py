@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
 from typer import Option
 
 from cafe.errors import InputError
 
 from .. import options as opt
-from ..output import megabytes
+from ..output import megabytes, say
 from ..parsing import parse_head_selector
+from ..stopping import WHOLE, on_stop
 
 Format = Annotated[
     Literal["safetensors", "onnx", "torch"],
@@ -54,20 +54,21 @@ def export(
     if images and not with_encoder:
         raise InputError("--images compares graphs from pixels on; add --with-encoder.")
     selector = parse_head_selector(method, shots, seed)
-    exported = export_head(
-        run,
-        format_,
-        output=output,
-        with_encoder=with_encoder,
-        images=images or None,
-        model=model,
-        pretrained=pretrained,
-        cache=cache,
-        **selector._asdict(),
-    )
+    with on_stop(WHOLE):
+        exported = export_head(
+            run,
+            format_,
+            output=output,
+            with_encoder=with_encoder,
+            images=images or None,
+            model=model,
+            pretrained=pretrained,
+            cache=cache,
+            **selector._asdict(),
+        )
     size = megabytes(exported.path)
-    typer.echo(
+    say(
         f"{exported.path}: {size}; probabilities differ from the original's by "
-        f"{exported.difference:.1e} at most, on {exported.checked}.\n"
-        f"{exported.card} says how to load it."
+        f"{exported.difference:.1e} at most, on {exported.checked}.",
+        f"{exported.card} says how to load it.",
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from typer import Option
 
 from cafe.errors import InputError
 
 from .. import options as opt
-from ..output import megabytes, note, print_json
+from ..output import megabytes, note, print_json, say
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -128,15 +127,13 @@ def _print(extraction: Extraction, *, as_json: bool) -> None:
         print_json({**vars(extraction), "path": str(path)})
         return
     if extraction.was_there:
-        typer.echo(f"{path} is there already, made from the same data in the same way.")
+        say(f"{path} is there already, made from the same data in the same way.")
         return
     rate, size = images / extraction.seconds, megabytes(path)
-    typer.echo(
-        f"{path}: {images:,} images in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {size}."
-    )
+    say(f"{path}: {images:,} images in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {size}.")
     if extraction.skipped:
         note(
             f"{extraction.skipped} images could not be read; 'cafe cache show {cache_name(path)}' "
             "lists them with the reason."
         )
-    typer.echo(f"Next: cafe fit {cache_name(path)}")
+    say(f"Next: cafe fit {cache_name(path)}")

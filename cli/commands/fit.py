@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Option
 
 from .. import options as opt
 from ..caches import open_cache
-from ..output import note, print_saved_json
+from ..output import note, print_saved_json, say
 from ..parsing import (
     command_line,
     parse_prompt,
@@ -127,4 +126,4 @@ def _print(record: Record, *, as_json: bool) -> None:
         print_saved_json(record.json, record.folder)
         return
     print_results(record)
-    typer.echo(f"\n{record.protocol.words}\nSaved to {record.folder}")
+    say("", record.protocol.words, f"Saved to {record.folder}")

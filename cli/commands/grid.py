@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from typer import Option
 
 from .. import options as opt
 from ..caches import open_cache
 from ..heatmap import print_heatmaps
-from ..output import note, print_saved_json
+from ..output import note, print_saved_json, say
 from ..parsing import command_line, parse_bytes, parse_seeds, parse_shots
 from ..progress import progress_bar
 from ..result_tables import print_chosen, print_results
@@ -100,8 +99,10 @@ def _print(result: GridResult, *, as_json: bool) -> None:
     print_results(record)
     rate = result.trained / result.seconds if result.trained else 0
     earlier = len(result.rows) - result.trained
-    typer.echo(
-        f"\n{result.trained:,} runs in {result.seconds:.1f} s ({rate:.1f} runs/s)"
+    say(
+        "",
+        f"{result.trained:,} runs in {result.seconds:.1f} s ({rate:.1f} runs/s)"
         f"{f', {earlier:,} from an earlier sitting' if earlier else ''}. "
-        f"{record.protocol.words}\nSaved to {record.folder}"
+        f"{record.protocol.words}",
+        f"Saved to {record.folder}",
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from .. import options as opt
 from ..caches import open_caches
-from ..output import megabytes
+from ..output import megabytes, say
 from ..parsing import command_line
 from ..progress import progress_bar
 
@@ -50,9 +49,9 @@ def meta_train(
             command=command_line(),
             progress=progress,
         )
-    typer.echo(
+    say(
         f"{weights.path}: {megabytes(weights.path)}, trained on "
         f"{', '.join(weights.datasets)} of {weights.encoder}, loss {weights.about['loss']:.3f} in "
         "the last epoch."
     )
-    typer.echo(f"Next: cafe fit OTHER-CACHE --method meta-adapter --meta {weights.path}")
+    say(f"Next: cafe fit OTHER-CACHE --method meta-adapter --meta {weights.path}")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from inspect import getdoc
 from typing import Annotated
 
-import typer
 from typer import Argument
 
 from cafe.methods.catalog import CATALOG, find_method
 
 from .. import options as opt
-from ..output import print_json, print_table
+from ..output import print_json, print_table, say
 
 MethodName = Annotated[
     str | None,
@@ -34,7 +33,8 @@ def methods(method: MethodName = None, as_json: opt.Json = False) -> None:
         print_json([row | more for row, more in zip(rows, settings, strict=True)])
     elif method:
         names = ", ".join(kinds[0].settings()) or "none"
-        typer.echo(f"{getdoc(kinds[0])}\n\nSettings: {names}\nSource: {kinds[0].source}")
+        say(*(getdoc(kinds[0]) or "").splitlines(), "")
+        say(f"Settings: {names}", f"Source: {kinds[0].source}")
     else:
         headers = ["method", "what it is", "source", "needs"]
         print_table(headers, [list(row.values()) for row in rows])

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from .. import options as opt
-from ..output import megabytes, note
+from ..output import megabytes, note, say
 
 Runs = Annotated[
     list[Path], Argument(metavar="RUN...", help="Folders of runs; of a folder of runs, the newest.")
@@ -32,4 +31,4 @@ def report(
     path = write_report(runs, output, images=images)
     size = megabytes(path)
     note(f"{size}; open it in any browser, no network is needed.")
-    typer.echo(str(path))
+    say(str(path))

@@ -28,7 +28,7 @@ SIZES = {"train": 150, "test": 30}
 WORDS = (("a disc.",), ("a square.",))
 BATCH = 2  # so blocks are of 16 images
 SCRIPT = """
-    import json, os, resource, sys, time
+    import json, os, resource, signal, sys, time
     from pathlib import Path
     import torch
     torch.set_num_threads(1)  # a forked process must not meet another thread's locks
@@ -38,6 +38,8 @@ SCRIPT = """
     from cafe.extract.blocks import ExtractOptions
     from cafe.extract.extract import extract
 
+    # a shell ignores Ctrl-C in what it runs in the background, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root, folder, sizes, batch = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     dataset = make_dataset(root, json.loads(sizes))
     encoder = load_encoder(folder, device="cpu", precision="fp32")
