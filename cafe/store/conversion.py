@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, CacheMismatchError, InputError, one_line, raise_as
-from cafe.files import lock_file, write_path
+from cafe.files import lock_file, real_path, write_path
 from cafe.store import SPLITS, Block, FeatureCache, lock_cache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
@@ -64,7 +64,7 @@ def export_cache(cache: FeatureCache, path: Path, *, replace: bool = True) -> No
     write = _write_npz if path.suffix == ".npz" else _write_safetensors
     with (
         raise_as(CacheError, f"cannot write '{path}'", "choose another place"),
-        lock_file(path, replace=replace),
+        lock_file(real_path(path), replace=replace),
         write_path(path) as made,
     ):
         write(cache, made)
