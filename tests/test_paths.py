@@ -104,9 +104,7 @@ def test_what_only_has_a_caches_name(tmp_path: Path) -> None:
     assert len(list_caches(tmp_path)) == 4  # `ls` says what is wrong with them
     assert [path.name for path in find_caches(tmp_path)] == ["m.x.h5"]
     for name, what in (("gone", "a link to nothing"), ("loop", "a link"), ("folder", "no file")):
-        with pytest.raises(
-            CacheNotFoundError, match=rf"{name}\.x\.h5': it is {what}"
-        ):
+        with pytest.raises(CacheNotFoundError, match=rf"{name}\.x\.h5': it is {what}"):
             find_caches(tmp_path, f"a/{name}.x")
         with pytest.raises(CacheNotFoundError, match=f"it is {what}"):
             FeatureCache.open(tmp_path / "a" / f"{name}.x.h5")
