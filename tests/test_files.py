@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 
 from cafe.errors import BusyError
 from cafe.files import (
+    append_lines,
+    left_overs,
     lock_file,
     locks,
     move,
@@ -194,3 +197,67 @@ def test_a_library_that_wants_a_path_has_one(tmp_path: Path) -> None:
         (folder / "a.bin").write_bytes(b"made")
         move(folder / "a.bin", tmp_path / "a.bin")
     assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_link_is_written_where_it_points(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "a.txt"
+    link.symlink_to("far/b.txt")
+    with lock_file(link), pytest.raises(BusyError), lock_file(tmp_path / "far" / "b.txt"):
+        pass
+    for text in ("made", "replaced"):
+        write_text(link, text)
+        assert (tmp_path / "far" / "b.txt").read_text() == text
+    assert link.is_symlink()
+    assert names(tmp_path / "far") == ["b.txt"]
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "folder", "link", "folder/.."):
+        with pytest.raises(OSError, match=r"it is (no file|a folder)"):
+            write_text(tmp_path / name, "text")
+    assert names(tmp_path) == ["folder", "link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_a_file_system_that_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    (tmp_path / ".cafe-0123456789abcdef.writing").mkdir()
+    with lock_file(tmp_path / "a.bin"):
+        write_text(tmp_path / "a.bin", "text")
+    assert (tmp_path / "a.bin").read_text() == "text"
+    assert left_overs(tmp_path) == []
+    assert remove_left_overs(tmp_path) == 0
+
+
+def test_folders_that_were_made_in_vain_are_removed(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.bin"
+    with pytest.raises(ValueError, match="no"), lock_file(target):
+        raise ValueError("no")
+    assert names(tmp_path) == []
+    with lock_file(target):
+        write_text(target, "text")
+    assert target.read_text() == "text"
+    (tmp_path / "mine").mkdir()
+    with lock_file(tmp_path / "mine" / "a.bin"):
+        pass
+    assert names(tmp_path) == ["mine", "new"], "it was there before"
+
+
+def test_lines_are_appended_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    append_lines(path, ["one", "two"])
+    with path.open("ab") as stream:
+        stream.write(b"thr")  # a writer was killed here
+    append_lines(path, ["three"])
+    append_lines(path, [])
+    assert path.read_text() == "one\ntwo\nthr\nthree\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cafe.errors import CacheNotFoundError, InputError, UnknownNameError
+from cafe.store import FeatureCache
 from cafe.store.paths import (
     cache_folder,
     cache_name,
@@ -92,3 +93,18 @@ def test_words_that_find_none(tmp_path: Path) -> None:
         find_caches(tmp_path, dataset="dtd", model="RN50")
     with pytest.raises(CacheNotFoundError, match=r"no cache 'nowhere.h5'"):
         find_caches(tmp_path, "nowhere.h5")
+
+
+def test_what_only_has_a_caches_name(tmp_path: Path) -> None:
+    plant(tmp_path, "a/m.x")
+    (tmp_path / "a" / "gone.x.h5").symlink_to("nowhere")
+    (tmp_path / "a" / "loop.x.h5").symlink_to("loop.x.h5")
+    (tmp_path / "a" / "folder.x.h5").mkdir()
+    assert list_caches(tmp_path)[0].name == "m.x.h5"
+    assert len(list_caches(tmp_path)) == 4  # `ls` says what is wrong with them
+    assert [path.name for path in find_caches(tmp_path)] == ["m.x.h5"]
+    for name, what in (("gone", "a link to nothing"), ("loop", "a link"), ("folder", "no file")):
+        with pytest.raises(CacheNotFoundError, match=rf"{name}\.x\.h5': it is {what}"):
+            find_caches(tmp_path, f"a/{name}.x")
+        with pytest.raises(CacheNotFoundError, match=f"it is {what}"):
+            FeatureCache.open(tmp_path / "a" / f"{name}.x.h5")

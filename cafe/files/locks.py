@@ -12,7 +12,7 @@ TRIES = 10
 
 def lock_path(target: Path) -> Path:
     """The lock file of a target."""
-    return target.with_name(f".{target.name}.lock")
+    return target.parent / f".{target.name}.lock"
 
 
 def lock(path: Path, *, even_without_locks: bool = True) -> int | None:

@@ -144,9 +144,10 @@ def export_head(
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or safe_name(name))
     problem = raise_as(CafeError, f"cannot write '{path}'", "choose another file")
-    with problem, lock_file(path):
+    with problem:
         path = real_path(path)
-        return _export(saved, file, encoder, sample, path, format)
+        with lock_file(path):
+            return _export(saved, file, encoder, sample, path, format)
 
 
 def _export(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, InputError, one_line, raise_as
-from cafe.files import lock_file, write_path
+from cafe.files import lock_file, real_path, write_path
 from cafe.store import FeatureCache
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,7 +48,7 @@ def export_cache(cache: FeatureCache, path: Path, *, replace: bool = True) -> No
     write = _write_npz if path.suffix == ".npz" else _write_safetensors
     with (
         raise_as(CacheError, f"cannot write '{path}'", "choose another place"),
-        lock_file(path, replace=replace),
+        lock_file(real_path(path), replace=replace),
         write_path(path) as made,
     ):
         write(cache, made)

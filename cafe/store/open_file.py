@@ -13,16 +13,10 @@ from typing import Any
 import h5py
 from numpy.typing import NDArray
 
-from cafe.errors import (
-    BusyError,
-    CacheError,
-    CacheFormatError,
-    CacheNotFoundError,
-    CafeError,
-    one_line,
-)
+from cafe.errors import BusyError, CacheError, CacheFormatError, CafeError, one_line
 from cafe.store.header import Header
 from cafe.store.key import digest
+from cafe.store.paths import no_cache
 from cafe.store.schema import (
     HEADER_ARRAYS,
     array_bytes,
@@ -77,9 +71,7 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
         If it is not of the structure of a cache, is damaged, or has a newer format.
     """
     if not path.is_file():
-        raise CacheNotFoundError(
-            f"no cache '{path}'; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
-        )
+        raise no_cache(path)
     try:
         with _open(path) as file:
             if known != file_state(path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,10 +52,11 @@ def list_caches(home: Path) -> list[Path]:
 
 
 def _age(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # a link to nothing, or a file that was removed just now
-        return float("-inf")
+    with contextlib.suppress(OSError):  # a link to nothing, or a file that was removed just now
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            return status.st_mtime
+    return float("-inf")
 
 
 def cache_name(path: Path) -> str:
@@ -113,10 +116,19 @@ def _find_cache(home: Path, cache: str) -> Path:
     path = named_path(home, cache) if is_name else Path(cache)
     if path.is_file():
         return path
+    if os.path.lexists(path):
+        raise no_cache(path)
     caches = list_caches(home) if is_name else []
     if caches:
         raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{home}'.")
-    where = f" in '{home}'" if is_name else ""
-    raise CacheNotFoundError(
-        f"no cache '{cache}'{where}; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
+    raise no_cache(cache, f" in '{home}'" if is_name else "")
+
+
+def no_cache(path: Path | str, where: str = "") -> CacheNotFoundError:
+    """The error for what is no file: nothing, a link to nothing, or something else."""
+    if os.path.lexists(path):
+        what = "no file" if Path(path).exists() else "a link to nothing"
+        return CacheNotFoundError(f"no cache '{path}': it is {what}; remove it or name another.")
+    return CacheNotFoundError(
+        f"no cache '{path}'{where}; 'cafe cache ls' lists what there is, 'cafe extract' makes one."
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import DeferredErrorFile, lock_file, write_path
+from cafe.files import DeferredErrorFile, lock_file, real_path, write_path
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.schema import array_bytes, content_digest, pack_text, set_text
@@ -40,7 +40,7 @@ def lock_cache(path: Path, *, replace: bool = True) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with _write_errors(path):
-            stack.enter_context(lock_file(path, replace=replace))
+            stack.enter_context(lock_file(real_path(path), replace=replace))
         yield
 
 

@@ -11,7 +11,7 @@ from cafe.devices import resolve_device
 from cafe.errors import CafeError, InputError, raise_as
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
-from cafe.files import lock_file
+from cafe.files import lock_file, real_path
 from cafe.methods.checks import check_count
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
@@ -88,7 +88,7 @@ def meta_train(
             f"no folder '{path.parent}' to write '{path.name}' to; choose another with output=."
         )
     problem = raise_as(CafeError, f"cannot write '{path}'", "choose another with output=")
-    with problem, lock_file(path):
+    with problem, lock_file(real_path(path)):
         return _train(path, open_caches(caches), shots, epochs, lr, seed, device, command, progress)
 
 

@@ -70,12 +70,13 @@ def content(work: Path) -> dict[str, bytes]:
 
 
 def is_one_line(answer: Answer, *texts: str) -> bool:
-    """Whether a command failed with one line that holds one of the texts."""
+    """Whether a command failed with one line, after its notes, that holds one of the texts."""
+    *notes, line = answer.err.splitlines() or [""]
     return (
         answer.code in (1, 2)
-        and answer.err.startswith("cafe: ")
-        and answer.err.count("\n") == 1
-        and any(text in answer.err for text in texts)
+        and line.startswith("cafe: ")
+        and any(text in line for text in texts)
+        and not any(note.startswith(("cafe: ", "Traceback", " ")) for note in notes)
     )
 
 
