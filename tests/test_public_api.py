@@ -65,6 +65,8 @@ def test_no_module_hides_a_name() -> None:
 
 
 EXAMPLES = [
+    "cafe.datasets.class_order.first_pairs",
+    "cafe.datasets.class_order.in_class_order",
     "cafe.study.classifier.AdapterClassifier",
     "cafe.study.compare.compare",
     "cafe.inference.export.export_head",

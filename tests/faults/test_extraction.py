@@ -92,7 +92,7 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
 
     def start(self, path: Path, limit: int = 0, pause: float = 0.0, stop: int = 0) -> int:
