@@ -117,8 +117,6 @@ def _run() -> int:
     except typer.Abort:
         note("cafe: nothing was done.")
         return 1
-    except BrokenPipeError:  # `cafe ... | head`: the reader has seen enough
-        return 0
 
 
 def _call() -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
+_READER_GONE = 141  # what a shell says of a program that SIGPIPE ended
 _PLAIN = {"±": "+-", "…": "...", "–": "-", "—": "-", "·": "|", "×": "x", "’": "'"}
 
 
@@ -58,7 +59,7 @@ def say(*lines: str) -> None:
 
 def note(*lines: str) -> None:
     """Print lines beside the result, on stderr."""
-    with contextlib.suppress(CafeError, BrokenPipeError):  # there is nobody to tell
+    with contextlib.suppress(CafeError, SystemExit):  # there is nobody to tell
         _write(sys.stderr, "".join(f"{shown(line, sys.stderr)}\n" for line in lines))
 
 
@@ -81,8 +82,8 @@ def _write(stream: TextIO, text: str) -> None:
     except OSError as error:
         # what is left in the buffer must not fail a second time when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
+        if isinstance(error, BrokenPipeError):  # `cafe ... | head`: the reader has seen enough
+            raise SystemExit(_READER_GONE) from None
         raise CafeError(
             f"cannot write to standard output ({error.strerror}); what was saved is kept."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,9 @@ def test_predictions_cut_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CLOSED = [
+    ("datasets | true; exit ${PIPESTATUS[0]}", 141, ""),
+    ("datasets 2>&1 >&- | true; exit ${PIPESTATUS[0]}", 1, ""),
+    ("fit no/such.cache 2>&1 | true; exit ${PIPESTATUS[0]}", 1, ""),
     ("cache ls >&-", 1, "cannot write to standard output (Bad file descriptor)"),
     ("cache ls <&- >&-", 1, "cannot write to standard output"),
     ("--help >&-", 1, "cannot write to standard output"),
@@ -259,11 +263,11 @@ CLOSED = [
 ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(("words", "code", "text"), CLOSED)
 def test_streams_that_are_closed(tmp_path: Path, words: str, code: int, text: str) -> None:
     command = f"{sys.executable} -m cafe_cli {words}"
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == (1 if text else 0)
     assert text in done.stderr
