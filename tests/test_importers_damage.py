@@ -1,4 +1,4 @@
-"""One flipped bit in a file of features: it is refused, or every number is as it was."""
+"""One flipped bit in an archive of features: it is refused, or every number is as it was."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cafe.errors import CafeError
 from cafe.extract.importers.arrays import read_array, read_npz
+from cafe.extract.resume import ResumeFolder
+from cafe.store import Block
 
 FLIPS = 300
 Arrays = dict[str, NDArray[Any]]
@@ -41,6 +43,23 @@ def read_archive(file: Path) -> Arrays:
     return read_npz(file, ("train_features", "train_labels"))
 
 
+def save_block(file: Path) -> None:
+    ids = [f"{row}.png" for row in range(48)]
+    block = Block(ids, LABELS.astype(np.int32), FEATURES, FEATURES[:, None].repeat(2, axis=1))
+    ResumeFolder(file.parent).save("train", 0, block, [])
+
+
+def read_block(file: Path) -> Arrays:
+    block, _ = ResumeFolder(file.parent).load("train", 0)
+    views = {} if block.views is None else {"views": block.views}
+    return {
+        "features": block.features,
+        "labels": block.labels,
+        "ids": np.array(block.ids),
+        **views,
+    }
+
+
 def same(found: Arrays, expected: Arrays) -> bool:
     return found.keys() == expected.keys() and all(
         np.array_equal(found[name], array) and found[name].dtype == array.dtype
@@ -53,6 +72,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], Arrays]]]
     "compressed npz": ("x.npz", save_small_npz, read_archive),
     "pt": ("x.pt", save_pt, read_pt),
     "pth": ("x.pth", save_pt, read_pt),
+    "finished block": ("train-000000.npz", save_block, read_block),
 }
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import lock_file, remove_left_overs, write_file, write_text
+from cafe.files import check_archive, lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
 from cafe.store.key import Key, differences
 
@@ -173,10 +173,12 @@ class ResumeFolder:
         path = self._path(split, number)
         advice = "run the same command again: it encodes this block anew"
         damage = raise_as(CacheError, f"finished work in '{path}' is damaged", advice, _DAMAGE)
-        with damage, np.load(path, allow_pickle=False) as file:
-            names = json.loads(file["names"].tobytes())
-            more = file.get("views"), file.get("spatial")
-            block = Block(names["ids"], file["labels"], file["features"], *more)
+        with damage:
+            check_archive(path)
+            with np.load(path, allow_pickle=False) as file:
+                names = json.loads(file["names"].tobytes())
+                more = file.get("views"), file.get("spatial")
+                block = Block(names["ids"], file["labels"], file["features"], *more)
         return block, [Failure(*pair) for pair in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:

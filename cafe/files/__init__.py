@@ -12,6 +12,7 @@ A target that is a link is written where it points. What is no file, such as a d
 a rename would put a file in its place.
 """
 
+from cafe.files.archives import check_archive
 from cafe.files.deferred_errors import DeferredErrorFile
 from cafe.files.disk import append_lines, check_folder, digest_of_file, real_path
 from cafe.files.locks import is_unlocked, lock_path
@@ -22,6 +23,7 @@ from cafe.files.writing import move, write_file, write_folder, write_path, write
 __all__ = [
     "DeferredErrorFile",
     "append_lines",
+    "check_archive",
     "check_folder",
     "digest_of_file",
     "is_unlocked",

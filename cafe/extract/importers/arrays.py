@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
+from cafe.files import check_archive
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
-_LARGEST_END = 22 + 65535  # bytes of a zip archive's last record, comment included
 
 
 def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -130,29 +129,5 @@ def _must_be_there(file: Path) -> None:
 
 
 def _check_archive(file: Path) -> None:
-    """Refuse an archive that unpacks to far more than it is, or fails one of its checksums.
-
-    NumPy compares the checksum of a member that it reads to its end, which a damaged header
-    prevents; torch compares none of a file that it maps.
-    """
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        unpacked = sum(member.file_size for member in members)
-        if unpacked > _LARGEST_RATIO * file.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes")
-        if len(archive.NameToInfo) < len(members):
-            raise ValueError("it holds two parts of one name")
-        if len(members) != _count_members(file):
-            raise ValueError("its list of parts is damaged")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"its part '{damaged}' does not have its checksum")
-
-
-def _count_members(file: Path) -> int:
-    """How many members an archive says to have, which Python does not compare with its list."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - _LARGEST_END))
-        end = stream.read()
-    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
-    return int(count)
+    """Refuse an archive that is damaged, or unpacks to far more than it is."""
+    check_archive(file, _LARGEST_RATIO * file.stat().st_size)
