@@ -16,7 +16,6 @@ from typing import Literal, cast, get_args
 import torch
 
 from cafe.errors import DeviceError, InputError
-from cafe.files import write_text
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of an encoder's weights."""
@@ -164,7 +163,8 @@ def _kept_speedup(device: torch.device) -> float:
         kept[name] = round(bf16_speedup(device), 2)
         with contextlib.suppress(OSError):  # a home that cannot be written: measured every time
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(kept, indent=1))
+            # not in one step: a torn file is read as an empty one
+            file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     return kept[name]
 
 

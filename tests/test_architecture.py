@@ -29,7 +29,7 @@ RESTRICTED = {
     "rich": {"cli"},
 }
 MOST_LOOSE_MODULES = 5
-FOLDERS = 12
+FOLDERS = 11
 
 
 def load_tool() -> ModuleType:

@@ -19,9 +19,9 @@ from cafe.extract.blocks import ExtractOptions
 from cafe.extract.extract import extract
 from cafe.extract.importers import import_features
 from cafe.extract.reencode import reencode_sample
-from cafe.files import lock_file
 from cafe.store import FeatureCache, verify_cache, write_cache
 from cafe.store.conversion import export_cache
+from cafe.store.files import lock_file
 from cafe.store.merge import merge_caches
 from cafe_cli.main import app
 

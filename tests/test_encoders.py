@@ -19,7 +19,7 @@ from cafe.encoders import encoder as encoders
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.weights import NANO, encoder_names
 from cafe.errors import DeviceError, InputError, UnknownNameError, WeightsError
-from cafe.files import digest_of_file
+from cafe.store.files import digest_of_file
 
 SENTENCES = ["a disc.", "a square.", "a much longer sentence than the context can hold, " * 5]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cafe.errors import BusyError
-from cafe.files import (
+from cafe.store.files import (
     append_lines,
     left_overs,
     lock_file,

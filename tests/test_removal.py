@@ -11,8 +11,8 @@ import h5py
 import pytest
 
 from cafe.errors import BusyError, CacheError
-from cafe.files import lock_file, locks, temporary_folder
 from cafe.store import FeatureCache
+from cafe.store.files import lock_file, locks, temporary_folder
 from cafe.store.removal import (
     Hidden,
     check_removable,

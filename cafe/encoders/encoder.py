@@ -18,7 +18,7 @@ from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
 from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
 from cafe.errors import WeightsError, raise_as
-from cafe.files import digest_of_file
+from cafe.store.files import digest_of_file
 
 _SENTENCES_PER_BATCH = 256
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

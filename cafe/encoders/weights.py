@@ -17,7 +17,7 @@ import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip
 from cafe.encoders.tokenizer import check_tokenizer
 from cafe.errors import UnknownNameError, WeightsError, raise_as
-from cafe.files import digest_of_file
+from cafe.store.files import digest_of_file
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
 NANO, NANO_TAG = "nano", "glyphs"

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import check_archive, lock_file, remove_left_overs, write_file, write_text
 from cafe.store import Block
+from cafe.store.files import check_archive, lock_file, remove_left_overs, write_file, write_text
 from cafe.store.key import Key, differences
 
 _IDENTITY = "extraction.json"

@@ -16,7 +16,6 @@ from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CacheError, CafeError, InputError, raise_as
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
-from cafe.files import lock_file, move, real_path, temporary_folder
 from cafe.inference import graphs
 from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
 from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
@@ -25,6 +24,7 @@ from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
+from cafe.store.files import lock_file, move, real_path, temporary_folder
 from cafe.store.paths import safe_name
 
 Format = Literal["safetensors", "onnx", "torch"]

@@ -14,8 +14,8 @@ from cafe.compat import quiet_libraries
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CafeError
-from cafe.files import DeferredErrorFile
 from cafe.results.saved_head import SavedHead, output_names
+from cafe.store.files import DeferredErrorFile
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 1 << 30

@@ -11,11 +11,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.errors import CafeError, raise_as
-from cafe.files import remove_left_overs, write_text
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure, shots_in_words
 from cafe.report.read_runs import collect
 from cafe.report.report_data import ReportData
+from cafe.store.files import remove_left_overs, write_text
 
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
 from cafe.features.splits import Shots
-from cafe.files import check_folder, digest_of_file, remove_left_overs, write_folder
 from cafe.methods.catalog import BASELINES
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.record import RECORD, Record, read_record
 from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
 from cafe.results.saved_head import save_head
 from cafe.results.typed_json import to_json
+from cafe.store.files import check_folder, digest_of_file, remove_left_overs, write_folder
 from cafe.store.paths import safe_name
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, InputError, one_line, raise_as
-from cafe.files import lock_file, real_path, write_path
 from cafe.store import FeatureCache
+from cafe.store.files import lock_file, real_path, write_path
 
 Arrays = Mapping[str, NDArray[Any]]
 

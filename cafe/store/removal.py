@@ -12,7 +12,7 @@ from typing import NamedTuple
 import h5py
 
 from cafe.errors import BusyError, CacheError, raise_as
-from cafe.files import is_unlocked, left_overs, lock_file, lock_path, remove_left_overs
+from cafe.store.files import is_unlocked, left_overs, lock_file, lock_path, remove_left_overs
 from cafe.store.paths import cache_folder
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"

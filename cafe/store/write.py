@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheError, raise_as
-from cafe.files import DeferredErrorFile, lock_file, real_path, write_path
+from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.schema import array_bytes, content_digest, pack_text, set_text
@@ -27,7 +27,7 @@ CHUNK_BYTES = 256 << 10
 
 @contextlib.contextmanager
 def lock_cache(path: Path, *, replace: bool = True) -> Iterator[None]:
-    """Be the only process that writes a cache; see `cafe.files.lock_file`.
+    """Be the only process that writes a cache; see `cafe.store.files.lock_file`.
 
     Raises
     ------

@@ -11,13 +11,13 @@ from cafe.devices import resolve_device
 from cafe.errors import CafeError, InputError, raise_as
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
-from cafe.files import lock_file, real_path
 from cafe.methods.checks import check_count
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
 from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
 from cafe.store import FeatureCache, utc_now
+from cafe.store.files import lock_file, real_path
 from cafe.study.plan import open_caches, resolve_seeds
 from cafe.study.same_text import check_texts
 

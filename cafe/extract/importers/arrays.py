@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
-from cafe.files import check_archive
+from cafe.store.files import check_archive
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
 

@@ -16,8 +16,8 @@ from cafe.extract.importers.content import (
     read_content,
 )
 from cafe.extract.importers.split_features import SplitFeatures
-from cafe.files import digest_of_file
 from cafe.store import SPLITS, FeatureCache, Header, utc_now, write_cache
+from cafe.store.files import digest_of_file
 from cafe.store.key import Key, digest, digest_of_array, digest_of_names
 from cafe.store.paths import cache_name
 

@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 
 from cafe.engine import linear_weights
 from cafe.errors import CafeError, InputError, one_line
-from cafe.files import digest_of_file, write_file
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
+from cafe.store.files import digest_of_file, write_file
 
 GATE_START = 1.0
 """Where the gate's bias starts in the authors' code (ArsenalCheng/Meta-Adapter): sigmoid 0.73."""

@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import ConfigDict
 
 from cafe.errors import BusyError, CafeError, InputError, raise_as
-from cafe.files import append_lines, lock_file
 from cafe.results.page import GridRow
 from cafe.results.typed_json import from_json
 from cafe.store import FeatureCache
+from cafe.store.files import append_lines, lock_file
 from cafe.study.grid.space import Cell, Configuration, GridSpace
 
 Note = Callable[[str], None]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cafe.errors import BusyError, InputError
-from cafe.files.disk import make_folder
-from cafe.files.locks import TRIES, lock, lock_path
-from cafe.files.temporary import remove_left_overs
+from cafe.store.files.disk import make_folder
+from cafe.store.files.locks import TRIES, lock, lock_path
+from cafe.store.files.temporary import remove_left_overs
 
 
 @contextlib.contextmanager

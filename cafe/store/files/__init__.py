@@ -12,13 +12,13 @@ A target that is a link is written where it points. What is no file, such as a d
 a rename would put a file in its place.
 """
 
-from cafe.files.archives import check_archive
-from cafe.files.deferred_errors import DeferredErrorFile
-from cafe.files.disk import append_lines, check_folder, digest_of_file, real_path
-from cafe.files.locks import is_unlocked, lock_path
-from cafe.files.targets import lock_file
-from cafe.files.temporary import left_overs, remove_left_overs, temporary_folder
-from cafe.files.writing import move, write_file, write_folder, write_path, write_text
+from cafe.store.files.archives import check_archive
+from cafe.store.files.deferred_errors import DeferredErrorFile
+from cafe.store.files.disk import append_lines, check_folder, digest_of_file, real_path
+from cafe.store.files.locks import is_unlocked, lock_path
+from cafe.store.files.targets import lock_file
+from cafe.store.files.temporary import left_overs, remove_left_overs, temporary_folder
+from cafe.store.files.writing import move, write_file, write_folder, write_path, write_text
 
 __all__ = [
     "DeferredErrorFile",

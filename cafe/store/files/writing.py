@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from cafe.files.disk import real_path, sync
-from cafe.files.temporary import temporary_folder
+from cafe.store.files.disk import real_path, sync
+from cafe.store.files.temporary import temporary_folder
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cafe.files.locks import TRIES, is_unlocked, lock
+from cafe.store.files.locks import TRIES, is_unlocked, lock
 
 _NAME = re.compile(r"\.cafe-[0-9a-f]{16}\.writing")
 
