@@ -92,7 +92,7 @@ class AdapterArchitecture(Architecture):
         return torch.sigmoid(RATIO_GAIN * learned)
 
     def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features: the adapter has no bias, so raw ones would give the same after the norm."""
+        """Unit features; without a bias, raw ones would come to the same after the norm."""
         return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def blend(self, v: Tensor, params: Tensors, batch: Batch, prefix: str = "") -> Tensor:
