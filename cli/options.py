@@ -92,6 +92,7 @@ MetaWeights = Annotated[
     Option("--meta", metavar="FILE", help="meta-adapter's weights, of 'cafe meta-train'."),
 ]
 Precision = Annotated[T, Option(help="Floating-point precision.")]
+ProductPrecision = Precision[Literal["auto", "fp32", "bf16"]]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 
 # runs and saved heads

@@ -13,8 +13,8 @@ RIGHT = torch.nn.functional.one_hot(Y, 3).float() * 10
 WRONG = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0, 1]), 3).float() * 10
 
 
-def look_at(z: torch.Tensor, y: torch.Tensor = Y) -> ImageScores:
-    scores = ImageScores.room_for(y, z.shape[-1])
+def look_at(z: torch.Tensor, y: torch.Tensor = Y, temperature: float | None = None) -> ImageScores:
+    scores = ImageScores.room_for(y, z.shape[-1], temperature)
     scores.look_at(z)
     return scores
 
@@ -25,6 +25,13 @@ def test_means_over_seeds() -> None:
     assert found.metrics["mean_class_accuracy"] == pytest.approx((100 + (50 + 100 / 3) / 2) / 2)
     assert found.metrics["top5_accuracy"] == 100
     assert set(found.metrics) == {"mean_class_accuracy", "top5_accuracy", "nll", "ece"}
+
+
+def test_the_calibration_error_before_the_temperature_and_under_it() -> None:
+    found = diagnose(look_at(z, temperature=2.0) for z in (RIGHT, WRONG)).metrics
+    for name, t in (("ece", 1.0), ("ece_calibrated", 2.0)):
+        errors = [look_at(z / t).expected_calibration_error() for z in (RIGHT, WRONG)]
+        assert found[name] == pytest.approx(sum(errors) / 2)
 
 
 def test_confusions_name_their_images() -> None:

@@ -15,8 +15,10 @@ from cafe.results.image_scores import ImageScores, in_top
 from cafe.results.metrics import accuracy
 
 
-def score_images(blocks: Sequence[torch.Tensor], labels: torch.Tensor) -> ImageScores:
-    scores = ImageScores.room_for(labels, blocks[0].shape[-1])
+def score_images(
+    blocks: Sequence[torch.Tensor], labels: torch.Tensor, temperature: float | None = None
+) -> ImageScores:
+    scores = ImageScores.room_for(labels, blocks[0].shape[-1], temperature)
     start = 0
     for logits in blocks:
         scores.look_at(logits, start)
@@ -76,5 +78,10 @@ def test_calibration_error_by_hand() -> None:
     assert scores.expected_calibration_error() == pytest.approx(expected, rel=1e-5)
     certain = score_images([torch.tensor([[100.0, 0.0]])], torch.tensor([0]))
     assert certain.expected_calibration_error() == pytest.approx(0)
+    cooled, plain = score_images([LOGITS], LABELS, 2.5), score_images([LOGITS / 2.5], LABELS)
+    torch.testing.assert_close(
+        cooled.reliability(calibrated=True), plain.reliability(), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(cooled.reliability(), SCORES.reliability())
     with pytest.raises(InputError, match="at least 1 bin"):
         scores.expected_calibration_error(0)

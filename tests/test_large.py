@@ -31,7 +31,7 @@ LIMITS = ("cafe.features.task.LARGE", "cafe.engine.stack.LARGE")
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every split is a large one."""
-    for name in (*LIMITS, "cafe.study.calibration.LARGE"):
+    for name in LIMITS:
         monkeypatch.setattr(name, 1)
 
 
@@ -122,7 +122,7 @@ def test_a_study_of_a_large_cache(
         return [result.accuracy.mean for result in record.results]
 
     expected = fit()
-    for limit in (*LIMITS, "cafe.study.calibration.LARGE"):
+    for limit in LIMITS:
         monkeypatch.setattr(limit, 1)
     assert fit() == pytest.approx(expected, abs=0.3)
 

@@ -273,7 +273,7 @@ def suffixed(value: Any, suffix: str, own: bool = False) -> Any:
     The name of a method holds no slash: such a record is refused.
     """
     if isinstance(value, dict):
-        kept = ("cache", "cache_key", "validation", "created", "source")
+        kept = ("cache", "cache_key", "validation", "created", "source", "precision")
         return {
             (name + suffix if own else name): inner
             if name in kept

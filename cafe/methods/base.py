@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from cafe.devices import ProductPrecision, resolve_precision
 from cafe.engine import Recipe, Run, Trained, train
 from cafe.errors import InputError
 from cafe.features.tensors import Features, TrainingSet
@@ -81,9 +82,14 @@ class Context:
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: ProductPrecision = "auto"
     memory_budget: int | None = None
     tell: Callable[[int, int], None] | None = None
+
+    @property
+    def products(self) -> Literal["fp32", "bf16"]:
+        """The precision of the engine's matrix products, once it is known."""
+        return resolve_precision(self.precision, self.device)
 
     def train(self, runs: Sequence[Run], sets: Sequence[TrainingSet]) -> list[Trained]:
         """Train runs side by side; see `cafe.engine.train`."""

@@ -166,10 +166,10 @@ def project(
 def _reliability(
     head: Head, test: Features, classes: int, temperature: float | None
 ) -> dict[str, Any]:
-    bins = {"before": bins_json(score_head(head, test, classes).reliability())}
+    scores = score_head(head, test, classes, temperature=temperature)
+    bins = {"before": bins_json(scores.reliability())}
     if temperature:
-        after = score_head(head, test, classes, temperature=temperature)
-        bins["after"] = bins_json(after.reliability())
+        bins["after"] = bins_json(scores.reliability(calibrated=True))
     return bins
 
 

@@ -15,7 +15,7 @@ BINS = 15
 
 _CACHED = 1 << 18  # logits at a time, which stay in a core's cache: three times as fast
 
-_TYPES = (torch.int64, torch.bool, torch.float64, torch.float64)
+_TYPES = (torch.int64, torch.bool, torch.float64, torch.float64, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class ImageScores:
         Their classes. (N,)
     classes : int
         C.
+    temperature : float or None
+        What logits are divided by for calibrated probabilities; None where none was fitted.
     predicted : Tensor
         The class of the highest logit. (N,)
     in_top_5 : Tensor
@@ -36,20 +38,26 @@ class ImageScores:
         Log-probability of the label. (N,) float64
     confidence : Tensor
         Highest probability. (N,) float64
+    calibrated : Tensor
+        Highest probability under the temperature. (N,) float64
     """
 
     labels: Tensor
     classes: int
+    temperature: float | None
     predicted: Tensor
     in_top_5: Tensor
     own: Tensor
     confidence: Tensor
+    calibrated: Tensor
 
     @classmethod
-    def room_for(cls, labels: Tensor, classes: int) -> ImageScores:
+    def room_for(
+        cls, labels: Tensor, classes: int, temperature: float | None = None
+    ) -> ImageScores:
         """Scores that are still to be filled in, by `look_at`."""
         parts = [labels.new_empty(len(labels), dtype=dtype) for dtype in _TYPES]
-        return cls(labels, classes, *parts)
+        return cls(labels, classes, temperature, *parts)
 
     def look_at(self, logits: Tensor, start: int = 0) -> None:
         """Fill in the images from number `start` on, by their logits. (n, C)"""
@@ -64,6 +72,9 @@ class ImageScores:
         self.in_top_5[rows] = in_top(logits, y, 5)
         self.own[rows] = torch.log_softmax(z, dim=-1).gather(1, y[:, None]).squeeze(1)
         self.confidence[rows] = torch.softmax(z, dim=-1).amax(dim=-1)
+        self.calibrated[rows] = self.confidence[rows]
+        if self.temperature is not None:
+            self.calibrated[rows] = torch.softmax(z / self.temperature, dim=-1).amax(dim=-1)
 
     @property
     def right(self) -> Tensor:
@@ -99,13 +110,15 @@ class ImageScores:
         # as torch sums cross-entropy, which a plain mean does not to the last digit
         return nll_loss(self.own[:, None], torch.zeros_like(self.labels)).item()
 
-    def reliability(self, bins: int = BINS) -> Tensor:
+    def reliability(self, bins: int = BINS, *, calibrated: bool = False) -> Tensor:
         """Images, summed confidence and hits in equal bins of the highest probability.
 
         Parameters
         ----------
         bins : int
             Bins from 0 to 1, each without its lower end.
+        calibrated : bool
+            Take probabilities under the temperature.
 
         Returns
         -------
@@ -119,18 +132,19 @@ class ImageScores:
         """
         if bins < 1:
             raise InputError(f"calibration error needs at least 1 bin; got {bins}.")
-        number = (self.confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)  # (N,)
+        confidence = self.calibrated if calibrated else self.confidence  # (N,)
+        number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)  # (N,)
         hits = self.right.double()  # (N,)
-        parts = (torch.ones_like(hits), self.confidence, hits)
+        parts = (torch.ones_like(hits), confidence, hits)
         return torch.stack([torch.bincount(number, part, minlength=bins) for part in parts]).cpu()
 
-    def expected_calibration_error(self, bins: int = BINS) -> float:
+    def expected_calibration_error(self, bins: int = BINS, *, calibrated: bool = False) -> float:
         """Expected calibration error in percent; see `reliability`.
 
         `sum_b n_b / N |accuracy_b - confidence_b|` over equal bins of the highest probability
         (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599, equation 3).
         """
-        images, confidence, hits = self.reliability(bins)  # (bins,) each
+        images, confidence, hits = self.reliability(bins, calibrated=calibrated)  # (bins,) each
         return 100.0 * float((hits - confidence).abs().sum() / images.sum())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -82,6 +82,9 @@ class Record:
         ISO 8601.
     versions, cache_key : mapping
         Of the cache.
+    precision : {"fp32", "bf16"} or None
+        Of the matrix products; None in records of earlier versions. (`coop` and `cpl` may take
+        another one, as their params say.)
     kind : {"compare", "base-to-new", "compare-average", "base-to-new-average"} or None
         None for `cafe.fit` and `cafe.grid`.
     differences : tuple of Difference or None
@@ -112,6 +115,7 @@ class Record:
     created: str
     versions: Mapping[str, Any]
     cache_key: Mapping[str, Any] = field(default_factory=dict)
+    precision: Literal["fp32", "bf16"] | None = None
     kind: str | None = None
     differences: tuple[Difference, ...] | None = None
     base_to_new: Halves | None = None

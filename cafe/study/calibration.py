@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
-from cafe.features.task import StoredFeatures, class_text, load_task
-from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet
-from cafe.methods.base import Context, Job, Validation
+from cafe.features.splits import Rows, draw_folds, first_folds
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.base import Context, Job
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
-from cafe.progress import Progress
-from cafe.results.result import NOT_CALIBRATED, Calibration, Result
-from cafe.store import FeatureCache
+from cafe.results.result import NOT_CALIBRATED, Calibration
 from cafe.study.plan import StudyPlan
-from cafe.study.runner import validation_for
 
 ENOUGH = 2000
 """Held-out images that a single number needs at most: beyond, no further fold is fitted."""
@@ -84,64 +79,37 @@ def _expected(z: Tensor, factor: float) -> Tensor:
 
 
 def calibrate(
-    cache: FeatureCache,
-    plan: StudyPlan,
-    results: Sequence[Result],
-    progress: Progress | None = None,
-) -> list[Result]:
-    """Fit a temperature for every result of a study, never on a test image.
+    method: str, heads: Sequence[Head], plan: StudyPlan, jobs: Sequence[Job], context: Context
+) -> Calibration:
+    """Fit the temperature of a method's heads of all seeds, never on a test image.
 
-    Where the plan looks at validation images, the heads of all seeds are judged on theirs. Else the
-    method is fitted again on folds of the first seed's shots, until `ENOUGH` images are judged.
+    Where the plan looks at validation images, every head is judged on its own. Else the method is
+    fitted again on folds of the first seed's shots, until `ENOUGH` images are judged.
 
     Parameters
     ----------
-    cache : FeatureCache
-        The cache of the study; only the drawn images are read.
+    method : str
+    heads : sequence of Head
+        One per seed of the plan.
     plan : StudyPlan
-    results : sequence of Result
-    progress : callable, optional
-        See `cafe.progress.Progress`; called for the fits of methods that take long.
-
-    Returns
-    -------
-    list of Result
-        The same with their calibration.
+    jobs : sequence of Job
+        What each head was fitted by.
+    context : Context
     """
+    train, _, seed = jobs[0]
     if plan.validation in ("few-shot", "full"):
-        task = load_task(cache)
-        held_out = {
-            shots: [validation_for(task, plan.validation, shots, seed) for seed in plan.seeds]
-            for shots in plan.shots
-        }
-        most = _most(len(task.text.names) * len(plan.seeds))
-        fitted = [_on_validation(result.heads, held_out[result.shots], most) for result in results]
-    else:
-        text = class_text(cache.header)
-        drawn = {shots: _draw(cache, shots, plan.seeds[0]) for shots in plan.shots}
-        fitted = [_refit(result, plan, drawn[result.shots], text, progress) for result in results]
-    return [replace(r, calibration=c) for r, c in zip(results, fitted, strict=True)]
-
-
-def _draw(cache: FeatureCache, shots: Shots, seed: int) -> Features | StoredFeatures:
-    """The training images of a draw, in memory where they are few."""
-    rows = draw_shots(torch.from_numpy(cache.labels("train")), shots, seed)
-    drawn = StoredFeatures(cache, "train", rows)
-    return drawn if len(rows) * cache.width * cache.views > LARGE else drawn.whole
+        held_out = [val.features for _, val, _ in jobs if val.features is not None]
+        most = _most(len(train.text.names) * len(jobs))
+        images = [features[_spread(len(features), most)] for features in held_out]
+        pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
+        return _fitted(pairs, "validation")
+    settings = settings_in_force(method, plan.settings, heads[0].params)
+    return out_of_fold(method, settings, train.features, train.text, seed=seed, context=context)
 
 
 def _most(classes: int) -> int:
     """Images that are judged at most, for so many logits of each."""
     return max(1, min(ENOUGH, LOGITS // classes))
-
-
-def _on_validation(
-    heads: Sequence[Head], validations: Sequence[Validation], most: int
-) -> Calibration:
-    held_out = [v.features for v in validations if v.features is not None]
-    images = [features[_spread(len(features), most)] for features in held_out]
-    pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
-    return _fitted(pairs, "validation")
 
 
 def _fitted(
@@ -162,24 +130,6 @@ def _device(head: Head) -> torch.device:
     return next(iter(head.tensors().values())).device
 
 
-def _refit(
-    result: Result,
-    plan: StudyPlan,
-    images: Features | StoredFeatures,
-    text: ClassText,
-    progress: Progress | None,
-) -> Calibration:
-    head, seed, method = result.heads[0], plan.seeds[0], result.method
-
-    def tell(done: int, in_all: int) -> None:
-        if progress is not None:
-            progress(f"calibrating {method}, epoch {done} of {in_all}", 0, 1)
-
-    settings = settings_in_force(method, plan.settings, head.params)
-    context = Context(_device(head), tell=tell)
-    return out_of_fold(method, settings, images, text, seed=seed, context=context)
-
-
 def settings_in_force(
     method: str, settings: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -192,7 +142,7 @@ def settings_in_force(
 def out_of_fold(
     method: str,
     settings: Mapping[str, Any],
-    images: Features | StoredFeatures,
+    images: Features,
     text: ClassText,
     *,
     seed: int = 0,
@@ -206,7 +156,7 @@ def out_of_fold(
         A name of the catalog.
     settings : mapping
         Its hyper-parameters.
-    images : Features or StoredFeatures
+    images : Features
         The shots.
     text : ClassText
         The classes' text.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cafe.devices import resolve_device
+from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import InputError
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
@@ -76,6 +76,7 @@ def compare(
     weight_decay: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    precision: ProductPrecision = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
@@ -118,6 +119,8 @@ def compare(
         Images per step.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
+    precision : {"auto", "fp32", "bf16"}
+        Of the matrix products; "auto" takes bf16 where this machine is faster at it.
     runs : Path or str, optional
         Folder that each cache's run is saved in; None saves nothing.
     command : str
@@ -156,13 +159,14 @@ def compare(
         plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
         meta_notes(source, own)  # refuses a meta file that is not for these features
     check_runs_folder(runs)
-    context = Context(device=resolve_device(device))
+    context = Context(resolve_device(device), precision)
+    products = context.products
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None
     records = []
     for source, plan in zip(sources, plans, strict=True):
         record = study(source, plan, context, progress)
-        record = replace(record, command=command, left_out=skipped)
+        record = replace(record, command=command, left_out=skipped, precision=products)
         records.append(record if runs is None else save_run(record, Path(runs)))
     if len(records) == 1:
         return Comparison(records[0], records)

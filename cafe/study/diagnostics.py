@@ -28,7 +28,8 @@ class Diagnostics:
         Top-1 in percent.
     metrics : dict of str to float
         Means over seeds: `mean_class_accuracy` and `top5_accuracy` in percent, `nll` in nats,
-        `ece` (expected calibration error) in percent.
+        `ece` (expected calibration error) in percent, of probabilities as the heads give them;
+        `ece_calibrated`, the same under the temperature, where there is one.
     page : ResultPage
         `per_class`: mean accuracy of each class, None where it has no image; `confusions`: the
         pairs of classes confused most (`label`, `predicted`, `images` per seed on average, `share`
@@ -59,6 +60,8 @@ def diagnose(scores: Iterable[ImageScores]) -> Diagnostics:
         metrics["top5_accuracy"] += seed.top_5_accuracy
         metrics["nll"] += seed.negative_log_likelihood
         metrics["ece"] += seed.expected_calibration_error()
+        if seed.temperature is not None:
+            metrics["ece_calibrated"] += seed.expected_calibration_error(calibrated=True)
         per_class = per_class + seed.per_class_accuracy.cpu()  # (C,)
         bins = bins + seed.reliability()  # (3, BINS)
         sizes = torch.bincount(seed.labels)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cafe.devices import resolve_device
+from cafe.devices import ProductPrecision, resolve_device
 from cafe.engine import Recipe
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
@@ -15,7 +15,6 @@ from cafe.progress import Progress
 from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
-from cafe.study.calibration import calibrate
 from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
@@ -46,6 +45,7 @@ def fit(
     weight_decay: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    precision: ProductPrecision = "auto",
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
@@ -80,6 +80,8 @@ def fit(
         Images per step.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
+    precision : {"auto", "fp32", "bf16"}
+        Of the matrix products; "auto" takes bf16 where this machine is faster at it.
     runs : Path or str, optional
         Folder that the run is saved in; None saves nothing.
     command : str
@@ -118,11 +120,12 @@ def fit(
     names = list(dict.fromkeys([*baselines, *methods]))
     settings = resolve_settings(methods, common, settings)
     plan = make_plan(task, names, shots, seeds, validation, settings, [DEFAULT_SHOTS])
-    context = Context(device=resolve_device(device))
+    context = Context(resolve_device(device), precision)
+    products = context.products
     check_runs_folder(runs)
     protocol = describe_protocol(task, plan, [*notes, *meta_notes(source, plan.settings)])
-    results = run_study(task, plan, context=context, progress=progress)
-    record = make_record(source, protocol, calibrate(source, plan, results, progress), command)
+    results = run_study(task, plan, context=context, progress=progress, calibrated=True)
+    record = make_record(source, protocol, results, command, precision=products)
     return save_run(record, Path(runs)) if runs is not None else record
 
 
@@ -140,7 +143,7 @@ def grid(
     batch_size: int = 256,
     branch: Literal["visual", "text", "both"] = "visual",
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: ProductPrecision = "auto",
     memory: int | None = None,
     max_runs: int | None = None,
     runs: Path | str = "runs",

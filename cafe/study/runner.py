@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +18,19 @@ from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
 from cafe.progress import Progress
 from cafe.results.result import NOT_CALIBRATED, Result
+from cafe.study.calibration import calibrate
 from cafe.study.diagnostics import diagnose
 from cafe.study.plan import StudyPlan, check_plan
 from cafe.study.testing import score_head
 
 
 def run_study(
-    task: Task, plan: StudyPlan, *, context: Context | None = None, progress: Progress | None = None
+    task: Task,
+    plan: StudyPlan,
+    *,
+    context: Context | None = None,
+    progress: Progress | None = None,
+    calibrated: bool = False,
 ) -> list[Result]:
     """Fit every method at every shot count with every seed, and test each head once.
 
@@ -36,6 +43,8 @@ def run_study(
         Where it computes; None is the CPU.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
+    calibrated : bool
+        Fit a temperature for every result, which may take up to four more fits.
 
     Returns
     -------
@@ -72,8 +81,13 @@ def run_study(
             start = time.perf_counter()
             heads = method.fit_many(jobs)
             seconds = time.perf_counter() - start
+            calibration = NOT_CALIBRATED
+            if calibrated:
+                stage = f"calibrating {method.name}"
+                calibration = calibrate(method.name, heads, plan, jobs, context)
             # the test set is looked at here, once for each head
-            tested = diagnose(score_head(head, test, classes, tell=tell_tested) for head in heads)
+            look = partial(score_head, images=test, classes=classes, tell=tell_tested)
+            tested = diagnose(look(head, temperature=calibration.temperature) for head in heads)
             results.append(
                 Result(
                     method.name,
@@ -82,7 +96,7 @@ def run_study(
                     accuracy=tested.accuracy,
                     seconds=seconds,
                     metrics=tested.metrics,
-                    calibration=NOT_CALIBRATED,
+                    calibration=calibration,
                     heads=tuple(heads),
                     page=tested.page,
                 )

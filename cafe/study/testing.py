@@ -21,7 +21,7 @@ def score_head(
     images: Features,
     classes: int,
     *,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> ImageScores:
     """What a head says of labelled images.
@@ -33,18 +33,17 @@ def score_head(
         N images on the device of the head.
     classes : int
         C.
-    temperature : float
-        What its logits are divided by.
+    temperature : float or None
+        See `ImageScores`.
     tell : callable or None
         Called with the images that are done and those there are.
     """
-    scores, rows = ImageScores.room_for(images.y, classes), rows_at_a_time(head)
+    scores, rows = ImageScores.room_for(images.y, classes, temperature), rows_at_a_time(head)
     done = 0
 
     def look(start: int, report: Report) -> None:
         block = images.block(slice(start, start + rows), spatial=head.spatial)
-        logits = predict_in_blocks(head, block, rows)
-        scores.look_at(logits if temperature == 1 else logits / temperature, start)
+        scores.look_at(predict_in_blocks(head, block, rows), start)
         report(len(block))
 
     def on_progress(count: int) -> None:

@@ -49,6 +49,7 @@ def compare(
     model: opt.ModelFilter = None,
     runs: opt.RunsHome = Path("runs"),
     device: opt.Device = "auto",
+    precision: opt.ProductPrecision = "auto",
     as_json: opt.Json = False,
 ) -> None:
     """Compare methods over shot counts on the same images and seeds of one or several caches.
@@ -65,6 +66,7 @@ def compare(
         "validation": validation,
         "needs": tower_loader(names or (), encoder, pretrained, device),
         "device": device,
+        "precision": precision,
         "runs": runs,
         "command": command_line(),
     }

@@ -40,14 +40,15 @@ Bottleneck = Annotated[
     Option(help="Hidden width: a number, or a part of the feature width [default: D/4]."),
 ]
 Counterfactual = Annotated[
-    bool, Option("--counterfactual", help="Train clip-adapter to tell images from counterfactuals.")
+    bool | None,
+    Option("--counterfactual", help="Train clip-adapter to tell images from counterfactuals."),
 ]
 Prompt = Annotated[
     str | None,
     Option(help="Of coop and cpl: how many words to learn, or words to start from [default: 16]."),
 ]
 ClassSpecific = Annotated[
-    bool, Option("--class-specific", help="Of coop and cpl: learn words for each class.")
+    bool | None, Option("--class-specific", help="Of coop and cpl: learn words for each class.")
 ]
 Words = Annotated[
     str | None,
@@ -71,9 +72,9 @@ def fit(
     lr: opt.LearningRate[float | None] = None,
     weight_decay: opt.WeightDecay[float | None] = None,
     batch_size: opt.BatchSize[int | None] = None,
-    counterfactual: Counterfactual = False,
+    counterfactual: Counterfactual = None,
     prompt: Prompt = None,
-    class_specific: ClassSpecific = False,
+    class_specific: ClassSpecific = None,
     words: Words = None,
     encoder: opt.TowerModel = None,
     pretrained: opt.TowerWeights = None,
@@ -83,12 +84,12 @@ def fit(
     model: opt.ModelFilter = None,
     runs: opt.RunsHome = Path("runs"),
     device: opt.Device = "auto",
+    precision: opt.ProductPrecision = "auto",
     as_json: opt.Json = False,
 ) -> None:
     """Fit CLIP-Adapter on a cache and compare it with zero-shot CLIP and the nearest class mean.
 
-    Without --shots it takes 16 images per class, or as many as there are; settings that
-    you do not give are the method's own.
+    Without --shots it takes 16 images per class, or as many as there are.
 
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
@@ -96,12 +97,11 @@ def fit(
     from cafe.study.meta_train import meta_notes
 
     recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
-    adapter = {**parse_ratio(ratio), "bottleneck": bottleneck}
-    adapter["counterfactual"] = 1.0 if counterfactual else None  # the weight of its loss
-    prompts = {"prompt": parse_prompt(prompt), "class_specific": class_specific or None}
-    settings = without_none(**recipe, **adapter, **prompts, words=words, meta=meta)
-    load_tower = tower_loader(method or (), encoder, pretrained, device)
+    given = {**parse_ratio(ratio), "bottleneck": bottleneck, "prompt": parse_prompt(prompt)}
+    flags = {"counterfactual": counterfactual, "class_specific": class_specific}
+    settings = without_none(**recipe, **given, **flags, words=words, meta=meta)
     features = open_cache(cache_argument, cache, dataset, model)
+    settings |= tower_loader(method or (), encoder, pretrained, device)(features)
     for text in meta_notes(features, settings):
         note(f"cafe: {text}")
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
@@ -112,10 +112,10 @@ def fit(
             seeds=parse_seeds(seeds),
             validation=validation,
             device=device,
+            precision=precision,
             runs=runs,
             command=command_line(),
             progress=progress,
-            **load_tower(features),
             **settings,
         )
     _print(record, as_json=as_json)

@@ -51,7 +51,7 @@ def grid(
     model: opt.ModelFilter = None,
     runs: opt.RunsHome = Path("runs"),
     device: opt.Device = "auto",
-    precision: opt.Precision[Literal["auto", "fp32", "bf16"]] = "auto",
+    precision: opt.ProductPrecision = "auto",
     memory: Memory = None,
     yes: Yes = False,
     as_json: opt.Json = False,

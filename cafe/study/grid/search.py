@@ -27,7 +27,6 @@ from cafe.results.record import Record, make_record
 from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.study.calibration import calibrate
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
@@ -152,7 +151,7 @@ def _search(
         for shots in space.shots
     }
     tested = {
-        shots: run_study(task, plan_for(space, point, [shots]), context=context)
+        shots: run_study(task, plan_for(space, point, [shots]), context=context, calibrated=True)
         for shots, point in chosen.items()
     }
     best = tuple(
@@ -166,12 +165,13 @@ def _search(
     )
     plan = plan_for(space, chosen[space.shots[-1]], space.shots)
     notes = ["The grid took its configuration nearest to them."] if judged < set(chosen) else []
-    results = calibrate(cache, plan, [result for part in tested.values() for result in part])
+    results = [result for part in tested.values() for result in part]
     record = make_record(
         cache,
         describe_protocol(task, plan, notes),
         results,
         command,
+        precision=context.products,
         best=best[-1],
         best_per_shots=best,
         seconds=seconds,
