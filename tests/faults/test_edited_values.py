@@ -41,6 +41,7 @@ VALUES = [
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Tensor.mT is deprecated"),
+    pytest.mark.filterwarnings("ignore:overflow encountered"),  # text of 1e15, as float16
 ]
 
 
