@@ -92,7 +92,8 @@ def open_checked(path: Path, known: FileState | None = None) -> Iterator[h5py.Fi
 def _open(path: Path) -> h5py.File:
     """Open under HDF5's lock, which keeps a file from being read while a program writes in it."""
     try:
-        return h5py.File(path, "r", locking=True)
+        # as h5py opens by default: one process may have a file open twice, under equal flags only
+        return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         if isinstance(error, BlockingIOError):
             raise BusyError(
