@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import stat
+import tarfile
+import tracemalloc
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from cafe.compat import import_open_clip
+from cafe.compat import import_open_clip, import_torchvision
+from cafe.datasets import load_dataset
+from cafe.datasets.unpack import unpack_tar, unpack_zip
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.errors import WeightsError
+from cafe.errors import DatasetError, WeightsError
 
 
 class Evil:
@@ -141,3 +148,129 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(
     with pytest.raises(WeightsError, match="no code"):
         load_encoder(str(tmp_path), "none", device="cpu", precision="fp32")
     assert [options["trust_remote_code"] for options in asked] == [False]
+
+
+def tar(path: Path, *members: tarfile.TarInfo, data: bytes = b"image", mode: Any = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for member in members:
+            content = data if member.isreg() else b""
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+def zipped(path: Path, *names: str, data: bytes = b"image") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+CLIMBING = ("/etc/passwd", "../x", "a/../../x", "a/b/../../../x", "..", "C:/x", "a\\..\\..\\x")
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_no_member_of_an_archive_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "in" / "target"
+    target.mkdir(parents=True)
+    with pytest.raises(DatasetError, match="leads out of its folder"):
+        unpack_tar(tar(tmp_path / "x.tgz", member("ok.png"), member(name)), target, ".gz")
+    with pytest.raises(DatasetError, match="leads out of its folder"):
+        unpack_zip(zipped(tmp_path / "x.zip", "ok.png", name), target)
+    assert below(tmp_path / "in") == ["target", "target/ok.png"]
+
+
+def test_links_and_devices_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    target = tmp_path / "target"
+    target.mkdir()
+    members = [
+        member("a/1.png"),
+        member("away", tarfile.SYMTYPE, str(tmp_path)),
+        member("away/2.png"),  # through the link
+        member("up", tarfile.SYMTYPE, ".."),
+        member("same.png", tarfile.LNKTYPE, "a/1.png"),
+        member("pipe", tarfile.FIFOTYPE),
+        member("null", tarfile.CHRTYPE),
+        member("folder", tarfile.DIRTYPE),
+    ]
+    unpack_tar(tar(tmp_path / "x.tgz", *members), target, ".gz")
+    assert below(target) == ["a", "a/1.png", "away", "away/2.png", "folder", "same.png"]
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+    assert not (tmp_path / "2.png").exists()
+    assert (target / "same.png").read_bytes() == b"image"
+    for to in (str(tmp_path / "secret"), "../secret"):
+        with pytest.raises(DatasetError, match="leads out of its folder"):
+            unpack_tar(tar(tmp_path / "y.tgz", member("x", tarfile.LNKTYPE, to)), target, ".gz")
+    link = zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(link, str(tmp_path / "secret"))
+    unpack_zip(tmp_path / "x.zip", target)
+    assert not (target / "link").is_symlink()
+
+
+def test_archives_that_unpack_to_too_much(tmp_path: Path) -> None:
+    zeros = bytes(20_000_000)
+    long_name = member("x" * 20_000_000)
+    huge = member("sparse.png")
+    huge.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": str(1 << 40),
+    }
+    kinds = [
+        tar(tmp_path / "file.tgz", member("x.png"), data=zeros),
+        tar(tmp_path / "name.tgz", long_name),
+        tar(tmp_path / "sparse.tgz", huge, data=b"1\n0\n512\n".ljust(512, b"\0"), mode="w:gz"),
+    ]
+    for path in kinds:
+        tracemalloc.start()
+        with pytest.raises(DatasetError, match="unpacks to more than"):
+            unpack_tar(path, tmp_path / "target", ".gz")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        tracemalloc.stop()
+    with pytest.raises(DatasetError, match="unpacks to more than"):
+        unpack_zip(zipped(tmp_path / "x.zip", "x.png", data=zeros), tmp_path / "target")
+    assert sum(path.stat().st_size for path in (tmp_path / "target").rglob("*")) < 3_000_000
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_a_download_is_unpacked_by_cafe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """torchvision itself follows every path, and has no checksum of some archives."""
+    utils = import_torchvision().datasets.utils
+    made = tmp_path / f"archive.{kind}"
+    tar(made, member("../../out.png")) if kind == "tgz" else zipped(made, "../../out.png")
+
+    def fetch(root: str, *, download: bool) -> None:
+        utils.extract_archive(str(made), root)
+
+    monkeypatch.setattr(import_torchvision().datasets, "EuroSAT", fetch)
+    before = dict(utils._ARCHIVE_EXTRACTORS)
+    root = tmp_path / "a" / "data"
+    with pytest.raises(DatasetError, match=r"downloading eurosat failed .*leads out of its folder"):
+        load_dataset("eurosat", data_root=root, download=True)
+    assert below(tmp_path / "a") == ["data"]
+    assert before == utils._ARCHIVE_EXTRACTORS
+
+
+def test_a_torchvision_that_unpacks_in_another_way_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = import_torchvision().datasets
+    monkeypatch.delattr(datasets.utils, "_ARCHIVE_EXTRACTORS")
+    monkeypatch.setattr(datasets, "EuroSAT", None)
+    with pytest.raises(DatasetError, match="in a way that cafe does not know"):
+        load_dataset("eurosat", data_root=tmp_path, download=True)
