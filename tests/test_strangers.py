@@ -14,15 +14,21 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from making import draw_image, make_block, make_header
 
 from cafe.compat import import_open_clip, import_torchvision
 from cafe.datasets import load_dataset
 from cafe.datasets.unpack import unpack_tar, unpack_zip
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.errors import DatasetError, WeightsError
+from cafe.errors import LONGEST_NAME, CafeError, DatasetError, WeightsError
+from cafe.extract.importers import import_features
+from cafe.methods.zero_shot import ZeroShotHead
+from cafe.results.saved_head import load_head, save_head
+from cafe.store import FeatureCache, write_cache
 
 
 class Evil:
@@ -274,3 +280,105 @@ def test_a_torchvision_that_unpacks_in_another_way_is_refused(
     monkeypatch.setattr(datasets, "EuroSAT", None)
     with pytest.raises(DatasetError, match="in a way that cafe does not know"):
         load_dataset("eurosat", data_root=tmp_path, download=True)
+
+
+LONG = "x" * (1 << 20)
+EDGE = "é" * (LONGEST_NAME // 2)
+
+
+def photos(folder: Path) -> Path:
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            draw_image(number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def split_file(path: Path, name: str) -> dict[str, Any]:
+    rows = [["a/0.png", 0, name], ["b/0.png", 1, "b"]]
+    path.write_text(json.dumps({"train": rows, "test": [["a/1.png", 0, name]]}))
+    return {"split_file": path}
+
+
+def csv_manifest(path: Path, name: str) -> dict[str, Any]:
+    path.write_text(f"path,label\na/0.png,{name}\na/1.png,{name}\nb/0.png,b\nb/1.png,b\n")
+    return {"split_file": path.rename(path.with_suffix(".csv"))}
+
+
+def jsonl_manifest(path: Path, name: str) -> dict[str, Any]:
+    rows = [("a/0.png", name), ("a/1.png", name), ("b/0.png", "b"), ("b/1.png", "b")]
+    path.write_text("".join(json.dumps({"path": p, "label": n}) + "\n" for p, n in rows))
+    return {"split_file": path.rename(path.with_suffix(".jsonl"))}
+
+
+def names_given(path: Path, name: str) -> dict[str, Any]:
+    return {"class_names": [name, "b"]}
+
+
+def names_mapped(path: Path, name: str) -> dict[str, Any]:
+    return {"class_names": {"a": name}}
+
+
+@pytest.mark.parametrize(
+    "source", [split_file, csv_manifest, jsonl_manifest, names_given, names_mapped]
+)
+def test_names_of_classes_have_a_bound(tmp_path: Path, source: Any) -> None:
+    folder = photos(tmp_path / "photos")
+    assert EDGE in load_dataset(str(folder), **source(tmp_path / "x.json", EDGE)).class_names
+    for name in (f"{EDGE}é", LONG):
+        with pytest.raises(CafeError, match=r"1,000 is the most|not CSV") as caught:
+            load_dataset(str(folder), **source(tmp_path / "x.json", name))
+        assert len(str(caught.value)) < 1000
+
+
+def test_names_of_imported_classes_have_a_bound(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "train_features": np.eye(8, dtype=np.float32)[:4],
+        "train_labels": np.arange(4) % 2,
+        "text_prompts": np.eye(8, dtype=np.float32)[:2],
+    }
+    for name, fine in ((EDGE, True), (LONG, False)):
+        np.savez(tmp_path / "x.npz", class_names=np.array([name, "b"]), **arrays)
+        np.savez(tmp_path / "y.npz", **arrays)
+        (tmp_path / "names.txt").write_text(f"{name}\nb\n")
+        for number, (file, more) in enumerate(
+            (("x.npz", {}), ("y.npz", {"classes": tmp_path / "names.txt"}))
+        ):
+            target = tmp_path / f"{number}{fine}" / "m.t.h5"
+            if fine:
+                imported = import_features(tmp_path / file, target, **more)
+                assert imported.header.class_names == (name, "b")
+                continue
+            with pytest.raises(CafeError, match="has 1,048,576 bytes; 1,000 is the most"):
+                import_features(tmp_path / file, target, **more)
+            assert not target.parent.exists()
+
+
+def test_names_in_a_cache_have_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "m.t.h5"
+    write_cache(path, make_header(class_names=(EDGE, "b", "c")), {"train": [make_block(3)]})
+    assert FeatureCache.open(path).header.class_names[0] == EDGE
+    with pytest.raises(CafeError, match="is too long"):
+        write_cache(path, make_header(class_names=(LONG, "b", "c")), {"train": [make_block(3)]})
+    with h5py.File(path, "r+") as file:
+        digest = file["class_names"].attrs["sha256"]
+        del file["class_names"]
+        names = np.array([LONG.encode(), b"b", b"c"])
+        file.create_dataset("class_names", data=names, chunks=(1,), fletcher32=True)
+        file["class_names"].attrs["sha256"] = digest
+    with pytest.raises(CafeError, match="class names of 1,048,576 bytes, 1,000 is the most"):
+        FeatureCache.open(path)
+
+
+def test_names_in_a_head_have_a_bound(tmp_path: Path) -> None:
+    head = ZeroShotHead(torch.eye(3, 8), torch.tensor([100.0, 0.0]), params={}, method="zero-shot")
+    about: dict[str, Any] = {
+        "class_names": [LONG, "b", "c"],
+        "dataset": "d",
+        "encoder": {"model": "m", "pretrained": "t"},
+        "cache_key": {},
+    }
+    save_head(tmp_path / "h.safetensors", head, about)
+    with pytest.raises(CafeError, match="class_names") as caught:
+        load_head(tmp_path / "h.safetensors")
+    assert len(str(caught.value)) < 1000
