@@ -13,15 +13,18 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from making import draw_image, make_block, make_header
+from PIL import Image
 
 from cafe.compat import import_open_clip, import_torchvision
 from cafe.datasets import load_dataset
+from cafe.datasets.thumbnails import thumbnails_from_dataset, thumbnails_from_folder
 from cafe.datasets.unpack import unpack_tar, unpack_zip
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import LONGEST_NAME, CafeError, DatasetError, WeightsError
@@ -382,3 +385,55 @@ def test_names_in_a_head_have_a_bound(tmp_path: Path) -> None:
     with pytest.raises(CafeError, match="class_names") as caught:
         load_head(tmp_path / "h.safetensors")
     assert len(str(caught.value)) < 1000
+
+
+def test_names_in_a_cache_do_not_lead_out_of_the_folder_of_images(tmp_path: Path) -> None:
+    root, secret = tmp_path / "images", tmp_path / "secret.png"
+    (root / "a").mkdir(parents=True)
+    for path in (secret, root / "a" / "1.png"):
+        draw_image(1).save(path)
+    (root / "link.png").symlink_to(secret)
+    (root / "up").symlink_to(tmp_path)
+    (root / "circle").symlink_to(root / "circle")
+    (root / "near.png").symlink_to(root / "a" / "1.png")
+    away = (
+        str(secret),
+        "../secret.png",
+        "a/../../secret.png",
+        "link.png",
+        "up/secret.png",
+        "circle",
+        "a\0b",
+        "x" * 100_000,
+        "~/secret.png",
+        "",
+        "a",
+    )
+    near = ("a/1.png", "./a/1.png", "a/../a/1.png", "near.png")
+    found = thumbnails_from_folder(root, dict(enumerate((*away, *near))))
+    assert sorted(found) == list(range(len(away), len(away) + len(near)))
+
+
+def test_a_dataset_called_like_a_folder_opens_none_of_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = photos(tmp_path / "private")
+    monkeypatch.chdir(tmp_path)
+    ids = {number: f"{name}/{i}.png" for number, (name, i) in enumerate([("a", 0), ("b", 3)])}
+    for name in (str(folder), "private", "./private", "../private"):
+        assert thumbnails_from_dataset(name, ids) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + b"\0" * 99, b"GIF89a", b"BM" * 50])
+def test_a_broken_picture_is_left_out(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    assert thumbnails_from_folder(tmp_path, {0: "x.png"}) == {}
+
+
+def test_a_picture_whose_decoder_fails_in_its_own_way_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_image(1).save(tmp_path / "x.png")
+    for error in (SyntaxError, ValueError, IndexError, MemoryError, Image.DecompressionBombError):
+        monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=error))
+        assert thumbnails_from_folder(tmp_path, {0: "x.png"}) == {}
