@@ -45,6 +45,10 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+LONGEST_NAME = 1000
+"""Bytes of UTF-8 that the name of a class may have, in every file that is read."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of any error on one line, cut to 200 characters; its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -25,7 +25,8 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
     """Put a class into the stub of `torchvision.datasets`."""
 
     def apply(name: str, make: Any) -> None:
-        module = types.SimpleNamespace(datasets=types.SimpleNamespace(**{name: make}))
+        utils = types.SimpleNamespace(_ARCHIVE_EXTRACTORS={".tar": None, ".zip": None})
+        module = types.SimpleNamespace(datasets=types.SimpleNamespace(utils=utils, **{name: make}))
         monkeypatch.setattr(download, "import_torchvision", lambda: module)
 
     return apply

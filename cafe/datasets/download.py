@@ -15,6 +15,7 @@ from cafe.compat import import_torchvision
 from cafe.datasets.catalog import KnownDataset
 from cafe.datasets.known import how_to_get
 from cafe.datasets.text_files import quote
+from cafe.datasets.unpack import unpacked_by_cafe
 from cafe.errors import DatasetError
 
 _ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
@@ -59,6 +60,7 @@ def download_known(row: KnownDataset, data_root: Path) -> None:
         with (
             tempfile.TemporaryDirectory(prefix=".download-", dir=data_root) as folder,
             contextlib.redirect_stdout(sys.stderr),  # stdout is for results
+            unpacked_by_cafe(datasets),
         ):
             getattr(datasets, row.torchvision)(folder, download=True)
             _drop_archives(Path(folder))

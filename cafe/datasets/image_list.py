@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from cafe.datasets.dataset import SPLITS
-from cafe.datasets.text_files import clean_name, is_utf8, quote, quote_some
+from cafe.datasets.text_files import clean_name, name_fault, quote, quote_some
 from cafe.errors import DatasetError, InputError
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[str, str] | None
@@ -112,8 +112,8 @@ def _names_by_label(
                 f"{where}: class {quote(entry.key)} is called {quote(names[label])} and "
                 f"{quote(name)}; give each class one name."
             )
-        if name is not None and not (name and is_utf8(name)):
-            raise DatasetError(f"{where}: class {quote(entry.key)} has no usable name.")
+        if name is not None and (fault := name_fault(name)):
+            raise DatasetError(f"{where}: class {quote(entry.key)} has no usable name: {fault}.")
     return names
 
 
@@ -177,8 +177,8 @@ def _rename(names: tuple[str, ...], new_names: Mapping[str, str], where: str) ->
 
 def _check_usable(names: Iterable[str]) -> None:
     for name in names:
-        if not name or not is_utf8(name):
-            raise InputError(f"{quote(name)} cannot be a class name; give a word or more.")
+        if fault := name_fault(name):
+            raise InputError(f"{fault}.")
 
 
 def _check_unique(rows: Mapping[str, Sequence[tuple[str, int]]], where: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import CafeError, DatasetError
+from cafe.errors import LONGEST_NAME, CafeError, DatasetError
 
 
 def quote(value: object) -> str:
@@ -58,6 +58,16 @@ def clean_path(path: Any, what: str) -> str:
     if ".." in parts:
         raise DatasetError(f"{what}: {quote(path)} leads out of its root; take the '..' out.")
     return "/".join(part for part in parts if part not in ("", "."))
+
+
+def name_fault(name: str) -> str:
+    """Why a text cannot be the name of a class, for a message; "" where it can."""
+    if not name.strip() or "\0" in name or not is_utf8(name):
+        return f"{quote(name)} cannot be a class name; give a word or more"
+    size = len(name.encode())
+    if size > LONGEST_NAME:
+        return f"the class name {quote(name)} has {size:,} bytes; {LONGEST_NAME:,} is the most"
+    return ""
 
 
 def is_utf8(text: str) -> bool:

@@ -10,12 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cafe.datasets.load import load_dataset
+from cafe.datasets.load import DATASET_NAMES, load_dataset
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _EDGE = 144  # pixels: twice what a page shows, so that it is sharp on dense screens
+
+
+def stays_inside(root: Path, name: str) -> bool:
+    """Whether a file lies in a folder: a name in a cache may be absolute, climb, or be a link."""
+    try:
+        return (root / name).resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a NUL, a name of any length
+        return False
 
 
 def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]:
@@ -31,15 +39,19 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
     Returns
     -------
     dict of int to str
-        Row -> data URI; an image that is not there or cannot be read is left out.
+        Row -> data URI; an image that is not there, lies outside of the folder, or cannot be read
+        is left out.
     """
     from PIL import Image
 
-    return _encode_all({row: partial(Image.open, root / name) for row, name in ids.items()})
+    inside = {row: root / name for row, name in ids.items() if stays_inside(root, name)}
+    return _encode_all({row: partial(Image.open, path) for row, path in inside.items()})
 
 
 def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:
     """Thumbnails of a dataset known by name: what ships with cafe, or lies in the data root.
+
+    A cache of a stranger may call its dataset like any folder of yours: none is looked into.
 
     Parameters
     ----------
@@ -58,6 +70,8 @@ def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]
     CafeError
         If the dataset cannot be loaded.
     """
+    if name not in DATASET_NAMES:
+        return {}
     dataset = load_dataset(name, allow_missing=True)
     items = {item.id: item for item in dataset.splits.get("test", ())}
     present = {row: items[image] for row, image in ids.items() if image in items}
@@ -67,8 +81,9 @@ def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]
 def _encode_all(openers: Mapping[int, Callable[[], Image.Image]]) -> dict[int, str]:
     uris = {}
     for row, open_image in openers.items():
-        with contextlib.suppress(OSError):  # the page does without an image that cannot be read
-            uris[row] = _data_uri(open_image())
+        # Pillow's decoders raise anything; the page does without an image that cannot be read
+        with contextlib.suppress(Exception), open_image() as image:
+            uris[row] = _data_uri(image)
     return uris
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision, encoder_precision, resolve_device
+from cafe.encoders.checkpoint import load_weights
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
 from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
@@ -202,7 +203,7 @@ def _build_network(source: WeightsSource, precision: Precision) -> Any:
         "correct its configuration",
         (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError),
     )
-    # open_clip warns that no weights are loaded; `_load` does that right after
+    # open_clip warns that no weights are loaded; `load_weights` does that right after
     with refusal, quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that untrained weights are the same every time
         network = open_clip.create_model(
@@ -216,7 +217,7 @@ def _build_network(source: WeightsSource, precision: Precision) -> Any:
         )
     _widen_scalars(network)
     if source.weights is not None:
-        _load(network, source)
+        load_weights(network, source, source.weights)
     return network
 
 
@@ -230,16 +231,6 @@ def _widen_scalars(network: Any) -> None:
         value = getattr(network, name, None)
         if value is not None:
             value.data = value.data.float()
-
-
-def _load(network: Any, source: WeightsSource) -> None:
-    problem = f"'{source.weights}' is no checkpoint of {source.model}"
-    advice = "give a safetensors file, or a PyTorch file of tensors, made for this architecture"
-    with raise_as(WeightsError, problem, advice, Exception), quiet_libraries():
-        # OpenAI's files are TorchScript archives, which can run code when they are loaded: only
-        # a file with the SHA-256 of one of theirs is loaded that way
-        weights_only = not source.is_openai_file
-        import_open_clip().load_checkpoint(network, str(source.weights), weights_only=weights_only)
 
 
 def _state_digest(network: Any) -> str:

@@ -83,10 +83,13 @@ def load_tokenizer(model: str, identifier: str) -> Any:
     # imported before `hub.fetch` goes offline: transformers, which this imports, reads that setting
     # once and would stay offline
     open_clip = import_open_clip()
+    text = (open_clip.get_model_config(identifier) or {}).get("text_cfg") or {}
+    # a configuration may ask for code that comes with a tokenizer of Hugging Face's to be run
+    options = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
 
     def get() -> Any:
         try:
-            tokenizer = open_clip.get_tokenizer(identifier)
+            tokenizer = open_clip.get_tokenizer(identifier, **options)
             tokenizer(["a"])  # some faults, such as a missing padding token, show only in use
         except ImportError as error:
             raise WeightsError(

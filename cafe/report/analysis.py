@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from cafe.datasets.thumbnails import thumbnails_from_dataset, thumbnails_from_folder
+from cafe.datasets.thumbnails import stays_inside, thumbnails_from_dataset, thumbnails_from_folder
 from cafe.errors import CafeError, InputError
 from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
@@ -180,6 +180,8 @@ def _thumbnails(
     try:
         if images:
             thumbnails = thumbnails_from_folder(images, ids)
+            if outside := [name for name in ids.values() if not stays_inside(images, name)]:
+                notes.append(f"{len(outside)} images are left out: they lie outside of '{images}'.")
         else:
             thumbnails = thumbnails_from_dataset(cache.header.dataset, ids)
     except CafeError:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from cafe.results.typed_json import Count, Index, Name, NotNegative, Percent, from_json, read_text
+from cafe.results.typed_json import (
+    ClassName,
+    Count,
+    Index,
+    Name,
+    NotNegative,
+    Percent,
+    from_json,
+    read_text,
+)
 
 PAGE, GRID_ROWS = "page.json", "grid.jsonl"
 
@@ -49,7 +58,7 @@ class PageRow(ResultPage):
 class Page:
     """`page.json`."""
 
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[ClassName, ...] = ()
     results: tuple[PageRow, ...] = ()
 
     def __post_init__(self) -> None:

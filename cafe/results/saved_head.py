@@ -21,7 +21,7 @@ from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head, predict_in_blocks
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
-from cafe.results.typed_json import Count, Index, Name, Percent, check_json
+from cafe.results.typed_json import ClassName, Count, Index, Name, Percent, check_json
 
 _ZERO_SHOT = "zero_shot."
 
@@ -179,7 +179,7 @@ class _Required(TypedDict):
 
     method: Name
     params: dict[str, Any]
-    class_names: Annotated[list[str], Field(min_length=2)]
+    class_names: Annotated[list[ClassName], Field(min_length=2)]
     dataset: str
     encoder: _Encoder
     cache_key: dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cafe.errors import InputError, raise_as
+from cafe.errors import LONGEST_NAME, InputError, raise_as
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)] | Literal["all"]
@@ -22,6 +22,7 @@ Index = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+ClassName = Annotated[str, Field(max_length=LONGEST_NAME)]
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
 """Part of the name of a file: it must not lead out of the run's folder."""
 

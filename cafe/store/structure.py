@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 
+from cafe.errors import LONGEST_NAME
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.schema import (
     GROUPS,
@@ -145,6 +146,10 @@ def _check_splits(file: h5py.File) -> None:
     _require(
         len(names) == classes >= 2 and sentences.shape == file["text/features"].shape[:2],
         f"it has {len(names)} class names with text features {file['text/features'].shape}",
+    )
+    _require(
+        names.dtype.itemsize <= LONGEST_NAME,
+        f"it has class names of {names.dtype.itemsize:,} bytes, {LONGEST_NAME:,} is the most",
     )
     _require(file["skipped"].shape[1] == 3, "'skipped' has not 3 columns")
     _require(len(file["splits"]) > 0, "it has no split")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheError, raise_as
+from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
 from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
@@ -118,6 +118,9 @@ def _stop_on_error(blocks: Iterable[Block], out: DeferredErrorFile) -> Iterator[
 
 
 def _write_header(file: h5py.File, header: Header) -> None:
+    for name in header.class_names:
+        if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+            raise InputError(f"the class name '{name[:60]}...' is too long; cut it.")
     file.attrs["cafe_format"] = FORMAT
     set_text(file, "key", canonical(header.key))
     set_text(file, "key_sha256", digest(header.key))

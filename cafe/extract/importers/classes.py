@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.text_files import is_utf8, quote
+from cafe.datasets.text_files import name_fault
 from cafe.errors import CacheFormatError, InputError, raise_as
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 
@@ -219,8 +219,8 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
         )
     if len(text) < 2:
         raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
-    if unusable := [name for name in names if not _is_usable(name)]:
-        raise CacheFormatError(f"{quote(unusable[0])} cannot be a class name; give a word or more.")
+    if faults := list(filter(None, map(name_fault, names))):
+        raise CacheFormatError(f"{faults[0]}.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CacheFormatError(f"class name '{twice}' is there twice; give each class its own.")
@@ -233,7 +233,3 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
         raise CacheFormatError(f"{texts.name} have a logit_scale of {scale}; it must be above 0.")
     scale = CLIP_SCALE if scale is None else scale
     return ClassList(names, sentences, text, scale, texts.logit_bias)
-
-
-def _is_usable(name: str) -> bool:
-    return bool(name.strip()) and "\0" not in name and is_utf8(name)
