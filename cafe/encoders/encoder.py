@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
 from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
 from cafe.errors import WeightsError, raise_as
-from cafe.store.files import check_archive, digest_of_file, is_archive
+from cafe.store.files import digest_of_file
 
 _SENTENCES_PER_BATCH = 256
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -217,32 +216,28 @@ def _build_network(source: WeightsSource, precision: Precision) -> Any:
         )
     _widen_scalars(network)
     if source.weights is not None:
-        _load(network, source, source.weights)
+        _load(network, source)
     return network
 
 
 def _widen_scalars(network: Any) -> None:
-    """Keep logit scale and bias in float32, as in the checkpoint.
-
-    open_clip casts them together with a timm tower, and in bfloat16 SigLIP's scale is off by up to
-    1.6 %.
-    """
+    """Keep logit scale and bias in float32, as in the checkpoint."""
+    # open_clip casts them with a timm tower, and in bfloat16 SigLIP's scale is off by up to 1.6 %
     for name in ("logit_scale", "logit_bias"):
         value = getattr(network, name, None)
         if value is not None:
             value.data = value.data.float()
 
 
-def _load(network: Any, source: WeightsSource, file: Path) -> None:
-    problem = f"'{file}' is no checkpoint of {source.model}"
+def _load(network: Any, source: WeightsSource) -> None:
+    problem = f"'{source.weights}' is no checkpoint of {source.model}"
     advice = "give a safetensors file, or a PyTorch file of tensors, made for this architecture"
     with raise_as(WeightsError, problem, advice, Exception), quiet_libraries():
-        if is_archive(file) and not source.is_openai_file:
-            check_archive(file)  # torch compares no checksum
+        source.check_checksums()
         # OpenAI's files are TorchScript archives, which can run code when they are loaded: only
         # a file with the SHA-256 of one of theirs is loaded that way
         weights_only = not source.is_openai_file
-        import_open_clip().load_checkpoint(network, str(file), weights_only=weights_only)
+        import_open_clip().load_checkpoint(network, str(source.weights), weights_only=weights_only)
 
 
 def _state_digest(network: Any) -> str:
