@@ -224,6 +224,16 @@ def test_refuses_what_cannot_be_meant(tiny: Encoder) -> None:
         Coop(4, tower=EncoderTower(tiny)).fit(draw_task())
 
 
+def test_classes_of_one_name_need_words_of_their_own() -> None:
+    train = draw_task()
+    names = ("crane", "ibis", "crane", *train.text.names[3:])
+    shared = TrainingSet(train.features, replace(train.text, names=names))
+    recipe = Recipe(epochs=1)
+    with pytest.raises(InputError, match=r"classes 0 'crane' and 2 'crane' have one name for this"):
+        Coop(tower=DrawnTower(), recipe=recipe).fit(shared)
+    Coop(tower=DrawnTower(), class_specific=True, recipe=recipe).fit(shared)
+
+
 def test_an_interrupt_stops_it() -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

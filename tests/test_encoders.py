@@ -73,6 +73,16 @@ def test_a_pytorch_checkpoint_of_tensors(tiny_folder: Path, tiny: Encoder, tmp_p
     assert torch.equal(encoder.encode_text(SENTENCES), tiny.encode_text(SENTENCES))
 
 
+def test_a_damaged_checkpoint(tiny_folder: Path, tmp_path: Path) -> None:
+    state = load_file(tiny_folder / "open_clip_model.safetensors")
+    torch.save(state, tmp_path / "x.pt")
+    content = bytearray((tmp_path / "x.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"no checkpoint of tiny \(its part '.*' does not have"):
+        load(str(tiny_folder), str(tmp_path / "x.pt"))
+
+
 class Payload:
     """Runs code when it is unpickled."""
 

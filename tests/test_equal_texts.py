@@ -123,6 +123,17 @@ class TestRefused:
         assert cafe.AdapterClassifier("knn", text_features=texts).fit(x, y).score(x, y) == 1
 
 
+def test_the_estimator_asks_which_label_a_row_is_for() -> None:
+    texts, y = draw_texts(classes=12, prompts=1)[:, 0], np.arange(24) % 12
+    x = texts[y] + 0.1 * DRAW.standard_normal((24, 16)).astype(np.float32)
+    labels = np.arange(12).astype(str)
+    with pytest.raises(InputError, match=r"text \(0, 1, 10\) or of numbers \(0, 1, 2\)"):
+        cafe.AdapterClassifier("zero-shot", text_features=texts).fit(x, labels[y])
+    given = cafe.AdapterClassifier("zero-shot", text_features=texts, class_names=labels)
+    assert given.fit(x, labels[y]).score(x, labels[y]) == 1
+    assert cafe.AdapterClassifier("zero-shot", text_features=texts).fit(x, y).score(x, y) == 1
+
+
 class TestGoesOn:
     @pytest.mark.parametrize("method", IMAGES_ALONE)
     def test_fit(self, path: Path, method: str) -> None:

@@ -20,7 +20,6 @@ from cafe.errors import CacheFormatError, CafeError, InputError
 from cafe.extract.importers import import_features
 from cafe.extract.importers.zero_shot_check import (
     ZeroShotCheck,
-    check_every_split,
     check_zero_shot,
     doubts,
 )
@@ -357,7 +356,16 @@ def checks(tmp_path: Path, change: Callable[[Path, Twelve], None]) -> list[ZeroS
     data = Twelve()
     source = clip_benchmark(tmp_path / "f", data, ("train", "val", "test"))
     change(source, data)
-    return check_every_split(import_features(source, target(tmp_path), text=tmp_path / "text.npy"))
+    return import_checks(source, tmp_path)
+
+
+def import_checks(source: Path, tmp_path: Path) -> list[ZeroShotCheck]:
+    found: list[ZeroShotCheck] = []
+    cache = import_features(
+        source, target(tmp_path), text=tmp_path / "text.npy", check=found.extend
+    )
+    assert found == [check_zero_shot(cache, check.split) for check in found]
+    return found
 
 
 def shuffle(split: str, step: int, part: float = 1.0) -> Callable[[Path, Twelve], None]:
@@ -432,19 +440,18 @@ class TestGuard:
             source / "targets_train.pt",
         )
         data.text_file(tmp_path)
-        cache = import_features(source, target(tmp_path), text=tmp_path / "text.npy")
-        train = check_zero_shot(cache, "train")
-        assert train.accuracy > 75
-        assert train.at_chance
-        assert "labels of train" in doubts(check_every_split(cache))[0]
+        found = import_checks(source, tmp_path)
+        assert found[1].accuracy > 75
+        assert found[1].at_chance
+        assert "labels of train" in doubts(found)[0]
 
     def test_few_images_prove_nothing(self, tmp_path: Path) -> None:
         data = Set()
         source = clip_benchmark(tmp_path / "f", data, ("train", "test"))
         torch.save(data.x[:2].clone(), source / "features_test.pt")
         torch.save(data.y[:2].clone(), source / "targets_test.pt")
-        cache = import_features(source, target(tmp_path), text=data.text_file(tmp_path))
-        assert doubts(check_every_split(cache)) == []
+        data.text_file(tmp_path)
+        assert doubts(import_checks(source, tmp_path)) == []
 
     def test_the_command_line_says_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -107,6 +107,7 @@ BAD_PROMPTS: dict[str, tuple[Any, str]] = {
     "empty": ({"disc": ["a", " "], "square": ["b"]}, "'disc' needs a list of sentences"),
     "numbers": ({"disc": [1], "square": ["b"]}, "'disc' needs a list of sentences"),
     "null": ({"disc": None, "square": ["b"]}, "'disc' needs a list of sentences"),
+    "twice": ({"disc": ["a"], "disc ": ["c"], "square": ["b"]}, "names 'disc' twice"),
     "list": (["a", "b"], 'is not {"class name"'),
 }
 

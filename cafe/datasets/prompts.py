@@ -7,6 +7,7 @@ the dataset it was written for, "default", or one of its own.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -138,6 +139,10 @@ def read_prompts(path: Path, class_names: Sequence[str]) -> list[list[str]]:
     if not isinstance(content, dict):
         raise InputError(f'{path} is not {{"class name": ["sentence", ...], ...}}.')
     sentences = {clean_name(name): value for name, value in content.items()}
+    if len(sentences) < len(content):
+        counts = Counter(map(clean_name, content))
+        twice = quote_some(name for name, count in counts.items() if count > 1)
+        raise InputError(f"{path} names {twice} twice, as underscores are spaces; keep one.")
     missing = [name for name in class_names if clean_name(name) not in sentences]
     if missing:
         raise InputError(f"{path} has no sentences for {quote_some(missing)}; add them.")

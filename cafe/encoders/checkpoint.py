@@ -40,6 +40,7 @@ def load_weights(network: Any, source: WeightsSource, file: Path) -> None:
         if file.suffix in _NUMPY:
             open_clip.load_checkpoint(network, str(file))
             return
+        source.check_checksums()
         state = _read_openai(file) if source.is_openai_file else _read_tensors(file)
         with _given(state) as taken:
             open_clip.load_checkpoint(network, str(file))

@@ -222,11 +222,8 @@ def _build_network(source: WeightsSource, precision: Precision) -> Any:
 
 
 def _widen_scalars(network: Any) -> None:
-    """Keep logit scale and bias in float32, as in the checkpoint.
-
-    open_clip casts them together with a timm tower, and in bfloat16 SigLIP's scale is off by up to
-    1.6 %.
-    """
+    """Keep logit scale and bias in float32, as in the checkpoint."""
+    # open_clip casts them with a timm tower, and in bfloat16 SigLIP's scale is off by up to 1.6 %
     for name in ("logit_scale", "logit_bias"):
         value = getattr(network, name, None)
         if value is not None:

@@ -17,7 +17,7 @@ import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip
 from cafe.encoders.tokenizer import check_tokenizer
 from cafe.errors import UnknownNameError, WeightsError, raise_as
-from cafe.store.files import digest_of_file
+from cafe.store.files import check_archive, digest_of_file, is_archive
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
 NANO, NANO_TAG = "nano", "glyphs"
@@ -49,6 +49,17 @@ class WeightsSource(NamedTuple):
     published: Mapping[str, Any]
     weights: Path | None
     is_openai_file: bool = False
+
+    def check_checksums(self) -> None:
+        """Refuse a PyTorch file that is damaged: torch compares no checksum of it.
+
+        Raises
+        ------
+        ValueError
+            With the reason.
+        """
+        if self.weights and is_archive(self.weights) and not self.is_openai_file:
+            check_archive(self.weights)
 
 
 def default_pretrained(model: str) -> str:

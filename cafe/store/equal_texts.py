@@ -58,7 +58,10 @@ def equal_texts(text_features: NDArray[Any]) -> list[tuple[int, ...]]:
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    largest = np.abs(rows).max(axis=-1, keepdims=True)
+    largest[largest == 0] = 1
+    scaled = rows / largest  # a norm squares, and squares may be too large for float32
+    norms = np.linalg.norm(scaled, axis=-1, keepdims=True)
     norms[norms == 0] = 1
-    unit: NDArray[np.float32] = rows / norms
+    unit: NDArray[np.float32] = scaled / norms
     return unit

@@ -192,6 +192,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             sums.index_add_(0, features.y, features.unit)
             text = normalize(sums, dim=-1)[:, None]  # (C, 1, D)
         else:
+            if self.class_names is None:
+                _refuse_two_orders(self.classes_.tolist())
             text = torch.from_numpy(np.asarray(self.text_features, np.float32).copy())
             text = text[:, None] if text.ndim == 2 else text
         shape, count, width = tuple(text.shape), len(names), features.x.shape[1]
@@ -213,3 +215,14 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _refuse_two_orders(labels: list[Any]) -> None:
+    """Refuse sorted labels whose order people may take for another: 10 before 2 in text."""
+    words = [label for label in labels if isinstance(label, str) and label.isdecimal()]
+    counted = sorted(words, key=int)
+    if len(words) == len(labels) and words != counted:
+        raise InputError(
+            f"rows of text_features may be in the order of text ({', '.join(words[:3])}) or of "
+            f"numbers ({', '.join(counted[:3])}); say which label each is for with class_names."
+        )

@@ -68,11 +68,12 @@ def import_(
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """
     from cafe.extract.importers import import_features
-    from cafe.extract.importers.zero_shot_check import check_every_split, doubts
+    from cafe.extract.importers.zero_shot_check import ZeroShotCheck, doubts
     from cafe.store.paths import cache_folder, named_path
 
     path = named_path(cache_folder(cache), name)
     refuse_present(path, replace=replace)
+    checks: list[ZeroShotCheck] = []
     with on_stop(WHOLE):
         imported = import_features(
             source,
@@ -86,8 +87,8 @@ def import_(
             logit_scale=logit_scale,
             replace=replace,
             note=note,
+            check=checks.extend,
         )
-    checks = check_every_split(imported)
     if as_json:
         every = {check.split: vars(check) for check in checks}
         print_json({**summarize_cache(imported), "zero_shot": vars(checks[0]), "splits": every})

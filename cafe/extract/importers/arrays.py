@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
-from cafe.store.files import check_archive
+from cafe.store.files import check_archive, is_archive
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
 
@@ -102,8 +102,7 @@ def _read_npy(file: Path) -> NDArray[Any]:
 def _read_pt(file: Path) -> NDArray[Any]:
     import torch
 
-    with file.open("rb") as stream:
-        zipped = stream.read(2) == b"PK"  # as torch tells it from the format before 1.6
+    zipped = is_archive(file)
     if zipped:
         _check_archive(file)
     with warnings.catch_warnings():

@@ -21,6 +21,7 @@ from cafe.extract.importers.tensor_files import (
     read_npz_file,
     read_tip_adapter,
 )
+from cafe.extract.importers.zero_shot_check import ZeroShotCheck
 from cafe.store import FeatureCache, lock_cache
 from cafe.store.paths import cache_name
 
@@ -64,6 +65,7 @@ def import_features(
     logit_scale: float | None = None,
     replace: bool = True,
     note: Callable[[str], None] | None = None,
+    check: Callable[[list[ZeroShotCheck]], None] | None = None,
 ) -> FeatureCache:
     """Make a cache from features that were computed elsewhere. Nothing in them is unpickled.
 
@@ -102,6 +104,9 @@ def import_features(
         Whether a cache may be there already.
     note : callable, optional
         Told in a sentence each, before the cache is written, what was left out or assumed.
+    check : callable, optional
+        Told, before the cache is written, how well the texts tell the images of each split, that of
+        the test split first; see `cafe.extract.importers.zero_shot_check.doubts`.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def import_features(
         names = None if classes is None else read_class_names(Path(classes))
         texts = _find_text(path, text, names, template, note, encode=encode)
         options = ImportOptions(texts, names, shots, label, logit_scale)
-        return write_feature_set(_read(source, options), options, path, note)
+        return write_feature_set(_read(source, options), options, path, note, check)
 
 
 def _find_text(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.text_files import name_fault
-from cafe.errors import CacheFormatError, InputError, raise_as
+from cafe.datasets.text_files import name_fault, read_text
+from cafe.errors import CacheFormatError, InputError
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 
 if TYPE_CHECKING:
@@ -128,13 +128,11 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     InputError
         If there is no such file, or it holds no names.
     """
-    with raise_as(InputError, f"cannot read class names from '{file}'"):
-        content = file.read_bytes()
+    text = read_text(file, InputError)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        text = content.decode("utf-8-sig")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
         names = json.loads(text) if file.suffix == ".json" else lines
-    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+    except (ValueError, RecursionError):  # not JSON
         names = None
     if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise InputError(

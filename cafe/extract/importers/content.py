@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe.datasets.class_order import first_pairs
 from cafe.datasets.text_files import quote_some
 from cafe.extract.importers.classes import ClassList, ImportOptions
+from cafe.extract.importers.zero_shot_check import ZeroShotCheck, answer, judge
 from cafe.store import Block
 from cafe.store.equal_texts import equal_texts
 from cafe.store.key import digest
@@ -30,13 +31,16 @@ class SplitContent:
         Of its ids, labels and features, as they are stored.
     lengths : ndarray
         Euclidean length of each feature. (N,)
-    seen : ndarray
-        Class indices that have images, sorted.
+    labels : ndarray
+        Class indices. (N,)
+    check : ZeroShotCheck
+        How well the class texts tell its images.
     """
 
     sha256: str
-    lengths: NDArray[np.float32]
-    seen: NDArray[np.int64]
+    lengths: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    check: ZeroShotCheck
 
     @property
     def is_unit(self) -> bool:
@@ -44,20 +48,25 @@ class SplitContent:
         return bool((np.abs(self.lengths - 1) < _UNIT).all())
 
 
-def read_content(blocks: Iterator[Block]) -> SplitContent:
-    """Read all of a split once, a block at a time."""
-    ids, labels, features = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    lengths, seen = [], set()
+def read_content(split: str, blocks: Iterator[Block], weights: NDArray[np.float32]) -> SplitContent:
+    """Read all of a split once, a block at a time; `weights` are those of the classes (C, D)."""
+    ids, features = hashlib.sha256(), hashlib.sha256()
+    lengths, labels, answers = [], [], []
     for block in blocks:
         ids.update("".join(f"{name}\0" for name in block.ids).encode("utf-8", "surrogatepass"))
-        labels.update(block.labels.tobytes())
         features.update(block.features.tobytes())
-        lengths.append(np.linalg.norm(block.features.astype(np.float32), axis=1))
-        seen.update(np.unique(block.labels).tolist())
-    parts = {"ids": ids, "labels": labels, "features": features}
-    digests = {name: part.hexdigest() for name, part in parts.items()}
-    sha256 = digest({**digests, "type": block.features.dtype.str})
-    return SplitContent(sha256, np.concatenate(lengths), np.array(sorted(seen)))
+        lengths.append(np.linalg.norm(block.features.astype(np.float64), axis=1))
+        labels.append(block.labels)
+        answers.append(answer(block.features, weights))
+    y = np.concatenate(labels)
+    parts = {
+        "ids": ids.hexdigest(),
+        "labels": hashlib.sha256(y.tobytes()).hexdigest(),
+        "features": features.hexdigest(),
+        "type": block.features.dtype.str,
+    }
+    check = judge(split, y, np.concatenate(answers), len(weights))
+    return SplitContent(digest(parts), np.concatenate(lengths), y, check)
 
 
 def notes_on_classes(
@@ -95,8 +104,8 @@ def notes_on_images(
 ) -> Iterator[str]:
     """Classes without images, features of zeros, and whether features are normalised."""
     for split, content in contents.items():
-        absent = sorted(set(range(len(class_names))) - set(content.seen.tolist()))
-        if absent:
+        absent = np.setdiff1d(np.arange(len(class_names)), content.labels)
+        if len(absent):
             yield (
                 f"{len(absent)} of {len(class_names)} classes have no image in {split}: "
                 f"{quote_some(class_names[index] for index in absent)}"

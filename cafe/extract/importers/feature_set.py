@@ -16,7 +16,9 @@ from cafe.extract.importers.content import (
     read_content,
 )
 from cafe.extract.importers.split_features import SplitFeatures
+from cafe.extract.importers.zero_shot_check import ZeroShotCheck
 from cafe.store import SPLITS, FeatureCache, Header, utc_now, write_cache
+from cafe.store.equal_texts import class_weights
 from cafe.store.files import digest_of_file
 from cafe.store.key import Key, digest, digest_of_array, digest_of_names
 from cafe.store.paths import cache_name
@@ -62,8 +64,9 @@ def write_feature_set(
     options: ImportOptions,
     path: Path,
     note: Callable[[str], None] | None = None,
+    check: Callable[[list[ZeroShotCheck]], None] | None = None,
 ) -> FeatureCache:
-    """Write imported features as a cache; `note` is told what was left out or assumed.
+    """Write imported features as a cache; see `import_features` for what is told before.
 
     Raises
     ------
@@ -81,7 +84,13 @@ def write_feature_set(
         images.check_classes(classes)
     _check_distinct(features)
     # every number is read once before anything is written
-    contents = {split: read_content(images.blocks(split)) for split, images in splits.items()}
+    weights = class_weights(classes.text_features)  # (C, D)
+    contents = {
+        split: read_content(split, images.blocks(split), weights)
+        for split, images in splits.items()
+    }
+    if check is not None:
+        check([content.check for content in reversed(contents.values())])
     if note is not None:
         for line in (
             *features.notes,

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,17 +76,15 @@ def check_zero_shot(cache: FeatureCache, split: str | None = None) -> ZeroShotCh
     """
     split = split or next(name for name in reversed(SPLITS) if name in cache.counts)
     weights = class_weights(cache.header.text_features)  # (C, D)
-    labels, answers = [], []
-    for block in cache.blocks(split):
-        scores = block.features.astype(np.float32) @ weights.T  # (n, C): norms change no order
-        labels.append(block.labels)
-        answers.append(scores.argmax(axis=1))
-    return _judge(split, np.concatenate(labels), np.concatenate(answers), len(weights))
+    answers = [answer(block.features, weights) for block in cache.blocks(split)]
+    return judge(split, cache.labels(split), np.concatenate(answers), len(weights))
 
 
-def check_every_split(cache: FeatureCache) -> list[ZeroShotCheck]:
-    """The check of each split, that of the test split first."""
-    return [check_zero_shot(cache, split) for split in reversed(SPLITS) if split in cache.counts]
+def answer(features: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The class whose weights (C, D) are nearest to each feature (n, D); lengths do not matter."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that only an edited file has
+        classes: NDArray[np.int64] = (features.astype(np.float32) @ weights.T).argmax(axis=1)
+    return classes
 
 
 def doubts(checks: Sequence[ZeroShotCheck]) -> list[str]:
@@ -126,8 +125,8 @@ def _in_words(check: ZeroShotCheck) -> str:
     )
 
 
-def _judge(
-    split: str, labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+def judge(
+    split: str, labels: NDArray[Any], answers: NDArray[np.int64], classes: int
 ) -> ZeroShotCheck:
     """Compare answers with labels, and with what they would score on shuffled labels."""
     images, right = len(labels), int((labels == answers).sum())
@@ -143,7 +142,7 @@ def _judge(
 
 
 def _shuffled(
-    labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+    labels: NDArray[Any], answers: NDArray[np.int64], classes: int
 ) -> tuple[float, float]:
     """Mean and deviation of the right answers where the labels are shuffled (Hoeffding 1951)."""
     n = len(labels)
@@ -156,7 +155,7 @@ def _shuffled(
 
 
 def _find_swapped(
-    labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int
+    labels: NDArray[Any], answers: NDArray[np.int64], classes: int
 ) -> tuple[tuple[int, int], ...]:
     """The first classes whose images have another class's text, if the texts are in another order.
 

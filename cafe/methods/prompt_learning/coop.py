@@ -136,6 +136,12 @@ class Coop(BatchedMethod):
                 f"{width}: it is another encoder's; pass tower=load_tower(cache)."
             )
         prompts = Prompts(self.tower.to(device), text.names, self.prompt, device)
+        if prompts.alike and not self.class_specific:
+            names = " and ".join(f"{number} '{text.names[number]}'" for number in prompts.alike)
+            raise InputError(
+                f"classes {names} have one name for this encoder, so {self.name} cannot tell them "
+                "apart; give each its own name, or learn words for each with class_specific=True."
+            )
         runs = [
             ContextRun(self._start(prompts, seed), train, seed, self.recipe_for(train))
             for train, _, seed in jobs

@@ -116,6 +116,8 @@ class Prompts:
         Embeddings of the words, where a context starts from words. (T, W)
     shape : tuple of int
         (T, W) of a context.
+    alike : (int, int) or None
+        Two classes whose names are the same tokens, which one context for all cannot tell apart.
 
     Raises
     ------
@@ -142,6 +144,7 @@ class Prompts:
         place = slice(self._start, self._start + len(context))
         self.words = self._plain[0, place].clone() if isinstance(prompt, str) else None
         self.shape = (len(context), self._plain.shape[-1])
+        self.alike = _find_alike(rows)
 
     @property
     def cost(self) -> int:
@@ -183,6 +186,15 @@ class Prompts:
             after.expand(runs, *after.shape),
         )
         return torch.cat(parts, dim=2)
+
+
+def _find_alike(rows: Sequence[Sequence[int]]) -> tuple[int, int] | None:
+    """The first two classes whose names have the same tokens."""
+    seen: dict[tuple[int, ...], int] = {}
+    for number, row in enumerate(rows):
+        if seen.setdefault(tuple(row), number) != number:
+            return seen[tuple(row)], number
+    return None
 
 
 def _check_room(

@@ -12,7 +12,7 @@ A target that is a link is written where it points. What is no file, such as a d
 a rename would put a file in its place.
 """
 
-from cafe.store.files.archives import check_archive
+from cafe.store.files.archives import check_archive, is_archive
 from cafe.store.files.deferred_errors import DeferredErrorFile
 from cafe.store.files.disk import append_lines, check_folder, digest_of_file, real_path
 from cafe.store.files.locks import is_unlocked, lock_path
@@ -26,6 +26,7 @@ __all__ = [
     "check_archive",
     "check_folder",
     "digest_of_file",
+    "is_archive",
     "is_unlocked",
     "left_overs",
     "lock_file",

@@ -13,6 +13,12 @@ _LARGEST_END = 22 + 65535  # bytes of an archive's last record, comment included
 _END = b"PK\5\6"
 
 
+def is_archive(file: Path) -> bool:
+    """Whether a file begins as an archive, by which torch knows its own from older ones."""
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
 def check_archive(file: Path, largest: int | None = None) -> None:
     """Compare an archive's list of members and every checksum with what is there.
 
