@@ -39,6 +39,10 @@ RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
+ZERO_SHOT_IMAGES = 2.0
+"""Imaginary images of zero-shot, where every adapter has one: it cannot overfit, and at one shot,
+where nothing is held out, the weights are these (`docs/research/auto.md`)."""
+
 
 def fit_ratio_ensembles(
     adapter: Adapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
@@ -85,10 +89,10 @@ def _members(
     text = train.text
     none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
     zero_shot = [
-        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold)
+        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold.held_out.y)
         for fold, _ in on_folds
     ]
-    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot)]
+    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot, ZERO_SHOT_IMAGES)]
     judged = [_judge(runs, fold) for fold, runs in on_folds]
     heads = [adapter.head_for(run, train) for run in trained]
     for i, head in enumerate(heads):
@@ -104,6 +108,6 @@ def _judge(trained: Sequence[Trained], fold: Fold) -> Tensor:
     """Log-likelihood of held-out images under each ratio. (M, n)"""
     blocks, start = [], 0
     for logits in logit_blocks(trained, fold.train, fold.held_out):  # (M, n', C)
-        rows = slice(start, start := start + logits.shape[1])
-        blocks.append(log_likelihood(logits, fold, rows))
+        y = fold.held_out.y[start : (start := start + logits.shape[1])]
+        blocks.append(log_likelihood(logits, y))
     return torch.cat(blocks, dim=-1)
