@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Job
-from cafe.methods.clip_adapter.architecture import AdapterArchitecture
-from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.base import Job
 from cafe.methods.ensemble import Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.validation import Fold, train_with_folds
 
-
-class Adapter(Protocol):
-    """What is trained at every ratio; `ClipAdapter` is one."""
-
-    name: ClassVar[str]
-    architecture: ClassVar[type[AdapterArchitecture]]
-    context: Context
-
-    def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
-        """The engine's run for one training set, seed and ratio."""
-
-    def head_for(self, trained: Trained, train: TrainingSet) -> AdapterHead:
-        """The head of a run that is done."""
-
+if TYPE_CHECKING:
+    from cafe.methods.clip_adapter.method import ClipAdapter
 
 MoreMembers = Callable[[TrainingSet, Sequence[Fold]], list[Member]]
 
@@ -45,13 +31,13 @@ where nothing is held out, the weights are these (`docs/research/auto.md`)."""
 
 
 def fit_ratio_ensembles(
-    adapter: Adapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
+    adapter: ClipAdapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
 ) -> list[Head]:
     """One ensemble per job: every ratio is trained on the shots and their folds in one call.
 
     Parameters
     ----------
-    adapter : Adapter
+    adapter : ClipAdapter
         What to train, but for its ratio.
     jobs : sequence of Job
         A job's seed is that of the folds, the initial weights and the batch order.
@@ -80,7 +66,7 @@ def fit_ratio_ensembles(
 
 
 def _members(
-    adapter: Adapter,
+    adapter: ClipAdapter,
     trained: Sequence[Trained],
     train: TrainingSet,
     on_folds: Sequence[tuple[Fold, Sequence[Trained]]],
