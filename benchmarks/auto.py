@@ -1,6 +1,6 @@
 """Measure what choosing nothing gives: `--ratio auto` and `--method auto` beside all fixed choices.
 
-    python benchmarks/auto.py [--features DIR] [--seeds 3] [--first-seed 0] [--all] [-o FILE]
+    python benchmarks/auto.py [--features DIR] [--seeds 9] [--first-seed 0] [--all] [-o FILE]
 
 A cell is one feature file at one shot count. Every head is fitted on the same draws, looks at no
 label but the shots, and is tested once per seed. Accuracies are means over seeds, and averages are
@@ -179,7 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=9)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("-o", "--output", type=Path)

@@ -2,9 +2,10 @@
 
 Run it as `python benchmarks/figures.py [--features DIR]`. It writes docs/img/*.svg.
 
-Accuracy over shots is drawn from `results/auto.json` (`benchmarks/auto.py --all`: 3 seeds, no
-validation labels). The paper's two ablations are measured here and kept in `results/figures.json`:
-16 shots, 3 seeds, each point the mean test accuracy of one fixed configuration.
+Accuracy over shots is drawn from `results/auto.json` (`benchmarks/auto.py --all`: 9 seeds, or 3,
+without validation labels). The paper's two ablations are measured here and kept in
+`results/figures.json`: 16 shots, 3 seeds, each point the mean test accuracy of one fixed
+configuration.
 """
 
 from __future__ import annotations

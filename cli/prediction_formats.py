@@ -48,8 +48,11 @@ def _table(saved: SavedHead, top: int) -> Write:
     """Lines whose columns are as wide as the class names, so that none waits for the others."""
     from rich.cells import cell_len
 
-    count = min(top, len(saved.class_names))
-    width = min(max(cell_len(shown(name)) for name in [*saved.class_names, "unknown"]), _WIDEST)
+    from cafe.datasets.text_files import distinct_names
+
+    names = distinct_names(saved.class_names)
+    count = min(top, len(names))
+    width = min(max(cell_len(shown(name)) for name in [*names, "unknown"]), _WIDEST)
     full = width + (23 if saved.has_scores else 8)  # with the percentages
     headers = [["label"], *[["or"]] * (count - 1)]
 

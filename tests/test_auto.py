@@ -58,7 +58,9 @@ def test_members_are_judged_by_heads_fitted_without_the_image() -> None:
     assert (member.params["kappa"], member.params["beta"]) == (3.0, 0.1)
     expected = torch.cat(
         [
-            log_likelihood(LdaPrior(3.0, 0.1).fit(fold.train).logits(fold.held_out.x), fold)
+            log_likelihood(
+                LdaPrior(3.0, 0.1).fit(fold.train).logits(fold.held_out.x), fold.held_out.y
+            )
             for fold in folds
         ]
     )

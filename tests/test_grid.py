@@ -22,7 +22,7 @@ from cafe.methods.base import Context
 from cafe.results.page import GridRow
 from cafe.store import FeatureCache
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
-from cafe.study.grid.search import choose, search
+from cafe.study.grid.search import SHARED_CHOICE, choose, search
 from cafe.study.grid.space import Cell, Configuration, GridSpace, span
 
 SWEEP = GridSpace(
@@ -382,9 +382,12 @@ def test_one_shot_takes_what_is_nearest_to_the_defaults(
     assert two["val"] is not None
     words = found.record.json["protocol"]["words"]
     assert "every method keeps its defaults. " in words
-    assert words.endswith("The grid took its configuration nearest to them.")
+    assert words.endswith(f"{SHARED_CHOICE} The grid took its configuration nearest to them.")
     only = search(cache, replace(space, shots=(1,)), runs=tmp_path / "only")
     assert (only.rows, only.trained, only.best[0]["ratio"]) == ([], 0, 0.25)
+    assert SHARED_CHOICE not in only.record.protocol.words
+    alone = search(cache, replace(space, shots=(2,), seeds=(1,)), runs=tmp_path / "alone")
+    assert SHARED_CHOICE not in alone.record.protocol.words
 
 
 @pytest.mark.parametrize(

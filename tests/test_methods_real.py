@@ -315,3 +315,21 @@ def test_validation_pays(method: str) -> None:
     plain = accuracy(made.fit(few).logits(test.x), test.y)
     tuned = made.fit(few, validation=Validation("full", splits["val"]))
     assert accuracy(tuned.logits(test.x), test.y) > plain - 1.5
+
+
+@pytest.mark.parametrize("method", ["tip-adapter", "tip-adapter-f"])
+def test_unequal_shots_are_no_loss_where_classes_are_balanced(method: str) -> None:
+    text, splits = load("whu-rs19.ViT-B-32")
+    pool, test, found = splits["train"], splits["test"], []
+    for balance in (False, True):
+        heads = []
+        for seed in (0, 1):
+            counts = np.random.default_rng(seed).permutation(19) * 20 // 18  # 0 to 20 a class
+            rows = [torch.nonzero(pool.y == c).flatten()[:k] for c, k in enumerate(counts)]
+            train = TrainingSet(pool[torch.cat(rows)], text)
+            settings = {"balance": balance}
+            heads.append(make_method(method, Context(precision="fp32"), settings).fit(train))
+        found.append(np.mean([accuracy(head.logits(test.x), test.y) for head in heads]))
+    plain, balanced = found
+    assert balanced > 80.87 + 8  # zero-shot's
+    assert balanced > plain + 4

@@ -69,6 +69,7 @@ EXAMPLES = [
     "cafe.datasets.class_order.in_class_order",
     "cafe.study.classifier.AdapterClassifier",
     "cafe.study.compare.compare",
+    "cafe.datasets.text_files.distinct_names",
     "cafe.inference.export.export_head",
     "cafe.extract.extractor.Extractor",
     "cafe.study.fit.fit",

@@ -18,7 +18,6 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job, Validation
 from cafe.methods.prompt_learning.coop import PromptHead
-from cafe.methods.sgva.architecture import members
 from cafe.methods.sgva.sgva import Sgva
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.results.saved_head import save_head
@@ -172,7 +171,7 @@ def test_low_precision_is_near() -> None:
 
 def test_members_average_each_class_and_a_missing_one_takes_the_mean_of_means() -> None:
     train = draw_task((1, 4, 0, 2, 3))
-    found = members(train)
+    found = train.averages
     shots = one_hot(train.features.y, CLASSES).float()
     expected = shots / shots.sum(dim=0).clamp_min(1)
     expected[:, 2] = expected[:, [0, 1, 3, 4]].mean(dim=1)

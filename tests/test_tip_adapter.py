@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from cafe.methods.validation import Fold
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+FP32 = Context(precision="fp32")
 TEST = draw_images()
 
 
@@ -116,6 +119,31 @@ def test_keys_are_trained_as_the_authors_do() -> None:
     torch.testing.assert_close(head.tensors()["keys"], keys, atol=1e-5, rtol=0)
     expected = formula(keys, train, TEST.x, 1.0, 5.5).float()
     torch.testing.assert_close(head.logits(TEST.x), expected, atol=1e-3, rtol=0)
+
+
+def test_balanced_classes_count_the_same_however_many_shots_they_have() -> None:
+    train = draw_task((9, 3, 1, 0, 3))
+    keys, y = train.features.unit, train.features.y
+    head = TipAdapter(2.0, 3.0, balance=True).fit(train)
+    x = TEST.unit
+    affinity = (-3.0 * (1 - x @ keys.T)).exp()  # (N, M)
+    means = torch.stack([affinity[:, y == label].mean(dim=1) for label in (0, 1, 2, 4)], dim=1)
+    votes = torch.cat([means[:, :3], means.mean(dim=1, keepdim=True), means[:, 3:]], dim=1)
+    zero_shot = train.text.logit_scale * x @ train.text.weights.T
+    expected = zero_shot + 2.0 * 16 / 4 * votes  # 16 shots in 4 classes
+    torch.testing.assert_close(head.logits(TEST.x), expected, atol=1e-4, rtol=0)
+    assert head.params["balance"] is True
+
+
+@pytest.mark.parametrize("kind", [TipAdapter, TipAdapterF])
+@pytest.mark.parametrize("protocol", ["none", "cv"])
+def test_with_equal_shots_balance_changes_nothing(kind: Any, protocol: Any) -> None:
+    train, validation = draw_task(), Validation(protocol)
+    plain, balanced = (
+        kind(balance=balance, context=FP32).fit(train, validation=validation)
+        for balance in (False, True)
+    )
+    torch.testing.assert_close(balanced.logits(TEST.x), plain.logits(TEST.x), atol=1e-3, rtol=0)
 
 
 def test_refuses_what_cannot_be_meant() -> None:

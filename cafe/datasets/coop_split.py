@@ -62,4 +62,4 @@ def read_coop_split(path: Path, class_names: ClassNames = None) -> ImageList:
             entries.append(_entry(row, split, f"{path}, {key}[{number}]"))
     if not entries:
         raise DatasetError(f"{path} names no images.")
-    return make_image_list(entries, str(path), class_names, distinct=False)
+    return make_image_list(entries, str(path), class_names)

@@ -59,7 +59,7 @@ class ImageList:
 
 
 def make_image_list(
-    entries: Sequence[Entry], where: str, class_names: ClassNames = None, *, distinct: bool = True
+    entries: Sequence[Entry], where: str, class_names: ClassNames = None
 ) -> ImageList:
     """Number the classes, name them and check the whole.
 
@@ -71,21 +71,21 @@ def make_image_list(
         Where the entries come from, for messages.
     class_names : sequence of str, mapping of str to str, or None
         Names to use instead; None keeps those of the entries.
-    distinct : bool
-        Refuse two classes of one name.
 
     Raises
     ------
     DatasetError
-        If labels have gaps, no names or several; an image is named twice; a class has no
-        training images though there is a training split.
+        If labels have gaps, no names or several; two classes that are known by their names alone
+        have one; an image is named twice; a class has no training images though there is a
+        training split.
     InputError
         If `class_names` does not fit.
     """
     keys = sorted({entry.key for entry in entries})
     label_of = {key: key if isinstance(key, int) else rank for rank, key in enumerate(keys)}
     names = choose_names(_names_by_label(entries, label_of, where), class_names, where)
-    if distinct and len(set(names)) < len(names):
+    own = class_names is None and all(entry.name is None for entry in entries)
+    if own and len(set(names)) < len(names):
         shared = sorted({name for name in names if names.count(name) > 1})
         raise DatasetError(
             f"{where}: two classes are called {quote_some(shared)}; rename one of them."

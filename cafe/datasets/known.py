@@ -91,7 +91,7 @@ def read_known(
     named = [
         e if e.name is not None else e._replace(name=row.class_name(str(e.key))) for e in entries
     ]
-    return make_image_list(named, str(folder), class_names, distinct=False), source
+    return make_image_list(named, str(folder), class_names), source
 
 
 def _split_by_cafe(row: KnownDataset, data_root: Path, root: Path) -> tuple[list[Entry], str]:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe.datasets.text_files import clean_name, quote_some, read_json
+from cafe.datasets.text_files import clean_name, distinct_names, quote_some, read_json
 from cafe.errors import InputError, UnknownNameError
 
 
@@ -121,7 +121,8 @@ def read_prompts(path: Path, class_names: Sequence[str]) -> list[list[str]]:
     Parameters
     ----------
     path : Path
-        The file. Underscores in its class names count as spaces.
+        The file. Underscores in its class names count as spaces. Of classes that share a name each
+        may have sentences of its own, under the name with the class's index, as `crane (134)`.
     class_names : sequence of str
         The classes that it must name, all of them and no others. (C,)
 
@@ -143,14 +144,16 @@ def read_prompts(path: Path, class_names: Sequence[str]) -> list[list[str]]:
         counts = Counter(map(clean_name, content))
         twice = quote_some(name for name, count in counts.items() if count > 1)
         raise InputError(f"{path} names {twice} twice, as underscores are spaces; keep one.")
-    missing = [name for name in class_names if clean_name(name) not in sentences]
+    shown, plain = (tuple(map(clean_name, n)) for n in (distinct_names(class_names), class_names))
+    keys = [own if own in sentences else name for own, name in zip(shown, plain, strict=True)]
+    missing = [name for name in keys if name not in sentences]
     if missing:
         raise InputError(f"{path} has no sentences for {quote_some(missing)}; add them.")
-    known = {clean_name(name) for name in class_names}
+    known = {*shown, *plain}
     for name in sentences:
         if name not in known:
             raise UnknownNameError("class", name, known, f"Take it out of {path}.")
-    return [_sentences(sentences[clean_name(name)], name, path) for name in class_names]
+    return [_sentences(sentences[name], name, path) for name in keys]
 
 
 def _sentences(value: Any, name: str, path: Path) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ def quote_some(values: Iterable[object], limit: int = 3) -> str:
 def clean_name(name: str) -> str:
     """Make a class name fit for prompts: underscores become spaces, runs of spaces one space."""
     return " ".join(name.replace("_", " ").split())
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as they are shown: with its index, where several classes have one.
+
+    Examples
+    --------
+    >>> distinct_names(["crane", "ibis", "crane"])
+    ('crane (0)', 'ibis', 'crane (2)')
+    """
+    counts = Counter(names)
+    return tuple(f"{n} ({i})" if counts[n] > 1 else n for i, n in enumerate(names))
 
 
 def clean_path(path: Any, what: str) -> str:

@@ -23,9 +23,6 @@ VALIDATION_SHOTS = 4
 MOST_FOLDS = 4
 """Folds of cross-validation inside the shots, at most; K shots give no more than K."""
 
-HALVINGS = 2
-"""How often the classes are halved where no class has two images."""
-
 _VALIDATION_STREAM = 1  # so that validation draws differ from training draws of the same seed
 
 
@@ -102,7 +99,9 @@ Rows = list[tuple[Tensor, Tensor]]
 def draw_folds(labels: Tensor, seed: int) -> Rows:
     """Split rows into stratified folds for cross-validation.
 
-    Each class is dealt round over the folds.
+    Each class is dealt round over the folds. The only image of a class is never held out: a head
+    that was not shown a class is pulled away from it, so to judge it there would favour heads that
+    do little.
 
     Parameters
     ----------
@@ -117,64 +116,20 @@ def draw_folds(labels: Tensor, seed: int) -> Rows:
         min(K, 4) folds for K images in the largest class, as `Rows` says; none where K is below 2.
     """
     y = labels.cpu().numpy()
-    folds = _fold_count(y)
+    folds = min(int(np.bincount(y).max(initial=0)), MOST_FOLDS)
     if folds < 2:
         return []
-    fold_of = np.empty(len(y), dtype=np.int64)  # (N,)
-    for label in np.unique(y):
+    fold_of = np.full(len(y), -1)  # (N,)
+    for label in np.flatnonzero(np.bincount(y) > 1):
         rows = np.flatnonzero(y == label)
         order = _class_order(len(rows), seed, int(label), stream=2)
         fold_of[rows[order]] = np.arange(len(rows)) % folds
-    return _rows_of(fold_of, folds)
-
-
-def draw_even_folds(labels: Tensor, seed: int) -> Rows:
-    """Split rows into folds of equal size, for the weights of an ensemble.
-
-    All classes are dealt in one go, so that lone images of small classes spread over the folds;
-    `draw_folds` puts all of them into the first. Where no class has two images, *classes* are held
-    out: the images of one half of them and then of the other, for two random halvings.
-
-    Parameters
-    ----------
-    labels : Tensor
-        Class indices. (N,)
-    seed : int
-        Seed of the deal.
-
-    Returns
-    -------
-    list of (Tensor, Tensor)
-        min(K, 4) folds for K images in the largest class, or four of halves, as `Rows` says; none
-        for fewer than two images.
-    """
-    y = labels.cpu().numpy()
-    folds, rounds = _fold_count(y), 1
-    if folds < 2:
-        folds, rounds = 2, HALVINGS
-    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, 3])))
-    drawn: Rows = []
-    for _ in range(rounds):
-        shuffled = random.permutation(len(y))
-        rank = random.permutation(int(y.max(initial=0)) + 1)  # classes come in random order
-        fold_of = np.empty(len(y), dtype=np.int64)
-        order = np.argsort(rank[y[shuffled]], kind="stable")
-        fold_of[shuffled[order]] = np.arange(len(y)) % folds
-        drawn += _rows_of(fold_of, folds)
-    return [(kept, out) for kept, out in drawn if len(kept) and len(out)]
+    everything = torch.arange(len(y))
+    held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
+    return [(everything[~mask], everything[mask]) for mask in held_out]
 
 
 def first_folds(folds: Rows, images: int) -> Rows:
     """As many of the first folds as hold out so many images together; all where they do not."""
     before = np.cumsum([0, *(len(out) for _, out in folds)])
     return [fold for fold, held_out in zip(folds, before, strict=False) if held_out < images]
-
-
-def _fold_count(y: NDArray[np.int64]) -> int:
-    return min(int(np.bincount(y).max(initial=0)), MOST_FOLDS)
-
-
-def _rows_of(fold_of: NDArray[np.int64], folds: int) -> Rows:
-    everything = torch.arange(len(fold_of))
-    held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
-    return [(everything[~mask], everything[mask]) for mask in held_out]

@@ -200,6 +200,33 @@ class TrainingSet:
     features: Features
     text: ClassText
 
+    @property
+    def averages(self) -> Tensor:
+        """See `class_averages`. (C, N)"""
+        return class_averages(self.features.y, len(self.text.names))
+
     def to(self, device: torch.device | str) -> TrainingSet:
         """The same on another device."""
         return TrainingSet(self.features.to(device), self.text.to(device))
+
+
+def class_averages(y: Tensor, classes: int) -> Tensor:
+    """The matrix that takes images to the means of their classes.
+
+    Parameters
+    ----------
+    y : Tensor
+        Class indices. (N,)
+    classes : int
+        C.
+
+    Returns
+    -------
+    Tensor
+        Rows that sum to 1. A class without an image takes the mean of the other classes' means, so
+        that the images neither speak for it nor against it. (C, N)
+    """
+    belongs = (y == torch.arange(classes, device=y.device)[:, None]).float()  # (C, N)
+    counts = belongs.sum(dim=1, keepdim=True)  # (C, 1)
+    means = belongs / counts.clamp_min(1)
+    return torch.where(counts > 0, means, means.sum(dim=0) / (counts > 0).sum())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cafe.compat import quiet_libraries
+from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CafeError
@@ -163,7 +164,7 @@ def write_onnx(graph: nn.Module, example: Tensor, path: Path, saved: SavedHead) 
         if made is None:
             raise CafeError(f"PyTorch {torch.__version__} gave no ONNX graph; update it.")
         made.model.metadata_props["cafe"] = json.dumps(saved.about)
-        made.model.metadata_props["class_names"] = json.dumps(saved.class_names)
+        made.model.metadata_props["class_names"] = json.dumps(distinct_names(saved.class_names))
         made.save(path, external_data=size > _LARGEST)
 
 

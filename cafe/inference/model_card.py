@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from cafe.datasets.text_files import distinct_names
 from cafe.errors import visible
 from cafe.results.saved_head import SavedHead, output_names
 
@@ -55,7 +56,7 @@ def write_card(
         template_path=str(Path(__file__).with_suffix(".md.j2")),
         about=about,
         encoder=about["encoder"],
-        class_names=about["class_names"],
+        class_names=distinct_names(about["class_names"]),
         spatial=saved.head.spatial,
         preprocess=preprocess,
         height=image_height,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cafe.datasets.text_files import distinct_names
 from cafe.errors import CacheMismatchError, CacheNotFoundError
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
@@ -64,7 +65,7 @@ class NeighbourIndex:
             )
         labels = torch.from_numpy(cache.labels("train"))
         rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
-        ids, classes = cache.ids("train"), cache.header.class_names
+        ids, classes = cache.ids("train"), distinct_names(cache.header.class_names)
         self._shots = [(ids[row], classes[int(labels[row])]) for row in rows]
         features = cache.read("train", rows, views=False, dtype=np.float32).features  # (M, D)
         self._index = faiss.IndexFlatIP(features.shape[1])  # inner products of unit vectors

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from cafe.datasets.text_files import distinct_names
 from cafe.inference.neighbours import Neighbour
 
 
@@ -103,12 +104,13 @@ def class_scores(
     probabilities : Tensor
         (N, C)
     names : sequence of str
-        (C,)
+        Equal ones are shown with their index. (C,)
     top : int
         How many; all if there are fewer.
     scores : Tensor, optional
         See `ClassScore`. (N, C)
     """
+    names = distinct_names(names)
     best = probabilities.topk(min(top, len(names)), dim=-1).indices  # (N, top)
     return [
         tuple(

@@ -12,7 +12,11 @@ from cafe.engine import Recipe
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Job
 from cafe.methods.clip_adapter.method import ClipAdapter
-from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, fit_ratio_ensembles
+from cafe.methods.clip_adapter.ratio_ensemble import (
+    RATIOS,
+    ZERO_SHOT_IMAGES,
+    fit_ratio_ensembles,
+)
 from cafe.methods.ensemble import EnsembleHead, Member
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
@@ -21,7 +25,7 @@ from cafe.methods.validation import Fold
 
 PAIRS = tuple(product(KAPPAS, BETAS))
 
-PRIOR_IMAGES = 1.0 + len(RATIOS)
+PRIOR_IMAGES = ZERO_SHOT_IMAGES + len(RATIOS)
 """Imaginary images that all Gaussian classifiers share: as many as zero-shot and the adapters have,
 so that the two kinds weigh the same before anything is held out."""
 
@@ -101,4 +105,4 @@ def _judge(fold: Fold) -> Tensor:
     """Log-likelihood of held-out images, one member at a time: (G, n, C) may not fit. (G, n)"""
     heads, x = candidate_heads(fold.train, PAIRS), fold.held_out.unit
     logits = (x @ w.mT + c for w, c in zip(heads.weights, heads.intercept, strict=True))
-    return torch.stack([log_likelihood(z, fold) for z in logits])
+    return torch.stack([log_likelihood(z, fold.held_out.y) for z in logits])

@@ -9,38 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.engine import (
-    Architecture,
-    Batch,
-    Recipe,
-    Run,
-    Trained,
-    mean_cross_entropy,
-    shared_product,
-)
+from cafe.engine import Batch, Recipe, Run, Trained, mean_cross_entropy, shared_product
 from cafe.engine.architecture import Tensors
 from cafe.features.tensors import ClassText, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_positive
-from cafe.methods.linear import LinearHead, TrainedLinear
+from cafe.methods.linear import LinearHead, Prototypes, TrainedLinear
 
 
 @dataclass(frozen=True)
-class CrossModal(Architecture):
+class CrossModal(Prototypes):
     """`s x W^T` with W trained from w on images and, in equal number, prompts (equation 4).
 
     Half of the authors' batches are texts. Here each image of a batch brings one text, of a class
     and a prompt that change from epoch to epoch, and the two losses are added. A batch shows a
     class's first B prompts, where it has more.
     """
-
-    def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
-        """The class texts: zero-shot."""
-        return {"w": train.text.weights.clone()}  # (C, D)
-
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """Unit features of every prompt, and how many each class has."""

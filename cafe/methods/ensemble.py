@@ -147,7 +147,7 @@ def make_ensemble(
         {
             **members[i].params,
             "weight": round(weight, 3),
-            "held_out_nll": round(losses[i], 4),
+            "held_out_nll": round(losses[i], 4) if len(y) else None,
             "tensors": sorted(members[i].tensors),
         }
         for i, weight in zip(kept, mixture.tolist(), strict=True)

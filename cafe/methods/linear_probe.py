@@ -24,6 +24,9 @@ MEMORY = 10
 STEPS = 1000
 """Of L-BFGS, at most."""
 
+TOLERANCE = 1e-6
+"""A regression is done when no element of its gradient is larger, a candidate's as the fit's."""
+
 ARMIJO = 1e-4
 """Share of the promised decrease that a step must bring (Nocedal and Wright 2006, section 3.1)."""
 
@@ -52,9 +55,7 @@ class Problem(NamedTuple):
         return (pull * w).sum(dim=(1, 2)) / 2 - right.mean(dim=(0, 2)), grad + pull
 
 
-def logistic_regressions(
-    train: TrainingSet, cs: Sequence[float], tolerance: float = 1e-7
-) -> LinearClassifier:
+def logistic_regressions(train: TrainingSet, cs: Sequence[float]) -> LinearClassifier:
     """Minimise R multinomial logistic regressions side by side by L-BFGS, in float64.
 
     Parameters
@@ -63,8 +64,6 @@ def logistic_regressions(
         The shots.
     cs : sequence of float
         scikit-learn's C of each regression. (R,)
-    tolerance : float
-        A regression is done when no element of its gradient is larger.
 
     Returns
     -------
@@ -79,7 +78,7 @@ def logistic_regressions(
     history: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
     point, (value, grad) = w.clone(), problem.value(w)
     for _ in range(STEPS):
-        open_ = grad.abs().amax(dim=(1, 2)) > tolerance  # (R,)
+        open_ = grad.abs().amax(dim=(1, 2)) > TOLERANCE  # (R,)
         if not open_.all():
             w[active[~open_]] = point[~open_]
             active, point, value, grad = active[open_], point[open_], value[open_], grad[open_]
@@ -224,5 +223,5 @@ class LinearProbe(TrainedLinear):
 
     def _candidates(self, fold: Fold) -> Tensor:
         """Logits of a fold's held-out images, all regressions side by side. (G, n, C)"""
-        weights, intercept = logistic_regressions(fold.train, self.cs, tolerance=1e-5)
+        weights, intercept = logistic_regressions(fold.train, self.cs)
         return fold.held_out.unit.double() @ weights.mT + intercept[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cafe.features.splits import draw_even_folds, first_folds
+from cafe.features.splits import draw_folds, first_folds
 from cafe.features.tensors import TrainingSet
 from cafe.methods.validation import Fold, make_folds
 
@@ -26,38 +26,28 @@ def weighing_folds(train: TrainingSet, seed: int) -> list[Fold]:
     Returns
     -------
     list of Fold
-        As many of those of `draw_even_folds` as hold `ENOUGH` images together.
+        As many of those of `draw_folds` as hold `ENOUGH` images together.
     """
-    return make_folds(train, first_folds(draw_even_folds(train.features.y, seed), ENOUGH))
+    return make_folds(train, first_folds(draw_folds(train.features.y, seed), ENOUGH))
 
 
-def log_likelihood(logits: Tensor, fold: Fold, rows: slice = slice(None)) -> Tensor:
-    """Log-probability of each held-out image's own class.
-
-    An image whose class had no image in training is judged among such classes only: heads are
-    pulled towards what they were fitted on, so against the fitted classes it would say how far a
-    head has gone, and not whether it went the right way.
+def log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-probability of each image's own class.
 
     Parameters
     ----------
     logits : Tensor
-        Of heads that were fitted on `fold.train`. (..., n, C)
-    fold : Fold
-        Where the images are from.
-    rows : slice
-        Which of the held-out images the logits are of.
+        (..., n, C)
+    y : Tensor
+        Class indices. (n,)
 
     Returns
     -------
     Tensor
         Natural logarithms, float64. (..., n)
     """
-    y, classes = fold.held_out.y[rows], logits.shape[-1]
-    fitted = torch.bincount(fold.train.features.y, minlength=classes) > 0  # (C,)
-    hidden = ~fitted[y][:, None] & fitted  # (n, C)
-    allowed = logits.double().masked_fill(hidden, -torch.inf)
-    own = allowed.gather(-1, y[:, None].expand(*logits.shape[:-1], 1)).squeeze(-1)
-    return own - allowed.logsumexp(dim=-1)
+    labels = y[:, None].expand(*logits.shape[:-1], 1)  # (..., n, 1)
+    return logits.double().log_softmax(dim=-1).gather(-1, labels).squeeze(-1)
 
 
 def stack(log_likelihoods: Tensor, y: Tensor, prior: Tensor, rounds: int = 500) -> Tensor:

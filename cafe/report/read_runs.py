@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cafe.datasets.text_files import distinct_names
 from cafe.errors import CafeError, InputError
 from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import analyse
@@ -84,7 +85,7 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
         folder=folder,
         record=record,
         results=results,
-        class_names=page.class_names,
+        class_names=distinct_names(page.class_names),
         heat_maps=read_heat_maps(folder, record),
         focus=focus,
         published=published,

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cafe.features.splits import Rows, draw_folds, first_folds
+from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
+from cafe.features.task import StoredFeatures, Task
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context, Job
+from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
 from cafe.results.result import NOT_CALIBRATED, Calibration
@@ -79,7 +80,13 @@ def _expected(z: Tensor, factor: float) -> Tensor:
 
 
 def calibrate(
-    method: str, heads: Sequence[Head], plan: StudyPlan, jobs: Sequence[Job], context: Context
+    method: str,
+    heads: Sequence[Head],
+    plan: StudyPlan,
+    shots: Shots,
+    task: Task,
+    validations: Sequence[Validation],
+    context: Context,
 ) -> Calibration:
     """Fit the temperature of a method's heads of all seeds, never on a test image.
 
@@ -92,19 +99,23 @@ def calibrate(
     heads : sequence of Head
         One per seed of the plan.
     plan : StudyPlan
-    jobs : sequence of Job
-        What each head was fitted by.
+    shots : int or "all"
+        The shot count of the heads.
+    task : Task
+    validations : sequence of Validation
+        What each seed may look at.
     context : Context
     """
-    train, _, seed = jobs[0]
     if plan.validation in ("few-shot", "full"):
-        held_out = [val.features for _, val, _ in jobs if val.features is not None]
-        most = _most(len(train.text.names) * len(jobs))
+        held_out = [v.features for v in validations if v.features is not None]
+        most = _most(len(task.text.names) * len(held_out))
         images = [features[_spread(len(features), most)] for features in held_out]
         pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
         return _fitted(pairs, "validation")
+    train, seed = task.splits["train"], plan.seeds[0]
+    drawn = train if shots == "all" else train[draw_shots(train.y, shots, seed)]
     settings = settings_in_force(method, plan.settings, heads[0].params)
-    return out_of_fold(method, settings, train.features, train.text, seed=seed, context=context)
+    return out_of_fold(method, settings, drawn, task.text, seed=seed, context=context)
 
 
 def _most(classes: int) -> int:
@@ -142,7 +153,7 @@ def settings_in_force(
 def out_of_fold(
     method: str,
     settings: Mapping[str, Any],
-    images: Features,
+    images: Features | StoredFeatures,
     text: ClassText,
     *,
     seed: int = 0,
@@ -156,7 +167,7 @@ def out_of_fold(
         A name of the catalog.
     settings : mapping
         Its hyper-parameters.
-    images : Features
+    images : Features or StoredFeatures
         The shots.
     text : ClassText
         The classes' text.

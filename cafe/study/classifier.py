@@ -177,7 +177,10 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         named = seen if self.class_names is None else np.asarray(self.class_names)
         classes, order = np.unique(named, return_index=True)
         if len(classes) < len(named):
-            raise InputError("class_names has a label twice; give each of them once.")
+            raise InputError(
+                "class_names has a label twice; give each once, and where several classes have one "
+                "name, numbers for labels."
+            )
         unknown = np.setdiff1d(seen, classes)
         if len(unknown):
             raise InputError(f"y has labels that are not in class_names: {unknown[:3].tolist()}.")

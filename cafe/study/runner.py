@@ -17,9 +17,9 @@ from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
 from cafe.progress import Progress
-from cafe.results.result import NOT_CALIBRATED, Result
+from cafe.results.result import NOT_CALIBRATED, Calibration, Result
 from cafe.study.calibration import calibrate
-from cafe.study.diagnostics import diagnose
+from cafe.study.diagnostics import Diagnostics, diagnose
 from cafe.study.plan import StudyPlan, check_plan
 from cafe.study.testing import score_head
 
@@ -58,51 +58,65 @@ def run_study(
     """
     check_plan(task, plan)
     results: list[Result] = []
-    total, stage = len(plan.shots) * len(plan.methods), ""
+    total, done, stage = len(plan.shots) * len(plan.methods), 0, ""
 
     def report(text: str) -> None:
         if progress is not None:
-            progress(text, len(results), total)
+            progress(text, done, total)
 
-    def tell(done: int, in_all: int) -> None:
-        report(f"{stage}, epoch {done} of {in_all}")
+    def tell(epoch: int, epochs: int) -> None:
+        report(f"{stage}, epoch {epoch} of {epochs}")
 
-    def tell_tested(done: int, in_all: int) -> None:
-        report(f"{stage}, tested on {done:,} of {in_all:,} images")
+    def tell_tested(images: int, in_all: int) -> None:
+        report(f"{stage}, tested on {images:,} of {in_all:,} images")
 
     context = replace(context or Context(), tell=tell)
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
     test, classes = task.splits["test"].to(context.device), len(task.text.names)
     for shots in plan.shots:
-        jobs = _jobs(task, plan, shots, context.device)
+        jobs, fitted = _jobs(task, plan, shots, context.device), []
+        validations = [job.validation for job in jobs]
         for method in methods:
             stage = f"{method.name}, {shots} shots"
             report(stage)
             start = time.perf_counter()
             heads = method.fit_many(jobs)
-            seconds = time.perf_counter() - start
+            fitted.append((method.name, heads, time.perf_counter() - start))
+            done += 1
+        del jobs  # what temperatures are fitted on takes as much memory
+        for name, heads, seconds in fitted:
             calibration = NOT_CALIBRATED
             if calibrated:
-                stage = f"calibrating {method.name}"
-                calibration = calibrate(method.name, heads, plan, jobs, context)
+                stage = f"calibrating {name}"
+                calibration = calibrate(name, heads, plan, shots, task, validations, context)
+            stage = f"{name}, {shots} shots"
             # the test set is looked at here, once for each head
             look = partial(score_head, images=test, classes=classes, tell=tell_tested)
             tested = diagnose(look(head, temperature=calibration.temperature) for head in heads)
-            results.append(
-                Result(
-                    method.name,
-                    shots,
-                    params=_shared_params(heads),
-                    accuracy=tested.accuracy,
-                    seconds=seconds,
-                    metrics=tested.metrics,
-                    calibration=calibration,
-                    heads=tuple(heads),
-                    page=tested.page,
-                )
-            )
+            results.append(_result(name, shots, heads, seconds, calibration, tested))
     report("done")
     return results
+
+
+def _result(
+    method: str,
+    shots: Shots,
+    heads: Sequence[Head],
+    seconds: float,
+    calibration: Calibration,
+    tested: Diagnostics,
+) -> Result:
+    return Result(
+        method,
+        shots,
+        params=_shared_params(heads),
+        accuracy=tested.accuracy,
+        seconds=seconds,
+        metrics=tested.metrics,
+        calibration=calibration,
+        heads=tuple(heads),
+        page=tested.page,
+    )
 
 
 def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ Counterfactual = Annotated[
     bool | None,
     Option("--counterfactual", help="Train clip-adapter to tell images from counterfactuals."),
 ]
+Balance = Annotated[
+    bool | None,
+    Option("--balance", help="Of tip-adapter and tip-adapter-f: count each class the same."),
+]
 Prompt = Annotated[
     str | None,
     Option(help="Of coop and cpl: how many words to learn, or words to start from [default: 16]."),
@@ -73,6 +77,7 @@ def fit(
     weight_decay: opt.WeightDecay[float | None] = None,
     batch_size: opt.BatchSize[int | None] = None,
     counterfactual: Counterfactual = None,
+    balance: Balance = None,
     prompt: Prompt = None,
     class_specific: ClassSpecific = None,
     words: Words = None,
@@ -98,7 +103,7 @@ def fit(
 
     recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
     given = {**parse_ratio(ratio), "bottleneck": bottleneck, "prompt": parse_prompt(prompt)}
-    flags = {"counterfactual": counterfactual, "class_specific": class_specific}
+    flags = {"counterfactual": counterfactual, "balance": balance, "class_specific": class_specific}
     settings = without_none(**recipe, **given, **flags, words=words, meta=meta)
     features = open_cache(cache_argument, cache, dataset, model)
     settings |= tower_loader(method or (), encoder, pretrained, device)(features)

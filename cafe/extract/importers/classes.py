@@ -219,9 +219,6 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
         raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
     if faults := list(filter(None, map(name_fault, names))):
         raise CacheFormatError(f"{faults[0]}.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CacheFormatError(f"class name '{twice}' is there twice; give each class its own.")
     prompts = range(text.shape[1])
     sentences = texts.sentences or tuple(
         tuple(f"{name} (imported prompt {number})" for number in prompts) for name in names

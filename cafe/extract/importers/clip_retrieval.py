@@ -202,6 +202,12 @@ def _class_numbers(
             f"'{source}': class '{unknown}' of the metadata is none of the {len(names)} class "
             "names given; give all of them, in the order of the text features."
         )
+    shared = next((str(key) for key in keys if names.count(str(key)) > 1), None)
+    if shared is not None:
+        raise CacheFormatError(
+            f"'{source}': {names.count(shared)} of the class names given are '{shared}', as is the "
+            "class of some images; number the classes in the metadata, or give each its own name."
+        )
     return names, np.array([places[str(key)] for key in keys], np.int64)
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from cafe.engine.architecture import Architecture, Batch, Run, Tensors, Trained, shared_product
 from cafe.engine.draws import linear_weights
 from cafe.engine.workspace import Workspace
-from cafe.features.tensors import ClassText, TrainingSet
+from cafe.features.tensors import TrainingSet
 from cafe.methods.clip_adapter.gradients import visual_gradients
 
 RATIO_GAIN = 20.0
@@ -49,6 +49,8 @@ def adapt(x: Tensor, down: Tensor, up: Tensor, *, final_relu: bool = True) -> Te
 @dataclass(frozen=True)
 class AdapterArchitecture(Architecture):
     """What the adapters of the visual, the text and both branches share.
+
+    They take unit features: without a bias, raw ones give the same after the norm.
 
     Scalars: "ratio", the weight of the adapted image features, and "text_ratio", that of the
     adapted class weights; each the start of a learned one.
@@ -90,10 +92,6 @@ class AdapterArchitecture(Architecture):
         if learned is None:
             return batch.scalars[f"{prefix}ratio"]
         return torch.sigmoid(RATIO_GAIN * learned)
-
-    def rows(self, x: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """Unit features: without a bias, raw ones give the same after the norm."""
-        return {"x": normalize(x, dim=-1)}  # (N, D)
 
     def blend(self, v: Tensor, params: Tensors, batch: Batch, prefix: str = "") -> Tensor:
         """`a A(v) + (1 - a) v` of every run, for features that a stream shares. (S, M, B, D)"""

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import Context, Job
-from cafe.methods.clip_adapter.architecture import AdapterArchitecture
-from cafe.methods.clip_adapter.head import AdapterHead
+from cafe.methods.base import Job
 from cafe.methods.ensemble import Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.validation import Fold, train_with_folds
 
-
-class Adapter(Protocol):
-    """What is trained at every ratio; `ClipAdapter` is one."""
-
-    name: ClassVar[str]
-    architecture: ClassVar[type[AdapterArchitecture]]
-    context: Context
-
-    def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
-        """The engine's run for one training set, seed and ratio."""
-
-    def head_for(self, trained: Trained, train: TrainingSet) -> AdapterHead:
-        """The head of a run that is done."""
-
+if TYPE_CHECKING:
+    from cafe.methods.clip_adapter.method import ClipAdapter
 
 MoreMembers = Callable[[TrainingSet, Sequence[Fold]], list[Member]]
 
@@ -39,15 +25,19 @@ RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
+ZERO_SHOT_IMAGES = 2.0
+"""Imaginary images of zero-shot, where every adapter has one: it cannot overfit, and at one shot,
+where nothing is held out, the weights are these (`docs/research/auto.md`)."""
+
 
 def fit_ratio_ensembles(
-    adapter: Adapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
+    adapter: ClipAdapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
 ) -> list[Head]:
     """One ensemble per job: every ratio is trained on the shots and their folds in one call.
 
     Parameters
     ----------
-    adapter : Adapter
+    adapter : ClipAdapter
         What to train, but for its ratio.
     jobs : sequence of Job
         A job's seed is that of the folds, the initial weights and the batch order.
@@ -76,7 +66,7 @@ def fit_ratio_ensembles(
 
 
 def _members(
-    adapter: Adapter,
+    adapter: ClipAdapter,
     trained: Sequence[Trained],
     train: TrainingSet,
     on_folds: Sequence[tuple[Fold, Sequence[Trained]]],
@@ -85,10 +75,10 @@ def _members(
     text = train.text
     none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
     zero_shot = [
-        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold)
+        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold.held_out.y)
         for fold, _ in on_folds
     ]
-    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot)]
+    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot, ZERO_SHOT_IMAGES)]
     judged = [_judge(runs, fold) for fold, runs in on_folds]
     heads = [adapter.head_for(run, train) for run in trained]
     for i, head in enumerate(heads):
@@ -104,6 +94,6 @@ def _judge(trained: Sequence[Trained], fold: Fold) -> Tensor:
     """Log-likelihood of held-out images under each ratio. (M, n)"""
     blocks, start = [], 0
     for logits in logit_blocks(trained, fold.train, fold.held_out):  # (M, n', C)
-        rows = slice(start, start := start + logits.shape[1])
-        blocks.append(log_likelihood(logits, fold, rows))
+        y = fold.held_out.y[start : (start := start + logits.shape[1])]
+        blocks.append(log_likelihood(logits, y))
     return torch.cat(blocks, dim=-1)

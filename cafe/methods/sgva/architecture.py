@@ -73,7 +73,7 @@ class SgvaArchitecture(Architecture):
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
         """The shots and whose prototype each counts for."""
-        return {"shots": train.features.unit, "members": members(train)}  # (N, D), (C, N)
+        return {"shots": train.features.unit, "members": train.averages}  # (N, D), (C, N)
 
     def blend(self, v: Tensor, params: Tensors) -> Tensor:
         """`m A(v) + (1 - m) v` for features that a stream shares. (S, M, B, D)"""
@@ -118,25 +118,3 @@ class SgvaArchitecture(Architecture):
         """See `Architecture.activations`: batch and shots as they are adapted, and three logits."""
         sides = (rows + self.shots) * (5 * width + 3 * self.hidden)
         return 2 * parameters + sides + 14 * rows * classes + 2 * classes * width
-
-
-def members(train: TrainingSet) -> Tensor:
-    """The matrix that takes shots to the means of their classes.
-
-    Parameters
-    ----------
-    train : TrainingSet
-        The shots.
-
-    Returns
-    -------
-    Tensor
-        Rows that sum to 1. A class without a shot takes the mean of the other classes' means, so
-        that the images neither speak for it nor against it. (C, N)
-    """
-    y, classes = train.features.y, len(train.text.names)
-    counts = torch.bincount(y, minlength=classes)  # (C,)
-    belongs = (y == torch.arange(classes, device=y.device)[:, None]).float()  # (C, N)
-    means = belongs / counts.clamp_min(1)[:, None]
-    means[counts == 0] = means[counts > 0].mean(dim=0)
-    return means

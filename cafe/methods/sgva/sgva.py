@@ -19,7 +19,7 @@ from cafe.methods.base import BatchedMethod, Context, Job, training_params
 from cafe.methods.checks import bottleneck_word, check_positive, check_share, parse_bottleneck
 from cafe.methods.clip_adapter.architecture import adapt
 from cafe.methods.head import Head, scale_params
-from cafe.methods.sgva.architecture import SgvaArchitecture, members
+from cafe.methods.sgva.architecture import SgvaArchitecture
 from cafe.methods.validation import Fold, choose, folds_for, train_with_folds
 
 HIDDEN = 2
@@ -162,7 +162,7 @@ class Sgva(BatchedMethod):
             **training_params(trained),
             **scale_params(of.text),
         }
-        prototypes, weights = members(of) @ shots, of.text.weights  # (C, D) each
+        prototypes, weights = of.averages @ shots, of.text.weights  # (C, D) each
         return SgvaHead(down, up, prototypes, weights, params=params, method=self.name)
 
     def _chosen(self, head: SgvaHead, on_folds: Sequence[tuple[Fold, Sequence[Trained]]]) -> Head:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize, one_hot
 
 from cafe.engine import Architecture, Batch, Recipe, Run, Workspace, shared_product
 from cafe.engine.architecture import Tensors
-from cafe.features.tensors import Features, TrainingSet
+from cafe.features.tensors import Features, TrainingSet, class_averages
 from cafe.methods.base import (
     NO_VALIDATION,
     BatchedMethod,
@@ -55,12 +55,38 @@ def cache_keys(features: Features) -> Tensor:
     return normalize(normalize(features.views, dim=-1).mean(dim=1), dim=-1)
 
 
+def cache_values(labels: Tensor, classes: int, *, balance: bool) -> Tensor:
+    """The values V of keys: their labels one-hot or, balanced, so that all classes count the same.
+
+    Balanced, the cache's logit of a class is the mean over its shots, times the mean number of
+    shots; with equal shots that is no other.
+
+    Parameters
+    ----------
+    labels : Tensor
+        Class indices of the keys. (M,)
+    classes : int
+        C.
+    balance : bool
+        Whether it is balanced.
+
+    Returns
+    -------
+    Tensor
+        (M, C)
+    """
+    values = one_hot(labels, classes).float()
+    if not balance:
+        return values
+    return len(labels) / values.any(dim=0).sum() * class_averages(labels, classes).mT
+
+
 @dataclass(frozen=True, eq=False)
 class TipHead(Head):
     """`s norm(x) w^T + alpha exp(-beta (1 - norm(x) K^T)) V`, plus the encoder's logit bias.
 
-    Equations 6 and 7, with V the one-hot labels of the keys K. Its params hold "alpha", "beta",
-    "logit_scale" and "logit_bias".
+    Equations 6 and 7, with V of `cache_values`. Its params hold "alpha", "beta", "logit_scale",
+    "logit_bias" and, where it is, "balance".
     """
 
     keys: Tensor  # K, (M, D), unit rows
@@ -72,16 +98,17 @@ class TipHead(Head):
         x = normalize(x, dim=-1)
         alpha: float = self.params["alpha"]
         beta: float = self.params["beta"]
-        values = one_hot(self.labels, len(self.weights)).to(self.weights.dtype)  # V, (M, C)
+        balance: bool = self.params.get("balance", False)
+        values = cache_values(self.labels, len(self.weights), balance=balance)  # V, (M, C)
         affinity = (-beta * (1 - x @ self.keys.mT)).exp()  # (N, M)
         return self.scale_cosines(x @ self.weights.mT) + alpha * affinity @ values
 
 
-def affinities(keys: Tensor, fold: Fold) -> Affinities:
+def affinities(keys: Tensor, fold: Fold, *, balance: bool = False) -> Affinities:
     """What the search needs of the keys of a fold's shots and of its held-out images."""
     text, x = fold.train.text, fold.held_out.unit
     zero_shot = text.logit_scale * x @ text.weights.mT + text.logit_bias  # (n, C)
-    values = one_hot(fold.train.features.y, len(text.names)).to(x.dtype)  # (M, C)
+    values = cache_values(fold.train.features.y, len(text.names), balance=balance)  # (M, C)
     return Affinities(x @ keys.mT, values, zero_shot, fold.held_out.y)
 
 
@@ -93,6 +120,9 @@ class TipAdapter(Method):
     alpha, beta : float
         Weight of the cache and sharpness of its affinities where nothing is validated; 1 and 5.5
         are the paper's (section 4.1).
+    balance : bool
+        Count every class the same, however many shots it has: a sum over shots, as the paper's,
+        favours classes that have many. The same where all have as many.
     grid : CandidateGrid
         Candidates under validation, 200 betas by 20 alphas as in the authors' code.
     context : Context or None
@@ -115,12 +145,14 @@ class TipAdapter(Method):
         alpha: float = 1.0,
         beta: float = 5.5,
         *,
+        balance: bool = False,
         grid: CandidateGrid | None = None,
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
+        self.balance = balance
         self.grid = grid or CandidateGrid()
 
     def fit(
@@ -128,31 +160,45 @@ class TipAdapter(Method):
     ) -> Head:
         """Keep the shots; under validation all 4,000 candidates are judged as tensors."""
         folds = folds_for(Job(train, validation, seed))
-        caches = [affinities(cache_keys(fold.train.features), fold) for fold in folds]
-        return self._head(train, cache_keys(train.features), caches)
+        on_folds = [(fold, cache_keys(fold.train.features)) for fold in folds]
+        return self._head(train, cache_keys(train.features), on_folds)
 
     def _head(
-        self, train: TrainingSet, keys: Tensor, caches: Sequence[Affinities], **trained: Any
+        self,
+        train: TrainingSet,
+        keys: Tensor,
+        on_folds: Sequence[tuple[Fold, Tensor]],
+        **more: Any,
     ) -> Head:
-        """The head of these keys, with the alpha and beta that are best for the folds' caches."""
+        """The head of these keys, with the alpha and beta that are best for the folds' keys."""
+        caches = [affinities(own, fold, balance=self.balance) for fold, own in on_folds]
         alpha, beta = search(caches, self.grid) if caches else (self.alpha, self.beta)
-        params = {"alpha": alpha, "beta": beta, **trained, **scale_params(train.text)}
+        more |= {"balance": True} if self.balance else {}
+        params = {"alpha": alpha, "beta": beta, **more, **scale_params(train.text)}
         tensors = {"keys": keys, "labels": train.features.y, "weights": train.text.weights}
         return self.make_head(tensors, params)
 
 
 @dataclass(frozen=True)
 class Cache(Architecture):
-    """`s x w^T + alpha exp(-beta (1 - x K^T)) V` with K trained; scalars "alpha" and "beta"."""
+    """`s x w^T + alpha exp(-beta (1 - x K^T)) V` with K trained; scalars "alpha" and "beta".
+
+    Attributes
+    ----------
+    balance : bool
+        See `cache_values`.
+    """
+
+    balance: bool = False
 
     def initial(self, run: Run, train: TrainingSet) -> dict[str, Tensor]:
         """The keys of Tip-Adapter."""
         return {"keys": cache_keys(train.features).clone()}  # (M, D)
 
     def constants(self, train: TrainingSet) -> dict[str, Tensor]:
-        """The keys' labels, one-hot."""
-        values = one_hot(train.features.y, len(train.text.names))  # (M, C)
-        return {"values": values.float()}
+        """V, the values of the keys."""
+        labels, classes = train.features.y, len(train.text.names)
+        return {"values": cache_values(labels, classes, balance=self.balance)}  # (M, C)
 
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores. (S, M, B, C)"""
@@ -181,16 +227,17 @@ class Cache(Architecture):
 class TipAdapterF(BatchedMethod, TipAdapter):
     """Tip-Adapter with trained keys.
 
-    As in the authors' code the keys are trained under the initial alpha and beta, and the search
-    comes after; unlike there, it is the last epoch that counts, not the one with the best test
-    accuracy.
+    The keys are trained under the initial alpha and beta, and the search comes after, as in the
+    authors' code; but here it is the last epoch that counts, not the one with the best test
+    accuracy, and the initial pair is the paper's, where their configurations start from a beta of 1
+    and an alpha of 1.17 to 5. A temperature that is fitted inside the shots is that of keys which
+    were trained under the chosen pair.
 
     Parameters
     ----------
-    alpha, beta : float
-        As for `TipAdapter`, while the keys are trained and where nothing is validated.
-    grid : CandidateGrid
-        Candidates under validation.
+    alpha, beta, balance, grid
+        As for `TipAdapter`; alpha and beta while the keys are trained and where nothing is
+        validated.
     recipe : Recipe or None
         How to optimise; None is the authors': AdamW at 1e-3 with a decay of 1e-2 (torch's), cosine,
         batch 256, 20 epochs, on augmented views where the cache has them.
@@ -211,11 +258,12 @@ class TipAdapterF(BatchedMethod, TipAdapter):
         alpha: float = 1.0,
         beta: float = 5.5,
         *,
+        balance: bool = False,
         grid: CandidateGrid | None = None,
         recipe: Recipe | None = None,
         context: Context | None = None,
     ) -> None:
-        super().__init__(alpha, beta, grid=grid, context=context)
+        super().__init__(alpha, beta, balance=balance, grid=grid, context=context)
         self.recipe = recipe or Recipe(epochs=20, views=True)
 
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
@@ -223,12 +271,12 @@ class TipAdapterF(BatchedMethod, TipAdapter):
         scalars = {"alpha": self.alpha, "beta": self.beta}
 
         def runs_for(_: TrainingSet, data: int, seed: int) -> list[Run]:
-            return [Run(Cache(), data, seed, self.recipe, scalars)]
+            return [Run(Cache(self.balance), data, seed, self.recipe, scalars)]
 
         fitted = train_with_folds(runs_for, jobs, list(map(folds_for, jobs)), self.context)
         heads: list[Head] = []
         for job, ((trained,), on_folds) in zip(jobs, fitted, strict=True):
-            caches = [affinities(run.tensors["keys"], fold) for fold, (run,) in on_folds]
+            judged = [(fold, run.tensors["keys"]) for fold, (run,) in on_folds]
             how = training_params(trained)
-            heads.append(self._head(job.train, trained.tensors["keys"], caches, **how))
+            heads.append(self._head(job.train, trained.tensors["keys"], judged, **how))
         return heads

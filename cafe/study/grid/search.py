@@ -33,6 +33,12 @@ from cafe.study.grid.train import plan_for, train_grid
 from cafe.study.plan import check_plan, describe_protocol
 from cafe.study.runner import run_study
 
+SHARED_CHOICE = (
+    "One configuration serves all seeds: it is chosen by its mean over their draws, which together "
+    "hold more shots than one draw."
+)
+"""What the protocol says of a grid of several seeds."""
+
 
 @dataclass(frozen=True)
 class GridResult:
@@ -164,7 +170,9 @@ def _search(
         for shots, point in chosen.items()
     )
     plan = plan_for(space, chosen[space.shots[-1]], space.shots)
-    notes = ["The grid took its configuration nearest to them."] if judged < set(chosen) else []
+    notes = [SHARED_CHOICE] if judged and len(space.seeds) > 1 else []
+    if judged < set(chosen):
+        notes.append("The grid took its configuration nearest to them.")
     results = [result for part in tested.values() for result in part]
     record = make_record(
         cache,
