@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cafe.datasets.load import load_dataset
+from cafe.datasets.open_image import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,9 +34,7 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
     dict of int to str
         Row -> data URI; an image that is not there or cannot be read is left out.
     """
-    from PIL import Image
-
-    return _encode_all({row: partial(Image.open, root / name) for row, name in ids.items()})
+    return _encode_all({row: partial(open_image, root / name) for row, name in ids.items()})
 
 
 def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:
@@ -66,13 +65,18 @@ def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]
 
 def _encode_all(openers: Mapping[int, Callable[[], Image.Image]]) -> dict[int, str]:
     uris = {}
-    for row, open_image in openers.items():
-        with contextlib.suppress(OSError):  # the page does without an image that cannot be read
-            uris[row] = _data_uri(open_image())
+    for row, opener in openers.items():
+        # Pillow's decoders raise anything; the page does without an image that cannot be read
+        with contextlib.suppress(Exception):
+            uris[row] = _data_uri(opener())
     return uris
 
 
 def _data_uri(image: Image.Image) -> str:
+    if image.mode.startswith(("I", "F")):  # whatever the range of its numbers, it shall be seen
+        image = image.convert("F")
+        scale = 255 / max(float(image.getextrema()[1]), 1e-9)  # type: ignore[arg-type]
+        image = image.point(lambda value: value * scale + 0)
     small = image.convert("RGB")
     small.thumbnail((_EDGE, _EDGE))
     stream = io.BytesIO()
