@@ -5,6 +5,7 @@ CafeError
 │   └── UnknownNameError  (LookupError)        a name that is not in a list; suggests the nearest
 ├── DatasetError          (ValueError)         files on disk that are not a usable dataset
 │   └── MissingFilesError (FileNotFoundError)  a split names images that are not there
+├── ImageError            (OSError)            one image that cannot be read
 ├── CacheError            (OSError)            the feature cache
 │   ├── CacheNotFoundError (FileNotFoundError)
 │   ├── CacheFormatError  (ValueError)         not a cafe file, truncated, or a newer format
@@ -99,6 +100,10 @@ class DatasetError(CafeError, ValueError):
 
 class MissingFilesError(DatasetError, FileNotFoundError):
     """A split names images that are not there."""
+
+
+class ImageError(CafeError, OSError):
+    """One image that cannot be read; the message is the reason alone."""
 
 
 class CacheError(CafeError, OSError):

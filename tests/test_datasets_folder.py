@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from cafe.datasets import Dataset, load_dataset
-from cafe.datasets.image_folder import images_below
 from cafe.datasets.image_list import Entry
+from cafe.datasets.list_folder import images_below
 from cafe.datasets.make_split import hold_out_validation, make_split
 from cafe.errors import DatasetError, MissingFilesError
 
@@ -60,7 +60,20 @@ def test_name_that_is_not_utf8(tmp_path: Path) -> None:
         (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"image")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(DatasetError, match="not UTF-8; rename"):
+    dataset = load_dataset(tmp_path)
+    found = {item.id for items in dataset.splits.values() for item in items}
+    assert os.fsdecode(b"a/\xff.png") in found
+    assert len(dataset.fingerprint()) == 64
+
+
+def test_class_name_that_is_not_utf8(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png", "b/1.png")
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    plant(tmp_path, f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png")
+    with pytest.raises(DatasetError, match=r"class 'caf\\xe9' has no usable name; rename it"):
         load_dataset(tmp_path)
 
 

@@ -93,6 +93,18 @@ def test_too_few_classes_are_not_the_dataset(tmp_path: Path) -> None:
     assert dataset.source.endswith("; 2 of 10 classes found")
 
 
+def test_what_lies_beside_the_classes_is_said(tmp_path: Path) -> None:
+    plant(tmp_path, *(f"eurosat/2750/{name}/0.jpg" for name in ("River", "Forest")))
+    plant(tmp_path, "eurosat/2750/loose.jpg", "eurosat/2750/River/._0.jpg")
+    (tmp_path / "eurosat/2750/River/list.txt").write_text("a list")
+    dataset = load_dataset("eurosat", data_root=tmp_path, allow_missing=True)
+    assert dataset.notes == (
+        "left out: files of no image format that cafe reads (1: .txt)",
+        "left out: hidden files, and those of systems and network disks (1: ._0.jpg)",
+        "left out: images outside of any class folder (1)",
+    )
+
+
 def test_missing_files_of_a_split(tmp_path: Path, shrink: Shrink) -> None:
     shrink("dtd", 2)
     plant(tmp_path, "dtd/images/a/0.jpg", "dtd/images/b/0.jpg")

@@ -127,10 +127,134 @@ def test_bad_jsonl(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_utf16_without_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,label\n0.png,a\n".encode("utf-16-le"))
+    with pytest.raises(
+        DatasetError, match="holds NUL characters; if it is UTF-16, save it as UTF-8"
+    ):
+        load_dataset(tmp_path / "m.csv")
+
+
 def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"path,label\n\xff.png,a\n")
     with pytest.raises(DatasetError, match="not UTF-8 text"):
         load_dataset(tmp_path / "m.csv")
+
+
+ONE = ("0.png", "1.png")
+TABLES = {
+    "any case and spaces": "Path , LABEL\n0.png,a\n1.png,b\n",
+    "spaces behind commas": 'path, label, class name\n0.png, a, "an a"\n1.png, b, b\n',
+    "semicolons": "path;label;Class-Name\n0.png;a;x\n1.png;b;y\n",
+    "tabs": "path\tlabel\n0.png\ta\n1.png\tb\n",
+    "bars": "label|path\na|0.png\nb|1.png\n",
+    "semicolons around commas": 'path;label\n"0.png";"a, or so"\n1.png;b\n',
+    "a spreadsheet's mark": "sep=;\npath;label\n0.png;a\n1.png;b\n",
+    "empty lines and columns": "\npath,label,,\n,,,\n0.png,a,,\n1.png,b,,\n,,,\n\n",
+    "line ends of Windows": "path,label\r\n0.png,a\r\n1.png,b\r\n",
+    "line ends of old": "path,label\r0.png,a\r1.png,b\r",
+    "a quoted line end": 'path,label,note\n0.png,a,"two\nlines"\n1.png,b,one\n',
+    "quoted headers": '"path","label"\n"0.png","a"\n"1.png","b"\n',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_as_programs_write_them(kind: str, encoding: str, tmp_path: Path) -> None:
+    path = plant(tmp_path, "", *ONE, name="m.CSV")
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_bytes((mark + TABLES[kind]).encode(encoding))
+    dataset = load_dataset(path)
+    assert {i.id for items in dataset.splits.values() for i in items} == set(ONE)
+    assert len(dataset.class_names) == 2
+
+
+@pytest.mark.parametrize("name", ["m.tsv", "m.TSV"])
+def test_tsv(name: str, tmp_path: Path) -> None:
+    path = plant(tmp_path, "path\tlabel\n0.png\ta\n1.png\tb\n", *ONE, name=name)
+    assert load_dataset(path).class_names == ("a", "b")
+
+
+def test_keys_of_jsonl_in_any_case(tmp_path: Path) -> None:
+    text = '{"Path": "0.png", "LABEL": "a"}\n{"path": "1.png", "Label": "b"}'
+    assert load_dataset(plant(tmp_path, text, *ONE, name="m.jsonl")).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("path,label,label\n0.png,a,b\n", "m.csv", "line 1: two columns are called 'label'"),
+        ("path,label,Path\n0.png,a,b\n", "m.csv", "line 1: two columns are called 'path'"),
+        ("path,label,x,X \n0.png,a,1,2\n", "m.csv", "line 1: two columns are called 'x'"),
+        ('{"path": "0.png", "label": "a", "label": "b"}', "m.jsonl", "names 'label' twice"),
+        ('{"path": "0.png", "label": "a", "Label": "b"}', "m.jsonl", "called 'label'; keep one"),
+        *(
+            (f"path,label\n{url},a\n", "m.csv", "is a URL, and cafe reads files; download")
+            for url in ("https://x.y/1.jpg", "s3://bucket/1.jpg", "file:///home/1.jpg", "GS://b/1")
+        ),
+        ('path,label\n"data:image/png;base64,AAAA",a\n', "m.csv", "is a URL"),
+    ],
+)
+def test_tables_that_are_refused(text: str, name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(plant(tmp_path, text, *ONE, name=name))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Subset", "ab"),
+        ("fold", "01"),
+        ("partition", "xy"),
+        ("data_split", "tv"),
+        ("is_test", "01"),
+        ("kfold", "12"),
+        ("usage", ["train", "test"]),
+        ("x", ["Train", "VALID"]),
+    ],
+)
+def test_what_looks_like_the_split_and_is_not_used(
+    column: str, values: list[str], tmp_path: Path
+) -> None:
+    text = f"path,label,{column},author\n0.png,a,{values[0]},me\n1.png,b,{values[1]},you\n"
+    dataset = load_dataset(plant(tmp_path, text, *ONE))
+    assert dataset.notes == (
+        f"not used: the column '{column}', which looks like the split; call it 'split' if it is",
+        f"not used: columns of {tmp_path / 'm.csv'} ('author')",
+    )
+
+
+def test_a_column_beside_the_split_is_one_like_others(tmp_path: Path) -> None:
+    text = "path,label,Split,fold\n0.png,a,train,1\n1.png,b,Train,2\n"
+    dataset = load_dataset(plant(tmp_path, text, *ONE))
+    assert len(dataset.splits["train"]) == 2
+    assert dataset.notes == (f"not used: columns of {tmp_path / 'm.csv'} ('fold')",)
+
+
+def test_a_split_file_that_names_a_split_twice(tmp_path: Path) -> None:
+    rows = '[["0.png", 0, "a"], ["1.png", 1, "b"]]'
+    split = plant(tmp_path, f'{{"train": {rows}, "train": []}}', *ONE, name="split_x.json")
+    with pytest.raises(DatasetError, match="names 'train' twice"):
+        load_dataset(tmp_path, split_file=split)
+
+
+def test_images_of_a_table_are_known_by_content(tmp_path: Path) -> None:
+    from PIL import Image
+
+    text = "path,label\nphoto,a\nx.dat,b\nnotes.jpg,b\n"
+    path = plant(tmp_path, text, "notes.jpg")
+    for name in ("photo", "x.dat"):
+        Image.new("RGB", (3, 4)).save(tmp_path / name, "webp")
+    dataset = load_dataset(path)
+    for items in dataset.splits.values():
+        for item in items:
+            if item.id == "notes.jpg":
+                with pytest.raises(OSError, match="cannot identify"):
+                    dataset.open_image(item)
+            else:
+                assert dataset.open_image(item).size == (3, 4)
 
 
 FIELD = st.one_of(

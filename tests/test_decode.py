@@ -10,7 +10,7 @@ from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import DatasetError
-from cafe.extract.decode import decode_item, map_ahead
+from cafe.extract.decode import _Room, decode_item, map_ahead
 
 
 def test_views_come_in_the_encoders_form(dataset: Dataset, tiny: Encoder) -> None:
@@ -60,6 +60,28 @@ def test_results_come_in_order_and_not_too_far_ahead() -> None:
 def test_work_runs_side_by_side() -> None:
     barrier = threading.Barrier(3, timeout=20)
     assert len(list(map_ahead(lambda _: barrier.wait(), range(6), threads=3))) == 6
+
+
+def test_pixels_that_are_decoded_at_a_time_are_bounded() -> None:
+    room, held, most = _Room(100), [0], [0]
+    lock = threading.Lock()
+
+    def work(pixels: int) -> None:
+        with room.hold(pixels):
+            with lock:
+                held[0] += min(pixels, 100)
+                most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= min(pixels, 100)
+
+    sizes = [30, 60, 1, 500, 100, 45, 80] * 6
+    list(map_ahead(work, sizes, threads=8))
+    assert 60 < most[0] <= 100
+    with pytest.raises(ZeroDivisionError), room.hold(90):
+        raise ZeroDivisionError
+    with room.hold(100):
+        pass
 
 
 def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_rest() -> None:

@@ -190,7 +190,8 @@ def test_rebuild_replaces(dataset: Dataset, tiny: Encoder, path: Path) -> None:
     fewer = one_less(dataset)
     assert run(fewer, tiny, path, rebuild=True).images == 27
     assert FeatureCache.open(path).counts["val"] == 3
-    assert run(fewer, tiny, path, rebuild=True).was_there
+    again = run(fewer, tiny, path, rebuild=True)
+    assert (again.was_there, again.images) == (False, 27)  # whatever is there
 
 
 def test_a_file_that_is_no_cache_is_replaced_only_on_request(
@@ -283,7 +284,7 @@ def test_damaged_work_is_done_again(dataset: Dataset, tiny: Encoder, path: Path)
         run(dataset, tiny, path, options=breaking(28))
     block = next(path.parent.glob(".*.partial/train-000000.npz"))
     data = bytearray(block.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[data.find(b"features.npy") + 200] ^= 1
     block.write_bytes(data)
     assert run(dataset, tiny, path).images == 16 + 4
 

@@ -42,6 +42,23 @@ def test_it_notes_how_large_spatial_maps_become(photos: Path, tmp_path: Path) ->
     assert notes[0].startswith("13 maps of 1 x 1 tokens take up to 0 MB")
 
 
+def test_it_notes_what_the_dataset_left_out_and_the_cache_keeps_it(
+    photos: Path, tmp_path: Path
+) -> None:
+    (photos / "green").mkdir()
+    (photos / "notes.txt").write_text("a list")
+    expected = [
+        "left out: files of no image format that cafe reads (1: .txt)",
+        "left out: folders without images (1: green)",
+    ]
+    extractor = cafe.Extractor("nano", device="cpu")
+    for _ in range(2):  # also where the cache is there
+        notes: list[str] = []
+        cache = extractor.extract(photos, cache=tmp_path / "cache", note=notes.append)
+        assert notes == expected
+    assert list(cache.header.notes) == expected
+
+
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="unknown engine 'spark'; use local or ray"):
         cafe.Extractor("nano", engine="spark")  # type: ignore[arg-type]

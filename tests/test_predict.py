@@ -99,10 +99,11 @@ def test_what_cannot_be_read_is_skipped_with_the_reason(run: Run, tmp_path: Path
     answer = run("predict", "runs/mine", tmp_path, "photos/three.png", "gone.png")
     assert answer.code == 0
     assert answer.out.splitlines()[-1].endswith("photos/three.png")
-    for text in ("broken.png: Unidentified", "cut.png: ", "gone.png: there is no such file"):
+    for text in ("broken.png: cannot identify", "cut.png: ", "gone.png: there is no such file"):
         assert text in answer.err
     assert "3 of 4 images could not be read" in answer.err
     assert "notes.txt" not in answer.err
+    assert "left out: files of no image format that cafe reads (1: .txt)" in answer.err
     one_line(run("predict", "runs/mine", tmp_path), 1, "none of 2 images could be read")
     (tmp_path / "none").mkdir()
     one_line(run("predict", "runs/mine", tmp_path / "none"), 1, "no image is there")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from cafe.datasets.open_image import open_image
+from cafe.datasets.text_files import raw_name
 from cafe.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Dataset:
         In words: which split this is and where it comes from.
     missing : tuple of str
         Files that the split names and the disk lacks (only with `allow_missing`).
+    notes : tuple of str
+        What was left out or assumed, a line each.
     """
 
     name: str
@@ -62,7 +66,8 @@ class Dataset:
     templates: tuple[str, ...]
     root: Path | None
     source: str
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -91,11 +96,9 @@ class Dataset:
         OSError
             If the file is absent or no image.
         """
-        from PIL import Image
-
         if self.root is None:
             raise DatasetError(f"dataset '{self.name}' has no folder to read '{item.id}' from.")
-        return Image.open(self.root / item.id)
+        return open_image(self.root / item.id)
 
     def fingerprint(self) -> str:
         """SHA-256 over the class names and every split's ids, labels and sizes, in order."""
@@ -104,7 +107,7 @@ class Dataset:
             digest.update(f"class\0{name}\n".encode())
         for split in SPLITS:
             for item in self.splits.get(split, ()):
-                digest.update(f"{split}\0{item.id}\0{item.label}\0{item.size}\n".encode())
+                digest.update(raw_name(f"{split}\0{item.id}\0{item.label}\0{item.size}\n"))
         return digest.hexdigest()
 
     def with_templates(self, templates: tuple[str, ...]) -> Dataset:

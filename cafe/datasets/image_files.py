@@ -81,7 +81,16 @@ def look_up_images(
     if missing and not (allow_missing and any(splits.values())):
         total = sum(map(len, images.rows.values()))
         raise MissingFilesError(_missing_message(name, root, missing, total))
-    dataset = Dataset(name, images.class_names, splits, templates, root, source, tuple(missing))
+    dataset = Dataset(
+        name,
+        images.class_names,
+        splits,
+        templates,
+        root,
+        source,
+        tuple(missing),
+        tuple(images.notes),
+    )
     return _without_empty_classes(dataset) if missing else dataset
 
 
@@ -103,8 +112,13 @@ def _without_empty_classes(dataset: Dataset) -> Dataset:
         for split, items in dataset.splits.items()
         if items
     }
-    source = f"{dataset.source}; {len(dataset.missing):,} missing images left out"
+    left_out = f"{len(dataset.missing):,} missing images left out"
     if len(used) < len(dataset.class_names):
-        source += f", {len(used)} of {len(dataset.class_names)} classes remain"
-    names = tuple(dataset.class_names[label] for label in used)
-    return replace(dataset, class_names=names, splits=splits, source=source)
+        left_out += f", {len(used)} of {len(dataset.class_names)} classes remain"
+    return replace(
+        dataset,
+        class_names=tuple(dataset.class_names[label] for label in used),
+        splits=splits,
+        source=f"{dataset.source}; {left_out}",
+        notes=(*dataset.notes, f"{left_out}: {quote_some(dataset.missing)}"),
+    )

@@ -1,103 +1,50 @@
 """Folders of images: `<class>/*.jpg`, or `train|val|test/<class>/*`.
 
-An image is a file with an image's extension, in either case, whose name does not begin with a dot;
-links are followed. Below a class folder images may lie at any depth.
+Below a class folder images may lie at any depth. `cafe.datasets.list_folder` says what an image is.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
+from cafe.datasets.left_out import LeftOut
+from cafe.datasets.list_folder import Listing, list_folder, subfolders
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text_files import is_utf8, quote, quote_some
+from cafe.datasets.text_files import escape_bytes, quote_some
 from cafe.errors import DatasetError
 
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-_OTHERS = (".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-IMAGE_SUFFIXES = frozenset((*_JPEG, *_OTHERS))
+LOOSE = "images outside of any class folder"
+
+Tops = Mapping[str, Sequence[str]]
+"""Folders of the root that hold images -> the paths of these below the folder."""
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  a name, no path
-
-
-def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the visible entries of a folder in the order of their names."""
-    try:
-        with os.scandir(folder) as entries:
-            in_order = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DatasetError(f"cannot read the folder {folder}: {error.strerror}.") from error
-    return [entry for entry in in_order if not entry.name.startswith((".", "__MACOSX"))]
-
-
-def _walk(
-    folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[str]:
-    entries = _visible_entries(folder)
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
-        return
-    for entry in entries:
-        path = f"{prefix}{entry.name}"
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{path}/", above | {here})
-        elif _is_image(entry.name):
-            if not is_utf8(path):
-                raise DatasetError(f"{folder}: {quote(path)} is not UTF-8; rename the file.")
-            yield path
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Names of the visible folders in a folder, links to folders included, sorted."""
-    return [entry.name for entry in _visible_entries(folder) if entry.is_dir()]
-
-
-def images_below(folder: Path) -> list[str]:
-    """Paths of all images below a folder, relative to it, in the order of the names.
-
-    A broken link with an image's name counts; opening it raises an error that names it.
-    """
-    return list(_walk(folder, ""))
-
-
-def class_entries(folder: Path, prefix: str = "", split: str = "") -> list[Entry]:
+def class_entries(folder: Path, prefix: str, split: str, left_out: LeftOut) -> list[Entry]:
     """Entries of `<class>/**` in a folder, the class being the first folder of the path.
 
     Parameters
     ----------
     folder : Path
-        Holds the class folders; images that lie directly in it are left out.
+        Holds the class folders.
     prefix : str
         Put before each path.
     split : str
         Split of the entries.
+    left_out : LeftOut
+        Counts what is left out, images that lie directly in the folder among it.
     """
-    return [
-        Entry(split, f"{prefix}{name}/{path}", name)
-        for name in subfolders(folder)
-        for path in images_below(folder / name)
-    ]
+    return _entries(list_folder(folder, left_out).images, prefix, split, left_out)
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """Map "train", "val" and "test" to their folders, where the root is divided so."""
-    folders: dict[str, str] = {}
-    for name in subfolders(root):
-        split = SPLIT_NAMES.get(name.lower())
-        # A class may be called "train": a split holds class folders, a class holds images.
-        if split is None or not subfolders(root / name):
-            continue
-        if split in folders:
-            raise DatasetError(
-                f"{root} has two folders for one split: '{folders[split]}' and '{name}'; keep one."
-            )
-        folders[split] = name
-    return folders
+def _entries(paths: Sequence[str], prefix: str, split: str, left_out: LeftOut) -> list[Entry]:
+    named = [(path.partition("/"), path) for path in paths]
+    if loose := sum(not inside for (_, inside, _), _ in named):
+        left_out.add(LOOSE, prefix, loose)
+    return [Entry(split, f"{prefix}{path}", name) for (name, inside, _), path in named if inside]
 
 
 def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, str]:
@@ -118,41 +65,152 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     Raises
     ------
     DatasetError
-        If there are no images or only one class.
+        If there are no images or only one class, or the folder can be read in two ways.
     """
-    folders = _split_folders(root)
-    entries, source = _split_entries(root, folders) if folders else (class_entries(root), "")
-    _check_classes(root, entries)
+    left_out = LeftOut()
+    listing = list_folder(root, left_out)
+    tops: dict[str, list[str]] = {}
+    for name, inside, below in (path.partition("/") for path in listing.images):
+        if inside:
+            tops.setdefault(name, []).append(below)
+    splits = _split_folders(root, tops)
+    if splits:
+        _check_one_reading(root, tops, splits)
+        entries, source = _split_entries(tops, splits, left_out)
+        loose = [path for path in listing.images if "/" not in path]
+        _entries(loose, "", "", left_out)
+    else:
+        _check_no_class_is_a_split(root, tops)
+        entries, source = _entries(listing.images, "", "", left_out), ""
+    _check_classes(root, entries, listing, left_out)
+    for name in _without_images(listing, tops, splits):
+        left_out.add("folders without images", name)
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
-    return make_image_list(entries, str(root), class_names), source
+    images = make_image_list(entries, str(root), class_names)
+    deep = _deep_images(entries, 2 if splits else 1)
+    return replace(images, notes=[*images.notes, *deep, *left_out.lines()]), source
 
 
-def _split_entries(root: Path, folders: dict[str, str]) -> tuple[list[Entry], str]:
+def _classes(paths: Sequence[str]) -> set[str]:
+    """The folders that the paths begin with."""
+    return {path.partition("/")[0] for path in paths if "/" in path}
+
+
+def _split_folders(root: Path, tops: Tops) -> dict[str, str]:
+    """Map folders to "train", "val" and "test", where the root is divided so."""
+    folders: dict[str, str] = {}
+    for name, paths in tops.items():
+        split = SPLIT_NAMES.get(name.lower())
+        # A class may be called "train": a split holds class folders, a class holds images.
+        if split is None or not _classes(paths):
+            continue
+        if split in folders.values():
+            twice = [*(other for other, known in folders.items() if known == split), name]
+            raise DatasetError(
+                f"{root} has two folders for one split: {quote_some(twice)}; keep one."
+            )
+        folders[name] = split
+    return folders
+
+
+def _check_one_reading(root: Path, tops: Tops, splits: Mapping[str, str]) -> None:
+    """Refuse folders beside the splits, unless the splits are sure and the others hold none."""
+    named = [_classes(tops[name]) for name in splits]
+    classes = set().union(*named)
+    others = [name for name in tops if name not in splits]
+    is_sure = sum(map(len, named)) > len(classes)  # two splits share a class
+    if not others or (is_sure and not any(_classes(tops[name]) & classes for name in others)):
+        return
+    left = quote_some(others)
+    raise DatasetError(
+        f"{root} can be read in two ways: as the splits {quote_some(splits)} of the classes "
+        f"{quote_some(sorted(classes))}, which leaves {left} out, or as the classes "
+        f"{quote_some(tops)}. For the first, move {left} away or rename it to a split (train, val, "
+        f"test); for the second, rename {quote_some(splits)}."
+    )
+
+
+_LIKE_SPLIT = re.compile(
+    r"(.*[^a-z])?(train(ing)?|val(id|idation)?|test(ing)?|dev|eval|holdout)([^a-z].*)?", re.DOTALL
+)
+
+
+def _check_no_class_is_a_split(root: Path, tops: Tops) -> None:
+    like_splits = [n for n, paths in tops.items() if _LIKE_SPLIT.fullmatch(n.lower())]
+    unknown = [name for name in like_splits if _classes(tops[name])]
+    if unknown:
+        raise DatasetError(
+            f"{root} can be read in two ways: as splits of names that cafe does not know "
+            f"({quote_some(unknown)}), with classes in them, or as the classes {quote_some(tops)}. "
+            "For the first, rename the folders to train, val and test; for the second, give them "
+            "names without these words, or use a manifest."
+        )
+    if len(tops) > 1 and all(name.lower() in SPLIT_NAMES for name in tops):
+        raise DatasetError(
+            f"{root} can be read in two ways: as the splits {quote_some(tops)}, which have no "
+            "class folders inside, or as classes of these names. For the first, put the images of "
+            f"each class into a folder ({next(iter(tops))}/<class>/); for the second, rename the "
+            "folders."
+        )
+
+
+def _split_entries(
+    tops: Tops, splits: Mapping[str, str], left_out: LeftOut
+) -> tuple[list[Entry], str]:
     """Entries of the split folders, and in words how they are used; "" where all are train."""
     entries = []
-    for split, name in folders.items():
-        entries += class_entries(root / name, f"{name}/", split)
-    if set(folders) == {"train"}:
+    for name, paths in tops.items():
+        if name in splits:
+            entries += _entries(paths, f"{name}/", splits[name], left_out)
+        else:
+            left_out.add("images in folders of no split (train, val, test)", name, len(paths))
+    found = {split: name for name, split in splits.items()}
+    if set(found) == {"train"}:
         return entries, ""
-    source = f"the folders {', '.join(folders.values())}"
-    if "val" in folders and "test" not in folders:
+    source = f"the folders {', '.join(splits)}"
+    if "val" in found and "test" not in found:
         entries = [e._replace(split="test") if e.split == "val" else e for e in entries]
-        source += f"; '{folders['val']}' is the test set, as there is no other, and there is no val"
+        source += f"; '{found['val']}' is the test set, as there is no other, and there is no val"
     return entries, source
 
 
-def _check_classes(root: Path, entries: list[Entry]) -> None:
-    classes = {entry.key for entry in entries}
+def _without_images(listing: Listing, tops: Tops, splits: Mapping[str, str]) -> Iterator[str]:
+    """Folders where a class is expected and no image is."""
+    classes = {split: _classes(tops[split]) for split in splits}
+    for path in listing.folders:
+        top, inside, name = path.partition("/")
+        if (not inside and top not in tops) or (
+            inside and "/" not in name and name not in classes.get(top, {name})
+        ):
+            yield path
+
+
+def _deep_images(entries: Sequence[Entry], above: int) -> list[str]:
+    """The line that tells of folders in class folders; `above` is how many lie above an image."""
+    deep = [entry for entry in entries if entry.path.count("/") > above]
+    if not deep:
+        return []
+    path, name = (escape_bytes(str(part)) for part in (deep[0].path, deep[0].key))
+    return [
+        f"images in folders inside of a class folder ({len(deep):,}) count for that class: {path} "
+        f"is of '{name}'"
+    ]
+
+
+def _check_classes(
+    root: Path, entries: Sequence[Entry], listing: Listing, left_out: LeftOut
+) -> None:
+    classes = {str(entry.key) for entry in entries}
     if len(classes) > 1:
         return
-    if not classes:
-        loose = sum(_is_image(entry.name) for entry in _visible_entries(root))
-        content = f"only {loose} images outside of any class folder" if loose else "no images"
-        raise DatasetError(f"{root} has {content}; put the images of each class into a folder.")
-    only = str(classes.pop())
-    inner = root / only
     hint = "put the images of each class into a folder"
+    if not classes:
+        loose = len(listing.images)
+        content = f"only {loose} images outside of any class folder" if loose else "no images"
+        found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
+        raise DatasetError(f"{root} has {content}; {hint}{found}.")
+    inner = root / classes.pop()
     if inner.is_dir() and len(subfolders(inner)) > 1:
         hint = f"its folders ({quote_some(subfolders(inner))}) may be the classes: try {inner}"
-    raise DatasetError(f"{root} has images of one class only, '{only}'; {hint}.")
+    raise DatasetError(f"{root} has images of one class only, '{inner.name}'; {hint}.")

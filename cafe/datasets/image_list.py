@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from cafe.datasets.class_order import first_pairs, in_class_order
 from cafe.datasets.dataset import SPLITS
 from cafe.datasets.text_files import clean_name, name_fault, quote, quote_some
 from cafe.errors import DatasetError, InputError
@@ -52,10 +53,13 @@ class ImageList:
         Names by label. (C,)
     rows : dict of str to list of (str, int)
         By split, in the order of the entries: path and label.
+    notes : list of str
+        What is good to know of them, a line each.
     """
 
     class_names: tuple[str, ...]
     rows: dict[str, list[tuple[str, int]]]
+    notes: list[str] = field(default_factory=list)
 
 
 def make_image_list(
@@ -81,8 +85,9 @@ def make_image_list(
     InputError
         If `class_names` does not fit.
     """
-    keys = sorted({entry.key for entry in entries})
-    label_of = {key: key if isinstance(key, int) else rank for rank, key in enumerate(keys)}
+    keys = {entry.key for entry in entries}
+    ranks = {key: rank for rank, key in enumerate(in_class_order(map(str, keys)))}
+    label_of = {key: key if isinstance(key, int) else ranks[key] for key in keys}
     names = choose_names(_names_by_label(entries, label_of, where), class_names, where)
     own = class_names is None and all(entry.name is None for entry in entries)
     if own and len(set(names)) < len(names):
@@ -96,7 +101,16 @@ def make_image_list(
     rows = {split: pairs for split, pairs in rows.items() if pairs}
     _check_unique(rows, where)
     _check_trained(rows, names, where)
-    return ImageList(names, rows)
+    key_of = {label: key for key, label in label_of.items()}
+    in_order = [str(key_of.get(label, label)) for label in range(len(names))]
+    return ImageList(names, rows, pairs_in_words(in_order, names, class_names))
+
+
+def pairs_in_words(keys: Sequence[str], names: Sequence[str], class_names: ClassNames) -> list[str]:
+    """The line that shows which class gets which name, where names are given in order."""
+    if class_names is None or isinstance(class_names, Mapping):
+        return []
+    return [f"class names in the order given: {first_pairs(keys, names)}"]
 
 
 def _names_by_label(

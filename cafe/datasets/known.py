@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cafe.datasets.catalog import KNOWN, KnownDataset
 from cafe.datasets.coop_split import read_coop_split
 from cafe.datasets.dataset import SPLITS
-from cafe.datasets.image_folder import images_below
+from cafe.datasets.image_folder import LOOSE
 from cafe.datasets.image_list import ClassNames, Entry, ImageList, make_image_list
+from cafe.datasets.left_out import LeftOut
+from cafe.datasets.list_folder import images_below
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.errors import DatasetError
 
@@ -82,19 +84,22 @@ def read_known(
         as_published = tuple(len(images.rows.get(split, ())) for split in SPLITS) == row.sizes
         note = "" if as_published else ", not with the published numbers of images"
         return images, f"CoOp's split ({path.name}){note}"
-    folder = _official_folder(row, data_root)
+    folder, left_out = _official_folder(row, data_root), LeftOut()
     if row.official is not None and folder is not None:
-        entries, source = row.official.read(folder)
+        entries, source = row.official.read(folder, left_out)
     else:
         folder = image_roots(row, data_root)[0]
-        entries, source = _split_by_cafe(row, data_root, folder)
+        entries, source = _split_by_cafe(row, data_root, folder, left_out)
     named = [
         e if e.name is not None else e._replace(name=row.class_name(str(e.key))) for e in entries
     ]
-    return make_image_list(named, str(folder), class_names), source
+    images = make_image_list(named, str(folder), class_names)
+    return replace(images, notes=[*images.notes, *left_out.lines()]), source
 
 
-def _split_by_cafe(row: KnownDataset, data_root: Path, root: Path) -> tuple[list[Entry], str]:
+def _split_by_cafe(
+    row: KnownDataset, data_root: Path, root: Path, left_out: LeftOut
+) -> tuple[list[Entry], str]:
     """A split of class folders; the class is the whole path of the folder (`a/apse/indoor`)."""
     if not row.class_folders:
         wanted = [row.split_file] if row.split_file else []
@@ -104,9 +109,13 @@ def _split_by_cafe(row: KnownDataset, data_root: Path, root: Path) -> tuple[list
             f"{' or '.join(wanted)} there, or name a split file (split_file=)."
         )
     entries = []
-    for path in images_below(root):
+    for path in images_below(root, left_out):
         folder, _, _ = path.rpartition("/")
-        if folder and folder.split("/")[0] not in row.ignored:
+        if not folder:
+            left_out.add(LOOSE)
+        elif folder.split("/")[0] in row.ignored:
+            left_out.add("images in folders that are no class", folder.split("/")[0])
+        else:
             entries.append(Entry("", path, folder))
     if not entries:
         raise DatasetError(

@@ -12,9 +12,10 @@ from cafe.datasets.coop_split import read_coop_split
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.download import download_known
 from cafe.datasets.image_files import best_root, look_up_images
-from cafe.datasets.image_folder import read_folder, subfolders
-from cafe.datasets.image_list import ClassNames, ImageList, choose_names
+from cafe.datasets.image_folder import read_folder
+from cafe.datasets.image_list import ClassNames, ImageList, choose_names, pairs_in_words
 from cafe.datasets.known import default_data_root, how_to_get, image_roots, read_known
+from cafe.datasets.list_folder import subfolders
 from cafe.datasets.manifest import SUFFIXES, read_manifest
 from cafe.datasets.text_files import quote, quote_some
 from cafe.errors import DatasetError, InputError, UnknownNameError
@@ -108,7 +109,8 @@ def _load_digits(
 
     digits = load_digits(templates or prompts.templates_for("digits"))
     names = choose_names(dict(enumerate(digits.class_names)), class_names, "digits")
-    return replace(digits, class_names=names)
+    notes = pairs_in_words(digits.class_names, names, class_names)
+    return replace(digits, class_names=names, notes=tuple(notes))
 
 
 def _existing_path(text: str, download: bool) -> Path:

@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Sequence
 
 from cafe.datasets.image_list import Entry
+from cafe.datasets.text_files import raw_name
 
 SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"
@@ -28,7 +29,7 @@ def _by_class(entries: Sequence[Entry]) -> list[list[int]]:
     for row, entry in enumerate(entries):
         groups.setdefault(entry.key, []).append(row)
     for rows in groups.values():
-        rows.sort(key=lambda row: hashlib.sha256(entries[row].path.encode()).digest())
+        rows.sort(key=lambda row: hashlib.sha256(raw_name(entries[row].path)).digest())
     return list(groups.values())
 
 

@@ -1,8 +1,9 @@
 """Manifests: a CSV or JSONL file that gives each image a path, a label and perhaps a split.
 
-Columns (or JSON keys): `path` and `label`; optionally `split` and `class_name`. A label is a class
-name, or a number from 0 where `class_name` or the caller names the classes. Paths are relative to
-the manifest's folder, or to the root that the caller gives.
+Columns (or JSON keys), in any case: `path` and `label`; optionally `split` and `class_name`. A
+label is a class name, or a number from 0 where `class_name` or the caller names the classes. Paths
+are relative to the manifest's folder, or to the root that the caller gives. Between the columns of
+CSV stand commas, semicolons, tabs or bars.
 """
 
 from __future__ import annotations
@@ -11,33 +12,79 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text_files import clean_path, quote, quote_some, read_text
+from cafe.datasets.text_files import clean_path, quote, quote_some, read_text, unique_names
 from cafe.errors import DatasetError
 
-SUFFIXES = (".csv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+_USED = ("path", "label", "split", "class_name")
+_LIKE_SPLIT = re.compile(
+    r"(.*_)?(sub)?set|(.*_)?split(_.*)?|partition|part|k?_?fold|phase|usage|is_.*"
+)
+_MARK = re.compile(r"sep=(.)\n")  # the first line of what some spreadsheets write
 
 
 class _Line(NamedTuple):
+    """Fields by the names of their columns, in lower case and with underscores for spaces."""
+
     where: str
-    fields: dict[str, Any]
+    fields: Mapping[str, Any]
+    columns: Mapping[str, str]  # these names as they are written
+
+
+def _line(pairs: Sequence[tuple[str, Any]], where: str) -> _Line:
+    named = [
+        ("_".join(re.split(r"[\s_-]+", column.strip().lower())), column.strip(), value)
+        for column, value in pairs
+        if column.strip()
+    ]
+    names = [name for name, _, _ in named]
+    fields = {name: value for name, _, value in named}
+    if len(names) > len(fields):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DatasetError(f"{where}: two columns are called {quote(twice)}; keep one.")
+    return _Line(where, fields, {name: column for name, column, _ in named})
 
 
 def _csv_lines(path: Path) -> Iterator[_Line]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    mark = _MARK.match(text)
+    skipped = mark.end() if mark else 0
+    delimiter = mark[1] if mark else _delimiter(text)
+    stream = io.StringIO(text[skipped:], newline="")
+    reader = csv.reader(stream, strict=True, delimiter=delimiter, skipinitialspace=True)
+    header: list[str] = []
     try:
-        for fields in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in fields or None in fields.values():
+        for row in reader:
+            where = f"{path}, line {reader.line_num + bool(mark)}"
+            if not any(field.strip() for field in row):  # what a spreadsheet writes below a table
+                continue
+            if not header:
+                header = row
+                _line([(name, "") for name in header], where)
+                continue
+            if len(row) != len(header):
                 raise DatasetError(f"{where}: as many fields as the header has are expected.")
-            yield _Line(where, {str(name).strip(): field for name, field in fields.items()})
+            yield _line(list(zip(header, row, strict=True)), where)
     except csv.Error as error:
         raise DatasetError(f"{path}, line {reader.line_num}: not CSV ({error}).") from None
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the columns: of the usual four the one that the header is made with."""
+    header = text.lstrip().partition("\n")[0].lower()
+    for delimiter in ",;\t|":
+        names = {name.strip(" \"'") for name in header.split(delimiter)}
+        if {"path", "label"} <= names:
+            return delimiter
+    return ","
 
 
 def _jsonl_lines(path: Path) -> Iterator[_Line]:
@@ -46,12 +93,12 @@ def _jsonl_lines(path: Path) -> Iterator[_Line]:
             continue
         where = f"{path}, line {number}"
         try:
-            fields = json.loads(line)
+            fields = json.loads(line, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{where}: not JSON ({error}).") from None
         if not isinstance(fields, dict):
             raise DatasetError(f'{where}: expected {{"path": ..., "label": ...}}.')
-        yield _Line(where, fields)
+        yield _line(list(fields.items()), where)
 
 
 def _key(label: Any, where: str) -> int | str:
@@ -126,7 +173,7 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     DatasetError
         If a line is not usable; the message gives its number.
     """
-    lines = _csv_lines(path) if path.suffix.lower() == ".csv" else _jsonl_lines(path)
+    lines = list(_jsonl_lines(path) if path.suffix.lower() == ".jsonl" else _csv_lines(path))
     entries = _one_kind_of_key([_entry(line, root) for line in lines])
     if not entries:
         raise DatasetError(f"{path} names no images; a manifest has 'path' and 'label'.")
@@ -138,4 +185,25 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
         raise DatasetError(
             f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."
         )
-    return make_image_list(entries, str(path), class_names), source
+    images = make_image_list(entries, str(path), class_names)
+    return replace(images, notes=[*images.notes, *_unused(lines, bool(unsplit))]), source
+
+
+def _unused(lines: Sequence[_Line], is_unsplit: bool) -> Iterator[str]:
+    """A line that names the columns that are not used, and one for what looks like the split."""
+    columns = {
+        name: column for line in lines for name, column in line.columns.items() if name not in _USED
+    }
+    like_split = [name for name in columns if is_unsplit and _is_like_split(name, lines)]
+    if like_split:
+        named = quote_some(columns[name] for name in like_split)
+        yield f"not used: the column {named}, which looks like the split; call it 'split' if it is"
+    if others := [column for name, column in columns.items() if name not in like_split]:
+        yield f"not used: columns of {lines[0].where.rpartition(',')[0]} ({quote_some(others, 5)})"
+
+
+def _is_like_split(name: str, lines: Sequence[_Line]) -> bool:
+    if _LIKE_SPLIT.fullmatch(name):
+        return True
+    values = {str(line.fields.get(name, "")).strip().lower() for line in lines}
+    return bool(values) and values <= SPLIT_NAMES.keys()

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cafe.datasets.image_folder import class_entries, subfolders
+from cafe.datasets.image_folder import class_entries
 from cafe.datasets.image_list import Entry
+from cafe.datasets.left_out import LeftOut
+from cafe.datasets.list_folder import subfolders
 from cafe.datasets.make_split import HELD_OUT, hold_out_validation
 from cafe.datasets.text_files import clean_path, quote, quote_some, read_text
 from cafe.errors import DatasetError
@@ -33,8 +35,8 @@ class OfficialSplit(ABC):
     files: tuple[str, ...]
 
     @abstractmethod
-    def entries(self, folder: Path) -> list[Entry]:
-        """Read the split from the dataset's folder."""
+    def entries(self, folder: Path, left_out: LeftOut, /) -> list[Entry]:
+        """Read the split from the dataset's folder; count what is left out of it."""
 
     def with_val(self, entries: list[Entry]) -> tuple[list[Entry], str]:
         """Hold a val out of train where there is none, and say so."""
@@ -42,20 +44,22 @@ class OfficialSplit(ABC):
             return entries, ""
         return hold_out_validation(entries), f"; {HELD_OUT}"
 
-    def read(self, folder: Path) -> tuple[list[Entry], str]:
+    def read(self, folder: Path, left_out: LeftOut) -> tuple[list[Entry], str]:
         """Read the split, with a val.
 
         Parameters
         ----------
         folder : Path
             The dataset's folder, with `files` in it.
+        left_out : LeftOut
+            Counts what is left out.
 
         Returns
         -------
         (list of Entry, str)
             The entries, and in words which split it is.
         """
-        entries, note = self.with_val(self.entries(folder))
+        entries, note = self.with_val(self.entries(folder, left_out))
         return entries, f"the official split ({', '.join(self.files)}){note}"
 
 
@@ -76,7 +80,7 @@ class TextLists(OfficialSplit):
         self.files = tuple(lists.values())
         self._lists, self._line, self._image = lists, re.compile(line), image
 
-    def entries(self, folder: Path) -> list[Entry]:
+    def entries(self, folder: Path, _: LeftOut, /) -> list[Entry]:
         """Read every list."""
         return [
             self._entry(split, line.strip(), f"{folder / name}:{number}")
@@ -112,7 +116,7 @@ class MatlabFlowers(OfficialSplit):
     def __init__(self, class_names: Sequence[str]) -> None:
         self._names = class_names
 
-    def entries(self, folder: Path) -> list[Entry]:
+    def entries(self, folder: Path, _: LeftOut, /) -> list[Entry]:
         """Read both files."""
         labels, numbers = (_read_matlab(folder / name) for name in self.files)
         keys = {"train": "trnid", "val": "valid", "test": "tstid"}
@@ -135,7 +139,7 @@ class MatlabCars(OfficialSplit):
         "cars_test_annos_withlabels.mat",
     )
 
-    def entries(self, folder: Path) -> list[Entry]:
+    def entries(self, folder: Path, _: LeftOut, /) -> list[Entry]:
         """Read the annotations; the year moves to the front of a class' name, as in CoOp."""
         meta, train, test = (_read_matlab(folder / name) for name in self.files)
         entries = []
@@ -175,7 +179,7 @@ class ImageNetFolders(OfficialSplit):
 
     files = ("classnames.txt",)
 
-    def entries(self, folder: Path) -> list[Entry]:
+    def entries(self, folder: Path, left_out: LeftOut, /) -> list[Entry]:
         """List both folders and look the class names up."""
         lines = read_text(folder / self.files[0]).splitlines()
         names = dict(words for line in lines if len(words := line.strip().split(maxsplit=1)) == 2)
@@ -188,8 +192,8 @@ class ImageNetFolders(OfficialSplit):
                 "images into them."
             )
         entries = [
-            *class_entries(images / "train", "train/", "train"),
-            *class_entries(images / "val", "val/", "test"),
+            *class_entries(images / "train", "train/", "train", left_out),
+            *class_entries(images / "val", "val/", "test", left_out),
         ]
         unnamed = sorted({str(entry.key) for entry in entries} - set(names))
         if unnamed:

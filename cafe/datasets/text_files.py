@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -11,10 +12,37 @@ from typing import Any
 
 from cafe.errors import LONGEST_NAME, CafeError, DatasetError
 
+_BYTES = dict.fromkeys(range(0xDC80, 0xDD00))
+"""What Python keeps bytes of a file's name as that are not UTF-8."""
+
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+
+
+def raw_name(name: str) -> bytes:
+    """The bytes of a file's name, whether they are UTF-8 or not."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def escape_bytes(name: str) -> str:
+    r"""A file's name as text that is UTF-8, from which the name can be had back.
+
+    A byte that is not UTF-8, which Python keeps as a lone surrogate, becomes `\xe9`. In a name with
+    such a byte, or with what looks like this escape, a backslash is doubled. Others stay as they
+    are.
+    """
+    if is_utf8(name) and not _ESCAPE.search(name):
+        return name
+    try:
+        raw = raw_name(name)
+    except UnicodeEncodeError:  # it is no file's name
+        return name.encode("utf-8", "backslashreplace").decode()
+    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
 
 def quote(value: object) -> str:
     """A value as one short line of a message shows it."""
-    text = repr(value)
+    is_name = isinstance(value, str) and not is_utf8(value)
+    text = f"'{escape_bytes(str(value))}'" if is_name else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -63,8 +91,13 @@ def clean_path(path: Any, what: str) -> str:
     """
     if not isinstance(path, str) or not path.strip():
         raise DatasetError(f"{what}: {quote(path)} is not the path of an image.")
-    if "\0" in path or not is_utf8(path):
+    if "\0" in path or not is_utf8(path.translate(_BYTES)):
         raise DatasetError(f"{what}: {quote(path)} cannot be a file's name; rename the file.")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
+        raise DatasetError(
+            f"{what}: {quote(path)} is a URL, and cafe reads files; download the images and name "
+            "them relative to the root."
+        )
     parts = path.replace("\\", "/").split("/")
     if parts[0] == "" or re.match(r"[A-Za-z]:$", parts[0]):
         raise DatasetError(f"{what}: {quote(path)} is absolute; name images relative to the root.")
@@ -89,21 +122,37 @@ def is_utf8(text: str) -> bool:
 
 
 def read_text(path: Path, error_class: type[CafeError] = DatasetError) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; a failure is an `error_class`."""
+    """Read a file of UTF-8, or of what its byte order mark says; a failure is an `error_class`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        raw = path.read_bytes()
+        # spreadsheets save "Unicode text" as UTF-16 with its mark; "utf-8-sig" drops that of UTF-8
+        is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = raw.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError:
         raise error_class(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise error_class(f"cannot read {path}: {reason}.") from error
+    if "\0" in text:
+        raise error_class(f"{path} holds NUL characters; if it is UTF-16, save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON that has these members; of two of one name Python would take the last."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object names {quote(twice)} twice")
+    return members
 
 
 def read_json(path: Path, error_class: type[CafeError] = DatasetError) -> Any:
     """Read a JSON file; a failure is an `error_class` of one line."""
     text = read_text(path, error_class)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_names)
     except json.JSONDecodeError as error:
         raise error_class(
             f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."

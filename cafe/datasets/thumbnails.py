@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cafe.datasets.load import DATASET_NAMES, load_dataset
+from cafe.datasets.open_image import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,10 +43,8 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
         Row -> data URI; an image that is not there, lies outside of the folder, or cannot be read
         is left out.
     """
-    from PIL import Image
-
     inside = {row: root / name for row, name in ids.items() if stays_inside(root, name)}
-    return _encode_all({row: partial(Image.open, path) for row, path in inside.items()})
+    return _encode_all({row: partial(open_image, path) for row, path in inside.items()})
 
 
 def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:
@@ -80,14 +79,18 @@ def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]
 
 def _encode_all(openers: Mapping[int, Callable[[], Image.Image]]) -> dict[int, str]:
     uris = {}
-    for row, open_image in openers.items():
+    for row, opener in openers.items():
         # Pillow's decoders raise anything; the page does without an image that cannot be read
-        with contextlib.suppress(Exception), open_image() as image:
+        with contextlib.suppress(Exception), opener() as image:
             uris[row] = _data_uri(image)
     return uris
 
 
 def _data_uri(image: Image.Image) -> str:
+    if image.mode.startswith(("I", "F")):  # whatever the range of its numbers, it shall be seen
+        image = image.convert("F")
+        scale = 255 / max(float(image.getextrema()[1]), 1e-9)  # type: ignore[arg-type]
+        image = image.point(lambda value: value * scale + 0)
     small = image.convert("RGB")
     small.thumbnail((_EDGE, _EDGE))
     stream = io.BytesIO()

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cafe.compat import import_open_clip
+from cafe.encoders.crop_resize import Side, crop_resize
+from cafe.encoders.to_rgb import to_rgb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,10 +28,10 @@ resized crop with this scale, then a horizontal flip with probability 1/2)."""
 CROP_RATIO = (3 / 4, 4 / 3)
 
 _MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
+_MOST_RESIZED = 1 << 24  # pixels of a resized image; of a larger one only the crop is computed
 _ORIENTATION = 274  # the EXIF tag
-_UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
-_UPRIGHT |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
-"""EXIF orientation -> the transpose that turns the image upright."""
+_COLOURS = ("RGB", "RGBA", "LA")
+"""Modes in which Pillow keeps 8 bits of 16."""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -38,8 +40,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Parameters
     ----------
     image : PIL.Image.Image
-        Any mode. The first frame of an animation is used, 16-bit grey is scaled to 8 bits,
-        transparency is put on white, and the EXIF orientation is applied.
+        Any mode. The first frame of an animation is used, wide numbers are scaled to 8 bits
+        (`cafe.encoders.to_rgb`), transparency is put on white, and the EXIF orientation is applied.
 
     Returns
     -------
@@ -50,6 +52,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     ------
     OSError
         If the file is truncated or no image.
+    ImageError
+        If its values are in no range that is known.
     PIL.Image.DecompressionBombError
         If the image has more than 134 million pixels.
     """
@@ -57,16 +61,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise Image.DecompressionBombError(
             f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}"
         )
+    # read first: a decoded image has no tiles, and a converted one no EXIF
+    sixteen_bits = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", ""))
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))  # read first: a converted image has no EXIF
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+    return to_rgb(image, _orientation(image), sixteen_bits=sixteen_bits and image.mode in _COLOURS)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -74,12 +72,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF data must not cost the image
         return 1
-
-
-def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 16-bit grey to 8 bits; clip other wide types."""
-    scaled = grey / 257 if grey.max(initial=0) > 255 else grey
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 @contextmanager
@@ -120,7 +112,9 @@ class Augmentation:
         """The augmented views of an image, without the plain one."""
         if self.views == 1:
             return []
-        entropy = hashlib.sha256(f"{self.seed}\0{image_id}".encode()).digest()
+        entropy = hashlib.sha256(
+            f"{self.seed}\0{image_id}".encode("utf-8", "surrogateescape")
+        ).digest()
         generator = random.Random(entropy)  # noqa: S311 - not cryptography
         return [_random_crop(image, generator) for _ in range(self.views - 1)]
 
@@ -168,7 +162,27 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""
-        return np.asarray(self._geometry(image))
+        sides = self._sides_of_sliver(*image.size)
+        if sides is None:
+            return np.asarray(self._geometry(image))
+        is_square = self.size[0] == self.size[1]  # open_clip resizes others by its own default
+        return crop_resize(image, *sides, self.config["interpolation"] if is_square else "bicubic")
+
+    def _sides_of_sliver(self, width: int, height: int) -> tuple[Side, Side] | None:
+        """How an image is resized and cropped of which hardly anything is kept; None for others."""
+        if self.config.get("resize_mode", "shortest") != "shortest":
+            return None
+        h, w = self.size
+        if h == w:  # as torchvision rounds
+            short = min(width, height)
+            resized = (w, h * height // short) if width == short else (w * width // short, h)
+        else:  # as open_clip does
+            ratio = min(height / h, width / w)
+            resized = round(width / ratio), round(height / ratio)
+        if resized[0] * resized[1] <= _MOST_RESIZED:
+            return None
+        left, top = round((resized[0] - w) / 2), round((resized[1] - h) / 2)
+        return Side(width, resized[0], left, w), Side(height, resized[1], top, h)
 
     def crop_pixels(self, crop: Image.Image) -> NDArray[np.uint8]:
         """Resize one augmented crop to the encoder's input. (S, S, 3) uint8"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import CafeError, InputError
 from cafe.extract.decode import ImageReader, decode_item
 from cafe.extract.encode import EncodedBatch, LoaderOptions, decode_and_encode, decoder_threads
+from cafe.extract.file_states import changed_files, state_array
 from cafe.extract.resume import Failure, ResumeFolder
 from cafe.store import Block
 
@@ -101,11 +102,26 @@ def _default_batch_size(encoder: Encoder, views: int) -> int:
     return max(1, min(pixels // (height * width), _LARGEST_BATCH) // views)
 
 
-def unfinished(resume: ResumeFolder, blocks: Iterable[PlannedBlock]) -> list[PlannedBlock]:
-    """The blocks that the resume folder does not hold yet."""
-    return [
-        block for block in blocks if not resume.has(block.split, block.number, len(block.items))
-    ]
+def unfinished(
+    dataset: Dataset, resume: ResumeFolder, blocks: Iterable[PlannedBlock]
+) -> list[PlannedBlock]:
+    """The blocks that the resume folder does not hold yet, or holds of files that have changed."""
+    return [block for block in blocks if not _is_finished(dataset, resume, block)]
+
+
+def _is_finished(dataset: Dataset, resume: ResumeFolder, block: PlannedBlock) -> bool:
+    kept = resume.find(block.split, block.number)
+    if kept is None:
+        return False
+    done, failures = kept
+    ids = [*done.ids, *(failure.id for failure in failures)]
+    if len(ids) != len(block.items) or dataset.root is None:
+        return len(ids) == len(block.items)
+    states = [failure.state for failure in failures]
+    if done.files is None or None in states:  # an older cafe kept it
+        return False
+    files = np.concatenate([done.files, state_array(filter(None, states))])
+    return not changed_files(dataset.root, ids, files)
 
 
 def count_images(blocks: Iterable[PlannedBlock]) -> int:
@@ -129,7 +145,7 @@ def encode_blocks(
     CafeError
         If a feature is not finite.
     """
-    todo = unfinished(resume, blocks)
+    todo = unfinished(dataset, resume, blocks)
     total, encoded = count_images(blocks), 0
     done = total - count_images(todo)
     on_cpu = encoder.device.type == "cpu"
@@ -144,18 +160,21 @@ def encode_blocks(
             core_per_batch=on_cpu,
         )
         for block in todo:
-            finished, read, failures = [], [], []
+            finished, read, states, failures = [], [], [], []
             # one iterator over the batches of all blocks: decoding does not pause between blocks
             for items, (images, batch) in zip(block.batches(), batches, strict=False):
-                reasons = [(item, image.reason) for item, image in zip(items, images, strict=True)]
-                good = [item for item, reason in reasons if not reason]
-                failures += [Failure(item.id, reason) for item, reason in reasons if reason]
+                pairs = list(zip(items, images, strict=True))
+                good = [item for item, image in pairs if not image.reason]
+                failures += [Failure(i.id, d.reason, d.state) for i, d in pairs if d.reason]
                 finished.append(_storable(batch, good, encoder))
                 read += good
+                states += [image.state for image in images if image.state and not image.reason]
                 done += len(items)
                 if options.progress is not None:
                     options.progress(block.split, done, total)
-            resume.save(block.split, block.number, _join(finished, read), failures)
+            files = None if dataset.root is None else state_array(states)
+            whole = replace(_join(finished, read), files=files)
+            resume.save(block.split, block.number, whole, failures)
             encoded += len(read)
     return encoded
 

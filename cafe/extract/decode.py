@@ -7,9 +7,10 @@ processes, and a damaged image cannot take a worker process down.
 from __future__ import annotations
 
 import collections
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.datasets.dataset import Dataset, Item
+from cafe.datasets.open_image import STATE, FileState, state_now
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, ImageError
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -35,11 +37,39 @@ class DecodedImage(NamedTuple):
         The encoder's pixels of every view, the plain one first. (V, S, S, 3)
     reason : str
         Why the image cannot be read; "" where it can.
+    state : FileState or None
+        State of its file; None where it is none.
     """
 
     views: NDArray[np.uint8] | None
     reason: str = ""
+    state: FileState | None = None
 
+
+class _Room:
+    """Bounds the pixels of all images that threads decode at a time, and so their memory."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait for so many free pixels, and take them."""
+        taken = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
+
+
+_ROOM = _Room(1 << 28)
+"""Of 8 bytes each: 2 GiB, however many threads decode."""
 
 ImageReader = Callable[[], DecodedImage]
 """Reads one image; called in a thread."""
@@ -64,13 +94,15 @@ def decode_image(
         Id from which the augmented views are drawn.
     """
     try:
-        with open_image() as file:
+        with open_image() as file, _ROOM.hold(file.width * file.height):
             image = upright_rgb(file)
-        crops = augmentation.crops(image, image_id) if augmentation else []
-        views = [preprocess.pixels(image), *map(preprocess.crop_pixels, crops)]
+            crops = augmentation.crops(image, image_id) if augmentation else []
+            views = [preprocess.pixels(image), *map(preprocess.crop_pixels, crops)]
         return DecodedImage(np.stack(views))
     except FileNotFoundError:
         return DecodedImage(None, NO_FILE)
+    except ImageError as error:
+        return DecodedImage(None, str(error))
     except Exception as error:  # Pillow's decoders raise anything on a damaged file
         return DecodedImage(None, " ".join(f"{type(error).__name__}: {error}".split()))
 
@@ -90,7 +122,17 @@ def decode_item(
     DatasetError
         If the image was deleted after the dataset was listed, or, with `strict`, cannot be read.
     """
-    image = decode_image(lambda: dataset.open_image(item), preprocess, augmentation, item.id)
+    state: FileState | None = None
+
+    def open_item() -> Image.Image:
+        nonlocal state
+        opened = dataset.open_image(item)
+        state = opened.info.get(STATE)
+        return opened
+
+    image = decode_image(open_item, preprocess, augmentation, item.id)
+    if state is None and dataset.root is not None:  # it could not be opened
+        state = state_now(dataset.root / item.id)
     if image.reason == NO_FILE:
         raise DatasetError(
             f"image '{item.id}' of '{dataset.name}' was there when the run began and is gone; "
@@ -104,7 +146,7 @@ def decode_item(
             f"image '{item.id}' of '{dataset.name}' cannot be read ({reason}); repair or remove "
             "it, or go on without it with on_error='skip'."
         )
-    return image._replace(reason=reason)
+    return image._replace(reason=reason, state=state)
 
 
 def map_ahead(

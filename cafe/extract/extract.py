@@ -7,17 +7,20 @@ import contextlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cafe.datasets.dataset import Dataset
+from cafe.datasets.open_image import NO_STATE
+from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
-from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, DatasetError
+from cafe.errors import CacheError, CacheMismatchError, DatasetError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
+from cafe.extract.file_states import changed_images, state_array
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
 from cafe.extract.text_notes import text_notes
 from cafe.store import FeatureCache, Header, utc_now, write_cache
@@ -48,6 +51,9 @@ class Extraction:
         Time to encode the images.
     was_there : bool
         Whether the same cache existed already, so that nothing was done.
+    by_content : bool
+        Whether the content of the images' files was compared with it: a cache that an older cafe
+        made knows their names and sizes alone.
     """
 
     path: Path
@@ -55,6 +61,7 @@ class Extraction:
     skipped: int
     seconds: float
     was_there: bool = False
+    by_content: bool = True
 
 
 def cache_key(
@@ -106,7 +113,7 @@ def extract(
         Prompts of every class; lengths may differ. (C, P)
     options : ExtractOptions, optional
     rebuild : bool
-        Replace a cache that was made under another key.
+        Encode anew and replace a cache that is there.
     engine : callable
         Where the blocks are encoded: in this process, or by the workers of a Ray cluster
         (`cafe.extract.ray.RayEngine`). The cache file is the same.
@@ -121,7 +128,8 @@ def extract(
     Raises
     ------
     CacheMismatchError
-        If a cache of another key exists and `rebuild` is not set. The difference is named.
+        If a cache of another key or of other files exists and `rebuild` is not set. The difference
+        is named.
     DatasetError
         If an image is gone, cannot be read with `on_error="fail"`, or no image of a split can.
     CacheError
@@ -132,28 +140,34 @@ def extract(
     options = options or ExtractOptions()
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)
     key = cache_key(dataset, encoder, sentences, options.augmentation, grid)
-    if path.is_file() and _is_same(path, key, rebuild):
+    if path.is_file() and not rebuild:
+        found = _was_there(path, key, dataset)
         clean_up(path)
-        return Extraction(path, 0, 0, 0.0, was_there=True)
+        return found
     if note is not None:
         for line in text_notes(encoder, dataset.class_names, sentences):
             note(line)
     start = time.perf_counter()
     blocks = plan_blocks(dataset, encoder, options)
     with open_resume_folder(path, key, blocks[0].batch_size, note) as resume:
-        if path.is_file() and _is_same(path, key, rebuild):  # another process made it just now
+        if path.is_file() and not rebuild:  # another process made it just now
+            found = _was_there(path, key, dataset)
             resume.discard()
-            return Extraction(path, 0, 0, 0.0, was_there=True)
+            return found
         # from here on a kill costs no more than the block that is under way
         images = engine(dataset, encoder, resume, blocks, options)
         seconds = time.perf_counter() - start
-        skipped = tuple(
-            (block.split, *failure)
+        failures = [
+            (block.split, failure)
             for block in blocks
             for failure in resume.load(block.split, block.number)[1]
-        )
+        ]
+        skipped = tuple((split, failure.id, failure.reason) for split, failure in failures)
         _refuse_empty(dataset, skipped, resume)
         header = _header(dataset, encoder, key, sentences, skipped)
+        if dataset.root is not None:
+            states = state_array(failure.state or NO_STATE for _, failure in failures)
+            header = replace(header, skipped_files=states)
         counts = collections.Counter(block.split for block in blocks)
         write_cache(path, header, {split: resume.blocks(split, n) for split, n in counts.items()})
         resume.discard()  # only now: the cache file is complete and on disk
@@ -169,20 +183,21 @@ def precision_at_hand(path: Path) -> str | None:
     return precision if isinstance(precision, str) else None
 
 
-def _is_same(path: Path, key: Key, rebuild: bool) -> bool:
-    """Whether a cache has a key; raises if not, unless it may be replaced."""
-    try:
-        different = differences(FeatureCache.open(path).header.key, key)
-    except CacheFormatError:
-        if rebuild:
-            return False
-        raise
-    if different and not rebuild:
+def _was_there(path: Path, key: Key, dataset: Dataset) -> Extraction:
+    """The cache that is there; refused where it has another key, or was made of other files."""
+    cache = FeatureCache.open(path)
+    different, changed = differences(cache.header.key, key), None
+    if not different:
+        changed = changed_images(cache, dataset)
+        if changed:
+            different = [f"{len(changed):,} images have changed since ({quote_some(changed)})"]
+    if different:
         raise CacheMismatchError(
             f"'{path}' was made differently: {'; '.join(different)}. Replace it with rebuild=True, "
             "or keep both with another folder, cache=."
         )
-    return not different
+    by_content = changed is not None or dataset.root is None
+    return Extraction(path, 0, 0, 0.0, was_there=True, by_content=by_content)
 
 
 def _refuse_empty(dataset: Dataset, skipped: Skipped, resume: ResumeFolder) -> None:
@@ -220,6 +235,7 @@ def _header(
         logit_scale=encoder.logit_scale,
         logit_bias=encoder.logit_bias,
         source=dataset.source,
+        notes=dataset.notes,
         missing=dataset.missing,
         skipped=skipped,
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},

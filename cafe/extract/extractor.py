@@ -137,13 +137,13 @@ class Extractor:
             What to do with an image that cannot be read.
         allow_missing, download, rebuild : bool
             Go on without files that the split names; fetch the dataset where torchvision can;
-            replace a cache that was made differently.
+            encode anew and replace a cache that is there.
         progress : callable, optional
             Called with the split's name, the images done and the images in all.
         note : callable, optional
-            Called with a sentence that is good to know before the work begins: how large the
-            spatial maps become, which sentences the encoder cuts, or that finished work of another
-            extraction is removed.
+            Called with each line that is good to know before the work begins: what the dataset left
+            out or assumed, how large the spatial maps become, which sentences the encoder cuts, or
+            that finished work of another extraction is removed.
 
         Returns
         -------
@@ -179,8 +179,11 @@ class Extractor:
             progress=progress,
             spatial=spatial,
         )
+        note = note or (lambda _: None)
+        for line in data.notes:
+            note(line)
         encoder = self.encoder(model, None if rebuild else self._precision_at_hand(path))
-        if spatial is not None and note is not None:
+        if spatial is not None:
             note(_size_of_maps(data, encoder, spatial))
         self.extraction_ = extract(
             data,

@@ -66,7 +66,7 @@ class RayEngine:
         """
         for file in resume.folder.glob(f"*{TRIES}"):
             file.unlink()  # of an earlier run, with other options
-        todo = unfinished(resume, blocks)
+        todo = unfinished(dataset, resume, blocks)
         total, encoded = count_images(blocks), 0
         done = total - count_images(todo)
         if not todo:

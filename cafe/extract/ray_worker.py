@@ -71,7 +71,7 @@ class Worker:
 
     def _encode(self, block: PlannedBlock) -> int:
         # Ray also sends a block again whose worker was lost after it had kept the block
-        if unfinished(self.resume, [block]):
+        if unfinished(self.dataset, self.resume, [block]):
             encoder, tries = self._encoder, self._count_try(block)
             encode_blocks(self.dataset, encoder, self.resume, [block], self.options)
             tries.unlink(missing_ok=True)

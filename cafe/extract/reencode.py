@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from cafe.datasets.dataset import Dataset
+from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, InputError
 from cafe.extract.decode import decode_item
 from cafe.extract.encode import encode_batch
+from cafe.extract.file_states import changed_images
 from cafe.store import FeatureCache
 
 
@@ -42,7 +44,7 @@ def reencode_sample(
     InputError
         If the count is below 1.
     CacheMismatchError
-        If the dataset or the encoder's weights are not those of the cache.
+        If the dataset, its files or the encoder's weights are not those of the cache.
     """
     if count < 1:
         raise InputError(f"a sample needs at least 1 image; got {count}.")
@@ -50,6 +52,12 @@ def reencode_sample(
         raise CacheMismatchError(
             f"'{cache.path}' was made from another dataset than this '{dataset.name}' "
             "(dataset_sha256 differs); name the one that it was made from."
+        )
+    changed = changed_images(cache, dataset)
+    if changed:
+        raise CacheMismatchError(
+            f"{len(changed):,} images of '{dataset.name}' have changed since '{cache.path}' was "
+            f"made ({quote_some(changed)}); extract it again with rebuild=True."
         )
     check_recorded_encoder(record_of_cache(cache), encoder, WEIGHTS)
     rows = [(split, row) for split, size in cache.counts.items() for row in range(size)]

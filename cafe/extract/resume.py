@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cafe.datasets.open_image import FileState
 from cafe.errors import CacheError, raise_as
 from cafe.store import Block
 from cafe.store.files import check_archive, lock_file, remove_left_overs, write_file, write_text
@@ -31,10 +32,23 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Failure(NamedTuple):
-    """An image that could not be read."""
+    """An image that could not be read, and the state of its file if it is one."""
 
     id: str
     reason: str
+    state: FileState | None = None
+
+    def json(self) -> list[Any]:
+        """JSON values."""
+        state = self.state and [self.state.sha256.hex(), *self.state[1:]]
+        return [self.id, self.reason, state]
+
+    @classmethod
+    def from_json(cls, image: str, reason: str, state: list[Any] | None = None) -> Failure:
+        """The failure that `json` gave."""
+        if state is None:
+            return cls(image, reason)
+        return cls(image, reason, FileState(bytes.fromhex(state[0]), *state[1:]))
 
 
 def clean_up(cache: Path) -> None:
@@ -136,24 +150,24 @@ class ResumeFolder:
     def _path(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:06d}.npz"
 
-    def has(self, split: str, number: int, images: int) -> bool:
-        """Whether a block of so many images is finished and undamaged."""
-        if not self._path(split, number).is_file():
-            return False
-        with contextlib.suppress(CacheError):
-            block, failures = self.load(split, number)
-            return len(block.ids) + len(failures) == images
-        return False
+    def find(self, split: str, number: int) -> tuple[Block, list[Failure]] | None:
+        """A block that is finished and undamaged; None where there is none."""
+        if self._path(split, number).is_file():
+            with contextlib.suppress(CacheError):
+                return self.load(split, number)
+        return None
 
     def save(self, split: str, number: int, block: Block, failures: list[Failure]) -> None:
         """Keep a finished block; it is on disk when this returns."""
-        names = json.dumps({"ids": list(block.ids), "failures": failures})
+        failed = [failure.json() for failure in failures]
+        names = json.dumps({"ids": list(block.ids), "failures": failed})
         arrays: dict[str, Any] = {
             "names": np.frombuffer(names.encode(), np.uint8),
             "features": block.features,
             "labels": block.labels,
             "views": block.views,
             "spatial": block.spatial,
+            "files": block.files,
         }
         present = {name: array for name, array in arrays.items() if array is not None}
         advice = "free some space and run the same command again: it resumes where it stopped"
@@ -177,9 +191,9 @@ class ResumeFolder:
             check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 names = json.loads(file["names"].tobytes())
-                more = file.get("views"), file.get("spatial")
+                more = file.get("views"), file.get("spatial"), file.get("files")
                 block = Block(names["ids"], file["labels"], file["features"], *more)
-        return block, [Failure(*pair) for pair in names["failures"]]
+        return block, [Failure.from_json(*row) for row in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:
         """Every block of a split, in order, one in memory at a time."""

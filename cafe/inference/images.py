@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cafe.datasets.image_folder import images_below
+from cafe.datasets.left_out import LeftOut
+from cafe.datasets.list_folder import images_below
+from cafe.datasets.open_image import open_image
+from cafe.datasets.text_files import escape_bytes
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess
 from cafe.errors import CafeError
@@ -36,7 +39,7 @@ class EncodedImages(NamedTuple):
     Attributes
     ----------
     names : list of str
-        As they were named; images in memory are numbered. (n,)
+        As they were named; images in memory are numbered, bytes that are not UTF-8 escaped. (n,)
     reasons : list of str
         Why an image has no input; "" where it has. (n,)
     inputs : Tensor
@@ -48,12 +51,16 @@ class EncodedImages(NamedTuple):
     inputs: Tensor
 
 
-def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+def list_images(
+    images: ImageSource | Iterable[ImageSource], note: Callable[[str], None] | None = None
+) -> list[ImageSource]:
     """List images; a folder stands for all images in it, sorted by name.
 
     Parameters
     ----------
     images : path, image, or iterable of these
+    note : callable, optional
+        Called with each line that tells what is left out of the folders.
 
     Raises
     ------
@@ -62,11 +69,15 @@ def list_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource
     """
     sources = [images] if isinstance(images, str | Path | Image.Image) else images
     listed: list[ImageSource] = []
+    left_out = LeftOut()
     for source in sources:
         if not isinstance(source, Image.Image) and Path(source).is_dir():
-            listed += [str(Path(source) / name) for name in images_below(Path(source))]
+            listed += [str(Path(source) / name) for name in images_below(Path(source), left_out)]
         else:
             listed.append(source)
+    if note is not None:
+        for line in left_out.lines():
+            note(line)
     if not listed:
         raise CafeError("no image is there; name image files, or folders with images in them.")
     return listed
@@ -105,7 +116,7 @@ def encode_images(
         spatial=options.spatial,
     )
     names = [
-        f"image {number}" if isinstance(source, Image.Image) else str(source)
+        f"image {number}" if isinstance(source, Image.Image) else escape_bytes(str(source))
         for number, source in enumerate(sources)
     ]
     done = 0
@@ -120,7 +131,7 @@ def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
     """Decode a file, or an image in memory, which stays open."""
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess)
-    return decode_image(lambda: Image.open(source), preprocess)
+    return decode_image(lambda: open_image(Path(source)), preprocess)
 
 
 def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.datasets.text_files import distinct_names
+from cafe.datasets.text_files import distinct_names, escape_bytes
 from cafe.errors import CacheMismatchError, CacheNotFoundError
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
@@ -88,7 +88,7 @@ class NeighbourIndex:
 
     def _neighbour(self, row: int, cosine: float) -> Neighbour:
         image, label = self._shots[row]
-        return Neighbour(image, label, round(cosine, 4))
+        return Neighbour(escape_bytes(image), label, round(cosine, 4))
 
 
 def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> FeatureCache:

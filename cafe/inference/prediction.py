@@ -35,12 +35,12 @@ class ClassScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one image.
+    r"""The prediction for one image.
 
     Attributes
     ----------
     image : str
-        The image as it was named.
+        The image as it was named; a byte that is not UTF-8 is escaped, as in `caf\xe9.png`.
     top : tuple of ClassScore
         The most probable classes, the best first; empty if the image could not be read.
     zero_shot : ClassScore or None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cafe.datasets.text_files import escape_bytes
 from cafe.errors import CafeError, raise_as
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure, shots_in_words
@@ -96,6 +97,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters["shots"] = shots_in_words
+    templates.filters["escape_bytes"] = escape_bytes
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates
 

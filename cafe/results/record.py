@@ -85,6 +85,8 @@ class Record:
     precision : {"fp32", "bf16"} or None
         Of the matrix products; None in records of earlier versions. (`coop` and `cpl` may take
         another one, as their params say.)
+    source : str
+        In words, where images, labels and split come from: as the cache has it.
     kind : {"compare", "base-to-new", "compare-average", "base-to-new-average"} or None
         None for `cafe.fit` and `cafe.grid`.
     differences : tuple of Difference or None
@@ -116,6 +118,7 @@ class Record:
     versions: Mapping[str, Any]
     cache_key: Mapping[str, Any] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] | None = None
+    source: str = ""
     kind: str | None = None
     differences: tuple[Difference, ...] | None = None
     base_to_new: Halves | None = None
@@ -149,8 +152,13 @@ def make_record(
     command: str = "",
     **fields: Any,
 ) -> Record:
-    """Put the results of a study on one cache into a record; `fields` are further ones of it."""
+    """Put the results of a study on one cache into a record; `fields` are further ones of it.
+
+    The words of the protocol end with where images and split come from.
+    """
     header = cache.header
+    if header.source:
+        protocol = replace(protocol, words=f"{protocol.words} Data: {header.source}.")
     return Record(
         cache=str(cache.path),
         dataset=header.dataset,
@@ -161,6 +169,7 @@ def make_record(
         created=utc_now(),
         versions=dict(header.versions),
         cache_key=dict(header.key),
+        source=header.source,
         **{"class_names": header.class_names, **fields},
     )
 

@@ -16,6 +16,20 @@ FORMAT = 1
 SPATIAL_FORMAT = 2
 """Of files with spatial maps: a reader that knows format 1 alone says so."""
 
+FILES_FORMAT = 3
+"""Of files that know the images' files, with maps or without."""
+
+FILE_STATE = np.dtype(
+    [
+        ("sha256", "u1", (32,)),
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("ctime_ns", "<i8"),
+        ("inode", "<i8"),
+    ]
+)
+"""What tells whether an image's file is still the one that was encoded."""
+
 SPLITS = ("train", "val", "test")
 
 
@@ -54,6 +68,10 @@ class Header:
         Versions of the software that made the file.
     created : str
         ISO 8601 time.
+    notes : tuple of str
+        What the dataset left out or assumed, a line each.
+    skipped_files : ndarray or None
+        States of the files of `skipped`. `FILE_STATE`
     """
 
     key: Key
@@ -70,6 +88,8 @@ class Header:
     skipped: tuple[tuple[str, str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    notes: tuple[str, ...] = ()
+    skipped_files: NDArray[np.void] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,8 @@ class Block:
         Features of augmented views, view 0 the plain one. (n, V, D)
     spatial : ndarray or None
         Spatial maps: projected tokens, row by row, float16. (n, T, D)
+    files : ndarray or None
+        States of the images' files. (n,) `FILE_STATE`
     """
 
     ids: Sequence[str]  # (n,)
@@ -95,6 +117,7 @@ class Block:
     features: NDArray[Any]  # (n, D)
     views: NDArray[Any] | None = None  # (n, V, D)
     spatial: NDArray[np.float16] | None = None  # (n, T, D)
+    files: NDArray[np.void] | None = None  # (n,)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def merge_caches(
         first.header,
         key={**_shared(first), "merged_sha256": [cache.content_sha256 for cache in caches]},
         dataset=dataset,
+        notes=tuple(dict.fromkeys(note for cache in caches for note in cache.header.notes)),
         source=" + ".join(dict.fromkeys(cache.header.source for cache in caches)),
         missing=tuple(f"{b}{name}" for b, c in parts for name in c.header.missing),
         skipped=tuple(

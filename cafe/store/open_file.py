@@ -18,6 +18,7 @@ from cafe.store.header import Header
 from cafe.store.key import digest
 from cafe.store.paths import no_cache
 from cafe.store.schema import (
+    FILES_OF_SKIPPED,
     HEADER_ARRAYS,
     array_bytes,
     content_digest,
@@ -126,7 +127,7 @@ def read_header(file: h5py.File) -> Header:
     attrs = file.attrs
     bias = attrs.get("logit_bias")
     # small, and all that follows relies on them: unlike features they are checked by SHA-256 now
-    arrays = {name: _read_array(file[name]) for name in HEADER_ARRAYS}
+    arrays = {name: read_array(file[name]) for name in HEADER_ARRAYS}
     header = Header(
         key=json.loads(get_text(file, "key")),
         class_names=tuple(unpack_text(arrays["class_names"])),
@@ -136,6 +137,8 @@ def read_header(file: h5py.File) -> Header:
         logit_bias=None if bias is None else float(bias),
         missing=tuple(unpack_text(arrays["missing"])),
         skipped=tuple((a, b, c) for a, b, c in unpack_text(arrays["skipped"])),
+        notes=tuple(json.loads(get_text(file, "notes"))) if "notes" in attrs else (),
+        skipped_files=read_array(file[FILES_OF_SKIPPED]) if FILES_OF_SKIPPED in file else None,
         versions=json.loads(get_text(file, "versions")),
         **{n: get_text(file, n) for n in ("dataset", "model", "pretrained", "source", "created")},
     )
@@ -165,8 +168,9 @@ def _check_values(header: Header) -> None:
     for name, types in _KEY_TYPES.items():
         if name in key and not isinstance(key[name], types):
             raise InvalidFileError(f"'{name}' of its key is a {type(key[name]).__name__}")
-    if not all(isinstance(version, str) for version in versions.values()):
-        raise InvalidFileError("a version is no text")
+    for what, values in (("version", versions.values()), ("note", header.notes)):
+        if not all(isinstance(value, str) for value in values):
+            raise InvalidFileError(f"a {what} is no text")
     if not 0 < header.logit_scale < _LARGEST_LOGIT:
         raise InvalidFileError(f"its logit scale is {header.logit_scale}")
     if header.logit_bias is not None and not abs(header.logit_bias) < _LARGEST_LOGIT:
@@ -176,7 +180,7 @@ def _check_values(header: Header) -> None:
 _LARGEST_LOGIT = 1e6  # CLIP's scale is 100 at the most, SigLIP's bias some -16
 
 
-def _read_array(dataset: h5py.Dataset) -> NDArray[Any]:
+def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
     """A whole small dataset, with its SHA-256 recomputed."""
     array: NDArray[Any] = dataset[:]
     if hashlib.sha256(array_bytes(array)).hexdigest() != get_text(dataset, "sha256"):

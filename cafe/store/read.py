@@ -14,9 +14,17 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cafe.errors import InputError
 from cafe.store.header import SPLITS, Block, Header, SplitArrays
-from cafe.store.open_file import FileState, file_state, open_checked, read_header, require_finite
+from cafe.store.open_file import (
+    FileState,
+    file_state,
+    open_checked,
+    read_array,
+    read_header,
+    require_finite,
+)
 from cafe.store.paths import find_caches
-from cafe.store.schema import get_text, row_bytes, slabs, unpack_text
+from cafe.store.rows import read_rows
+from cafe.store.schema import get_text, slabs, unpack_text
 from cafe.store.structure import InvalidFileError
 
 
@@ -139,10 +147,10 @@ class FeatureCache:
         """
         chosen = self._rows(split, rows)
         with self._group(split) as group:
-            labels = _read_rows(group["labels"], chosen, np.int64)  # (n,)
-            features = _read_rows(group["features"], chosen, dtype)  # (n, D)
+            labels = read_rows(group["labels"], chosen, np.int64)  # (n,)
+            features = read_rows(group["features"], chosen, dtype)  # (n, D)
             wanted = views and "views" in group
-            augmented = _read_rows(group["views"], chosen, dtype) if wanted else None
+            augmented = read_rows(group["views"], chosen, dtype) if wanted else None
             self._check_labels(split, labels)
         return SplitArrays(labels, features, augmented)
 
@@ -160,12 +168,12 @@ class FeatureCache:
         with self._group(split) as group:
             if "spatial" not in group:
                 raise InputError(f"cache '{self.path}' has no spatial features of split '{split}'.")
-            return _read_rows(group["spatial"], chosen, dtype)
+            return read_rows(group["spatial"], chosen, dtype)
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """Class indices of one split. (N,)"""
         with self._group(split) as group:
-            labels = _read_rows(group["labels"], None, np.int64)
+            labels = read_rows(group["labels"], None, np.int64)
             self._check_labels(split, labels)
         return labels
 
@@ -173,6 +181,11 @@ class FeatureCache:
         """Names of the images of one split. (N,)"""
         with self._group(split) as group:
             return tuple(unpack_text(group["ids"][:]))
+
+    def files(self, split: str) -> NDArray[np.void] | None:
+        """States of the images' files, as `FILE_STATE`; None where they are not known. (N,)"""
+        with self._group(split) as group:
+            return read_array(group["files"]) if "files" in group else None
 
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
@@ -222,35 +235,3 @@ class FeatureCache:
                 f"split '{split}' has labels from {labels.min()} to {labels.max()} for {classes} "
                 "class names"
             )
-
-
-def _read_rows(
-    dataset: h5py.Dataset, rows: NDArray[np.int64] | None, dtype: DTypeLike | None
-) -> NDArray[Any]:
-    """Rows of a dataset, slab by slab, converted and checked on the way."""
-    count = len(dataset) if rows is None else len(rows)
-    out = np.empty((count, *dataset.shape[1:]), dataset.dtype if dtype is None else dtype)
-    # rows are read in the order of the file, and put in the order that was asked for
-    order = None if rows is None else np.argsort(rows, kind="stable")
-    for slab in slabs(len(dataset), row_bytes(dataset)):
-        if rows is None or order is None:
-            out[slab] = require_finite(dataset, dataset[slab])
-            continue
-        first, last = np.searchsorted(rows, (slab.start, slab.stop), sorter=order)
-        if first < last:
-            here = order[first:last]  # places in `out` whose rows lie in this slab
-            for near in _cut_at_gaps(rows, here, dataset):
-                low, high = int(rows[near[0]]), int(rows[near[-1]]) + 1
-                # a slice and not a list of rows, which h5py selects one by one
-                part = require_finite(dataset, dataset[low:high])
-                out[near] = part[rows[near] - low]
-    return out
-
-
-def _cut_at_gaps(
-    rows: NDArray[np.int64], places: NDArray[np.int64], dataset: h5py.Dataset
-) -> list[NDArray[np.int64]]:
-    """Places whose rows lie in one chunk or the next; what lies between is not worth reading."""
-    # HDF5 reads and checks whole chunks, so rows of one chunk cost one read
-    apart = np.flatnonzero(np.diff(rows[places]) > dataset.chunks[0]) + 1
-    return np.split(places, apart)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.store.header import SPLITS
+from cafe.store.header import FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.key import digest
 
 
@@ -21,7 +21,7 @@ class ArraySpec(NamedTuple):
     types: tuple[str, ...]  # NumPy's; "S" is UTF-8 text of fixed length, padded with zeros
 
 
-TEXT = ("S",)
+TEXT, FILES = ("S",), (FILE_STATE.str,)
 HEADER_ARRAYS: Mapping[str, ArraySpec] = {
     "class_names": ArraySpec(1, TEXT),  # (C,)
     "missing": ArraySpec(1, TEXT),
@@ -29,14 +29,17 @@ HEADER_ARRAYS: Mapping[str, ArraySpec] = {
     "text/features": ArraySpec(3, ("<f4",)),  # (C, P, D)
     "text/sentences": ArraySpec(2, TEXT),  # (C, P)
 }
+FILES_OF_SKIPPED = "skipped_files"
+"""The one array of the header that not every file has. (n,)"""
 SPLIT_ARRAYS: Mapping[str, ArraySpec] = {
     "features": ArraySpec(2, ("<f4", "<f2")),  # (N, D)
+    "files": ArraySpec(1, FILES),  # (N,)
     "ids": ArraySpec(1, TEXT),  # (N,)
     "labels": ArraySpec(1, ("<i4",)),  # (N,)
     "spatial": ArraySpec(3, ("<f2",)),  # (N, T, D)
     "views": ArraySpec(3, ("<f4", "<f2")),  # (N, V, D)
 }
-OPTIONAL = ("spatial", "views")
+OPTIONAL = ("files", "spatial", "views")
 GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
 
 NAMES = ("dataset", "model", "pretrained", "source")
@@ -87,6 +90,8 @@ def iter_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every dataset of a checked file with its path, in one fixed order: that of the digest."""
     for name in HEADER_ARRAYS:
         yield name, file[name]
+    if FILES_OF_SKIPPED in file:
+        yield FILES_OF_SKIPPED, file[FILES_OF_SKIPPED]
     for split in SPLITS:
         if split in file["splits"]:
             group = file["splits"][split]
@@ -122,15 +127,19 @@ def is_finite(array: NDArray[Any]) -> bool:
 def content_digest(file: h5py.File) -> str:
     """One digest for all that counts in a file: equal for equal features, whenever they were made.
 
-    It goes over the checksums that the datasets carry, so it costs nothing to compute; `created`
-    and `versions` do not count.
+    It goes over the checksums that the datasets carry, so it costs nothing to compute; `created`,
+    `versions`, and what is known of the images' files do not count.
     """
     arrays = {
         name: [dataset.dtype.str, list(dataset.shape), get_text(dataset, "sha256")]
         for name, dataset in iter_datasets(file)
+        if dataset.dtype != FILE_STATE
     }
     attributes: dict[str, Any] = {name: get_text(file, name) for name in (*NAMES, "key")}
     for name in NUMBER_ATTRIBUTES:
         if name in file.attrs:
             attributes[name] = file.attrs[name].item()
+    if FILES_OF_SKIPPED in file:
+        has_maps = any(name.endswith("/spatial") for name in arrays)
+        attributes["cafe_format"] = SPATIAL_FORMAT if has_maps else FORMAT
     return digest({"arrays": arrays, "attributes": attributes})

@@ -12,8 +12,10 @@ from typing import Any
 import h5py
 
 from cafe.errors import LONGEST_NAME
-from cafe.store.header import FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import FILE_STATE, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.schema import (
+    FILES,
+    FILES_OF_SKIPPED,
     GROUPS,
     HEADER_ARRAYS,
     OPTIONAL,
@@ -51,12 +53,16 @@ def check_structure(file: h5py.File) -> None:
             _check_links(file, name)
     for name in TEXT_ATTRIBUTES:
         _check_attribute(file, name)
+    for name in {"notes"} & file.attrs.keys():
+        _check_attribute(file, name)
     for name in ("logit_scale", *({"logit_bias"} & file.attrs.keys())):  # SigLIP alone has a bias
         _check_attribute(file, name, "f")
     for name, spec in HEADER_ARRAYS.items():
         _check_dataset(file, name, spec)
+    if FILES_OF_SKIPPED in file:
+        _check_dataset(file, FILES_OF_SKIPPED, ArraySpec(1, FILES))
     _check_splits(file)
-    _check_maps(file)
+    _check_version(file)
     # arrays that share their bytes could claim more than the file holds
     held = sum(dataset.id.get_storage_size() for _, dataset in iter_datasets(file))
     size = file.id.get_filesize()
@@ -76,10 +82,10 @@ def _check_format(file: h5py.File) -> None:
         )
     _check_attribute(file, "cafe_format", "iu")
     version = file.attrs["cafe_format"]
-    if version > SPATIAL_FORMAT:
-        reason = f"it has format {version}, this cafe reads up to {SPATIAL_FORMAT}"
+    if version > FILES_FORMAT:
+        reason = f"it has format {version}, this cafe reads up to {FILES_FORMAT}"
         raise InvalidFileError(reason, "update cafe")
-    _require(version in (FORMAT, SPATIAL_FORMAT), f"it has the unknown format {version}")
+    _require(version >= FORMAT, f"it has the unknown format {version}")
 
 
 def _check_links(file: h5py.File, name: str) -> None:
@@ -87,7 +93,7 @@ def _check_links(file: h5py.File, name: str) -> None:
     group = file[name or "/"]
     _require(isinstance(group, h5py.Group), f"'{name}' is not a group")
     arrays = (f"splits/{split}/{array}" for split in SPLITS for array in SPLIT_ARRAYS)
-    known = {*GROUPS, *HEADER_ARRAYS, *arrays}
+    known = {*GROUPS, *HEADER_ARRAYS, FILES_OF_SKIPPED, *arrays}
     for child in group:
         path = f"{name}/{child}".strip("/")
         _require(path in known, f"it holds an unknown '{path[:80]}'")
@@ -109,8 +115,11 @@ def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:
     dataset = file[name]
     _require(isinstance(dataset, h5py.Dataset), f"'{name}' is not an array")
     is_text = dataset.dtype.kind == "S" and spec.types == ("S",)
+    is_known = (
+        dataset.dtype == FILE_STATE if spec.types == FILES else dataset.dtype.str in spec.types
+    )
     _require(
-        dataset.ndim == spec.ndim and (is_text or dataset.dtype.str in spec.types),
+        dataset.ndim == spec.ndim and (is_text or is_known),
         f"'{name}' has type {dataset.dtype} and {dataset.ndim} dimensions",
     )
     _check_storage(dataset, name)
@@ -166,13 +175,19 @@ def _check_splits(file: h5py.File) -> None:
         )
 
 
-def _check_maps(file: h5py.File) -> None:
-    """Spatial maps of one size in every split, or none and the format that all readers know."""
-    groups = file["splits"].values()
+def _check_version(file: h5py.File) -> None:
+    """What not every file has is in all splits or in none, under the format that says so."""
+    groups = list(file["splits"].values())
     sizes = {group["spatial"].shape[1] if "spatial" in group else 0 for group in groups}
+    knows_files = {"files" in group for group in groups} | {FILES_OF_SKIPPED in file}
     version = file.attrs["cafe_format"]
-    expected = SPATIAL_FORMAT if sizes != {0} else FORMAT
+    expected = FILES_FORMAT if True in knows_files else SPATIAL_FORMAT if sizes != {0} else FORMAT
     _require(
         len(sizes) == 1 and version == expected,
         f"it has format {version} and spatial maps of {sorted(sizes)} tokens",
+    )
+    skipped = len(file["skipped"])
+    _require(
+        len(knows_files) == 1 and len(file.get(FILES_OF_SKIPPED, ())) in (0, skipped),
+        "the states of its images' files are not complete",
     )

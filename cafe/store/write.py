@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 
 from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
-from cafe.store.header import FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.header import FILES_FORMAT, FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
-from cafe.store.schema import array_bytes, content_digest, pack_text, set_text
+from cafe.store.schema import (
+    FILES_OF_SKIPPED,
+    array_bytes,
+    content_digest,
+    pack_text,
+    set_text,
+)
 
 CHUNK_BYTES = 256 << 10
 """Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
@@ -105,6 +111,7 @@ def _write(made: Path, header: Header, splits: Mapping[str, Iterable[Block]]) ->
                     _write_split(file, f"splits/{name}", _stop_on_error(blocks, out))
                 if any("spatial" in group for group in file["splits"].values()):
                     file.attrs["cafe_format"] = SPATIAL_FORMAT
+                _write_files_of_skipped(file, header)
                 set_text(file, "content_sha256", content_digest(file))
         finally:
             out.check()  # before what HDF5 raises about a file whose writes have failed
@@ -134,8 +141,17 @@ def _write_header(file: h5py.File, header: Header) -> None:
     _write_whole(file, "class_names", pack_text(header.class_names))
     _write_whole(file, "missing", pack_text(header.missing))
     _write_whole(file, "skipped", pack_text(np.reshape(np.array(header.skipped, object), (-1, 3))))
+    if header.notes:
+        set_text(file, "notes", json.dumps(header.notes))
     _write_whole(file, "text/features", np.asarray(header.text_features, "<f4"))
     _write_whole(file, "text/sentences", pack_text(header.sentences))
+
+
+def _write_files_of_skipped(file: h5py.File, header: Header) -> None:
+    """Complete the states of the images' files, where the blocks have them."""
+    if header.skipped_files is not None and all("files" in g for g in file["splits"].values()):
+        _write_whole(file, FILES_OF_SKIPPED, header.skipped_files)
+        file.attrs["cafe_format"] = FILES_FORMAT
 
 
 def _write_whole(file: h5py.File, name: str, array: NDArray[Any]) -> None:
@@ -205,6 +221,7 @@ def _arrays(block: Block) -> dict[str, NDArray[Any]]:
         "labels": block.labels.astype(np.int32),
         "views": block.views,
         "spatial": block.spatial,
+        "files": block.files,
     }
     return {
         name: array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -225,6 +225,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         f"Average over {len(records)} caches, seed by seed. Of the first, {first.dataset}: "
         f"{first.protocol.words}"
     )
+    words += "".join(f" Of {r.dataset}: {r.source}." for r in records[1:] if r.source)
     # only the shot counts that every cache has can be averaged
     shots = tuple(dict.fromkeys(result.shots for result in results))
     return replace(

@@ -81,6 +81,8 @@ def show(
 
     Example: cafe cache show digits/nano.glyphs
     """
+    from cafe.datasets.text_files import escape_bytes
+
     opened = open_cache(cache_argument, cache)
     header = opened.header
     details = {
@@ -92,8 +94,9 @@ def show(
         "sentences": [list(row) for row in header.sentences],
         "key": dict(header.key),
         "versions": dict(header.versions),
-        "skipped": [list(row) for row in header.skipped],
-        "missing": list(header.missing),
+        "skipped": [list(map(escape_bytes, row)) for row in header.skipped],
+        "missing": list(map(escape_bytes, header.missing)),
+        "notes": list(header.notes),
     }
     if as_json:
         print_json(details)

@@ -42,7 +42,7 @@ AllowMissing = Annotated[
     bool, Option("--allow-missing", help="Go on without files that the split names.")
 ]
 Download = Annotated[bool, Option("--download", help="Fetch the dataset where torchvision can.")]
-Rebuild = Annotated[bool, Option("--rebuild", help="Replace a cache that was made differently.")]
+Rebuild = Annotated[bool, Option("--rebuild", help="Encode anew, and replace what is there.")]
 Engine = Annotated[
     Literal["local", "ray"], Option(help="Encode on this machine, or on all of a Ray cluster.")
 ]
@@ -128,6 +128,11 @@ def _print(extraction: Extraction, *, as_json: bool) -> None:
         return
     if extraction.was_there:
         say(f"{path} is there already, made from the same data in the same way.")
+        if not extraction.by_content:
+            note(
+                "the data were compared by names and sizes alone, as the cache of an older cafe "
+                "knows no more; --rebuild makes one that knows their content."
+            )
         return
     rate, size = images / extraction.seconds, megabytes(path)
     say(f"{path}: {images:,} images in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {size}.")

@@ -71,7 +71,7 @@ def predict(
 
     file = find_head(run, parse_head_selector(method, shots, seed))
     saved = load_head(file)
-    sources = list_images(images)
+    sources = list_images(images, note)
     _note_calibration(saved)
     piped = format_ != "table" and not sys.stdout.isatty()  # a bar would tear the table apart
     printed = "what is printed is complete; the rest was not looked at."
