@@ -29,7 +29,7 @@ from .commands import (
     predict,
     report,
 )
-from .output import note, prepare_streams, say
+from .output import READER_GONE, note, prepare_streams, say
 from .stopping import on_stop, stopping_on_signals
 
 app = typer.Typer(
@@ -120,8 +120,13 @@ def _run() -> int:
 
 
 def _call() -> int:
+    stdout = sys.stdout
     try:
         return app(standalone_mode=False) or 0
+    except SystemExit:
+        if sys.stdout is not stdout:  # Typer put another there: nobody reads its help any more
+            return READER_GONE
+        raise
     except OSError:
         say()  # fails if it is stdout that cannot be written: Typer prints the help by itself
         raise

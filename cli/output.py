@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
-_READER_GONE = 141  # what a shell says of a program that SIGPIPE ended
+READER_GONE = 141  # what a shell says of a program that SIGPIPE ended
 _PLAIN = {"±": "+-", "…": "...", "–": "-", "—": "-", "·": "|", "×": "x", "’": "'"}
 
 
@@ -83,7 +83,7 @@ def _write(stream: TextIO, text: str) -> None:
         # what is left in the buffer must not fail a second time when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if isinstance(error, BrokenPipeError):  # `cafe ... | head`: the reader has seen enough
-            raise SystemExit(_READER_GONE) from None
+            raise SystemExit(READER_GONE) from None
         raise CafeError(
             f"cannot write to standard output ({error.strerror}); what was saved is kept."
         ) from error

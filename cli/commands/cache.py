@@ -57,12 +57,12 @@ def _note_hidden(home: Path) -> None:
     left, interrupted = find_left_overs(home), find_interrupted(home)
     if left.number:
         note(
-            f"{left.number:,} left-overs of killed writers, {megabytes(left.bytes)}; 'cafe cache "
+            f"left-overs of killed writers: {left.number:,}, {megabytes(left.bytes)}; 'cafe cache "
             "prune' removes them."
         )
     if interrupted.number:
         note(
-            f"{interrupted.number:,} interrupted extractions, {megabytes(interrupted.bytes)}; "
+            f"interrupted extractions: {interrupted.number:,}, {megabytes(interrupted.bytes)}; "
             "'cafe extract' goes on with them, 'cafe cache prune --interrupted' removes them."
         )
 
@@ -163,7 +163,7 @@ def prune(
     if as_json:
         print_json(removed._asdict())
     else:
-        say(f"removed {removed.number:,} left-overs, {megabytes(removed.bytes)}.")
+        say(f"left-overs removed: {removed.number:,}, {megabytes(removed.bytes)}.")
 
 
 def export(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.commands import EXTRACT, FIT
 from faults.harness import Cafe, serve
 from making import draw_image
 
@@ -45,14 +46,15 @@ def made(tmp_path_factory: pytest.TempPathFactory, cafe: Cafe) -> Path:
         make_features(folder / f"{name}.npz", seed)
         answer = cafe.run(["cache", "import", f"{name}.npz", f"{name}/toy.test"], folder)
         assert answer.code == 0, answer.err
-    for number in range(12):
-        path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
+    for number in range(24):
+        path = folder / ("photos", "seen")[number % 2] / "ab"[number // 2 % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_image(number).save(path)
-    fit = ["fit", "trees/toy.test", "--shots", "2", "--seeds", "1", "--epochs", "1"]
-    assert cafe.run(fit, folder).code == 0
-    (run,) = (folder / "runs").iterdir()
-    run.rename(folder / "runs" / "mine")
+    assert cafe.run([*EXTRACT[:2], "seen", *EXTRACT[3:]], folder).code == 0
+    for cache, name in (("trees/toy.test", "mine"), ("seen/nano.glyphs", "seen")):
+        answer = cafe.run(["fit", cache, *FIT, "--json"], folder)
+        assert answer.code == 0, answer.err
+        next((folder / "runs").glob("2*")).rename(folder / "runs" / name)
     return folder
 
 

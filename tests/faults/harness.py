@@ -54,7 +54,7 @@ class Cafe:
 
         Faults: `kill_at`, the number of a change of a file; `limit`, bytes of a file; `rights`,
         whether root has more of them than others; `locks`, whether the file system has locks;
-        `stdout` and `stderr`, files to write to.
+        `stdout` and `stderr`, files to write to, or "closed", or "gone", a pipe without a reader.
         """
         return int(self._ask({"words": words, "work": str(work), **faults}))
 
@@ -192,16 +192,31 @@ def _drop_locks() -> None:
     fcntl.flock = flock  # type: ignore[assignment]
 
 
+def _set_stream(number: int, name: str, pipe: int, fault: str | None) -> None:
+    """Make a standard stream as an interpreter finds it that was started so."""
+    os.dup2(pipe, number)
+    os.close(pipe)
+    if fault == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, number)
+    elif fault not in (None, "closed"):
+        os.dup2(os.open(str(fault), os.O_WRONLY), number)
+    stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if fault == "closed":
+        os.close(number)
+    setattr(sys, name, None if fault == "closed" else stream)
+    setattr(sys, f"__{name}__", getattr(sys, name))
+
+
 def _run(request: dict[str, Any], out: int, err: int) -> int:
     import resource
 
     from cafe_cli.main import main
 
     os.chdir(request["work"])
-    for number, pipe, name in ((1, out, "stdout"), (2, err, "stderr")):
-        os.dup2(os.open(request[name], os.O_WRONLY) if name in request else pipe, number)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    _set_stream(1, "stdout", out, request.get("stdout"))
+    _set_stream(2, "stderr", err, request.get("stderr"))
     sys.argv = ["cafe", *request["words"]]
     if "limit" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"],) * 2)
