@@ -382,7 +382,7 @@ def test_one_shot_takes_what_is_nearest_to_the_defaults(
     assert two["val"] is not None
     words = found.record.json["protocol"]["words"]
     assert "every method keeps its defaults. " in words
-    assert words.endswith(f"{SHARED_CHOICE} The grid took its configuration nearest to them.")
+    assert f"{SHARED_CHOICE} The grid took its configuration nearest to them." in words
     only = search(cache, replace(space, shots=(1,)), runs=tmp_path / "only")
     assert (only.rows, only.trained, only.best[0]["ratio"]) == ([], 0, 0.25)
     assert SHARED_CHOICE not in only.record.protocol.words
