@@ -64,6 +64,13 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def out_of_memory(what: str) -> DeviceError:
+    """The error where a GPU's memory is too small even for `what`."""
+    return DeviceError(
+        f'the GPU has no memory for {what}; end what else uses it, or use device="cpu".'
+    )
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Torch's threads per operation, put back on leaving; threads started inside inherit it."""

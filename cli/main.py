@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, InputError, one_line
 
 from .commands import (
     cache,
@@ -109,6 +109,11 @@ def _run() -> int:
     except OSError as error:  # a folder that cannot be looked into, a disk that fails
         note(f"cafe: {error.filename or 'the system'}: {error.strerror or error}.")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        note(f"cafe: out of memory: {one_line(error)} End what else uses it, or ask for less.")
+        return 1
     except _UsageError as error:
         page = io.StringIO()
         error.show(page)
@@ -117,6 +122,12 @@ def _run() -> int:
     except typer.Abort:
         note("cafe: nothing was done.")
         return 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is Python's, numpy's, or one of torch's, which is not imported here."""
+    allocator = "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or allocator or type(error).__name__ == "OutOfMemoryError"
 
 
 def _call() -> int:

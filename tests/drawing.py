@@ -98,6 +98,7 @@ class DrawnTower(TextTower):
         return mean + torch.tanh(mean) @ self.mix
 
     def to(self, device: torch.device) -> DrawnTower:
+        self.table, self.mix = self.table.to(device), self.mix.to(device)
         return self
 
     def floats(self, length: int) -> int:

@@ -43,6 +43,15 @@ class Chunk:
         """Indices of the runs, stream by stream. (S * M,)"""
         return [index for stream in self.streams for index in stream]
 
+    def halves(self) -> tuple[Chunk, Chunk]:
+        """Half of the streams each, or half of the runs of the one stream."""
+        if len(self.streams) > 1:
+            middle = len(self.streams) // 2
+            return Chunk(self.streams[:middle]), Chunk(self.streams[middle:])
+        (stream,) = self.streams
+        middle = len(stream) // 2
+        return Chunk((stream[:middle],)), Chunk((stream[middle:],))
+
 
 def plan_chunks(
     runs: Sequence[Run],

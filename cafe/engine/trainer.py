@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from cafe.devices import ProductPrecision, resolve_precision
+from cafe.devices import ProductPrecision, out_of_memory, resolve_precision
 from cafe.engine.architecture import Run, Trained
 from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
 from cafe.engine.optimizer import StackedAdamW, cosine
@@ -83,7 +83,9 @@ def train(
         chunk_bytes=CHUNK_BYTES if on_cpu else budget,
         workers=torch.get_num_threads() if on_cpu else 1,
     )
-    jobs = [partial(_train_chunk, chunk, runs, training_sets, device, product) for chunk in chunks]
+    jobs = [
+        partial(_train_or_halve, chunk, runs, training_sets, device, product) for chunk in chunks
+    ]
     total, done = sum(run.recipe.epochs for run in runs), 0  # in run-epochs
     results: dict[int, Trained] = {}
 
@@ -101,6 +103,35 @@ def train(
 
     run_jobs(jobs, workers, on_progress=on_progress, on_result=on_result)
     return [results[index] for index in range(len(runs))]
+
+
+def _train_or_halve(
+    chunk: Chunk,
+    runs: Sequence[Run],
+    training_sets: Sequence[TrainingSet],
+    device: torch.device,
+    precision: Literal["fp32", "bf16"],
+    report: Callable[[int], None],
+) -> dict[int, Trained]:
+    """Train one chunk; where a GPU has no room for it after all, its halves one by one."""
+    reported = 0
+
+    def count(epochs: int) -> None:
+        nonlocal reported
+        reported += epochs
+        report(epochs)
+
+    try:
+        return _train_chunk(chunk, runs, training_sets, device, precision, count)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(chunk.members) == 1:
+            raise out_of_memory("one run") from error
+    torch.cuda.empty_cache()
+    report(-reported)
+    finished: dict[int, Trained] = {}
+    for half in chunk.halves():
+        finished |= _train_or_halve(half, runs, training_sets, device, precision, report)
+    return finished
 
 
 @torch.no_grad()

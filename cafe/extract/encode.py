@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cafe.devices import out_of_memory
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import encode_spatial
 from cafe.errors import InputError
@@ -93,7 +94,18 @@ def encode_batch(
     read = [image.views for image in images if image.views is not None]  # (V, S, S, 3) each
     if not read:
         return EncodedBatch(np.empty((0, 1, encoder.width), np.float32))
-    views = np.stack(read)  # (n, V, S, S, 3)
+    try:
+        return _encode_views(encoder, np.stack(read), spatial)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(read) == 1:
+            raise out_of_memory("one image") from error
+    torch.cuda.empty_cache()
+    halves = images[: len(images) // 2], images[len(images) // 2 :]
+    return _joined([encode_batch(encoder, half, spatial) for half in halves])
+
+
+def _encode_views(encoder: Encoder, views: NDArray[np.uint8], spatial: int | None) -> EncodedBatch:
+    """Encode images of V views each. (n, V, S, S, 3)"""
     count, each = views.shape[:2]
     pixels = torch.from_numpy(views).flatten(0, 1)  # (n V, S, S, 3)
     if spatial is None:
@@ -102,6 +114,14 @@ def encode_batch(
     features, maps = encode_spatial(encoder, pixels, spatial)  # (n V, D), (n V, T, D)
     plain = maps.numpy().reshape(count, each, *maps.shape[1:])[:, 0]  # (n, T, D)
     return EncodedBatch(features.numpy().reshape(count, each, -1), plain)
+
+
+def _joined(parts: Sequence[EncodedBatch]) -> EncodedBatch:
+    """The batches as one; those in which no image could be read are left out."""
+    full = [part for part in parts if len(part.features)]
+    features = np.concatenate([part.features for part in full])
+    maps = [part.spatial for part in full if part.spatial is not None]
+    return EncodedBatch(features, np.concatenate(maps) if maps else None)
 
 
 def decode_and_encode(

@@ -1,0 +1,263 @@
+"""The CUDA path, on a stand-in for a GPU: what lies on which device, and what memory does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from digits_run import Answer, call, digits_run
+from drawing import draw_images, draw_task, draw_validation_set
+from making import make_dataset
+from needing import settings_for
+from stand_in_cuda import DeviceError, stand_in_cuda
+from torch import Tensor
+
+import cafe
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.engine import Recipe, Run, train
+from cafe.engine.workspace import Workspace
+from cafe.errors import CafeError
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.decode import DecodedImage
+from cafe.extract.encode import encode_batch
+from cafe.extract.extract import extract
+from cafe.features.tensors import TrainingSet
+from cafe.methods.base import Context, Protocol, Validation
+from cafe.methods.catalog import CATALOG, find_method, make_method
+from cafe.methods.clip_adapter.architecture import VisualAdapter
+from cafe.methods.head import Head
+from cafe.store import FeatureCache
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+]
+
+CPU = torch.device("cpu")
+TEST, HELD = draw_images(), draw_validation_set().features
+
+
+@pytest.fixture
+def cuda() -> Iterator[torch.device]:
+    with stand_in_cuda() as device:
+        yield device
+
+
+class TestStandIn:
+    def test_refuses_tensors_of_the_cpu(self, cuda: torch.device) -> None:
+        there = torch.zeros(3, 4, device=cuda)
+        with pytest.raises(DeviceError, match="meets cpu"):
+            there + torch.ones(3, 4)
+        with pytest.raises(TypeError, match="cpu"):
+            there.numpy()
+        assert (there + torch.tensor(1.0)).cpu().sum() == 12  # a scalar may meet any
+
+    def test_computes_as_the_cpu(self, cuda: torch.device) -> None:
+        x, v = torch.randn(5, 4), torch.randn(4)
+        for here in (lambda x, v: x @ v, lambda x, v: v @ x.mT, lambda x, v: (v @ v)[None]):
+            torch.testing.assert_close(here(x.to(cuda), v.to(cuda)).cpu(), here(x, v))
+
+    def test_is_gone_afterwards(self) -> None:
+        with stand_in_cuda():
+            pass
+        assert not torch.cuda.is_available()
+        assert type(torch.zeros(2).cpu()) is Tensor
+
+
+def fit(name: str, device: torch.device, protocol: Protocol) -> Head:
+    train_set = draw_task()
+    there = TrainingSet(train_set.features.to(device), train_set.text.to(device))
+    held = HELD.to(device) if HELD is not None and "f" in protocol else None
+    settings = {"epochs": 3, **settings_for(name)}
+    method = make_method(name, Context(device, precision="fp32"), settings)
+    return method.fit(there, validation=Validation(protocol, held), seed=0)
+
+
+@pytest.mark.parametrize("protocol", ["cv", "few-shot"])
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_method_fits_predicts_and_survives_a_file(
+    name: str, protocol: Protocol, cuda: torch.device
+) -> None:
+    here, there = fit(name, CPU, protocol), fit(name, cuda, protocol)
+    asked = TEST.inputs(spatial=here.spatial)
+    logits = there.logits(asked.to(cuda))
+    assert logits.device == cuda
+    torch.testing.assert_close(logits.cpu(), here.logits(asked), atol=1e-4, rtol=1e-4)
+    assert there.params == here.params
+    tensors = {key: value.cpu() for key, value in there.tensors().items()}
+    again = find_method(name).make_head(tensors, json.loads(json.dumps(dict(there.params))))
+    torch.testing.assert_close(again.logits(asked), logits.cpu(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_engine_trains_chunks_in_both_precisions(cuda: torch.device, precision: Any) -> None:
+    runs, sets = make_runs(6), [draw_task(seed=0), draw_task(seed=1)]
+    there = train(runs, sets, device=cuda, precision=precision)
+    here = train(runs, sets, device=CPU, precision=precision)
+    for a, b in zip(there, here, strict=True):
+        for key, value in b.tensors.items():
+            assert a.tensors[key].device == cuda
+            torch.testing.assert_close(a.tensors[key].cpu(), value, atol=2e-3, rtol=1e-3)
+
+
+def make_runs(count: int) -> list[Run]:
+    recipe = Recipe(epochs=2, batch_size=16)
+    return [
+        Run(VisualAdapter(4), index % 2, index // 2, recipe, {"ratio": 0.1 * (index + 1)})
+        for index in range(count)
+    ]
+
+
+class TestMemory:
+    """What happens where a GPU has less memory than it was thought to have."""
+
+    @pytest.fixture
+    def chunks(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Runs of each chunk that was begun; those of more than `most` find no memory."""
+        begun: list[int] = []
+        plain = VisualAdapter.gradients
+
+        def gradients(
+            architecture: VisualAdapter, params: Any, batch: Any, grads: Any, work: Workspace
+        ) -> None:
+            runs = next(iter(params.values())).shape[:2].numel()
+            begun.append(runs)
+            if runs > self.most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            plain(architecture, params, batch, grads, work)
+
+        monkeypatch.setattr(VisualAdapter, "gradients", gradients)
+        return begun
+
+    most = 2
+
+    def test_a_chunk_is_halved_until_it_fits(self, chunks: list[int], cuda: torch.device) -> None:
+        runs, sets = make_runs(6), [draw_task(seed=0), draw_task(seed=1)]
+        steps: list[tuple[int, int]] = []
+        self.most = 100
+        want = train(runs, sets, device=cuda, precision="fp32")
+        self.most = 2
+        found = train(
+            runs, sets, device=cuda, precision="fp32", progress=lambda *step: steps.append(step)
+        )
+        assert max(chunks) == 6
+        assert steps[-1] == (12, 12)
+        for a, b in zip(found, want, strict=True):
+            for key, value in b.tensors.items():
+                torch.testing.assert_close(a.tensors[key].cpu(), value.cpu(), atol=1e-5, rtol=0)
+
+    def test_one_run_that_does_not_fit_is_one_line(
+        self, chunks: list[int], cuda: torch.device
+    ) -> None:
+        self.most = 0
+        with pytest.raises(CafeError, match=r"no memory for one run.*device="):
+            train(make_runs(2), [draw_task()] * 2, device=cuda, precision="fp32")
+
+    @pytest.mark.parametrize("most", [1, 3, 100])
+    def test_a_batch_of_images_is_halved(
+        self, tiny: Encoder, monkeypatch: pytest.MonkeyPatch, most: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        size = (1, *tiny.preprocess.size, 3)
+        images = [
+            DecodedImage(torch.randint(256, size, generator=generator, dtype=torch.uint8).numpy())
+            for _ in range(7)
+        ]
+        images.insert(3, DecodedImage(None, "broken"))
+        want = encode_batch(tiny, images, None).features
+        monkeypatch.setattr(Encoder, "encode_pixels", short_of_memory(most))
+        found = encode_batch(tiny, images, None).features
+        assert found.shape == want.shape
+        assert abs(found - want).max() < 1e-5
+
+    def test_one_image_that_does_not_fit_is_one_line(
+        self, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Encoder, "encode_pixels", short_of_memory(0))
+        pixels = torch.zeros(1, *tiny.preprocess.size, 3, dtype=torch.uint8).numpy()
+        with pytest.raises(CafeError, match="no memory for one image"):
+            encode_batch(tiny, [DecodedImage(pixels)] * 2, None)
+
+
+def short_of_memory(most: int) -> Callable[[Encoder, Tensor], Tensor]:
+    plain = Encoder.encode_pixels
+
+    def encode_pixels(encoder: Encoder, pixels: Tensor) -> Tensor:
+        if len(pixels) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return plain(encoder, pixels)
+
+    return encode_pixels
+
+
+@pytest.mark.parametrize("spatial", [None, 2])
+def test_extraction_gives_the_features_of_the_cpu(
+    tiny_folder: Path, tmp_path: Path, spatial: int | None
+) -> None:
+    data = make_dataset(tmp_path / "images", {"train": 12, "test": 5})
+    read: Callable[[Encoder, Path], FeatureCache] = partial(extracted, data, spatial)
+    here = read(load_encoder(str(tiny_folder), device="cpu", precision="fp32"), tmp_path / "cpu")
+    with stand_in_cuda():
+        encoder = load_encoder(str(tiny_folder), device="auto", precision="fp32")
+        assert encoder.device.type == "cuda"
+        there = read(encoder, tmp_path / "cuda")
+    assert there.header.key == here.header.key
+    for split in here.counts:
+        assert there.ids(split) == here.ids(split)
+        a, b = there.read(split), here.read(split)
+        np.testing.assert_allclose(a.features, b.features, atol=1e-4)
+        if spatial is not None:
+            maps = there.read_spatial_maps(split), here.read_spatial_maps(split)
+            np.testing.assert_allclose(*maps, atol=1e-2)
+
+
+def extracted(data: Any, spatial: int | None, encoder: Encoder, folder: Path) -> FeatureCache:
+    sentences = [["a disc."], ["a square."]]
+    options = ExtractOptions(spatial=spatial, batch_size=4, workers=2)
+    extract(data, encoder, folder / "x.h5", sentences=sentences, options=options)
+    return FeatureCache.open(folder / "x.h5")
+
+
+@pytest.fixture
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cuda: torch.device,
+) -> Callable[..., Answer]:
+    monkeypatch.chdir(digits_run(tmp_path_factory))
+    monkeypatch.delenv("CAFE_CACHE", raising=False)
+    return partial(call, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--method", "auto", "--shots", "2", "--seeds", "1"],
+        ["compare", "--methods", "gda,tip-adapter-f", "--shots", "1", "--seeds", "1"],
+        ["compare", "--methods", "clip-adapter", "--base-to-new", "--shots", "1", "--seeds", "1"],
+        ["grid", "--shots", "2", "--seeds", "1", "--epochs", "2", "--yes"],
+    ],
+)
+def test_commands(run: Callable[..., Answer], words: Sequence[str], tmp_path: Path) -> None:
+    answer = run(*words, "--device", "cuda", "--runs", str(tmp_path / "runs"))
+    assert answer.code == 0, answer.err
+
+
+def test_prediction_and_export(
+    run: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = cafe.Predictor.load("runs/mine", device="cpu")
+    there = cafe.Predictor.load("runs/mine", device="cuda")
+    make_dataset(tmp_path / "new", {"test": 6})
+    images = sorted(str(path) for path in (tmp_path / "new").rglob("*.png"))
+    for a, b in zip(there.predict(images), here.predict(images), strict=True):
+        assert a.label == b.label
+    answer = run("export", "runs/mine", "--format", "torch", "-o", str(tmp_path / "head.pt2"))
+    assert answer.code == 0, answer.err
