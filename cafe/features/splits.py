@@ -6,6 +6,7 @@ the other classes, and draws nest: the 4-shot set of a seed holds its 2-shot set
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,16 @@ MOST_FOLDS = 4
 _VALIDATION_STREAM = 1  # so that validation draws differ from training draws of the same seed
 
 
+def _rows_by_class(labels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each class that is there with its rows, both in ascending order; one pass for all classes."""
+    rows = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[rows], return_index=True)
+    return zip(classes.tolist(), np.split(rows, starts[1:]), strict=True) if len(rows) else iter(())
+
+
 def _class_order(count: int, seed: int, label: int, stream: int) -> NDArray[np.int64]:
+    if count == 1:  # nothing to shuffle, and a generator takes longer than all else
+        return np.zeros(1, np.int64)
     sequence = np.random.SeedSequence([seed, label, stream])
     # RandomState's streams are frozen by NumPy's policy (NEP 19); those of Generator are not.
     generator = np.random.RandomState(np.random.MT19937(sequence))
@@ -64,10 +74,10 @@ def draw_shots(labels: Tensor, shots: Shots, seed: int, *, stream: int = 0) -> T
     if seed < 0:
         raise InputError(f"seeds must be at least 0; got {seed}.")
     y = labels.cpu().numpy()
-    drawn = []
-    for label in np.unique(y):
-        rows = np.flatnonzero(y == label)
-        drawn.append(rows[_class_order(len(rows), seed, int(label), stream)[:shots]])
+    drawn = [
+        rows[_class_order(len(rows), seed, label, stream)[:shots]]
+        for label, rows in _rows_by_class(y)
+    ]
     return torch.from_numpy(np.concatenate(drawn).astype(np.int64))
 
 
@@ -120,9 +130,10 @@ def draw_folds(labels: Tensor, seed: int) -> Rows:
     if folds < 2:
         return []
     fold_of = np.full(len(y), -1)  # (N,)
-    for label in np.flatnonzero(np.bincount(y) > 1):
-        rows = np.flatnonzero(y == label)
-        order = _class_order(len(rows), seed, int(label), stream=2)
+    for label, rows in _rows_by_class(y):
+        if len(rows) < 2:
+            continue
+        order = _class_order(len(rows), seed, label, stream=2)
         fold_of[rows[order]] = np.arange(len(rows)) % folds
     everything = torch.arange(len(y))
     held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]

@@ -63,10 +63,8 @@ def visual_gradients(
         Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
     """
     saved = _forward(params, batch, work, ratio, final_relu)
-    error, pull = _class_errors(saved, batch, work)
-    if along is not None:  # before the blend's memory is taken
-        along.copy_(_df_x(saved, error, pull))
-    d_adapted = _blend_gradient(saved, error, pull, work)
+    error, pull = _class_errors(saved, batch, work, along)
+    d_adapted = _blend_gradient(saved, error, pull)
     _weight_gradients(saved, d_adapted, grads, work)
 
 
@@ -94,29 +92,44 @@ def _forward(
     return _Forward(x, w, down, up, hidden, adapted, blend, norm, ratio, final_relu)
 
 
-def _class_errors(saved: _Forward, batch: Batch, work: Workspace) -> tuple[Tensor, Tensor]:
-    """`s G / |f|` (S, M, B, C) and `(G . z) / |f|^2` (S, M, B, 1)."""
-    streams, runs, rows, width = saved.blend.shape
-    classes = len(saved.w)
-    products = work("products", streams * runs * rows, classes, dtype=saved.w.dtype)
-    torch.mm(saved.blend.view(-1, width), saved.w.mT, out=products)
-    slope = batch.scale / saved.norm  # (S, M, B, 1)
-    logits = work.widened("logits", products.view(streams, runs, rows, classes)).mul_(slope)
-    error = torch.softmax(logits, dim=-1, out=work("error", *logits.shape))
-    labels = batch.y[:, None, :, None].expand(streams, runs, rows, 1)  # (S, M, B, 1)
-    error.scatter_(-1, labels, error.gather(-1, labels) - 1)  # softmax - onehot
-    pull = logits.mul_(error).sum(-1, keepdim=True)  # (S, M, B, 1)
-    pull /= rows * saved.norm.square()
-    error.mul_(slope / rows)
-    return error, pull
+def _class_errors(
+    saved: _Forward, batch: Batch, work: Workspace, along: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`a s G / |f|` (R * B, C) in the type of products, and `(G . z) / |f|^2` (S, M, B, 1).
+
+    Of many classes it takes so few rows at a time that they stay in a core's cache.
+    """
+    shape, classes = saved.norm.shape, len(saved.w)  # (S, M, B, 1)
+    products = work("products", shape.numel(), classes, dtype=saved.w.dtype)
+    torch.mm(saved.blend.view(-1, saved.blend.shape[-1]), saved.w.mT, out=products)
+    slope = (batch.scale / saved.norm).view(-1, 1)  # (R * B, 1), as all that follow
+    labels = batch.y[:, None, :, None].expand(shape).reshape(-1, 1)
+    ratio, square = saved.ratio.expand(shape).reshape(-1, 1), saved.norm.view(-1, 1).square()
+    pull = torch.empty_like(slope)
+    # the gradient of a learned ratio needs the errors of all rows at once
+    rows = max(1, _CACHED // classes) if along is None else len(slope)
+    for part in (slice(start, start + rows) for start in range(0, len(slope), rows)):
+        logits = work.widened("logits", products[part]).mul_(slope[part])
+        error = torch.softmax(logits, dim=-1, out=work("error", *logits.shape))
+        own = error.gather(-1, labels[part])
+        error.scatter_(-1, labels[part], own - 1)  # softmax - onehot
+        pull[part] = logits.mul_(error).sum(-1, keepdim=True) / (shape[2] * square[part])
+        error.mul_(slope[part] / shape[2])
+        if along is not None:  # before the blend's memory is taken
+            along.copy_(_df_x(saved, error.view(*shape[:3], classes), pull.view(shape)))
+        products[part] = error.mul_(ratio[part])
+    return products, pull.view(shape)
 
 
-def _blend_gradient(saved: _Forward, error: Tensor, pull: Tensor, work: Workspace) -> Tensor:
+_CACHED = 1 << 18
+"""Logits at a time: in float32 they and their errors take 2 MiB, as a core's cache does."""
+
+
+def _blend_gradient(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
     """`dA` of each run, in the memory of the blend. (R, B, D)"""
     low = saved.w.dtype
     d_adapted = saved.blend.mul_((-saved.ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
-    scaled = work.cast("scaled", error.mul_(saved.ratio))
-    d_adapted.addmm_(scaled.view(-1, error.shape[-1]), saved.w)
+    d_adapted.addmm_(error, saved.w)
     d_adapted = d_adapted.view(saved.adapted.shape)
     if saved.final_relu:
         _where_positive(d_adapted, saved.adapted)
