@@ -167,6 +167,10 @@ class Architecture(ABC):
         """Numbers that `rows` keeps of an image, at most; `width` is D."""
         return width
 
+    def constant_numbers(self, train: TrainingSet) -> int:  # noqa: ARG002 (overrides use it)
+        """Numbers that are held while `constants` is made and after: an upper estimate."""
+        return 0
+
     def activations(self, parameters: int, rows: int, classes: int, width: int) -> int:  # noqa: ARG002 (same)
         """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""
         return 6 * parameters + 6 * rows * classes

@@ -191,8 +191,9 @@ def cost(run: Run, train: TrainingSet) -> tuple[int, int]:
     parameters = sum(value.numel() for value in run.architecture.initial(run, train).values())
     activations = run.architecture.activations(parameters, batch, classes, width)
     kept = 0 if makes_rows_per_batch(rows, width, run.architecture) else rows
-    # of each row: what the head needs of the image, its logits and their gradient
-    per_stream = 4 * (kept + batch) * (run.architecture.row_numbers(width) + 2 * classes)
+    # what the head needs of each image; of those of a batch, logits and their gradient too
+    needed = (kept + batch) * run.architecture.row_numbers(width) + 2 * batch * classes
+    per_stream = 4 * (needed + run.architecture.constant_numbers(train))
     return per_stream, PARAMETER_BYTES * parameters + 4 * activations
 
 

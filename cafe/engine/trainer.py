@@ -34,6 +34,7 @@ def train(
     memory_budget: int | None = None,
     progress: Progress | None = None,
     on_finished: Callable[[int, Trained], None] | None = None,
+    keep: bool = True,
 ) -> list[Trained]:
     """Train runs side by side, in as many chunks as the memory budget asks for.
 
@@ -59,11 +60,13 @@ def train(
     on_finished : callable or None
         Called with (index of the run, its result) as soon as its chunk is done, so that an
         interrupt loses the chunk in flight and nothing else.
+    keep : bool
+        Whether to return the results; the weights of some ten thousand runs do not fit.
 
     Returns
     -------
     list of Trained
-        One per run, in the order of `runs`.
+        One per run, in the order of `runs`; empty without `keep`.
 
     Raises
     ------
@@ -96,13 +99,14 @@ def train(
             progress(done, total)
 
     def on_result(finished: dict[int, Trained]) -> None:
-        results.update(finished)
+        if keep:
+            results.update(finished)
         if on_finished is not None:
             for index, result in finished.items():
                 on_finished(index, result)
 
     run_jobs(jobs, workers, on_progress=on_progress, on_result=on_result)
-    return [results[index] for index in range(len(runs))]
+    return [results[index] for index in sorted(results)]
 
 
 def _train_or_halve(

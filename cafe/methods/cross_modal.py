@@ -31,6 +31,10 @@ class CrossModal(Prototypes):
         unit = normalize(train.text.features, dim=-1)  # (C, P, D)
         return {"prompts": unit, "counts": unit.any(dim=-1).sum(dim=-1)}
 
+    def constant_numbers(self, train: TrainingSet) -> int:
+        """See `Architecture.constant_numbers`."""
+        return 2 * train.text.features.numel()
+
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores of images. (S, M, B, C)"""
         return batch.scale * shared_product(batch.rows["x"], params["w"]) + batch.bias

@@ -75,6 +75,11 @@ class SgvaArchitecture(Architecture):
         """The shots and whose prototype each counts for."""
         return {"shots": train.features.unit, "members": train.averages}  # (N, D), (C, N)
 
+    def constant_numbers(self, train: TrainingSet) -> int:
+        """See `Architecture.constant_numbers`."""
+        shots, classes = train.features, len(train.text.names)
+        return 2 * (shots.x.numel() + len(shots) * classes)
+
     def blend(self, v: Tensor, params: Tensors) -> Tensor:
         """`m A(v) + (1 - m) v` for features that a stream shares. (S, M, B, D)"""
         hidden = torch.relu(shared_product(v, params["down"]))  # (S, M, B, H)

@@ -200,6 +200,10 @@ class Cache(Architecture):
         labels, classes = train.features.y, len(train.text.names)
         return {"values": cache_values(labels, classes, balance=self.balance)}  # (M, C)
 
+    def constant_numbers(self, train: TrainingSet) -> int:
+        """See `Architecture.constant_numbers`: one-hot in 64-bit integers, and twice as floats."""
+        return 4 * len(train.features) * len(train.text.names)
+
     def logits(self, params: Tensors, batch: Batch) -> Tensor:
         """Class scores. (S, M, B, C)"""
         x = batch.rows["x"]  # (S, B, D)

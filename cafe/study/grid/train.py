@@ -81,6 +81,7 @@ def train_grid(
             memory_budget=context.memory_budget,
             progress=progress and (lambda done, total: progress("run-epochs", done, total)),
             on_finished=scorer.take,
+            keep=False,
         )
     finally:  # an interrupt keeps what is done
         scorer.flush()
