@@ -8,9 +8,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from making import make_block, make_header
 
-from cafe.errors import CacheFormatError
-from cafe.store import FeatureCache, verify_cache
+from cafe.errors import CacheFormatError, InputError
+from cafe.store import FeatureCache, verify_cache, write_cache
+from cafe.store.packed_text import PackedText
+from cafe.store.schema import MOST_TEXT, SLAB_BYTES
 
 Change = Callable[[h5py.File], Any]
 HUGE = 1 << 40
@@ -169,6 +172,66 @@ def test_refused_with_the_reason(kind: str, noise_cache: Path) -> None:
     assert "\n" not in text
     (problem,) = verify_cache(noise_cache).problems
     assert problem.removesuffix(".") in text
+
+
+def short_names(*shape: int) -> PackedText[str]:
+    """Names of two letters, which are thirty times as large as strings of Python."""
+    letters = np.random.default_rng(0).integers(97, 123, (*shape, 2), np.uint8)
+    return PackedText(letters.view("S2")[..., 0])
+
+
+MANY = 400_000
+HEADERS: dict[str, dict[str, Any]] = {
+    "missing": {"missing": short_names(MANY)},
+    "skipped": {"skipped": short_names(MANY // 3, 3)},
+    "long name": {"missing": ["x" * 4000, *"abc" * 100]},
+    "prompts": {"sentences": short_names(3, MANY), "prompts": MANY, "width": 1},
+    "classes": {
+        "class_names": short_names(MANY),
+        "sentences": short_names(MANY, 1),
+        "classes": MANY,
+        "width": 1,
+        "prompts": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_header_takes_no_more_memory_than_its_file(kind: str, tmp_path: Path) -> None:
+    header = make_header(**HEADERS[kind])
+    path = tmp_path / "long.h5"
+    write_cache(path, header, {"test": [make_block(4, header.text_features.shape[-1])]})
+    FeatureCache.open(path)  # what is imported when a file is first opened does not count
+    tracemalloc.start()
+    try:
+        opened = FeatureCache.open(path).header
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size + 1.2 * SLAB_BYTES
+    finally:
+        tracemalloc.stop()
+    for name in ("class_names", "sentences", "missing", "skipped"):
+        assert list(getattr(opened, name)[:9]) == list(getattr(header, name)[:9])
+    assert tuple(opened.class_names) == tuple(header.class_names)
+
+
+@pytest.mark.parametrize("name", ["key", "versions", "source"])
+def test_a_text_of_many_megabytes_is_refused_unread(name: str, noise_cache: Path) -> None:
+    with h5py.File(noise_cache, "r+", libver="latest") as file:
+        size = 20 << 20
+        file.attrs.create(name, np.bytes_(b"[" + b"[]," * (size // 3 - 2) + b"[]]"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CacheFormatError, match=f"'{name}' is 20,97.,... bytes long"):
+            FeatureCache.open(noise_cache)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_text_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    header = make_header(source="x" * (MOST_TEXT + 1))
+    with pytest.raises(InputError, match="'source' is 1,048,577 bytes long; 1,048,576 at most"):
+        write_cache(tmp_path / "a.h5", header, {"test": [make_block(4)]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_that_share_their_bytes(noise_cache: Path) -> None:

@@ -153,7 +153,8 @@ def load_task(cache: FeatureCache) -> Task:
 def class_text(header: Header) -> ClassText:
     """The classes' text as a cache's header holds it."""
     features = torch.from_numpy(header.text_features)
-    return ClassText(features, header.class_names, header.logit_scale, header.logit_bias or 0.0)
+    names = tuple(header.class_names)
+    return ClassText(features, names, header.logit_scale, header.logit_bias or 0.0)
 
 
 def _tensors(arrays: SplitArrays, maps: SpatialMaps | None) -> Features:

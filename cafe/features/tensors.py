@@ -63,6 +63,8 @@ class SpatialMaps:
 LARGE = 1 << 28
 """Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
 
+_PROMPT_NUMBERS = 1 << 24  # of prompts' features that are normalised at a time
+
 
 @dataclass(frozen=True)
 class Features:
@@ -180,7 +182,10 @@ class ClassText:
 
         The prompt ensemble of Radford et al. 2021, section 3.1.4.
         """
-        means = normalize(self.features, dim=-1).mean(dim=1)  # (C, D); rows of zeros stay zeros
+        _, prompts, width = self.features.shape
+        some = torch.split(self.features, max(1, _PROMPT_NUMBERS // (prompts * width)))
+        # rows of zeros stay zeros
+        means = torch.cat([normalize(part, dim=-1).mean(dim=1) for part in some])  # (C, D)
         return normalize(means, dim=-1)
 
     @cached_property

@@ -170,7 +170,7 @@ def make_record(
         versions=dict(header.versions),
         cache_key=dict(header.key),
         source=header.source,
-        **{"class_names": header.class_names, **fields},
+        **{"class_names": tuple(header.class_names), **fields},
     )
 
 

@@ -40,7 +40,7 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """What a cache says beside its image features.
+    """What a cache says beside its image features; read from a file, its text stays packed.
 
     Attributes
     ----------
@@ -48,9 +48,9 @@ class Header:
         Everything that determines the features; see `cafe.store.key`.
     dataset, model, pretrained : str
         Names of the dataset and of the encoder.
-    class_names : tuple of str
+    class_names : sequence of str
         (C,)
-    sentences : tuple of tuple of str
+    sentences : sequence of sequence of str
         Prompts of every class; "" pads classes with fewer. (C, P)
     text_features : ndarray
         Raw text features, zeros where the sentence is "". (C, P, D) float32
@@ -60,9 +60,9 @@ class Header:
         Constant added to the logits (SigLIP).
     source : str
         In words: where images, labels and split come from.
-    missing : tuple of str
+    missing : sequence of str
         Files that the split names and that were not there.
-    skipped : tuple of (split, id, reason)
+    skipped : sequence of (split, id, reason)
         Images that could not be read.
     versions : mapping
         Versions of the software that made the file.
@@ -78,14 +78,14 @@ class Header:
     dataset: str
     model: str
     pretrained: str
-    class_names: tuple[str, ...]  # (C,)
-    sentences: tuple[tuple[str, ...], ...]  # (C, P)
+    class_names: Sequence[str]  # (C,)
+    sentences: Sequence[Sequence[str]]  # (C, P)
     text_features: NDArray[np.float32]  # (C, P, D)
     logit_scale: float
     logit_bias: float | None = None
     source: str = ""
-    missing: tuple[str, ...] = ()
-    skipped: tuple[tuple[str, str, str], ...] = ()
+    missing: Sequence[str] = ()
+    skipped: Sequence[tuple[str, str, str]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     notes: tuple[str, ...] = ()

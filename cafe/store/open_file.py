@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cafe.errors import BusyError, CacheError, CacheFormatError, CafeError, one_line
 from cafe.store.header import Header
 from cafe.store.key import digest
+from cafe.store.packed_text import PackedText
 from cafe.store.paths import no_cache
 from cafe.store.schema import (
     FILES_OF_SKIPPED,
@@ -24,7 +25,6 @@ from cafe.store.schema import (
     content_digest,
     get_text,
     is_finite,
-    unpack_text,
 )
 from cafe.store.structure import InvalidFileError, check_structure
 
@@ -130,13 +130,13 @@ def read_header(file: h5py.File) -> Header:
     arrays = {name: read_array(file[name]) for name in HEADER_ARRAYS}
     header = Header(
         key=json.loads(get_text(file, "key")),
-        class_names=tuple(unpack_text(arrays["class_names"])),
-        sentences=tuple(map(tuple, unpack_text(arrays["text/sentences"]))),
+        class_names=PackedText(arrays["class_names"]),
+        sentences=PackedText(arrays["text/sentences"]),
         text_features=require_finite(file["text/features"], arrays["text/features"]),
         logit_scale=float(attrs["logit_scale"]),
         logit_bias=None if bias is None else float(bias),
-        missing=tuple(unpack_text(arrays["missing"])),
-        skipped=tuple((a, b, c) for a, b, c in unpack_text(arrays["skipped"])),
+        missing=PackedText(arrays["missing"]),
+        skipped=PackedText(arrays["skipped"]),
         notes=tuple(json.loads(get_text(file, "notes"))) if "notes" in attrs else (),
         skipped_files=read_array(file[FILES_OF_SKIPPED]) if FILES_OF_SKIPPED in file else None,
         versions=json.loads(get_text(file, "versions")),

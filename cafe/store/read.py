@@ -22,9 +22,10 @@ from cafe.store.open_file import (
     read_header,
     require_finite,
 )
+from cafe.store.packed_text import unpack_text
 from cafe.store.paths import find_caches
 from cafe.store.rows import read_rows
-from cafe.store.schema import get_text, slabs, unpack_text
+from cafe.store.schema import get_text, slabs
 from cafe.store.structure import InvalidFileError
 
 
@@ -180,7 +181,7 @@ class FeatureCache:
     def ids(self, split: str) -> tuple[str, ...]:
         """Names of the images of one split. (N,)"""
         with self._group(split) as group:
-            return tuple(unpack_text(group["ids"][:]))
+            return unpack_text(group["ids"][:])
 
     def files(self, split: str) -> NDArray[np.void] | None:
         """States of the images' files, as `FILE_STATE`; None where they are not known. (N,)"""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe.errors import InputError
 from cafe.store.header import FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.key import digest
+from cafe.store.packed_text import pack_text
 
 
 class ArraySpec(NamedTuple):
@@ -48,26 +49,11 @@ NAMES = ("dataset", "model", "pretrained", "source")
 TEXT_ATTRIBUTES = ("content_sha256", "created", "key", "key_sha256", "versions", *NAMES)
 NUMBER_ATTRIBUTES = ("cafe_format", "logit_scale", "logit_bias")
 
+MOST_TEXT = 1 << 20
+"""Bytes of a text attribute, at most: JSON unfolds to some thirty times its size."""
+
 SLAB_BYTES = 4 << 20
 """Bytes that are read or checked at once: they bound the memory of any pass over a file."""
-
-
-def pack_text(values: Any) -> NDArray[np.bytes_]:
-    """Strings as UTF-8 of one length: bounded in size, and under the checksum of their chunk."""
-    array = np.array(values, dtype=object)
-    for text in array.flat:
-        if "\0" in text:  # text of fixed length ends at its first NUL
-            raise InputError(f"{text!r} holds a NUL character; take it out of the name.")
-    # file names that are not UTF-8 keep their bytes
-    encoded = [text.encode("utf-8", "surrogateescape") for text in array.flat]
-    packed = np.array(encoded or [b""], dtype="S")  # HDF5 takes no text of length 0
-    width = max(1, packed.dtype.itemsize)
-    return packed.astype(f"S{width}")[: array.size].reshape(array.shape)
-
-
-def unpack_text(array: NDArray[np.bytes_]) -> Any:
-    """A string, or nested lists of strings, of packed text."""
-    return np.char.decode(array, "utf-8", "surrogateescape").tolist()
 
 
 def set_text(owner: h5py.File | h5py.Dataset, name: str, text: str) -> None:
@@ -77,6 +63,8 @@ def set_text(owner: h5py.File | h5py.Dataset, name: str, text: str) -> None:
     damage HDF5 may loop for ever.
     """
     packed = pack_text([text])
+    if packed.itemsize > MOST_TEXT:
+        raise InputError(f"{name!r} is {packed.itemsize:,} bytes long; {MOST_TEXT:,} at most.")
     dtype = h5py.string_dtype("utf-8", packed.dtype.itemsize)
     owner.attrs.create(name, packed.view(dtype)[0], dtype=dtype)
 
@@ -121,7 +109,8 @@ def is_finite(array: NDArray[Any]) -> bool:
     """Whether no float of an array is NaN or infinite."""
     # those have all ones for an exponent; integers compare faster than float16 converts
     exponent = 0x7C00 if array.itemsize == 2 else 0x7F800000
-    return not array.size or bool((array.view(f"<u{array.itemsize}") & exponent).max() < exponent)
+    bits = array.reshape(-1).view(f"<u{array.itemsize}")
+    return all((bits[part] & exponent).max() < exponent for part in slabs(len(bits), bits.itemsize))
 
 
 def content_digest(file: h5py.File) -> str:

@@ -18,6 +18,7 @@ from cafe.store.schema import (
     FILES_OF_SKIPPED,
     GROUPS,
     HEADER_ARRAYS,
+    MOST_TEXT,
     OPTIONAL,
     SPLIT_ARRAYS,
     TEXT_ATTRIBUTES,
@@ -108,6 +109,8 @@ def _check_attribute(owner: h5py.File | h5py.Dataset, name: str, kinds: str = "S
     noun = "text" if kinds == "S" else "number"
     fits = attribute.shape == () and attribute.dtype.kind in kinds
     _require(fits, f"attribute '{name}' is not one {noun}")
+    size = int(attribute.dtype.itemsize)
+    _require(size <= MOST_TEXT, f"attribute '{name}' is {size:,} bytes long")
 
 
 def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,8 @@ from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
 from cafe.store.header import FILES_FORMAT, FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
-from cafe.store.schema import (
-    FILES_OF_SKIPPED,
-    array_bytes,
-    content_digest,
-    pack_text,
-    set_text,
-)
+from cafe.store.packed_text import PackedText, pack_text
+from cafe.store.schema import FILES_OF_SKIPPED, array_bytes, content_digest, set_text
 
 CHUNK_BYTES = 256 << 10
 """Bytes of a chunk, the unit that HDF5 checks on every read: small enough to read single images."""
@@ -140,11 +135,17 @@ def _write_header(file: h5py.File, header: Header) -> None:
         file.attrs["logit_bias"] = float(header.logit_bias)
     _write_whole(file, "class_names", pack_text(header.class_names))
     _write_whole(file, "missing", pack_text(header.missing))
-    _write_whole(file, "skipped", pack_text(np.reshape(np.array(header.skipped, object), (-1, 3))))
+    _write_whole(file, "skipped", _pack_rows(header.skipped))
     if header.notes:
         set_text(file, "notes", json.dumps(header.notes))
     _write_whole(file, "text/features", np.asarray(header.text_features, "<f4"))
     _write_whole(file, "text/sentences", pack_text(header.sentences))
+
+
+def _pack_rows(rows: Sequence[tuple[str, str, str]]) -> NDArray[np.bytes_]:
+    """Packed text of three columns, also of no rows. (n, 3)"""
+    is_packed = isinstance(rows, PackedText)
+    return pack_text(rows if is_packed else np.reshape(np.array(rows, object), (-1, 3)))
 
 
 def _write_files_of_skipped(file: h5py.File, header: Header) -> None:
