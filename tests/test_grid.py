@@ -163,6 +163,26 @@ def test_an_interrupted_grid_goes_on(
         assert row["val_nll"] == pytest.approx(expected["val_nll"], rel=1e-4)
 
 
+def test_cross_validation_keeps_rows_as_it_goes(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the last fold of all cells is trained."""
+    monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
+    monkeypatch.setattr("cafe.study.grid.train._CELLS", 4)
+    space = replace(SWEEP, validation="cv", ratios=(0.1, 0.3, 0.5, 0.7), shots=(4,))
+    whole = search(cache, space, runs=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search(cache, space, runs=tmp_path / "cut", progress=Interrupt(0.6))
+    (waiting,) = (tmp_path / "cut").iterdir()
+    kept = len(rows_of(waiting / "rows.jsonl"))
+    assert kept >= len(space.cells) // 2
+    resumed = search(cache, space, runs=tmp_path / "cut")
+    assert resumed.trained == len(space.cells) - kept
+    for row, expected in zip(resumed.rows, whole.rows, strict=True):
+        assert {**row, "val_nll": 0} == {**expected, "val_nll": 0}
+        assert row["val_nll"] == pytest.approx(expected["val_nll"], rel=1e-4)
+
+
 def test_another_grid_does_not_take_its_rows(cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         search(cache, SWEEP, runs=tmp_path, progress=Interrupt(0.1))

@@ -1,10 +1,11 @@
-"""Training the runs of a grid and scoring them on validation, in one call of the engine."""
+"""Training the runs of a grid and scoring them on validation, some hundred side by side."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import cast
 
 from cafe.engine import Run, Score, Trained, evaluate, train
@@ -22,7 +23,11 @@ from cafe.study.grid.space import BRANCHES, Cell, Configuration, GridSpace
 from cafe.study.plan import StudyPlan
 from cafe.study.runner import validation_for
 
-_LOT = 128  # finished runs are scored and kept in lots of this size
+_CELLS = 512
+"""Cells that are trained in one call, which is what a kill may lose under "cv": the engine trains
+one fold after the other, and a cell has its row when all of its folds are judged."""
+
+_LOT = 128  # finished runs are scored and kept in so many at a time
 
 
 def plan_for(space: GridSpace, point: Configuration, shots: Sequence[Shots]) -> StudyPlan:
@@ -46,7 +51,7 @@ def _folds(task: Task, space: GridSpace, shots: Shots, seed: int) -> list[Fold]:
 def train_grid(
     task: Task, space: GridSpace, journal: Journal, context: Context, progress: Progress | None
 ) -> None:
-    """Train and score every run that has no row yet, all in one call of the engine.
+    """Train and score every run that has no row yet, lot by lot.
 
     Where a shot count leaves nothing to judge by (one shot under "cv"), nothing is trained.
 
@@ -55,36 +60,58 @@ def train_grid(
     task : Task
     space : GridSpace
     journal : Journal
-        Takes a row per run as soon as its chunk is done; an interrupt keeps them.
+        Takes a row per run; an interrupt keeps them.
     context : Context
     progress : callable or None
         See `cafe.progress.Progress`; a step is an epoch of one run.
     """
-    folds: list[Fold] = []
+    todo = [cell for cell in space.cells if cell not in journal.rows]
+    draws = dict.fromkeys((cell.shots, cell.seed) for cell in todo)
+    folds = {draw: _folds(task, space, *draw) for draw in draws}
+    cells = [cell for cell in todo if folds[cell.shots, cell.seed]]
+    total = space.recipe.epochs * sum(len(folds[cell.shots, cell.seed]) for cell in cells)
+    done = 0
+    for lot in (cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)):
+
+        def tell(count: int, _: int, before: int = done) -> None:
+            if progress is not None:
+                progress("run-epochs", before + count, total)
+
+        done += _train_lot(lot, folds, space, journal, replace(context, tell=tell))
+
+
+def _train_lot(
+    lot: Sequence[Cell],
+    folds: Mapping[tuple[Shots, int], Sequence[Fold]],
+    space: GridSpace,
+    journal: Journal,
+    context: Context,
+) -> int:
+    """Train some cells on all of their folds, in one call of the engine; gives their run-epochs."""
+    flat: list[Fold] = []
     runs: list[Run] = []
     cells: list[Cell] = []  # of each run
-    for shots in space.shots:
-        for seed in space.seeds:
-            todo = [Cell(shots, seed, p) for p in space.points]
-            todo = [cell for cell in todo if cell not in journal.rows]
-            for fold in _folds(task, space, shots, seed) if todo else ():
-                runs += [_run(space, cell, fold.train, len(folds)) for cell in todo]
-                cells += todo
-                folds.append(fold)
-    scorer = _Scorer(folds, cells, journal, context)
+    for draw, own in groupby(lot, key=lambda cell: (cell.shots, cell.seed)):
+        points = list(own)
+        for fold in folds[draw]:
+            runs += [_run(space, cell, fold.train, len(flat)) for cell in points]
+            cells += points
+            flat.append(fold)
+    scorer = _Scorer(flat, cells, journal, context)
     try:
         train(
             runs,
-            [fold.train.to(context.device) for fold in folds],
+            [fold.train.to(context.device) for fold in flat],
             device=context.device,
             precision=context.precision,
             memory_budget=context.memory_budget,
-            progress=progress and (lambda done, total: progress("run-epochs", done, total)),
+            progress=context.tell,
             on_finished=scorer.take,
             keep=False,
         )
     finally:  # an interrupt keeps what is done
         scorer.flush()
+    return space.recipe.epochs * len(runs)
 
 
 def _run(space: GridSpace, cell: Cell, train_set: TrainingSet, fold: int) -> Run:
