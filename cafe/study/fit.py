@@ -15,6 +15,7 @@ from cafe.progress import Progress
 from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
+from cafe.study.cost import cost_notes
 from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
@@ -49,6 +50,7 @@ def fit(
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Record:
     """Fit heads on a cache and compare them with zero-shot CLIP and the nearest class mean.
@@ -88,6 +90,8 @@ def fit(
         The command that asked for it, for the record.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
+    note : callable, optional
+        Told in a sentence, before the work, how long the training takes where that is long.
     **settings
         Hyper-parameters of one method alone (`alpha`, `ratios`, `recipe`, ...); the method's class
         documents them. "coop" and "cpl" need `tower=cafe.encoders.text_tower.load_tower(cache)`.
@@ -123,6 +127,9 @@ def fit(
     context = Context(resolve_device(device), precision)
     products = context.products
     check_runs_folder(runs)
+    if note is not None:
+        for text in cost_notes(task, plan, context):
+            note(text)
     protocol = describe_protocol(task, plan, [*notes, *meta_notes(source, plan.settings)])
     results = run_study(task, plan, context=context, progress=progress, calibrated=True)
     record = make_record(source, protocol, results, command, precision=products)

@@ -121,6 +121,7 @@ def fit(
             runs=runs,
             command=command_line(),
             progress=progress,
+            note=lambda text: note(f"cafe: {text}"),
             **settings,
         )
     _print(record, as_json=as_json)
