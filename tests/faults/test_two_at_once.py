@@ -112,7 +112,7 @@ def test_fits_do_not_meet(cafe: Cafe, work: Work) -> None:
         answers = run_at_once(cafe, [words("fit")] * 3, folder)
         assert [answer.code for answer in answers] == [0, 0, 0]
         check_whole(folder)
-        assert len(list((folder / "runs").iterdir())) == 4
+        assert len(list((folder / "runs").iterdir())) == 5
 
 
 def test_a_reader_sees_a_whole_cache_while_it_is_replaced(cafe: Cafe, work: Work) -> None:
