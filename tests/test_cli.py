@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from making import make_block, make_header
 from PIL import Image
 
 import cafe
+from cafe.store import write_cache
+from cafe.store.packed_text import PackedText
 from cafe_cli.commands.extract import extract
 from cafe_cli.commands.fit import fit
 from cafe_cli.commands.grid import grid
@@ -188,6 +192,22 @@ def test_cache_ls_and_show(run: Run, trees: Path) -> None:
     details = json.loads(run("cache", "show", "--json").out)
     assert details["width"] == 16
     assert details["logit_scale"] == 50
+
+
+def test_show_unpacks_no_more_names_than_it_prints(run: Run, tmp_path: Path) -> None:
+    names: PackedText[str] = PackedText(np.array([b"ab"]).repeat(500_000))
+    header = make_header(missing=names, skipped=PackedText(np.full((200_000, 3), b"cd")))
+    write_cache(tmp_path / "cache/many" / "model.tag.h5", header, {"test": [make_block(4)]})
+    run("cache", "show")  # what is imported does not count
+    tracemalloc.start()
+    try:
+        shown = run("cache", "show").out
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+    assert "missing: 500000\n  ab\n" in shown
+    assert "skipped: 200000\n  cd | cd | cd\n" in shown
+    assert len(json.loads(run("cache", "show", "--json").out)["missing"]) == 500_000
 
 
 def test_lists(run: Run) -> None:

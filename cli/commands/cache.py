@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,8 +82,6 @@ def show(
 
     Example: cafe cache show digits/nano.glyphs
     """
-    from cafe.datasets.text_files import escape_bytes
-
     opened = open_cache(cache_argument, cache)
     header = opened.header
     details = {
@@ -90,19 +89,28 @@ def show(
         "source": header.source,
         "logit_scale": header.logit_scale,
         "logit_bias": header.logit_bias,
-        "class_names": list(header.class_names),
-        "sentences": [list(row) for row in header.sentences],
+        "class_names": header.class_names,
+        "sentences": header.sentences,
         "key": dict(header.key),
         "versions": dict(header.versions),
-        "skipped": [list(map(escape_bytes, row)) for row in header.skipped],
-        "missing": list(map(escape_bytes, header.missing)),
-        "notes": list(header.notes),
+        "skipped": header.skipped,
+        "missing": header.missing,
+        "notes": header.notes,
     }
     if as_json:
-        print_json(details)
+        print_json({name: _plain(name, value) for name, value in details.items()})
         return
     for name, value in details.items():
         _show(name, value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A detail as JSON takes it; names of files may not be UTF-8."""
+    from cafe.datasets.text_files import escape_bytes
+
+    if isinstance(value, str):
+        return escape_bytes(value) if name in ("skipped", "missing") else value
+    return [_plain(name, part) for part in value] if isinstance(value, Sequence) else value
 
 
 def _show(name: str, value: Any) -> None:
@@ -111,9 +119,9 @@ def _show(name: str, value: Any) -> None:
         say(f"{name}:")
         for key, part in value.items():
             say(f"  {key}: {json.dumps(part)}")
-    elif isinstance(value, list):
+    elif isinstance(value, Sequence) and not isinstance(value, str):
         say(f"{name}: {len(value)}")
-        for item in value[:_MOST_LINES]:
+        for item in _plain(name, value[:_MOST_LINES]):
             say(f"  {item if isinstance(item, str) else ' | '.join(item)}")
         if len(value) > _MOST_LINES:
             say(f"  ... and {len(value) - _MOST_LINES} more; --json lists all")

@@ -5,7 +5,6 @@ Some hundred runs, or, with CAFE_LONG_FAULTS=1, 20,000 of them, which are killed
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import re
@@ -19,6 +18,7 @@ from faults.checking import check_whole, hidden
 from faults.conftest import Work
 from faults.harness import KILLED, LONG, Answer, Cafe
 
+from cafe.results.page import GridRow, read_grid_rows
 from cafe.results.record import read_record
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -31,12 +31,16 @@ GRID = ["grid", "trees/toy.test", *SIZE, "--lr", RATES, "--shots", "2", "--epoch
 GRID += ["--device", "cpu", "--precision", "fp32", "--yes", "--validation"]
 
 
-def rows_of(folder: Path) -> dict[tuple[str, ...], dict[str, str]]:
+def grid_of(folder: Path) -> Path:
+    """The one saved grid."""
+    (rows,) = folder.glob("runs/*/grid.jsonl")
+    return rows.parent
+
+
+def rows_of(folder: Path) -> dict[tuple[Any, ...], GridRow]:
     """The runs of the one saved grid by what they are."""
-    (run,) = (path for path in (folder / "runs").glob("[!.]*") if path.name != "mine")
-    with (run / "grid.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return {tuple(row[name] for name in ("seed", "ratio", "bottleneck", "lr")): row for row in rows}
+    rows = read_grid_rows(grid_of(folder))
+    return {(row["seed"], row["ratio"], row["bottleneck"], row["lr"]): row for row in rows}
 
 
 def finished_earlier(answer: Answer) -> int:
@@ -62,14 +66,11 @@ def same_grid(one: Path, other: Path) -> None:
     assert len(rows) == RUNS
     assert rows.keys() == others.keys()
     for key, row in rows.items():
-        for name in ("val", "val_nll"):
-            assert float(row[name]) == pytest.approx(float(others[key][name]), rel=1e-4, abs=1e-5)
-    assert best(one) == best(other)
-
-
-def best(folder: Path) -> Any:
-    (run,) = (path for path in (folder / "runs").glob("[!.]*") if path.name != "mine")
-    return read_record(run).json["best"]
+        other_row = others[key]
+        assert row["val"] == other_row["val"]
+        assert row["val_nll"] == pytest.approx(other_row["val_nll"], rel=1e-4, abs=1e-5)
+    first, second = (read_record(grid_of(folder)).json["best"] for folder in (one, other))
+    assert first == second
 
 
 def test_killed_at_changes_of_files(cafe: Cafe, work: Work) -> None:

@@ -14,7 +14,6 @@ from faults.commands import EXTRACT, GRID, WRITERS
 from faults.conftest import Work
 from faults.harness import KILLED, LONG, Cafe
 
-from cafe.results.page import read_grid_rows
 from cafe.store import FeatureCache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -84,27 +83,6 @@ def test_a_grid_takes_what_it_finished(cafe: Cafe, work: Work) -> None:
     assert "0 runs in " in again.out
     assert ", 4 from an earlier sitting" in again.out
     assert hidden(folder) == []
-
-
-def test_a_large_grid_is_killed_until_it_is_done(cafe: Cafe, work: Work) -> None:
-    """About 20,000 runs, or a tenth of it."""
-    folder, kept = work(), [0]
-    ratios, step = (999, 0.001) if LONG else (100, 0.01)
-    total = ratios * 2 * 10
-    words = ["grid", "trees/toy.test", "--ratio", f"0.001:0.999:{step}", "--bottleneck", "2,4"]
-    words += ["--seeds", "10", "--shots", "2", "--epochs", "1", "--validation", "few-shot"]
-    words += ["--precision", "fp32", "--yes"]
-    while kept[-1] < 0.7 * total:
-        assert cafe.run(words, folder, kill_at=total // 160).code == KILLED
-        (journal,) = folder.glob("runs/.grid-*/rows.jsonl")
-        kept.append(journal.read_bytes().count(b"\n"))
-        assert kept[-1] > kept[-2]
-    answer = cafe.run(words, folder)
-    assert answer.code == 0, answer.err
-    assert answer.err == f"{kept[-1]:,} runs were finished earlier, in fp32.\n"
-    check_whole(folder)
-    grid = next(path.parent for path in folder.glob("runs/*/grid.jsonl"))
-    assert len(read_grid_rows(grid)) == total
 
 
 def test_an_extraction_is_killed_until_it_is_done(cafe: Cafe, work: Work) -> None:
