@@ -110,6 +110,9 @@ HeadSeed = Annotated[
     int | None, Option("--seed", help="Take the head of this seed [default: the first].")
 ]
 
+# what is asked before
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask.")]
+
 # output
 Output = Annotated[T, Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else.")]

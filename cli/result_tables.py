@@ -37,7 +37,7 @@ def _print_one_shot_count(results: Sequence[Result]) -> None:
     """One row per method, with its hyper-parameters and time."""
     rows = []
     for result in results:
-        params = result.heads[0].params.items()
+        params = result.params.items()
         brief = ", ".join(f"{name} {value}" for name, value in params if name in _SHOWN_PARAMS)
         accuracy = format_accuracy(result.accuracy)
         std, seconds = f"{result.accuracy.std:.2f}", f"{result.seconds:.2f}"

@@ -138,6 +138,10 @@ def test_no_command_lets_a_name_steer_the_terminal(cafe: Cafe, tmp_path: Path) -
         ["cache", "import", f"{ESCAPES}.npz", f"a{ESCAPES}/b.{ESCAPES}"],
         ["cache", "rm", path],
         ["cache", "merge", "all/m.t", path, path],
+        ["runs", "ls"],
+        ["runs", "show"],
+        ["runs", "show", ESCAPES],
+        ["runs", "rm", ESCAPES, "--yes"],
     ]
     for words in commands:
         code, out, err = cafe(*words)
@@ -228,6 +232,18 @@ def test_a_table_cuts_no_name(monkeypatch: pytest.MonkeyPatch, width: int) -> No
         assert all(letters.count(letter) >= name.count(letter) for letter in name.replace(" ", ""))
     for literal in ("[b]method[/b]", "[red]", ":smile:"):
         assert literal in letters
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_names_and_numbers_are_not_broken(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    names = ["whu-rs19/ViT-B-32.openai", "whu-rs19/ViT-B-32.laion2b_s34b_b79k"]
+    rows = [[name, "1,281,167", "a sentence of some words " * 3, "2026-01-31T12"] for name in names]
+    headers = ["cache", "images", "what it is", "made"]
+    lines = printed(monkeypatch, width, lambda: output.print_table(headers, rows, numbers=(1,)))
+    assert max(map(cell_len, lines)) <= width
+    text = "\n".join(lines)
+    for word in (*names, *headers[:2], "1,281,167", "2026-01-31T12"):
+        assert word in text
 
 
 def test_predictions_cut_no_name(monkeypatch: pytest.MonkeyPatch) -> None:

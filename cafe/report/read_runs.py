@@ -16,7 +16,7 @@ from cafe.report.report_data import Key, ReportData, read_heat_maps
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
 from cafe.results.result import Result, largest_shots
-from cafe.results.runs import newest_run
+from cafe.results.run_folders import newest_run
 from cafe.store import FeatureCache
 from cafe.store.key import differences
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from typer import Argument, Option
 
-from cafe.errors import CacheError, CafeError, visible
+from cafe.errors import CacheError, CafeError
 
 from .. import options as opt
 from ..caches import count_images, open_cache, refuse_present, summarize_cache
-from ..output import megabytes, note, print_json, print_table, say
+from ..output import confirm_removal, megabytes, note, print_json, print_table, say
 from ..stopping import WHOLE, on_stop
 
 EqualIds = Annotated[
@@ -132,7 +130,7 @@ def _show(name: str, value: Any) -> None:
 def remove(
     name: opt.RequiredCache,
     cache: opt.CacheHome = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: opt.Yes = False,
     as_json: opt.Json = False,
 ) -> None:
     """Remove a cache.
@@ -144,8 +142,7 @@ def remove(
 
     path = find_caches(cache, name)[0]
     check_removable(path, cache)
-    if not yes and not (sys.stdin.isatty() and typer.confirm(visible(f"Remove {path}?"), err=True)):
-        raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
+    confirm_removal([path], yes=yes, error=CacheError)
     size = remove_cache(path, cache)
     if as_json:
         print_json({"removed": str(path), "bytes": size})
