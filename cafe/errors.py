@@ -46,6 +46,12 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+def counted(number: int | str, noun: str) -> str:
+    """A number, or several in a text, with the noun: `1 image`, `2,000 images`, `all classes`."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
+
+
 LONGEST_NAME = 1000
 """Bytes of UTF-8 that the name of a class may have, in every file that is read."""
 

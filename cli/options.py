@@ -77,6 +77,14 @@ ForwardBatch = Annotated[
 Workers = Annotated[int | None, Option(help="Threads that decode images [default: one per core].")]
 
 # training
+Methods = Annotated[
+    list[str] | None,
+    Option(
+        "--method",
+        "--methods",
+        help="Names of 'cafe methods', with commas between; may be given several times.",
+    ),
+]
 Shots = Annotated[
     T, Option(help="Training images per class: a count, several such as 1,4,16, or all.")
 ]
@@ -114,5 +122,6 @@ HeadSeed = Annotated[
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask.")]
 
 # output
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Tell the whole protocol.")]
 Output = Annotated[T, Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else.")]

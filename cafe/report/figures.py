@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from cafe.errors import counted
 from cafe.report.report_data import HeatMap, ReportData
 from cafe.results.metrics import Summary
 
@@ -47,11 +48,6 @@ def scatter(mode: str, x: Sequence[Any], y: Sequence[Any], **more: Any) -> Json:
 def axis(title: str = "", **more: Any) -> Json:
     """An axis of a layout."""
     return {"title": {"text": title}, **more} if title else more
-
-
-def shots_in_words(shots: Any) -> str:
-    """`1 shot`, `16 shots`, `all shots`."""
-    return f"{shots} shot{'s' if shots != 1 else ''}"
 
 
 def accuracy(run: ReportData) -> Figure:
@@ -194,5 +190,5 @@ def heat(heat_map: HeatMap) -> Figure:
         "yaxis": axis("bottleneck", type="category", showgrid=False),
         "height": 150 + 46 * len(bottlenecks),
     }
-    label = f"{shots_in_words(heat_map.shots)}: validation chose ratio {ratio:g} and bottleneck "
+    label = f"{counted(heat_map.shots, 'shot')}: validation chose ratio {ratio:g} and bottleneck "
     return Figure([colours, frame], layout, f"{label[0].upper()}{label[1:]}{bottleneck}.")

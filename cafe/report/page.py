@@ -11,9 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.datasets.text_files import escape_bytes
-from cafe.errors import CafeError, raise_as
+from cafe.errors import CafeError, counted, raise_as
 from cafe.report import figures, head_figures
-from cafe.report.figures import Figure, shots_in_words
+from cafe.report.figures import Figure
 from cafe.report.read_runs import collect
 from cafe.report.report_data import ReportData
 from cafe.store.files import remove_left_overs, write_text
@@ -96,7 +96,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["shots"] = shots_in_words
+    templates.filters["shots"] = lambda shots: counted(shots, "shot")
+    templates.filters["counted"] = counted
     templates.filters["escape_bytes"] = escape_bytes
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates

@@ -224,7 +224,7 @@ class ReportData:
             return record.command
         shots = protocol.shots if isinstance(protocol.shots, tuple) else [protocol.shots]
         caches = record.cache if isinstance(record.cache, tuple) else [record.cache]
-        words = ["cafe", "compare", *caches, "--methods", ",".join(self.methods)]
+        words = ["cafe", "compare", *caches, "--method", ",".join(self.methods)]
         words += ["--shots", ",".join(map(str, shots))]
         words += ["--seeds", ",".join(map(str, protocol.seeds))]
         words += ["--validation", protocol.validation]

@@ -47,12 +47,15 @@ class RecordedEncoder:
 
 @dataclass(frozen=True)
 class RecordedProtocol:
-    """How a study was run: one shot count or several, seeds, validation, and all of it in words."""
+    """How a study was run: one shot count or several, seeds, validation, and all of it in words;
+    `brief` is the same in a line, in memory only.
+    """
 
     shots: Count | tuple[Count, ...]
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
     validation: Protocol
     words: str
+    brief: Annotated[str, Field(exclude=True)] = ""
 
 
 @dataclass(frozen=True)

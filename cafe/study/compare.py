@@ -226,6 +226,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         f"{first.protocol.words}"
     )
     words += "".join(f" Of {r.dataset}: {r.source}." for r in records[1:] if r.source)
+    brief = f"Average over {len(records)} caches. Of {first.dataset}: {first.protocol.brief}"
     # only the shot counts that every cache has can be averaged
     shots = tuple(dict.fromkeys(result.shots for result in results))
     return replace(
@@ -239,7 +240,7 @@ def _average_record(records: Sequence[Record]) -> Record:
             "+".join(dict.fromkeys(record.encoder.model for record in records)),
             "+".join(dict.fromkeys(record.encoder.pretrained for record in records)),
         ),
-        protocol=replace(first.protocol, shots=shots, words=words),
+        protocol=replace(first.protocol, shots=shots, words=words, brief=brief),
         results=results,
         differences=differences(results),
         cache_key={},

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
@@ -155,7 +155,7 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
         if find_method(name).needs == "spatial features" and not task.spatial_size:
             raise InputError(
                 f"{name} needs spatial features, which the cache of {task.name} has none of: "
-                f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
+                f"cafe extract {task.name} --model {task.model} --spatial --rebuild"
             )
     check_texts(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:
@@ -192,22 +192,28 @@ def _class_counts(task: Task) -> Tensor:
 def describe_protocol(task: Task, plan: StudyPlan, notes: Sequence[str] = ()) -> RecordedProtocol:
     """The protocol of a study as its record tells it; notes come last in the words."""
     sizes, short = _class_counts(task), []
-    for shots in plan.shots:
-        classes = 0 if shots == "all" else int((sizes < shots).sum())
+    for count in plan.shots:
+        classes = 0 if count == "all" else int((sizes < count).sum())
         if classes:
-            short.append(f"{classes} of {len(sizes)} classes have fewer than {shots}: all taken.")
+            have = "class has" if classes == 1 else f"of {len(sizes)} classes have"
+            short.append(f"{classes} {have} fewer than {count}: all taken.")
+    images = counted(len(task.splits["test"]), "test image")
+    seeds, shots = counted(len(plan.seeds), "seed"), tuple(plan.shots)
+    drawn = counted(shots[0] if len(shots) == 1 else ", ".join(map(str, shots)), "shot")
     words = [
-        f"{', '.join(map(str, plan.shots))} shots per class from the training split, drawn anew "
-        f"for each of the seeds {', '.join(map(str, plan.seeds))} (nested draws).",
+        f"{drawn} per class from the training split, drawn "
+        f"{'anew for each of the seeds' if len(plan.seeds) > 1 else 'with seed'} "
+        f"{', '.join(map(str, plan.seeds))} (nested draws).",
         *short,
         *_choice_in_words(plan, int(sizes.max())),
-        f"Top-1 accuracy on all {len(task.splits['test'])} test images, which are looked at once, "
-        "after everything is chosen.",
-        "Intervals are 95 % (Student's t over seeds).",
+        f"Top-1 accuracy on all {images}, which are looked at once, after everything is chosen.",
+        *([f"Intervals are 95 % (Student's t over {seeds})."] if len(plan.seeds) > 1 else ()),
         *notes,
     ]
-    counts = plan.shots[0] if len(plan.shots) == 1 else tuple(plan.shots)
-    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words))
+    line = f"{drawn} per class, {seeds}, validation {plan.validation}; {images}, looked at once."
+    brief = " ".join([line, *short, *notes])
+    counts = shots[0] if len(shots) == 1 else shots
+    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words), brief)
 
 
 def _choice_in_words(plan: StudyPlan, largest: int) -> Iterator[str]:

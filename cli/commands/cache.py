@@ -46,7 +46,7 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
         headers = ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"]
         print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
     elif not paths:
-        say(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+        say(f"no caches in '{home}'; 'cafe extract digits' makes one.")
 
 
 def _note_hidden(home: Path) -> None:
