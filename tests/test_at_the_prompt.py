@@ -108,20 +108,26 @@ def test_the_protocol_is_one_line_or_all_of_it(run: Run) -> None:
         assert brief.out.count("Data: scikit-learn's digits") == 1
 
 
-@pytest.mark.parametrize(
-    ("seeds", "text"), [("1", "(1 seed)"), ("2", "(95 %, 2 seeds)"), ("3", "(95 %, 3 seeds)")]
-)
-def test_an_interval_says_what_it_is_from(run: Run, seeds: str, text: str) -> None:
-    words = ["--shots", "1", "--seeds", seeds, "--method", "clip-adapter,gda"]
-    assert text in run("fit", *words).out
-    assert run("compare", *words).out.count(text) == 2  # of accuracies and of differences
-    assert text in run("compare", *words, "--base-to-new").out
-    grid = ["--shots", "1", "--seeds", seeds, "--ratio", "0.2", "--bottleneck", "8"]
-    assert f"then tested % {text}" in run("grid", *grid, "--epochs", "1").out
-    record = read_record(list_runs(Path("runs"))[-1])
-    assert ("Intervals" in record.protocol.words) == (seeds != "1")
+@pytest.mark.parametrize(("seeds", "text"), [("1", "(1 seed)"), ("3", "(95 %, 3 seeds)")])
+def test_one_seed_has_no_interval(run: Run, seeds: str, text: str) -> None:
+    answer = run("fit", "--shots", "1", "--seeds", seeds, "--method", "nearest-class", "--verbose")
+    assert text in answer.out
+    assert ("Intervals are 95 %" in answer.out) == (seeds != "1")
+    assert "seeds 0, 1, 2 (nested" in answer.out if seeds == "3" else "seed 0 (nested" in answer.out
+
+
+def test_an_interval_from_two_seeds_says_so(run: Run) -> None:
+    text, words = "(95 %, 2 seeds)", ["--shots", "1", "--seeds", "2", "--device", "cpu"]
+    for many in ("1", "1,2"):
+        assert text in run("fit", *words, "--method", "knn", "--shots", many).out
+    methods = ["--method", "clip-adapter,knn"]
+    assert run("compare", *words, *methods).out.count(text) == 2  # of accuracies and differences
+    assert text in run("compare", *words, "--method", "zero-shot", "--base-to-new").out
+    grid = run("grid", *words, "--ratio", "0.2", "--bottleneck", "8", "--epochs", "1")
+    assert f"then tested % {text}" in grid.out
     run("report", "runs")
-    assert counted(int(seeds), "seed") in Path("report.html").read_text()
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "95 % interval over 2 seeds" in page
 
 
 def test_the_demo_recommends_no_nano_for_photographs(run: Run) -> None:

@@ -141,7 +141,7 @@ def test_its_tables_can_be_read_without_a_script(read: Reader, runs: list[Path])
 def test_it_says_how_to_get_each_number_again(read: Reader) -> None:
     text = " ".join(read.words)
     assert "cafe grid dtd/RN50.none --x" in text
-    assert "--methods zero-shot,nearest-class,clip-adapter --shots 1,2 --seeds 0,1" in text
+    assert "--method zero-shot,nearest-class,clip-adapter --shots 1,2 --seeds 0,1" in text
 
 
 def test_what_is_confused_has_pictures(read: Reader) -> None:

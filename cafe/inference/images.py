@@ -16,6 +16,7 @@ from torch import Tensor
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import images_below
 from cafe.datasets.open_image import open_image
+from cafe.datasets.open_url import is_url, open_url
 from cafe.datasets.text_files import escape_bytes
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess
@@ -128,9 +129,11 @@ def encode_images(
 
 
 def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
-    """Decode a file, or an image in memory, which stays open."""
+    """Decode a file, what a URL names, or an image in memory, which stays open."""
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess)
+    if is_url(source):
+        return decode_image(lambda: open_url(str(source)), preprocess)
     return decode_image(lambda: open_image(Path(source)), preprocess)
 
 
