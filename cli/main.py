@@ -141,7 +141,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _call() -> int:
     stdout = sys.stdout
     try:
-        return app(standalone_mode=False) or 0
+        return app(standalone_mode=False, prog_name="cafe") or 0
     except SystemExit:
         if sys.stdout is not stdout:  # Typer put another there: nobody reads its help any more
             return READER_GONE

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from .. import completion
 from .. import options as opt
 from ..caches import open_cache
 from ..output import megabytes, note, print_json, say
@@ -21,7 +22,12 @@ SAME_COSINE = 0.999
 
 Sample = Annotated[int, Option(help="Encode this many images again and compare; 0 encodes none.")]
 SourceDataset = Annotated[
-    str | None, Option("--dataset", help="Where the images are [default: the cache's dataset].")
+    str | None,
+    Option(
+        "--dataset",
+        help="Where the images are [default: the cache's dataset].",
+        autocompletion=completion.datasets,
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from cafe.errors import InputError, counted
 
+from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, say
 from ..progress import progress_bar
@@ -19,15 +20,21 @@ if TYPE_CHECKING:
 Dataset = Annotated[
     str | None,
     Argument(
-        metavar="DATASET", help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest."
+        metavar="DATASET",
+        help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.",
+        autocompletion=completion.datasets,
     ),
 ]
-DatasetOption = Annotated[str | None, Option("--dataset", help="The same as an option.")]
+DatasetOption = Annotated[
+    str | None,
+    Option("--dataset", help="The same as an option.", autocompletion=completion.datasets),
+]
 Model = Annotated[
     str | None,
     Option(
         help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
-        "[default: ViT-B-32; nano for digits]."
+        "[default: ViT-B-32; nano for digits].",
+        autocompletion=completion.models,
     ),
 ]
 Pretrained = Annotated[

@@ -9,16 +9,26 @@ from typer import Argument
 
 from cafe.errors import CafeError
 
+from .. import completion
 from .. import options as opt
 from ..output import confirm_removal, megabytes, note, print_json, print_table, say
 from ..result_tables import print_comparison, print_results
 
 Run = Annotated[
     str | None,
-    Argument(metavar="[RUN]", help="A run's folder, or its name in --runs [default: the newest]."),
+    Argument(
+        metavar="[RUN]",
+        help="A run's folder, or its name in --runs [default: the newest].",
+        autocompletion=completion.runs,
+    ),
 ]
 Runs = Annotated[
-    list[str], Argument(metavar="RUN...", help="Folders of runs, or their names in --runs.")
+    list[str],
+    Argument(
+        metavar="RUN...",
+        help="Folders of runs, or their names in --runs.",
+        autocompletion=completion.runs,
+    ),
 ]
 
 
