@@ -52,6 +52,11 @@ def counted(number: int | str, noun: str) -> str:
     return f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
 
 
+def how_to_install(extra: str) -> str:
+    """How to get what an extra of cafe needs: as published, and in a folder of its source."""
+    return f"pip install 'cafe-clip[{extra}]', or in cafe's source folder pip install '.[{extra}]'"
+
+
 LONGEST_NAME = 1000
 """Bytes of UTF-8 that the name of a class may have, in every file that is read."""
 

@@ -18,6 +18,7 @@ from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.extract import Extraction, extract, precision_at_hand
+from cafe.extract.importers.zero_shot_check import UNKNOWN_CLASSES, check_zero_shot, doubts
 from cafe.extract.ray import RayEngine
 from cafe.progress import Progress
 from cafe.store import FeatureCache
@@ -143,7 +144,8 @@ class Extractor:
         note : callable, optional
             Called with each line that is good to know before the work begins: what the dataset left
             out or assumed, how large the spatial maps become, which sentences the encoder cuts, or
-            that finished work of another extraction is removed.
+            that finished work of another extraction is removed; and after it, where zero-shot is no
+            better than guessing.
 
         Returns
         -------
@@ -195,7 +197,11 @@ class Extractor:
             engine=RayEngine(model, self.pretrained) if self.engine == "ray" else encode_blocks,
             note=note,
         )
-        return FeatureCache.open(path)
+        made = FeatureCache.open(path)
+        if not self.extraction_.was_there:
+            for line in doubts([check_zero_shot(made)], UNKNOWN_CLASSES):
+                note(line)
+        return made
 
     def _precision_at_hand(self, path: Path) -> str | None:
         """The precision to go on in; what is there decides, not the speed of the machine."""

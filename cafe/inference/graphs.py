@@ -14,7 +14,7 @@ from cafe.compat import quiet_libraries
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import SpatialTower
-from cafe.errors import CafeError
+from cafe.errors import CafeError, how_to_install
 from cafe.results.saved_head import SavedHead, output_names
 from cafe.store.files import DeferredErrorFile
 
@@ -133,8 +133,8 @@ def check_onnx() -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise CafeError(
-            f"ONNX needs {' and '.join(missing)}, which are not installed; "
-            "pip install 'cafe-clip[onnx]'."
+            f"ONNX needs {' and '.join(missing)}, which must be installed: "
+            f"{how_to_install('onnx')}."
         )
 
 

@@ -20,7 +20,7 @@ from cafe.datasets.class_order import are_numbered, has_two_orders, in_class_ord
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import quote, quote_some
-from cafe.errors import CacheFormatError, InputError, raise_as
+from cafe.errors import CacheFormatError, InputError, how_to_install, raise_as
 from cafe.extract.importers.arrays import read_array
 from cafe.extract.importers.classes import ImportOptions
 from cafe.extract.importers.feature_set import FeatureSet
@@ -89,7 +89,7 @@ class _Metadata(NamedTuple):
 
 
 def _read_metadata(metadata: Path, label: str | None) -> _Metadata:
-    problem, advice = f"'{metadata}' needs pyarrow", "pip install 'cafe-clip[parquet]'"
+    problem, advice = f"'{metadata}' needs pyarrow", how_to_install("parquet")
     with raise_as(InputError, problem, advice, ImportError):
         parquet = importlib.import_module("pyarrow.parquet")
     # pyarrow raises anything on a damaged file; few writers add the checksums that it compares
