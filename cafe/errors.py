@@ -46,10 +46,17 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
-def counted(number: int | str, noun: str) -> str:
-    """A number, or several in a text, with the noun: `1 image`, `2,000 images`, `all classes`."""
+def counted(number: int | str, noun: str, plural_verb: str = "") -> str:
+    """A number, or several in a text, with a noun and verb: `1 image has`, `all classes have`."""
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
+    counted_ = f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
+    return f"{counted_} {verb(number, plural_verb)}" if plural_verb else counted_
+
+
+def verb(number: int | str, plural: str) -> str:
+    """The verb that goes with a number: `is` with 1, else `are`."""
+    singular = {"are": "is", "have": "has", "were": "was"}.get(plural, f"{plural}s")
+    return singular if number == 1 else plural
 
 
 def how_to_install(extra: str) -> str:

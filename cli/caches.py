@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cafe.errors import CacheMismatchError, InputError
+from cafe.errors import CacheMismatchError, InputError, counted
 
 from .output import note
 
@@ -27,7 +27,7 @@ def open_cache(
     name, digest = _split_digest(name)
     paths = find_caches(home, name, dataset=dataset, model=model)
     if len(paths) > 1:
-        note(f"taking {cache_name(paths[0])}, the newest of {len(paths)} caches")
+        note(f"taking {cache_name(paths[0])}, the newest of {counted(len(paths), 'cache')}")
     cache = FeatureCache.open(paths[0])
     if not cache.content_sha256.startswith(digest):
         raise CacheMismatchError(
@@ -58,8 +58,9 @@ def refuse_present(path: Path, *, replace: bool) -> None:
 
 
 def count_images(cache: FeatureCache) -> str:
-    """`600 train, 200 val, 997 test`."""
-    return ", ".join(f"{count:,} {split}" for split, count in cache.counts.items())
+    """`600 train, 200 val, 997 test images`."""
+    *others, (split, count) = cache.counts.items()
+    return ", ".join([*(f"{n:,} {name}" for name, n in others), counted(count, f"{split} image")])
 
 
 def summarize_cache(cache: FeatureCache) -> dict[str, Any]:

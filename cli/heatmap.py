@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cafe.errors import counted
+
 from .output import print_wide, say, styled
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ def print_heatmaps(rows: Sequence[Mapping[str, Any]], validation: str) -> None:
         ratios, bottlenecks = (dict.fromkeys(axis) for axis in zip(*means, strict=True))
         low, high = min(means.values()), max(means.values())
         table = Table(box=None, pad_edge=False, title_justify="left")
-        table.title = styled(f"{shots} shots: mean {validation} validation accuracy %", "italic")
+        table.title = styled(
+            f"{counted(shots, 'shot')}: mean {validation} validation accuracy %", "italic"
+        )
         table.add_column("ratio \\ H")
         for bottleneck in bottlenecks:
             table.add_column(styled(bottleneck), justify="right")

@@ -159,7 +159,7 @@ def test_two_folders_for_one_split(tmp_path: Path) -> None:
 
 def test_class_spelled_differently_in_test(tmp_path: Path) -> None:
     plant(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/Cat/1.png")
-    with pytest.raises(DatasetError, match="1 classes have no training image: 'Cat'"):
+    with pytest.raises(DatasetError, match="1 class has no training image: 'Cat'"):
         load_dataset(tmp_path)
 
 

@@ -248,4 +248,4 @@ def test_missing_images_are_said(root: Path) -> None:
     table = root / "m.csv"
     table.write_text("path,label\na/0.png,a\nb/0.png,b\ngone.png,b\n")
     dataset = load_dataset(table, allow_missing=True)
-    assert dataset.notes == ("1 missing images left out: 'gone.png'",)
+    assert dataset.notes == ("1 missing image left out: 'gone.png'",)

@@ -116,7 +116,7 @@ def test_missing_images_are_counted_named_and_allowed(tmp_path: Path) -> None:
     dataset = load_dataset(tmp_path, allow_missing=True)
     assert dataset.missing == ("2.png",)
     assert dataset.class_names == ("a", "b")
-    assert dataset.source.endswith("1 missing images left out, 2 of 3 classes remain")
+    assert dataset.source.endswith("1 missing image left out, 2 of 3 classes remain")
 
 
 def test_labels_close_up_where_a_class_is_missing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import Listing, list_folder, subfolders
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import escape_bytes, quote_some
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, counted
 
 LOOSE = "images outside of any class folder"
 
@@ -207,7 +207,9 @@ def _check_classes(
     hint = "put the images of each class into a folder"
     if not classes:
         loose = len(listing.images)
-        content = f"only {loose} images outside of any class folder" if loose else "no images"
+        content = (
+            f"only {counted(loose, 'image')} outside of any class folder" if loose else "no images"
+        )
         found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
         raise DatasetError(f"{root} has {content}; {hint}{found}.")
     inner = root / classes.pop()

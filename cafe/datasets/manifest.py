@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import clean_path, quote, quote_some, read_text, unique_names
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, verb
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -183,7 +183,8 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
         entries, source = make_split(entries), f"{source}, which has no splits; {SPLIT_BY_CAFE}"
     elif unsplit:
         raise DatasetError(
-            f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."
+            f"{path}: {unsplit} of {len(entries)} lines {verb(unsplit, 'have')} no split; give one "
+            "to all or to none."
         )
     images = make_image_list(entries, str(path), class_names)
     return replace(images, notes=[*images.notes, *_unused(lines, bool(unsplit))]), source

@@ -15,10 +15,10 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
-from cafe.errors import InputError
+from cafe.errors import InputError, counted, verb
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.extract import Extraction, extract, precision_at_hand
-from cafe.extract.importers.zero_shot_check import UNKNOWN_CLASSES, check_zero_shot, doubts
+from cafe.extract.importers.zero_shot_check import doubts_of_extraction
 from cafe.extract.ray import RayEngine
 from cafe.progress import Progress
 from cafe.store import FeatureCache
@@ -199,7 +199,7 @@ class Extractor:
         )
         made = FeatureCache.open(path)
         if not self.extraction_.was_there:
-            for line in doubts([check_zero_shot(made)], UNKNOWN_CLASSES):
+            for line in doubts_of_extraction(made):
                 note(line)
         return made
 
@@ -215,6 +215,6 @@ def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
     images = sum(map(len, dataset.splits.values()))
     size = images * height * width * encoder.width * 2 / 1e6  # MB in float16
     return (
-        f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
-        "again until the file is made."
+        f"{counted(images, 'map')} of {height} x {width} tokens {verb(images, 'take')} up to "
+        f"{size:,.0f} MB, and as much again until the file is made."
     )

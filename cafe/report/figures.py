@@ -72,7 +72,8 @@ def accuracy(run: ReportData) -> Figure:
         "legend": LEGEND_BELOW,
         "height": 460 + 14 * (len(data) // 4),
     }
-    label = f"Lines: accuracy of {len(run.methods)} methods at {len(ticks)} shot counts"
+    methods, counts = counted(len(run.methods), "method"), counted(len(ticks), "shot count")
+    label = f"Lines: accuracy of {methods} at {counts}"
     return Figure(data, layout, f"{label}; the table below has the numbers.")
 
 
@@ -132,7 +133,9 @@ def _dots(run: ReportData) -> Figure:
         "showlegend": False,
         "height": 130 + 34 * len(results),
     }
-    return Figure(data, layout, f"Dots: accuracy of {len(results)} methods; see the table below.")
+    return Figure(
+        data, layout, f"Dots: accuracy of {counted(len(results), 'method')}; see the table below."
+    )
 
 
 def _colour(run: ReportData, method: str) -> str:

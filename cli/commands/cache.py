@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cafe.errors import CacheError, CafeError
+from cafe.errors import CacheError, CafeError, counted
 
 from .. import options as opt
 from ..caches import count_images, open_cache, refuse_present, summarize_cache
@@ -218,4 +218,4 @@ def merge(
     if as_json:
         print_json({"path": str(path), "images": dict(merged.counts)})
     else:
-        say(f"{path}: {count_images(merged)} images of {len(sources)} caches.")
+        say(f"{path}: {count_images(merged)} of {counted(len(sources), 'cache')}.")

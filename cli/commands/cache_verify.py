@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from cafe.errors import counted
+
 from .. import completion
 from .. import options as opt
 from ..caches import open_cache
@@ -63,7 +65,7 @@ def verify(
     elif not problems:
         say(f"{path}: {megabytes(check.bytes)} checked in {check.seconds:.2f} s, sound.")
         if lowest is not None:
-            say(f"{sample} images encoded again: cosine {lowest:.5f} at the lowest.")
+            say(f"{counted(sample, 'image')} encoded again: cosine {lowest:.5f} at the lowest.")
     else:
         for problem in problems:
             note(f"cafe: {problem}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from cafe.errors import counted
+
 from .. import options as opt
 from ..output import note, say
 from ..progress import progress_bar
@@ -34,7 +36,8 @@ def demo(
     if extraction.was_there:
         note(f"   {digits.path} was there already.")
     else:
-        note(f"   {extraction.images:,} images in {extraction.seconds:.1f} s -> {digits.path}")
+        images = counted(extraction.images, "image")
+        note(f"   {images} in {extraction.seconds:.1f} s -> {digits.path}")
     note("2. Heads are fitted on the cached features ...")
     with progress_bar("fits", interrupted=again) as progress:
         words = ["fit", cache_with_digest(digits), "--shots", ",".join(map(str, SHOTS))]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
+from cafe.errors import counted
+
 from .. import options as opt
 from ..caches import open_cache
 from ..heatmap import print_heatmaps
@@ -105,7 +107,7 @@ def _print(result: GridResult, *, as_json: bool, verbose: bool) -> None:
     earlier = len(result.rows) - result.trained
     say(
         "",
-        f"{result.trained:,} runs in {result.seconds:.1f} s ({rate:.1f} runs/s)"
+        f"{counted(result.trained, 'run')} in {result.seconds:.1f} s ({rate:.1f} runs/s)"
         f"{f', {earlier:,} from an earlier sitting' if earlier else ''}.",
     )
     print_protocol(record, verbose=verbose)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, InputError, counted
 
 from .. import options as opt
 from ..image_words import expand_images
@@ -155,4 +155,4 @@ def _print(predictions: Iterable[Prediction], write: Write, total: int) -> None:
     if skipped == total:
         raise CafeError(f"none of {total} images could be read; the reasons are above.")
     if skipped:
-        note(f"{skipped} of {total} images could not be read.")
+        note(f"{skipped} of {counted(total, 'image')} could not be read.")

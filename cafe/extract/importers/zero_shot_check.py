@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.errors import counted
 from cafe.store import SPLITS, FeatureCache
 from cafe.store.equal_texts import class_weights
 
@@ -92,11 +93,19 @@ _IMPORTED = (
     "encoder"
 )
 
-UNKNOWN_CLASSES = (
+_UNKNOWN_CLASSES = (
     "this encoder does not know these classes by these words; give it other class names or "
     "prompts, or take another encoder. Methods that read no text do not mind"
 )
 """Why zero-shot fails where cafe itself encoded images and texts."""
+
+
+def doubts_of_extraction(cache: FeatureCache) -> list[str]:
+    """What speaks against zero-shot on a cache that cafe made; nothing on a handful of images."""
+    check, classes = check_zero_shot(cache), len(cache.header.class_names)
+    by_guessing = check.images / classes
+    luck = by_guessing + _SURE * math.sqrt(by_guessing * (1 - 1 / classes))
+    return doubts([check], _UNKNOWN_CLASSES) if luck < check.images else []
 
 
 def doubts(checks: Sequence[ZeroShotCheck], at_chance: str = _IMPORTED) -> list[str]:
@@ -136,9 +145,10 @@ def _is_far_below(check: ZeroShotCheck, best: ZeroShotCheck) -> bool:
 
 
 def _in_words(check: ZeroShotCheck) -> str:
+    images = counted(check.images, f"{check.split} image")
     return (
-        f"zero-shot accuracy is {check.accuracy:.1f} % on {check.images:,} {check.split} images, "
-        f"where guessing gives {check.chance:.1f} %"
+        f"zero-shot accuracy is {check.accuracy:.1f} % on {images}, where guessing gives "
+        f"{check.chance:.1f} %"
     )
 
 
