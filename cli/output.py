@@ -23,7 +23,7 @@ import typer
 from cafe.errors import STEERING, CafeError, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.text import Text
 
 _PIPED_WIDTH = 160  # a table in a file is not folded to a terminal's 80 columns
@@ -142,16 +142,19 @@ def styled(text: str, style: str = "") -> Text:
 
 def print_wide(*content: RenderableType) -> None:
     """Print tables or texts of rich, wide where the output is piped."""
-    console = _console()
+    from rich.console import Console
+
+    console = Console(width=terminal_width())
     with console.capture() as captured:
         console.print(*content, sep="\n")
     _write(sys.stdout, captured.get())
 
 
-def _console() -> Console:
+def terminal_width() -> int:
+    """Columns of the terminal, or those of a table in a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return Console().width if sys.stdout.isatty() else _PIPED_WIDTH
 
 
 def print_table(
@@ -182,7 +185,7 @@ def print_table(
 
     places = ((y, enumerate(row)) for y, row in enumerate(rows))
     cells = [[cell(text, (y, x) in bold) for x, text in row] for y, row in places]
-    widths = _fixed_widths(headers, rows, numbers, _console().width)
+    widths = _fixed_widths(headers, rows, numbers, terminal_width())
     if widths is None:
         print_wide(styled(headers[0], "bold"), *(_paragraph(headers, row) for row in cells))
         return

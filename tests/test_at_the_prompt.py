@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -113,6 +114,7 @@ def test_one_seed_has_no_interval(run: Run, seeds: str, text: str) -> None:
     answer = run("fit", "--shots", "1", "--seeds", seeds, "--method", "nearest-class", "--verbose")
     assert text in answer.out
     assert ("Intervals are 95 %" in answer.out) == (seeds != "1")
+    assert not re.search(r"(?<![\d.,])1 (shots|seeds|images|classes|methods|runs)\b", answer.out)
     assert "seeds 0, 1, 2 (nested" in answer.out if seeds == "3" else "seed 0 (nested" in answer.out
 
 

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from cafe.errors import STEERING, CafeError, visible
 from cafe.store import Block, FeatureCache, Header, write_cache
 from cafe_cli import output
+from cafe_cli.heatmap import print_heatmaps
 from cafe_cli.main import app, main
 from cafe_cli.prediction_formats import FORMATS
 from cafe_cli.stopping import stopping_on_signals
@@ -244,6 +245,28 @@ def test_names_and_numbers_are_not_broken(monkeypatch: pytest.MonkeyPatch, width
     text = "\n".join(lines)
     for word in (*names, *headers[:2], "1,281,167", "2026-01-31T12"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_wide_map_is_printed_in_parts(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    rows = [
+        {
+            "shots": 1,
+            "ratio": ratio / 7,
+            "bottleneck": f"D/{2**place}",
+            "lr": 0.1,
+            "val": 10 + place,
+        }
+        for ratio in (1, 2)
+        for place in range(14)
+    ]
+    lines = printed(monkeypatch, width, lambda: print_heatmaps(rows, "cv"))
+    assert max(map(cell_len, lines)) <= width
+    words = " ".join(lines).replace("*", "").split()
+    for place in range(14):
+        assert words.count(f"D/{2**place}") == 1
+        assert words.count(f"{10 + place}.00") == 2
+    assert "0.285714" in words
 
 
 def test_predictions_cut_no_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from cafe.datasets.open_image import open_image
-from cafe.errors import ImageError, one_line
+from cafe.errors import ImageError, counted, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +75,7 @@ def _fetch(url: str) -> bytes:
             if time.monotonic() > end:
                 raise ImageError(_too_slow())
         if response.length:  # of what was announced
-            raise ImageError(f"its last {response.length:,} bytes did not come")
+            raise ImageError(f"its last {counted(response.length, 'byte')} did not come")
     return bytes(content)
 
 

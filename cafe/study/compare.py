@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.devices import ProductPrecision, resolve_device
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
@@ -199,8 +199,8 @@ def _base_to_new(
 ) -> Record:
     base, results, halves = base_and_new(load_task(source), plan, context, progress)
     words = (
-        f"Base to new: heads are fitted on the first {halves.base} classes in the order of their "
-        f"labels, and tested on those and on the other {halves.new} classes apart, each half "
+        f"Base to new: heads are fitted on the first {counted(halves.base, 'class')} in the order "
+        f"of the labels, and tested on those and on the other {halves.new} apart, each half "
         "among its own classes."
     )
     return make_record(

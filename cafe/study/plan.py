@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe.errors import InputError, counted
+from cafe.errors import InputError, counted, verb
 from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
@@ -189,14 +189,19 @@ def _class_counts(task: Task) -> Tensor:
     return torch.bincount(task.splits["train"].y, minlength=len(task.text.names))
 
 
-def describe_protocol(task: Task, plan: StudyPlan, notes: Sequence[str] = ()) -> RecordedProtocol:
-    """The protocol of a study as its record tells it; notes come last in the words."""
+def describe_protocol(
+    task: Task, plan: StudyPlan, notes: Sequence[str] = (), exceptions: Sequence[str] = ()
+) -> RecordedProtocol:
+    """The protocol of a study as its record tells it.
+
+    Notes and exceptions come last in the words; exceptions are told in the brief line too.
+    """
     sizes, short = _class_counts(task), []
     for count in plan.shots:
         classes = 0 if count == "all" else int((sizes < count).sum())
         if classes:
-            have = "class has" if classes == 1 else f"of {len(sizes)} classes have"
-            short.append(f"{classes} {have} fewer than {count}: all taken.")
+            few = f"{classes} of {len(sizes)} classes {verb(classes, 'have')} fewer than {count}"
+            short.append(f"{few}: all taken.")
     images = counted(len(task.splits["test"]), "test image")
     seeds, shots = counted(len(plan.seeds), "seed"), tuple(plan.shots)
     drawn = counted(shots[0] if len(shots) == 1 else ", ".join(map(str, shots)), "shot")
@@ -209,9 +214,10 @@ def describe_protocol(task: Task, plan: StudyPlan, notes: Sequence[str] = ()) ->
         f"Top-1 accuracy on all {images}, which are looked at once, after everything is chosen.",
         *([f"Intervals are 95 % (Student's t over {seeds})."] if len(plan.seeds) > 1 else ()),
         *notes,
+        *exceptions,
     ]
     line = f"{drawn} per class, {seeds}, validation {plan.validation}; {images}, looked at once."
-    brief = " ".join([line, *short, *notes])
+    brief = " ".join([line, *short, *exceptions])
     counts = shots[0] if len(shots) == 1 else shots
     return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words), brief)
 
