@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.datasets.text_files import distinct_names, escape_bytes
-from cafe.errors import CacheMismatchError, CacheNotFoundError
+from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
@@ -52,6 +52,8 @@ class NeighbourIndex:
     ------
     CacheMismatchError
         If it is another cache. The difference is named.
+    InputError
+        If the head does not say which shots it was fitted on.
     """
 
     def __init__(self, saved: SavedHead, cache: FeatureCache) -> None:
@@ -63,6 +65,8 @@ class NeighbourIndex:
                 f"'{cache.path}' is not the cache that the head was fitted on: "
                 f"{'; '.join(different)}. Bring that one back, or fit again."
             )
+        if not {"shots", "seed"} <= saved.about.keys():
+            raise InputError("the head does not say its shots and seed; fit again.")
         labels = torch.from_numpy(cache.labels("train"))
         rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
         ids, classes = cache.ids("train"), distinct_names(cache.header.class_names)

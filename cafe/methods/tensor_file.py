@@ -28,6 +28,9 @@ FAULTS = (
 )
 """What a file of this kind raises at one damage or another."""
 
+_TYPES = (torch.float32, torch.int64, torch.bool)
+"""Others fit together with none of what they meet later."""
+
 
 def pack(tensors: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> bytes:
     """The bytes of a file.
@@ -71,6 +74,8 @@ def read_tensors(path: Path | str, about: Mapping[str, Any]) -> dict[str, Tensor
     if "sha256" in about and about["sha256"] != _digest(tensors, plain):
         raise ValueError("it does not have its digest")
     for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise TypeError(f"'{name}' has type {tensor.dtype}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"'{name}' holds numbers that are not finite")
     return tensors

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from cafe.errors import CafeError, InputError, one_line
 from cafe.methods.catalog import CATALOG, find_method
@@ -137,6 +137,8 @@ def load_head(path: Path | str) -> SavedHead:
     InputError
         If it is no saved head, is damaged, or its tensors do not fit its classes.
     """
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise InputError(f"no head '{path}'; 'cafe fit' saves one for every method, shot and seed.")
     try:
         about = read_about(path, "cafe")
         check_json(_About, about, Path(path))
@@ -164,6 +166,23 @@ class _Encoder(TypedDict):
 
     model: str
     pretrained: str
+    weights_sha256: NotRequired[str | None]
+
+
+class _Maps(TypedDict):
+    """The spatial maps that a head takes."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    grid: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class _CacheKey(TypedDict):
+    """The key of the cache that a head was fitted on, of which most is compared as it is."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    spatial: NotRequired[_Maps | None]
 
 
 class _Calibration(TypedDict, total=False):
@@ -172,6 +191,8 @@ class _Calibration(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    source: Literal["validation", "out-of-fold", "none"]
+    images: Index
 
 
 class _Required(TypedDict):
@@ -182,7 +203,7 @@ class _Required(TypedDict):
     class_names: Annotated[list[ClassName], Field(min_length=2)]
     dataset: str
     encoder: _Encoder
-    cache_key: dict[str, Any]
+    cache_key: _CacheKey
 
 
 class _About(_Required, total=False):
@@ -208,7 +229,7 @@ def _try_out(saved: SavedHead) -> None:
         return  # nothing else tells how wide a feature is
     width = saved.zero_shot.weights.shape[-1]
     image = torch.ones(1, width)
-    own = image[:, None].expand(1, 2, width) if saved.head.spatial else image  # with a map of one
+    own = image[:, None].expand(1, 2, width) if saved.pool else image  # with a map of one
     shape = (1, len(saved.class_names))
     for values in (saved.head.logits(own), saved.zero_shot.logits(image)):
         if tuple(values.shape) != shape or not torch.isfinite(values).all():

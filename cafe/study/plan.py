@@ -141,6 +141,7 @@ def make_plan(
     InputError
         As of `check_plan` and `resolve_seeds`.
     """
+    check_splits(task)
     largest = largest_class(task)
     usual = [count for count in usual_shots if count <= largest] or [largest]
     counts = resolve_shots(shots, usual)
@@ -160,11 +161,7 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
     check_texts(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:
         raise InputError("a study needs at least one method, one shot count and one seed.")
-    for split in ("train", "test"):
-        if split not in task.splits:
-            raise InputError(
-                f"the cache of {task.name} has no {split} split, only {', '.join(task.splits)}."
-            )
+    check_splits(task)
     if plan.validation in ("few-shot", "full") and "val" not in task.splits:
         raise InputError(
             f'validation="{plan.validation}" needs a validation split, and {task.name} has none; '
@@ -176,6 +173,15 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
             raise InputError(
                 f"shots must be from 1 to {largest}, the largest class of {task.name}, or 'all'; "
                 f"got {shots}."
+            )
+
+
+def check_splits(task: Task) -> None:
+    """Refuse a cache that lacks what every study needs."""
+    for split in ("train", "test"):
+        if split not in task.splits:
+            raise InputError(
+                f"the cache of {task.name} has no {split} split, only {', '.join(task.splits)}."
             )
 
 
