@@ -78,6 +78,7 @@ def test_encoders_differ_by_weights_where_they_are_known() -> None:
         ("protocol.validation", "test", "protocol.validation"),
         ("runs", ["../elsewhere"], "runs.0"),
         ("results", [], "results"),
+        ("results.0.metrics", {"\n": None}, r"metrics.\n"),
         ("dataset", None, "dataset"),
     ],
 )
