@@ -203,6 +203,14 @@ def test_what_lies_beside_sure_splits(tmp_path: Path) -> None:
     )
 
 
+def test_classes_that_are_called_as_splits_are(tmp_path: Path) -> None:
+    plant(tmp_path, "Train/1.png", "test/1.png", "bus/1.png")
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("Train", "bus", "test")
+    line = "'Train', 'test' as classes, not as splits, as no folders of classes are inside"
+    assert dataset.notes == (f"taken: {line}",)
+
+
 def test_classes_with_the_word_of_a_split(tmp_path: Path) -> None:
     plant(tmp_path, "test tube/1.png", "train station/1.png", "contest/a/1.png", "latest/a/1.png")
     assert len(load_dataset(tmp_path).class_names) == 4

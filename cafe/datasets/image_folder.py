@@ -14,8 +14,8 @@ from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, 
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import Listing, list_folder, subfolders
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text_files import escape_bytes, quote_some
-from cafe.errors import DatasetError, counted
+from cafe.datasets.text_files import quote_some
+from cafe.errors import DatasetError, counted, escape_bytes
 
 LOOSE = "images outside of any class folder"
 
@@ -88,8 +88,8 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
     images = make_image_list(entries, str(root), class_names)
-    deep = _deep_images(entries, 2 if splits else 1)
-    return replace(images, notes=[*images.notes, *deep, *left_out.lines()]), source
+    assumed = _assumptions(entries, tops, splits)
+    return replace(images, notes=[*images.notes, *assumed, *left_out.lines()]), source
 
 
 def _classes(paths: Sequence[str]) -> set[str]:
@@ -186,16 +186,21 @@ def _without_images(listing: Listing, tops: Tops, splits: Mapping[str, str]) -> 
             yield path
 
 
-def _deep_images(entries: Sequence[Entry], above: int) -> list[str]:
-    """The line that tells of folders in class folders; `above` is how many lie above an image."""
-    deep = [entry for entry in entries if entry.path.count("/") > above]
-    if not deep:
-        return []
-    path, name = (escape_bytes(str(part)) for part in (deep[0].path, deep[0].key))
-    return [
-        f"images in folders inside of a class folder ({len(deep):,}) count for that class: {path} "
-        f"is of '{name}'"
-    ]
+def _assumptions(entries: Sequence[Entry], tops: Tops, splits: Mapping[str, str]) -> Iterator[str]:
+    """Lines that tell how folders were read whose names or depth are unusual."""
+    like_splits = [name for name in tops if name.lower() in SPLIT_NAMES]
+    if like_splits and not splits:
+        yield (
+            f"taken: {quote_some(like_splits)} as classes, not as splits, as no folders of classes "
+            "are inside"
+        )
+    deep = [entry for entry in entries if entry.path.count("/") > (2 if splits else 1)]
+    if deep:
+        path, name = (escape_bytes(str(part)) for part in (deep[0].path, deep[0].key))
+        yield (
+            f"images in folders inside of a class folder ({len(deep):,}) count for that class: "
+            f"{path} is of '{name}'"
+        )
 
 
 def _check_classes(
