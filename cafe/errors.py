@@ -68,6 +68,35 @@ LONGEST_NAME = 1000
 """Bytes of UTF-8 that the name of a class may have, in every file that is read."""
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text holds no undecodable bytes (which Python keeps as lone surrogates)."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+
+
+def raw_name(name: str) -> bytes:
+    """The bytes of a file's name, whether they are UTF-8 or not."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def escape_bytes(name: str) -> str:
+    r"""A file's name as text that is UTF-8, from which the name can be had back.
+
+    A byte that is not UTF-8, which Python keeps as a lone surrogate, becomes `\xe9`. In a name with
+    such a byte, or with what looks like this escape, a backslash is doubled. Others stay as they
+    are.
+    """
+    if is_utf8(name) and not _ESCAPE.search(name):
+        return name
+    try:
+        raw = raw_name(name)
+    except UnicodeEncodeError:  # it is no file's name
+        return name.encode("utf-8", "backslashreplace").decode()
+    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
 def one_line(error: BaseException) -> str:
     """The message of any error on one line, cut to 200 characters; its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from making import draw_image
 
 import cafe
-from cafe.datasets.text_files import escape_bytes
+from cafe.errors import escape_bytes
 from cafe.inference.images import list_images
 from cafe.store import FeatureCache
 

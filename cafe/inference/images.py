@@ -17,10 +17,9 @@ from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import images_below
 from cafe.datasets.open_image import open_image
 from cafe.datasets.open_url import is_url, open_url
-from cafe.datasets.text_files import escape_bytes
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess
-from cafe.errors import CafeError
+from cafe.errors import CafeError, escape_bytes
 from cafe.extract.decode import DecodedImage, decode_image
 from cafe.extract.encode import (
     EncodedBatch,

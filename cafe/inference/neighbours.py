@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.datasets.text_files import distinct_names, escape_bytes
-from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError
+from cafe.datasets.text_files import distinct_names
+from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError, escape_bytes
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache

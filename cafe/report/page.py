@@ -10,8 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cafe.datasets.text_files import escape_bytes
-from cafe.errors import CafeError, counted, raise_as
+from cafe.errors import CafeError, counted, escape_bytes, raise_as
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure
 from cafe.report.read_runs import collect

@@ -104,7 +104,7 @@ def show(
 
 def _plain(name: str, value: Any) -> Any:
     """A detail as JSON takes it; names of files may not be UTF-8."""
-    from cafe.datasets.text_files import escape_bytes
+    from cafe.errors import escape_bytes
 
     if isinstance(value, str):
         return escape_bytes(value) if name in ("skipped", "missing") else value
