@@ -233,6 +233,22 @@ def test_a_column_beside_the_split_is_one_like_others(tmp_path: Path) -> None:
     assert dataset.notes == (f"not used: columns of {tmp_path / 'm.csv'} ('fold')",)
 
 
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    text = "path,,label,,\n0.png,3,a,,\n1.png,4,b,,\n"
+    dataset = load_dataset(plant(tmp_path, text, *ONE))
+    assert dataset.notes == (f"not used: columns of {tmp_path / 'm.csv'} ('')",)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_whole_numbers_may_be_written_as_floats(name: str, tmp_path: Path) -> None:
+    text = "path,label\n0.png,1.0\n1.png,0.0\n"
+    if name.endswith("jsonl"):
+        text = '{"path": "0.png", "label": 1.0}\n{"path": "1.png", "label": 0.0}\n'
+    dataset = load_dataset(plant(tmp_path, text, *ONE, name=name), class_names=["no", "yes"])
+    labels = {item.id: item.label for items in dataset.splits.values() for item in items}
+    assert labels == {"0.png": 1, "1.png": 0}
+
+
 def test_a_split_file_that_names_a_split_twice(tmp_path: Path) -> None:
     rows = '[["0.png", 0, "a"], ["1.png", 1, "b"]]'
     split = plant(tmp_path, f'{{"train": {rows}, "train": []}}', *ONE, name="split_x.json")

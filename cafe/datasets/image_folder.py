@@ -69,18 +69,18 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     """
     left_out = LeftOut()
     listing = list_folder(root, left_out)
-    tops: dict[str, list[str]] = {}
-    for name, inside, below in (path.partition("/") for path in listing.images):
-        if inside:
-            tops.setdefault(name, []).append(below)
+    tops = _by_top(listing.images)
     splits = _split_folders(root, tops)
     if splits:
         _check_one_reading(root, tops, splits)
+        for name in splits:
+            _check_no_class_is_a_part(root / name, _by_top(tops[name]))
         entries, source = _split_entries(tops, splits, left_out)
         loose = [path for path in listing.images if "/" not in path]
         _entries(loose, "", "", left_out)
     else:
         _check_no_class_is_a_split(root, tops)
+        _check_no_class_is_a_part(root, tops)
         entries, source = _entries(listing.images, "", "", left_out), ""
     _check_classes(root, entries, listing, left_out)
     for name in _without_images(listing, tops, splits):
@@ -92,9 +92,17 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     return replace(images, notes=[*images.notes, *assumed, *left_out.lines()]), source
 
 
+def _by_top(paths: Sequence[str]) -> dict[str, list[str]]:
+    tops: dict[str, list[str]] = {}
+    for name, inside, below in (path.partition("/") for path in paths):
+        if inside:
+            tops.setdefault(name, []).append(below)
+    return tops
+
+
 def _classes(paths: Sequence[str]) -> set[str]:
     """The folders that the paths begin with."""
-    return {path.partition("/")[0] for path in paths if "/" in path}
+    return set(_by_top(paths))
 
 
 def _split_folders(root: Path, tops: Tops) -> dict[str, str]:
@@ -152,6 +160,21 @@ def _check_no_class_is_a_split(root: Path, tops: Tops) -> None:
             "class folders inside, or as classes of these names. For the first, put the images of "
             f"each class into a folder ({next(iter(tops))}/<class>/); for the second, rename the "
             "folders."
+        )
+
+
+def _check_no_class_is_a_part(root: Path, tops: Tops) -> None:
+    """Refuse folders of the same folders: domains, folds or views of classes, or classes."""
+    named = [_classes(paths) for paths in tops.values()]
+    every = set().union(*named)
+    shared = every.intersection(*named)
+    are_deep = all("/" in path for paths in tops.values() for path in paths)
+    if len(named) > 1 and are_deep and len(shared) > max(1, len(every) // 2):
+        raise DatasetError(
+            f"{root} can be read in two ways: as the parts {quote_some(tops)}, each with the "
+            f"classes {quote_some(sorted(shared))}, or as the classes {quote_some(tops)}. For the "
+            "first, name the folder of one part or write a manifest; for the second, move the "
+            "images out of the inner folders."
         )
 
 

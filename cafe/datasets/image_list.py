@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from cafe.datasets.class_order import first_pairs, in_class_order
+from cafe.datasets.class_order import first_pairs, has_two_orders, in_class_order
 from cafe.datasets.dataset import SPLITS
 from cafe.datasets.text_files import clean_name, name_fault, quote, quote_some
 from cafe.errors import DatasetError, InputError, counted, verb
@@ -87,6 +87,12 @@ def make_image_list(
     """
     keys = {entry.key for entry in entries}
     ranks = {key: rank for rank, key in enumerate(in_class_order(map(str, keys)))}
+    are_names = all(isinstance(key, str) for key in keys)
+    if are_names and _is_in_order(class_names) and has_two_orders(ranks):
+        raise InputError(
+            f"{where}: its classes {quote_some(ranks)} can be sorted as text and counted, so class "
+            "names in their order can be read in two ways; give a mapping from old to new names."
+        )
     label_of = {key: key if isinstance(key, int) else ranks[key] for key in keys}
     names = choose_names(_names_by_label(entries, label_of, where), class_names, where)
     own = class_names is None and all(entry.name is None for entry in entries)
@@ -106,9 +112,13 @@ def make_image_list(
     return ImageList(names, rows, pairs_in_words(in_order, names, class_names))
 
 
+def _is_in_order(class_names: ClassNames) -> bool:
+    return class_names is not None and not isinstance(class_names, Mapping)
+
+
 def pairs_in_words(keys: Sequence[str], names: Sequence[str], class_names: ClassNames) -> list[str]:
     """The line that shows which class gets which name, where names are given in order."""
-    if class_names is None or isinstance(class_names, Mapping):
+    if not _is_in_order(class_names):
         return []
     return [f"class names in the order given: {first_pairs(keys, names)}"]
 
