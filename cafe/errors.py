@@ -97,6 +97,17 @@ def escape_bytes(name: str) -> str:
     return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
+_ESCAPED = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
+
+
+def unescape_bytes(text: str) -> str:
+    """A file's name, of what `escape_bytes` made of it."""
+    if not _ESCAPE.search(text):
+        return text
+    raw = _ESCAPED.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", text.encode())
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def one_line(error: BaseException) -> str:
     """The message of any error on one line, cut to 200 characters; its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

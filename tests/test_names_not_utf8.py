@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from making import draw_image
 
 import cafe
-from cafe.errors import escape_bytes
+from cafe.errors import escape_bytes, unescape_bytes
 from cafe.inference.images import list_images
+from cafe.inference.neighbours import find_cache
+from cafe.report.page import write_report
+from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 
 BAD = os.fsdecode(b"caf\xe9.png")
@@ -38,6 +41,7 @@ def test_every_name_can_be_had_back(raw: bytes) -> None:
     text = escape_bytes(raw.decode("utf-8", "surrogateescape"))
     text.encode()  # it is UTF-8
     assert unescape(text) == raw
+    assert unescape_bytes(text) == raw.decode("utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,16 @@ def test_a_manifest_can_name_such_a_file(photos: Path, tmp_path: Path) -> None:
     (photos / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     dataset = load_dataset(photos / "m.jsonl")
     assert {i.id for items in dataset.splits.values() for i in items} == {f"a/{BAD}", "b/0.png"}
+
+
+def test_folders_of_such_names(photos: Path, tmp_path: Path) -> None:
+    extractor = cafe.Extractor("nano", device="cpu", precision="fp32")
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    cache = extractor.extract(photos, cache=folder)
+    run = cafe.fit(cache, shots=2, seeds=[0], runs=folder).folder
+    assert run is not None
+    assert json.loads((run / "record.json").read_bytes())["cache"] == escape_bytes(str(cache.path))
+    page = write_report([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The cache" not in page  # is not at hand
+    (head, *_) = run.glob("*.safetensors")
+    assert find_cache(load_head(head), head).path == cache.path

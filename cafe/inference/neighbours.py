@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.datasets.text_files import distinct_names
-from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError, escape_bytes
+from cafe.errors import (
+    CacheMismatchError,
+    CacheNotFoundError,
+    InputError,
+    escape_bytes,
+    unescape_bytes,
+)
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
@@ -111,7 +117,7 @@ def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> Feat
     CacheNotFoundError
         If it is in none of these places.
     """
-    about, recorded = saved.about, Path(saved.about.get("cache", ""))
+    about, recorded = saved.about, Path(unescape_bytes(saved.about.get("cache", "")))
     names = about["encoder"]["model"], about["encoder"]["pretrained"]
     # the head is <work>/runs/<run>/<head>, and the cache was recorded relative to <work>
     above = file.absolute().parents

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
+
+from cafe.errors import is_utf8
 
 FAULTS = (
     ArithmeticError,
@@ -49,9 +52,23 @@ def pack(tensors: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> 
     return save(copies, metadata={name: json.dumps(sealed)})
 
 
+@contextmanager
+def open_tensors(path: Path | str) -> Iterator[Any]:
+    """A safetensors file, of any name: the library itself opens names that are UTF-8."""
+    if is_utf8(str(path)):
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    else:
+        with (
+            Path(path).open("rb") as stream,
+            safetensors.safe_open(f"/dev/fd/{stream.fileno()}", framework="pt") as file,
+        ):
+            yield file
+
+
 def read_about(path: Path | str, name: str) -> dict[str, Any]:
     """What a file says of its tensors; it raises one of `FAULTS` if it is none of this kind."""
-    with safetensors.safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         about: dict[str, Any] = json.loads((file.metadata() or {})[name])
     if not isinstance(about, dict):
         raise TypeError("it does not say what it holds")
@@ -68,7 +85,7 @@ def read_tensors(path: Path | str, about: Mapping[str, Any]) -> dict[str, Tensor
     ValueError
         If the file does not have its digest, or a number is not finite; or another of `FAULTS`.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     plain = {name: value for name, value in about.items() if name != "sha256"}
     if "sha256" in about and about["sha256"] != _digest(tensors, plain):
