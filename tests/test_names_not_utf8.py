@@ -7,13 +7,18 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from making import draw_image
+from safetensors.torch import save
 
 import cafe
+from cafe.encoders.checkpoint import _read_tensors
 from cafe.errors import escape_bytes, unescape_bytes
+from cafe.extract.importers.arrays import read_array
 from cafe.inference.images import list_images
 from cafe.inference.neighbours import find_cache
 from cafe.report.page import write_report
@@ -121,3 +126,18 @@ def test_folders_of_such_names(photos: Path, tmp_path: Path) -> None:
     assert "The cache" not in page  # is not at hand
     (head, *_) = run.glob("*.safetensors")
     assert find_cache(load_head(head), head).path == cache.path
+
+
+def test_tensors_in_folders_of_such_names(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    rows = torch.rand(3, 4)
+    torch.save(rows, folder / "rows.pt")
+    assert np.array_equal(read_array(folder / "rows.pt"), rows)
+    torch.save({"rows": rows}, folder / "state.pt")
+    (folder / "state.safetensors").write_bytes(save({"rows": rows}))
+    for name in ("state.pt", "state.safetensors"):
+        assert torch.equal(_read_tensors(folder / name)["rows"], rows)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from cafe.errors import is_utf8
+from cafe.store.files import utf8_path
 
 FAULTS = (
     ArithmeticError,
@@ -54,16 +54,9 @@ def pack(tensors: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> 
 
 @contextmanager
 def open_tensors(path: Path | str) -> Iterator[Any]:
-    """A safetensors file, of any name: the library itself opens names that are UTF-8."""
-    if is_utf8(str(path)):
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
-    else:
-        with (
-            Path(path).open("rb") as stream,
-            safetensors.safe_open(f"/dev/fd/{stream.fileno()}", framework="pt") as file,
-        ):
-            yield file
+    """A safetensors file, of any name."""
+    with utf8_path(path) as name, safetensors.safe_open(name, framework="pt") as file:
+        yield file
 
 
 def read_about(path: Path | str, name: str) -> dict[str, Any]:
