@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cafe.errors import escape_bytes
+
 if TYPE_CHECKING:
     import typer
 
@@ -22,7 +24,7 @@ def recorded_command(context: typer.Context, caches: Sequence[FeatureCache]) -> 
         given = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
         if given and not (caches and name in _CHOOSE_CACHES):
             words += _words(parameter.opts[0], context.params[name])
-    return shlex.join(words)
+    return escape_bytes(shlex.join(words))
 
 
 def _words(option: str, value: Any) -> list[str]:
