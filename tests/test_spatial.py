@@ -346,7 +346,7 @@ def test_a_cache_without_maps_is_told_how_to_get_them(run: Run) -> None:
     assert run("extract", "--dataset", "digits").code == 0
     answer = run("fit", "digits/nano.glyphs", "--method", "vt-clip", "--shots", "1")
     assert answer.code == 2
-    assert "cafe extract --dataset digits --model nano --spatial --rebuild" in answer.err
+    assert "cafe extract digits --model nano --spatial --rebuild" in answer.err
     assert not Path("runs").exists()
 
 
