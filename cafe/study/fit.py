@@ -91,7 +91,8 @@ def fit(
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
     note : callable, optional
-        Told in a sentence, before the work, how long the training takes where that is long.
+        Told in a sentence each, before the work, what a meta file has seen of the classes, and how
+        long the training takes where that is long.
     **settings
         Hyper-parameters of one method alone (`alpha`, `ratios`, `recipe`, ...); the method's class
         documents them. "coop" and "cpl" need `tower=cafe.encoders.text_tower.load_tower(cache)`.
@@ -127,10 +128,11 @@ def fit(
     context = Context(resolve_device(device), precision)
     products = context.products
     check_runs_folder(runs)
+    meta = meta_notes(source, plan.settings)
     if note is not None:
-        for text in cost_notes(task, plan, context):
+        for text in [*meta, *cost_notes(task, plan, context)]:
             note(text)
-    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings), notes)
+    protocol = describe_protocol(task, plan, meta, notes)
     results = run_study(task, plan, context=context, progress=progress, calibrated=True)
     record = make_record(source, protocol, results, command, precision=products)
     return save_run(record, Path(runs)) if runs is not None else record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
@@ -23,6 +23,9 @@ from ..progress import progress_bar
 from ..recorded_command import recorded_command
 from ..result_tables import print_protocol, print_results
 from ..text_tower import tower_loader
+
+if TYPE_CHECKING:
+    from cafe.results.record import Record
 
 Ratio = Annotated[
     str | None,
@@ -90,14 +93,11 @@ def fit(
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Fit CLIP-Adapter on a cache and compare it with zero-shot CLIP and the nearest class mean.
-
-    Without --shots it takes 16 images per class, or as many as there are.
+    """Fit CLIP-Adapter, by default on 16 images per class, beside zero-shot CLIP and class means.
 
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.study.fit import fit as run
-    from cafe.study.meta_train import meta_notes
 
     recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
     given = {**parse_ratio(ratio), "bottleneck": bottleneck, "prompt": parse_prompt(prompt)}
@@ -106,8 +106,6 @@ def fit(
     features = open_cache(cache_argument, cache, dataset, model)
     methods = parse_methods(method) or ["clip-adapter"]
     settings |= tower_loader(methods, encoder, pretrained, device)(features)
-    for text in meta_notes(features, settings):
-        note(f"cafe: {text}")
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         record = run(
             features,
@@ -123,6 +121,10 @@ def fit(
             note=lambda text: note(f"cafe: {text}"),
             **settings,
         )
+    _print(record, as_json=as_json, verbose=verbose)
+
+
+def _print(record: Record, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_saved_json(record.json, record.folder)
         return
