@@ -6,15 +6,18 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from digits_run import Answer, call, digits_run
 
 from cafe.errors import counted
 from cafe.results.record import read_record
 from cafe.results.run_folders import list_runs
+from cafe_cli.main import app
 
 Run = Callable[..., Answer]
 QUICK = ("--shots", "2", "--seeds", "2", "--device", "cpu")
@@ -152,3 +155,23 @@ def test_the_demo_recommends_no_nano_for_photographs(run: Run) -> None:
 )
 def test_counted(number: int | str, noun: str, text: str) -> None:
     assert counted(number, noun) == text
+
+
+def test_one_thing_has_one_name_in_every_command() -> None:
+    def options(command: Any) -> Iterator[tuple[str, str]]:
+        for below in getattr(command, "commands", {}).values():
+            yield from options(below)
+        yield from (
+            (option, parameter.opts[0])
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("--")
+        )
+
+    first: dict[str, set[str]] = {}
+    for option, name in options(typer.main.get_command(app)):
+        first.setdefault(option, set()).add(name)
+    # an older name stands second wherever it is
+    assert first["--methods"] == {"--method"}
+    assert first["--classes"] == {"--class-names"}
+    assert all(len(names) == 1 for names in first.values())

@@ -29,13 +29,19 @@ Text = Annotated[
     ),
 ]
 Classes = Annotated[
-    Path | None, Option(help="Class names in the order of the labels: one a line, or a JSON list.")
+    Path | None,
+    Option(
+        "--class-names",
+        "--classes",
+        metavar="FILE",
+        help="Class names in the order of the labels: one a line, or a JSON list.",
+    ),
 ]
 Encode = Annotated[
     bool,
     Option(
         "--encode",
-        help="Compute the text features of --classes, in the prompts of --template, with "
+        help="Compute the text features of --class-names, in the prompts of --template, with "
         "NAME's model.",
     ),
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Images = Annotated[
     list[str],
     Argument(
-        metavar="IMAGE...",
+        metavar="IMAGE",
         help="Images, folders of images, globs such as '**/*.jpg', http and https URLs; - reads "
         "paths from stdin, one a line.",
     ),

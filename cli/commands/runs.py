@@ -25,7 +25,7 @@ Run = Annotated[
 Runs = Annotated[
     list[str],
     Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Folders of runs, or their names in --runs.",
         autocompletion=completion.runs,
     ),
