@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 from digits_run import Answer, call, digits_run
+from making import draw_image
 
 from cafe.errors import counted
 from cafe.results.record import read_record
@@ -175,3 +176,32 @@ def test_one_thing_has_one_name_in_every_command() -> None:
     assert first["--methods"] == {"--method"}
     assert first["--classes"] == {"--class-names"}
     assert all(len(names) == 1 for names in first.values())
+
+
+def draw_folder(folder: Path, images: int) -> None:
+    """Classes that nobody can tell apart, the encoder neither."""
+    for number, name in enumerate(("ash", "birch", "cedar")):
+        (folder / name).mkdir(parents=True)
+        for index in range(images):
+            draw_image(1000 * number + index).save(folder / name / f"{index}.png", compress_level=1)
+
+
+def test_zero_shot_at_chance_is_said_where_a_cache_is_made(run: Run, tmp_path: Path) -> None:
+    draw_folder(tmp_path / "noise", 30)
+    draw_folder(tmp_path / "few", 3)
+    said = "where guessing gives 3"
+    for words, expected in (
+        (["noise", "--model", "nano", "--json"], True),
+        (["noise", "--model", "nano"], False),  # it is there already
+        (["noise", "--model", "nano", "--rebuild"], True),
+        (["few", "--model", "nano"], False),  # too few to tell
+        (["digits", "--cache", "other"], False),  # it is far above chance
+    ):
+        answer = run("extract", *words)
+        assert answer.code == 0, answer.err
+        assert [said in line for line in answer.err.splitlines() if "zero-shot" in line] == (
+            [True] if expected else []
+        )
+        assert said not in answer.out
+        if expected:
+            assert "this encoder does not know these classes by these words" in answer.err
