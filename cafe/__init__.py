@@ -10,11 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # "as" tells type checkers that a name is public
+    __version__: str
     from cafe.datasets import load_dataset as load_dataset
     from cafe.encoders.encoder import load_encoder as load_encoder
     from cafe.errors import CafeError as CafeError
     from cafe.extract.extractor import Extractor as Extractor
     from cafe.extract.importers import import_features as import_features
+    from cafe.extract.transformer import CLIPFeatures as CLIPFeatures
     from cafe.features.task import load_task as load_task
     from cafe.inference.export import export_head as export_head
     from cafe.inference.predictor import Predictor as Predictor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
 
 _MODULES = {
     "AdapterClassifier": "cafe.study.classifier",
+    "CLIPFeatures": "cafe.extract.transformer",
     "CafeError": "cafe.errors",
     "Extractor": "cafe.extract.extractor",
     "FeatureCache": "cafe.store",
@@ -50,6 +53,8 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("cafe-clip")
     if name not in _MODULES:
         raise AttributeError(f"module 'cafe' has no attribute '{name}'")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -14,7 +14,7 @@ from making import draw_image
 
 import cafe
 from cafe.datasets.text_files import escape_bytes
-from cafe.inference.images import list_images
+from cafe.extract.sources import list_images
 from cafe.store import FeatureCache
 
 BAD = os.fsdecode(b"caf\xe9.png")

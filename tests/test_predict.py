@@ -20,10 +20,10 @@ import cafe
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CafeError, InputError
+from cafe.extract import images
 from cafe.extract.decode import DecodedImage
 from cafe.extract.extract import extract
 from cafe.features.splits import draw_shots
-from cafe.inference import images
 from cafe.inference.neighbours import NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction
 from cafe.results.runs import HeadSelector, find_head

@@ -7,6 +7,7 @@ import doctest
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from digits_run import digits_run
@@ -15,6 +16,7 @@ import cafe
 
 NAMES = [
     "AdapterClassifier",
+    "CLIPFeatures",
     "CafeError",
     "Extractor",
     "FeatureCache",
@@ -72,6 +74,7 @@ EXAMPLES = [
     "cafe.datasets.text_files.distinct_names",
     "cafe.inference.export.export_head",
     "cafe.extract.extractor.Extractor",
+    "cafe.extract.transformer.CLIPFeatures",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",
     "cafe.results.saved_head.SavedHead",
@@ -106,7 +109,7 @@ def test_examples_run(
     monkeypatch.delenv("CAFE_CACHE", raising=False)
     module, _, attribute = name.rpartition(".")
     home = __import__(module, fromlist=[attribute])
-    names = {**vars(home), "cafe": cafe, "torch": torch}
+    names = {**vars(home), "cafe": cafe, "np": np, "torch": torch}
     tests = doctest.DocTestFinder(recurse=False).find(getattr(home, attribute), name, globs=names)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in tests:

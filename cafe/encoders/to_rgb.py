@@ -127,3 +127,34 @@ def _check_upper_bits(image: Image.Image) -> None:
             "its colours have 16 bits and use 12 or fewer, of which Pillow keeps the upper 4; "
             "convert it to 8 bits"
         )
+
+
+def image_of_array(values: NDArray[Any]) -> Image.Image:
+    """Make an image of its numbers.
+
+    Parameters
+    ----------
+    values : ndarray
+        (H, W), or (H, W, C) of 1, 3 or 4 channels: grey, RGB, or RGB and opacity. Numbers of 8
+        bits are taken as they are; floats are from 0 to 1; wider ones by the range of what files
+        hold (`to_rgb`): 8, 10, 12, 14 or 16 bits. False is black.
+
+    Raises
+    ------
+    ImageError
+        If the shape is that of no image, or the values are in no range that is known.
+    """
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    if not is_image or not values.size or values.dtype.kind not in "buif":
+        raise ImageError(
+            f"{values.dtype} of shape {values.shape} is no image: an array is (H, W) or (H, W, C), "
+            "a tensor (H, W) or (C, H, W), with 1, 3 or 4 channels"
+        )
+    if values.dtype == np.bool_:
+        values = values * np.uint8(255)
+    elif values.dtype != np.uint8:
+        white = _white(float(values.min()), float(values.max()), is_float=values.dtype.kind == "f")
+        values = _eight_bits(values, white)
+    return Image.fromarray(np.ascontiguousarray(values))

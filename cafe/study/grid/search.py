@@ -21,7 +21,7 @@ from cafe.methods.base import Context
 from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import pick_best
-from cafe.progress import Progress
+from cafe.progress import Progress, log
 from cafe.results.page import GridRow
 from cafe.results.record import Record, make_record
 from cafe.results.result import ChosenConfiguration
@@ -100,7 +100,7 @@ def search(
     progress : callable, optional
         See `cafe.progress.Progress`; a step is an epoch of one run.
     note : callable, optional
-        Told in a sentence what is taken of an earlier sitting, before the training.
+        Told in a sentence what is taken of an earlier sitting, before the training; None logs it.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def search(
     BusyError
         If another process trains the same grid for the same folder.
     """
-    context, note = context or Context(), note or (lambda _: None)
+    context, note = context or Context(), note or log.info
     task = load_task(cache)
     check_space(space, task.width)
     check_plan(task, plan_for(space, space.points[0], space.shots))
