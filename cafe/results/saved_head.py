@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from cafe.errors import CafeError, InputError, one_line
 from cafe.methods.catalog import CATALOG, find_method
-from cafe.methods.head import Head, predict_in_blocks
+from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.results.typed_json import ClassName, Count, Index, Name, Percent, check_json
@@ -75,11 +76,30 @@ class SavedHead:
         biased = self.zero_shot is not None and bool(self.zero_shot.logit_scale_bias[1])
         return biased and self.head.cosine_logits
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Calibrated probabilities of raw image features, as `Head.logits` takes them. (N, C)"""
-        return torch.softmax(predict_in_blocks(self.head, x) / (self.temperature or 1.0), dim=-1)
+    def probabilities(self, x: Numbers) -> Numbers:
+        """Calibrated probabilities of the classes.
 
-    def scores(self, x: Tensor) -> Tensor | None:
+        Parameters
+        ----------
+        x : Tensor or ndarray
+            Raw image features, as `Head.logits` takes them. (N, D)
+
+        Returns
+        -------
+        Tensor or ndarray
+            As x is. (N, C)
+
+        Raises
+        ------
+        InputError
+            If x has another shape.
+        """
+        self._check(x)
+        return in_kind(
+            lambda x: torch.softmax(self.head(x) / (self.temperature or 1.0), -1), x, self.head
+        )
+
+    def scores(self, x: Numbers) -> Numbers | None:
         """How probable each class is by itself, `sigmoid(logits)`; None without `has_scores`.
 
         Each class is judged alone, so that they need not sum to 1 and all may be low; see
@@ -87,15 +107,28 @@ class SavedHead:
 
         Parameters
         ----------
-        x : Tensor
+        x : Tensor or ndarray
             Raw image features, as `Head.logits` takes them.
 
         Returns
         -------
-        Tensor or None
+        Tensor or ndarray, as x is, or None
             (N, C)
         """
-        return torch.sigmoid(predict_in_blocks(self.head, x)) if self.has_scores else None
+        self._check(x)
+        if not self.has_scores:
+            return None
+        return in_kind(lambda x: torch.sigmoid(self.head(x)), x, self.head)
+
+    def _check(self, x: Tensor | NDArray[Any]) -> None:
+        """Refuse features that the head cannot take."""
+        shape = ("N", "1 + T") if self.head.spatial else ("N",)
+        width = x.shape[-1] if self.zero_shot is None else self.zero_shot.weights.shape[-1]
+        if x.ndim != len(shape) + 1 or x.shape[-1] != width:
+            raise InputError(
+                f"features must be ({', '.join(shape)}, {width}), as the encoder gives them; got "
+                f"{tuple(x.shape)}."
+            )
 
 
 def output_names(saved: SavedHead) -> tuple[str, ...]:
