@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from cafe.features.splits import Shots
 from cafe.methods.base import Protocol
-from cafe.results.metrics import Summary, summarize
+from cafe.results.frames import confusion_frame, per_class_frame, result_frame
+from cafe.results.predictions import HeadName, Predictions
 from cafe.results.result import ChosenConfiguration, Difference, Result
 from cafe.results.typed_json import Count, Index, Name, NotNegative, from_json, read_text, to_json
 from cafe.store import FeatureCache, utc_now
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 RECORD = "record.json"
 
@@ -102,6 +107,8 @@ class Record:
         Of a grid: time of the training, earlier sittings not counted.
     heads : mapping of str to str
         In the run's folder: the SHA-256 of every head's file.
+    opened : FeatureCache or None
+        The cache, for the ids of its images; in memory only.
     class_names : tuple of str
         In memory only; `page.json` holds them.
     folder : Path or None
@@ -130,6 +137,7 @@ class Record:
     seconds: NotNegative | None = None
     runs_per_second: NotNegative | None = None
     heads: Mapping[str, str] = field(default_factory=dict)
+    opened: Annotated[Any, Field(exclude=True)] = None
     class_names: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     folder: Annotated[Path | None, Field(exclude=True)] = None
 
@@ -138,6 +146,62 @@ class Record:
         for result in self.results:
             if len(result.accuracy.per_seed) != len(self.protocol.seeds):
                 raise ValueError(f"{result.method} does not have one accuracy per seed")
+
+    @property
+    def predictions(self) -> dict[HeadName, Predictions]:
+        """What every head says of the test images; empty where the record was read."""
+        return {
+            HeadName(result.method, result.shots, seed): predictions
+            for result in self.results
+            for seed, predictions in zip(self.protocol.seeds, result.predictions, strict=False)
+        }
+
+    def frame(self) -> DataFrame:
+        """The results as a table of pandas, a row for each method, shot count and seed.
+
+        Returns
+        -------
+        DataFrame
+            `dataset`, `encoder`, `method`, `shots`, `seed`, `accuracy` (percent); of base-to-new
+            also `new` and `harmonic_mean`.
+        """
+        return result_frame(self)
+
+    def per_class(self) -> DataFrame:
+        """The accuracy of every class as a table of pandas.
+
+        Returns
+        -------
+        DataFrame
+            `method`, `shots`, `label` and `accuracy`: percent, the mean over seeds, NaN for a class
+            without test image.
+        """
+        return per_class_frame(self)
+
+    def confusion(
+        self, method: str, *, shots: Shots | None = None, seed: int | None = None
+    ) -> DataFrame:
+        """How many test images of each class get each guess, as a table of pandas.
+
+        Parameters
+        ----------
+        method : str
+        shots : int or "all", optional
+            None takes the largest shot count.
+        seed : int, optional
+            None takes the mean over seeds.
+
+        Returns
+        -------
+        DataFrame
+            A row for each label, a column for each guess. (C, C)
+
+        Raises
+        ------
+        InputError
+            If the run has no such head or no `predictions.csv`: it is an average or too old.
+        """
+        return confusion_frame(self, method, shots, seed)
 
     @cached_property
     def json(self) -> dict[str, Any]:
@@ -170,6 +234,7 @@ def make_record(
         versions=dict(header.versions),
         cache_key=dict(header.key),
         source=header.source,
+        opened=cache,
         **{"class_names": tuple(header.class_names), **fields},
     )
 
@@ -183,68 +248,4 @@ def read_record(folder: Path) -> Record:
         If it is no record; file and field are named.
     """
     path = folder / RECORD
-    return replace(from_json(Record, read_text(path), path), folder=folder)
-
-
-REFERENCE = "clip-adapter"
-"""The method that differences are to."""
-
-
-def differences(results: Sequence[Result]) -> tuple[Difference, ...]:
-    """Differences of every method to CLIP-Adapter, paired by seed.
-
-    Parameters
-    ----------
-    results : sequence of Result
-
-    Returns
-    -------
-    tuple of Difference
-        In `accuracy` the mean difference in points with its standard deviation and 95 % interval
-        over seeds; empty where CLIP-Adapter is not among the methods.
-    """
-    reference = {r.shots: r.accuracy.per_seed for r in results if r.method == REFERENCE}
-    rows = []
-    for result in results:
-        if result.method != REFERENCE and result.shots in reference:
-            pairs = zip(result.accuracy.per_seed, reference[result.shots], strict=True)
-            gap = summarize([score - other for score, other in pairs])
-            rows.append(Difference(result.method, result.shots, REFERENCE, gap))
-    return tuple(rows)
-
-
-def average(records: Sequence[Record]) -> tuple[Result, ...]:
-    """Average results over caches, seed by seed, where every cache has the shot count.
-
-    Parameters
-    ----------
-    records : sequence of Record
-        Of the same methods and seeds.
-
-    Returns
-    -------
-    tuple of Result
-        Without hyper-parameters; `seconds` is the sum.
-    """
-    tables = [{(r.method, r.shots): r for r in record.results} for record in records]
-    shared = [key for key in tables[0] if all(key in table for table in tables)]
-    return tuple(_average_of([table[key] for table in tables]) for key in shared)
-
-
-def _average_of(results: Sequence[Result]) -> Result:
-    new = [result.new for result in results if result.new]
-    harmonic = [result.harmonic_mean for result in results if result.harmonic_mean]
-    return Result(
-        results[0].method,
-        results[0].shots,
-        params={},
-        accuracy=_seed_by_seed([result.accuracy for result in results]),
-        seconds=sum(result.seconds for result in results),
-        new=_seed_by_seed(new) if new else None,
-        harmonic_mean=_seed_by_seed(harmonic) if harmonic else None,
-    )
-
-
-def _seed_by_seed(summaries: Sequence[Summary]) -> Summary:
-    columns = zip(*(summary.per_seed for summary in summaries), strict=True)
-    return summarize([sum(scores) / len(summaries) for scores in columns])
+    return replace(from_json(Record, read_text(path), path), folder=folder, opened=None)

@@ -12,6 +12,7 @@ from cafe.features.splits import Shots
 from cafe.methods.head import Head
 from cafe.results.metrics import Summary
 from cafe.results.page import ResultPage
+from cafe.results.predictions import Predictions
 from cafe.results.typed_json import Count, Index, Name, NotNegative, Percent, to_json
 
 
@@ -62,6 +63,8 @@ class Result:
         One per seed; in memory only, empty where the result was read from a record.
     page : mapping
         See `ResultPage`; in memory only.
+    predictions : tuple of Predictions
+        What each head says of the test images, one per seed; in memory only.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
@@ -74,8 +77,11 @@ class Result:
     calibration: Calibration | None = None
     new: Summary | None = None
     harmonic_mean: Summary | None = None
-    heads: Annotated[tuple[Head, ...], Field(exclude=True)] = ()
-    page: Annotated[ResultPage, Field(exclude=True)] = field(default_factory=ResultPage)
+    heads: Annotated[tuple[Head, ...], Field(exclude=True)] = field(default=(), repr=False)
+    page: Annotated[ResultPage, Field(exclude=True)] = field(default_factory=ResultPage, repr=False)
+    predictions: Annotated[tuple[Predictions, ...], Field(exclude=True)] = field(
+        default=(), repr=False
+    )
 
     @property
     def json(self) -> dict[str, Any]:

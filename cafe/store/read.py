@@ -178,10 +178,10 @@ class FeatureCache:
             self._check_labels(split, labels)
         return labels
 
-    def ids(self, split: str) -> tuple[str, ...]:
-        """Names of the images of one split. (N,)"""
+    def ids(self, split: str, rows: slice = slice(None)) -> tuple[str, ...]:
+        """Names of the images of one split, or of consecutive ones. (N,)"""
         with self._group(split) as group:
-            return unpack_text(group["ids"][:])
+            return unpack_text(group["ids"][rows])
 
     def files(self, split: str) -> NDArray[np.void] | None:
         """States of the images' files, as `FILE_STATE`; None where they are not known. (N,)"""

@@ -14,7 +14,8 @@ from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
-from cafe.results.record import Record, RecordedEncoder, average, differences, make_record
+from cafe.results.averages import average, differences
+from cafe.results.record import Record, RecordedEncoder, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
@@ -243,6 +244,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         results=results,
         differences=differences(results),
         cache_key={},
+        opened=None,
         class_names=(),
         folder=None,
     )

@@ -116,6 +116,7 @@ def _result(
         calibration=calibration,
         heads=tuple(heads),
         page=tested.page,
+        predictions=tested.predictions,
     )
 
 
