@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     from cafe.inference.export import export_head as export_head
     from cafe.inference.predictor import Predictor as Predictor
     from cafe.report import write_report as write_report
+    from cafe.results.load import load_record as load_record
     from cafe.results.saved_head import load_head as load_head
     from cafe.store import FeatureCache as FeatureCache
     from cafe.study.classifier import AdapterClassifier as AdapterClassifier
@@ -44,6 +45,7 @@ _MODULES = {
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders.encoder",
     "load_head": "cafe.results.saved_head",
+    "load_record": "cafe.results.load",
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
     "write_report": "cafe.report",

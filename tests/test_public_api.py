@@ -29,6 +29,7 @@ NAMES = [
     "load_dataset",
     "load_encoder",
     "load_head",
+    "load_record",
     "load_task",
     "meta_train",
     "write_report",
@@ -77,6 +78,7 @@ EXAMPLES = [
     "cafe.extract.transformer.CLIPFeatures",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",
+    "cafe.results.load.load_record",
     "cafe.results.saved_head.SavedHead",
     "cafe.study.meta_train.meta_train",
     "cafe.methods.checks.parse_bottleneck",
@@ -84,6 +86,7 @@ EXAMPLES = [
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",
     "cafe.store.read.FeatureCache",
+    "cafe.store.split.CacheSplit",
 ]
 
 

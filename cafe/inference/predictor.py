@@ -25,10 +25,11 @@ from cafe.inference.prediction import ClassScore, Prediction, class_scores
 from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
+from cafe.store.shown import Shown
 
 
 @dataclass(repr=False, eq=False)
-class Predictor:
+class Predictor(Shown):
     """A saved head with the encoder that it was fitted on.
 
     Parameters
@@ -57,6 +58,12 @@ class Predictor:
     saved: SavedHead
     encoder: Encoder
     neighbours: NeighbourIndex | None = None
+
+    def _title(self) -> str:
+        return self.saved._title().replace("SavedHead", "Predictor", 1)
+
+    def _rows(self) -> list[list[str]]:
+        return [*self.saved._rows(), ["device", str(self.encoder.device)]]
 
     def __post_init__(self) -> None:
         check_recorded_encoder(record_of_head(self.saved), self.encoder)

@@ -1,8 +1,9 @@
-"""The results of a record as tables of pandas."""
+"""A record as others take it: tables of pandas, a few lines for people."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,15 +13,79 @@ from cafe.errors import InputError, UnknownNameError
 from cafe.features.splits import Shots
 from cafe.results.page import read_page
 from cafe.results.predictions import PREDICTIONS, HeadName, read_pairs
-from cafe.results.result import largest_shots
+from cafe.results.result import Result, accuracy_rows, largest_shots
+from cafe.store.shown import Shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from cafe.results.record import Record
+    from cafe.results.record import Record, RecordedEncoder
 
 
-def result_frame(record: Record) -> DataFrame:
+class RecordViews(Shown):
+    """What `Record` has beside its values: tables, and a few lines for people."""
+
+    dataset: str
+    encoder: RecordedEncoder
+    results: tuple[Result, ...]
+    folder: Path | None
+
+    def frame(self) -> DataFrame:
+        """The results as a table of pandas, a row for each method, shot count and seed.
+
+        Returns
+        -------
+        DataFrame
+            `dataset`, `encoder`, `method`, `shots`, `seed`, `accuracy` (percent); of base-to-new
+            also `new` and `harmonic_mean`.
+        """
+        return _result_frame(cast("Record", self))
+
+    def per_class(self) -> DataFrame:
+        """The accuracy of every class as a table of pandas.
+
+        Returns
+        -------
+        DataFrame
+            `method`, `shots`, `label` and `accuracy`: percent, the mean over seeds, NaN for a class
+            without test image.
+        """
+        return _per_class_frame(cast("Record", self))
+
+    def confusion(
+        self, method: str, *, shots: Shots | None = None, seed: int | None = None
+    ) -> DataFrame:
+        """How many test images of each class get each guess, as a table of pandas.
+
+        Parameters
+        ----------
+        method : str
+        shots : int or "all", optional
+            None takes the largest shot count.
+        seed : int, optional
+            None takes the mean over seeds.
+
+        Returns
+        -------
+        DataFrame
+            A row for each label, a column for each guess. (C, C)
+
+        Raises
+        ------
+        InputError
+            If the run has no such head or no `predictions.csv`: it is an average or too old.
+        """
+        return _confusion_frame(cast("Record", self), method, shots, seed)
+
+    def _title(self) -> str:
+        where = f", saved in '{self.folder}'" if self.folder else ""
+        return f"Record of {self.dataset} with {self.encoder.name}{where}"
+
+    def _rows(self) -> list[list[str]]:
+        return accuracy_rows(self.results)
+
+
+def _result_frame(record: Record) -> DataFrame:
     """One row for each method, shot count and seed; see `Record.frame`."""
     rows = []
     for result in record.results:
@@ -43,7 +108,7 @@ def result_frame(record: Record) -> DataFrame:
     return import_pandas().DataFrame(rows)
 
 
-def per_class_frame(record: Record) -> DataFrame:
+def _per_class_frame(record: Record) -> DataFrame:
     """One row for each method, shot count and class; see `Record.per_class`."""
     names, pages = record.class_names, {(r.method, r.shots): r.page for r in record.results}
     if not any(pages.values()) and record.folder is not None:
@@ -61,7 +126,7 @@ def per_class_frame(record: Record) -> DataFrame:
     return frame.astype({"accuracy": "float64"})
 
 
-def confusion_frame(
+def _confusion_frame(
     record: Record, method: str, shots: Shots | None, seed: int | None
 ) -> DataFrame:
     """Labels by guesses; see `Record.confusion`."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.datasets.text_files import distinct_names, escape_bytes
-from cafe.errors import CacheError, InputError, raise_as
+from cafe.errors import CacheError, InputError, raise_as, visible
 from cafe.features.splits import Shots
 from cafe.progress import log
 from cafe.results.image_scores import ImageScores
@@ -96,14 +96,14 @@ def write_predictions(
         _write(folder / PREDICTIONS, cache, heads)
     except CacheError as error:
         (folder / PREDICTIONS).unlink(missing_ok=True)
-        log.warning("%s is left out of the run: %s", PREDICTIONS, error)
+        log.warning("%s is left out of the run: %s", PREDICTIONS, visible(str(error)))
 
 
 def _write(path: Path, cache: FeatureCache, heads: Mapping[HeadName, Predictions]) -> None:
     images = cache.counts["test"]
     written = _those_that_fit(heads, max(1, MOST_ROWS // max(1, images)))
     if len(written) < len(heads):
-        log.info("%s holds %d of %d heads.", PREDICTIONS, len(written), len(heads))
+        log.warning("%s holds %d of %d heads.", PREDICTIONS, len(written), len(heads))
     names = distinct_names(cache.header.class_names)
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)

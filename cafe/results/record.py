@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cafe.features.splits import Shots
 from cafe.methods.base import Protocol
-from cafe.results.frames import confusion_frame, per_class_frame, result_frame
+from cafe.results.frames import RecordViews
 from cafe.results.predictions import HeadName, Predictions
 from cafe.results.result import ChosenConfiguration, Difference, Result
 from cafe.results.typed_json import Count, Index, Name, NotNegative, from_json, read_text, to_json
 from cafe.store import FeatureCache, utc_now
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 RECORD = "record.json"
 
@@ -68,8 +64,8 @@ class Halves:
     new: int
 
 
-@dataclass(frozen=True)
-class Record:
+@dataclass(frozen=True, repr=False)
+class Record(RecordViews):
     """What a study found and how.
 
     Attributes
@@ -155,53 +151,6 @@ class Record:
             for result in self.results
             for seed, predictions in zip(self.protocol.seeds, result.predictions, strict=False)
         }
-
-    def frame(self) -> DataFrame:
-        """The results as a table of pandas, a row for each method, shot count and seed.
-
-        Returns
-        -------
-        DataFrame
-            `dataset`, `encoder`, `method`, `shots`, `seed`, `accuracy` (percent); of base-to-new
-            also `new` and `harmonic_mean`.
-        """
-        return result_frame(self)
-
-    def per_class(self) -> DataFrame:
-        """The accuracy of every class as a table of pandas.
-
-        Returns
-        -------
-        DataFrame
-            `method`, `shots`, `label` and `accuracy`: percent, the mean over seeds, NaN for a class
-            without test image.
-        """
-        return per_class_frame(self)
-
-    def confusion(
-        self, method: str, *, shots: Shots | None = None, seed: int | None = None
-    ) -> DataFrame:
-        """How many test images of each class get each guess, as a table of pandas.
-
-        Parameters
-        ----------
-        method : str
-        shots : int or "all", optional
-            None takes the largest shot count.
-        seed : int, optional
-            None takes the mean over seeds.
-
-        Returns
-        -------
-        DataFrame
-            A row for each label, a column for each guess. (C, C)
-
-        Raises
-        ------
-        InputError
-            If the run has no such head or no `predictions.csv`: it is an average or too old.
-        """
-        return confusion_frame(self, method, shots, seed)
 
     @cached_property
     def json(self) -> dict[str, Any]:

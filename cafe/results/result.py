@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -87,6 +87,25 @@ class Result:
     def json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return to_json(self)
+
+
+def accuracy_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Mean accuracies with 95 % intervals, for people: a row for each method, a column of shots."""
+    counts = list(dict.fromkeys(result.shots for result in results))
+    found = {(result.method, result.shots): result.accuracy for result in results}
+
+    def cell(summary: Summary | None) -> str:
+        if summary is None:
+            return ""
+        return f"{summary.mean:.2f}" + ("" if summary.ci95 is None else f" ± {summary.ci95:.2f}")
+
+    return [
+        ["accuracy %", *(f"{shots} shot{'' if shots == 1 else 's'}" for shots in counts)],
+        *(
+            [method, *(cell(found.get((method, shots))) for shots in counts)]
+            for method in dict.fromkeys(result.method for result in results)
+        ),
+    ]
 
 
 @dataclass(frozen=True)

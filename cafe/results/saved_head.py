@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from cafe.errors import CafeError, InputError, one_line
 from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
-from cafe.results.typed_json import ClassName, Count, Index, Name, Percent, check_json
+from cafe.results.head_about import HeadAbout
+from cafe.results.typed_json import check_json
+from cafe.store.shown import Shown, name_some
 
 _ZERO_SHOT = "zero_shot."
 
 
-@dataclass(frozen=True)
-class SavedHead:
+@dataclass(frozen=True, repr=False)
+class SavedHead(Shown):
     """A head read back, with what its file says of it.
 
     Attributes
@@ -120,6 +120,21 @@ class SavedHead:
             return None
         return in_kind(lambda x: torch.sigmoid(self.head(x)), x, self.head)
 
+    def _title(self) -> str:
+        shots, seed = (self.about.get(name, "?") for name in ("shots", "seed"))
+        return f"SavedHead of {self.head.method}, {shots} shots, seed {seed}"
+
+    def _rows(self) -> list[list[str]]:
+        about, names = self.about, self.about["encoder"]
+        accuracy = f"{about['accuracy']:.2f} % of test images" if "accuracy" in about else "unknown"
+        return [
+            ["dataset", about["dataset"]],
+            ["encoder", f"{names['model']}.{names['pretrained']}"],
+            ["classes", name_some(self.class_names)],
+            ["accuracy", accuracy],
+            ["temperature", f"{self.temperature:.3g}" if self.temperature else "not calibrated"],
+        ]
+
     def _check(self, x: Tensor | NDArray[Any]) -> None:
         """Refuse features that the head cannot take."""
         shape = ("N", "1 + T") if self.head.spatial else ("N",)
@@ -172,7 +187,7 @@ def load_head(path: Path | str) -> SavedHead:
     """
     try:
         about = read_about(path, "cafe")
-        check_json(_About, about, Path(path))
+        check_json(HeadAbout, about, Path(path))
         tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
@@ -188,51 +203,6 @@ def load_head(path: Path | str) -> SavedHead:
             f"{', '.join(CATALOG)}."
         ) from error
     return saved
-
-
-class _Encoder(TypedDict):
-    """The encoder of a head's features."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    model: str
-    pretrained: str
-
-
-class _Calibration(TypedDict, total=False):
-    """What the logits are divided by."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-
-
-class _Required(TypedDict):
-    """What every head says of itself."""
-
-    method: Name
-    params: dict[str, Any]
-    class_names: Annotated[list[ClassName], Field(min_length=2)]
-    dataset: str
-    encoder: _Encoder
-    cache_key: dict[str, Any]
-
-
-class _About(_Required, total=False):
-    """What heads say since version 0.1."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    shots: Count
-    seed: Index
-    accuracy: Percent
-    baselines: dict[str, Percent]
-    calibration: _Calibration
-    cache: str
-    protocol: str
-    command: str
-    created: str
-    versions: dict[str, Any]
 
 
 def _try_out(saved: SavedHead) -> None:

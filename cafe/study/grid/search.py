@@ -27,6 +27,7 @@ from cafe.results.record import Record, make_record
 from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
+from cafe.store.shown import Shown
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
@@ -40,8 +41,8 @@ SHARED_CHOICE = (
 """What the protocol says of a grid of several seeds."""
 
 
-@dataclass(frozen=True)
-class GridResult:
+@dataclass(frozen=True, repr=False)
+class GridResult(Shown):
     """What a grid found.
 
     Attributes
@@ -58,6 +59,12 @@ class GridResult:
     rows: list[GridRow]
     trained: int
     record: Record
+
+    def _title(self) -> str:
+        return f"{self.record._title()}: {len(self.rows):,} judged runs"
+
+    def _rows(self) -> list[list[str]]:
+        return self.record._rows()
 
     @property
     def best(self) -> list[dict[str, Any]]:
