@@ -98,6 +98,14 @@ def test_grey(extractor: cafe.Extractor, grey: Any) -> None:
         np.testing.assert_allclose(extractor.encode(tensor[None])[0], one, atol=1e-5)
 
 
+def test_dark_floats_are_dark(extractor: cafe.Extractor) -> None:
+    dark = ARRAYS[0] // 20  # as 8 bits up to 12, as floats up to 0.05
+    one, other = extractor.encode([dark, dark / 255])
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    with pytest.raises(ImageError, match="in no range that is known"):
+        extractor.encode([dark.astype(np.uint16)])
+
+
 def test_what_is_clear_is_white(extractor: cafe.Extractor) -> None:
     clear = np.zeros((8, 8, 4), np.uint8)
     one, other = extractor.encode([clear, np.full((8, 8, 3), 255, np.uint8)])

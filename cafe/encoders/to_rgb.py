@@ -155,6 +155,8 @@ def image_of_array(values: NDArray[Any]) -> Image.Image:
     if values.dtype == np.bool_:
         values = values * np.uint8(255)
     elif values.dtype != np.uint8:
-        white = _white(float(values.min()), float(values.max()), is_float=values.dtype.kind == "f")
-        values = _eight_bits(values, white)
+        low, high, is_float = float(values.min()), float(values.max()), values.dtype.kind == "f"
+        # in memory, unlike in a file, floats up to 1 are a share of white, however dark
+        is_share = is_float and low >= 0 and high <= 1
+        values = _eight_bits(values, 1.0 if is_share else _white(low, high, is_float=is_float))
     return Image.fromarray(np.ascontiguousarray(values))

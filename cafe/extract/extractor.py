@@ -108,7 +108,7 @@ class Extractor:
         on_error: OnError = "fail",
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Encode images in memory: nothing is stored.
+        """Encode images in memory and in this process: nothing is stored.
 
         Parameters
         ----------

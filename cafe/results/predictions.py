@@ -41,14 +41,14 @@ class Predictions:
     Attributes
     ----------
     labels, guesses : ndarray
-        Class indices. (N,) int32
+        Class indices. (N,)
     probabilities : ndarray
         Of the guess, calibrated where the head is. (N,) float32
     """
 
     def __init__(
         self,
-        labels: NDArray[np.int32],
+        labels: NDArray[np.int64],
         guesses: NDArray[np.int32],
         probabilities: NDArray[np.float32],
     ) -> None:
@@ -57,9 +57,17 @@ class Predictions:
     @classmethod
     def of(cls, scores: ImageScores) -> Predictions:
         """The part of a head's scores that a run keeps."""
-        labels, guesses = (part.cpu().numpy() for part in (scores.labels, scores.predicted))
+        guesses = scores.predicted.cpu().numpy().astype(np.int32)
         probabilities = scores.calibrated.cpu().numpy().astype(np.float32)
-        return cls(labels.astype(np.int32), guesses.astype(np.int32), probabilities)
+        return cls(scores.labels.cpu().numpy(), guesses, probabilities)  # one copy for all heads
+
+    def words(self, rows: slice, names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """Labels, guesses and probabilities of some images as they are written."""
+        return (
+            [names[label] for label in self.labels[rows].tolist()],
+            [names[guess] for guess in self.guesses[rows].tolist()],
+            [f"{probability:.6f}" for probability in self.probabilities[rows].tolist()],
+        )
 
     def pairs(self, names: Sequence[str]) -> Pairs:
         """How many images have a label and get a guess, by the names of the classes."""
@@ -109,13 +117,13 @@ def _write(path: Path, cache: FeatureCache, heads: Mapping[HeadName, Predictions
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for start in range(0, images, _SLAB):
-            ids = map(escape_bytes, cache.ids("test", slice(start, start + _SLAB)))
-            for row, image in enumerate(ids, start):
-                for head in written:
-                    one = heads[head]
-                    label, guess = names[one.labels[row]], names[one.guesses[row]]
-                    probability = f"{one.probabilities[row]:.6f}"
-                    writer.writerow((image, "test", label, guess, probability, *head))
+            slab = slice(start, start + _SLAB)
+            columns = [(head, *heads[head].words(slab, names)) for head in written]
+            for row, image in enumerate(map(escape_bytes, cache.ids("test", slab))):
+                writer.writerows(
+                    (image, "test", labels[row], guesses[row], probabilities[row], *head)
+                    for head, labels, guesses, probabilities in columns
+                )
 
 
 def _those_that_fit(heads: Iterable[HeadName], most: int) -> list[HeadName]:

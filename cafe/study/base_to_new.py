@@ -82,13 +82,13 @@ def base_and_new(
             raise InputError(f"half of the classes of {task.name} have no test image.")
     test, text = new.splits["test"].to(context.device), new.text.to(context.device)
     results = run_study(base, plan, context=context, progress=progress)
-    labels = task.splits["test"].y.numpy().astype(np.int32)
+    labels = task.splits["test"].y.numpy()
     tested = [_test_on_new(result, text, test, labels, middle) for result in results]
     return base, tested, Halves(middle, classes - middle)
 
 
 def _test_on_new(
-    result: Result, text: ClassText, test: Features, labels: NDArray[np.int32], middle: int
+    result: Result, text: ClassText, test: Features, labels: NDArray[np.int64], middle: int
 ) -> Result:
     """The result with its accuracy on the new half and the harmonic mean of both halves."""
     new, predictions = [], []
@@ -104,11 +104,12 @@ def _test_on_new(
 
 
 def _both_halves(
-    base: Predictions, new: Predictions, labels: NDArray[np.int32], middle: int
+    base: Predictions, new: Predictions, labels: NDArray[np.int64], middle: int
 ) -> Predictions:
     """The predictions of both halves, in the order of all test images."""
     is_new = labels >= middle
-    guesses, probabilities = np.empty_like(labels), np.empty(len(labels), np.float32)
+    guesses = np.empty(len(labels), np.int32)
+    probabilities = np.empty(len(labels), np.float32)
     guesses[~is_new], guesses[is_new] = base.guesses, new.guesses + middle
     probabilities[~is_new], probabilities[is_new] = base.probabilities, new.probabilities
     return Predictions(labels, guesses, probabilities)
