@@ -81,7 +81,8 @@ def test_generated_pages_are_up_to_date(page: str) -> None:
 def test_python_runs(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.delenv("CAFE_CACHE", raising=False)
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # it would outlive the test
+    monkeypatch.setattr(logging, "basicConfig", lambda: None)  # it would outlive the test
+    monkeypatch.setattr(logging.getLogger("cafe"), "setLevel", lambda _: None)
     run("cafe extract --dataset digits", monkeypatch)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks

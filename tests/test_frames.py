@@ -183,6 +183,26 @@ def test_base_to_new_and_averages(tmp_path: Path) -> None:
             table()
 
 
+def test_grids_have_predictions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "_SLAB", 20)  # fewer than images: several slabs
+    found = cafe.grid(
+        noise(tmp_path),
+        ratio=[0.2, 0.6],
+        bottleneck=4,
+        shots=[2, 4],
+        seeds=2,
+        epochs=2,
+        runs=tmp_path / "runs",
+    )
+    record = found.record
+    assert record.folder is not None
+    assert len(pd.read_csv(record.folder / PREDICTIONS)) == 40 * len(record.frame())
+    pd.testing.assert_frame_equal(
+        record.confusion("clip-adapter"), read_back(record).confusion("clip-adapter")
+    )
+    assert repr(found).splitlines()[0].endswith(": 8 judged runs")
+
+
 NAMES = ("=1+1", "-1", "@x", 'a "b", c\n', "+1", "Ölammer")
 
 

@@ -28,7 +28,7 @@ COLUMNS = ("id", "split", "label", "guess", "probability", "method", "shots", "s
 MOST_ROWS = 2_000_000
 """Rows of the file, 100 to 200 MB; of more those of some heads are left out."""
 
-_SLAB = 4096  # images whose ids are in memory at a time
+_SLAB = 1 << 16  # rows in memory at a time, a few megabytes
 
 
 Pairs = Counter[tuple[str, str]]
@@ -116,8 +116,9 @@ def _write(path: Path, cache: FeatureCache, heads: Mapping[HeadName, Predictions
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        for start in range(0, images, _SLAB):
-            slab = slice(start, start + _SLAB)
+        step = max(1, _SLAB // len(written))
+        for start in range(0, images, step):
+            slab = slice(start, start + step)
             columns = [(head, *heads[head].words(slab, names)) for head in written]
             for row, image in enumerate(map(escape_bytes, cache.ids("test", slab))):
                 writer.writerows(
