@@ -36,6 +36,9 @@ def test_a_split_is_a_dataset(cache: cafe.FeatureCache) -> None:
     for row in (40, -41):
         with pytest.raises(IndexError, match="a split with 40 images"):
             train[row]
+    for other in (1.5, slice(2)):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            train[other]  # type: ignore[index]
     assert len(list(train)) == 40  # type: ignore[call-overload]
 
 

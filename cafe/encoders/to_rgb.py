@@ -129,7 +129,7 @@ def _check_upper_bits(image: Image.Image) -> None:
         )
 
 
-def image_of_array(values: NDArray[Any]) -> Image.Image:
+def image_of_array(values: NDArray[Any], shape: tuple[int, ...]) -> Image.Image:
     """Make an image of its numbers.
 
     Parameters
@@ -138,6 +138,8 @@ def image_of_array(values: NDArray[Any]) -> Image.Image:
         (H, W), or (H, W, C) of 1, 3 or 4 channels: grey, RGB, or RGB and opacity. Numbers of 8
         bits are taken as they are; floats are from 0 to 1; wider ones by the range of what files
         hold (`to_rgb`): 8, 10, 12, 14 or 16 bits. False is black.
+    shape : tuple of int
+        As the user knows it, for the message: a tensor's channels come first.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def image_of_array(values: NDArray[Any]) -> Image.Image:
     is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
     if not is_image or not values.size or values.dtype.kind not in "buif":
         raise ImageError(
-            f"{values.dtype} of shape {values.shape} is no image: an array is (H, W) or (H, W, C), "
+            f"{values.dtype} of shape {shape} is no image: an array is (H, W) or (H, W, C), "
             "a tensor (H, W) or (C, H, W), with 1, 3 or 4 channels"
         )
     if values.dtype == np.bool_:

@@ -19,7 +19,6 @@ from cafe.datasets.open_image import open_image
 from cafe.datasets.text_files import escape_bytes
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
-from cafe.encoders.to_rgb import image_of_array
 from cafe.errors import ImageError, InputError
 from cafe.extract.decode import DecodedImage, decode_image
 from cafe.extract.encode import (
@@ -29,7 +28,7 @@ from cafe.extract.encode import (
     decoder_threads,
     encode_batch,
 )
-from cafe.extract.sources import Images, ImageSource, channels_last, list_images
+from cafe.extract.sources import Images, ImageSource, list_images, to_image
 from cafe.progress import log
 
 OnError = Literal["fail", "skip"]
@@ -157,7 +156,7 @@ def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
         return decode_image(lambda: open_image(Path(source)), preprocess)
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess)
-    return decode_image(lambda: nullcontext(image_of_array(channels_last(source))), preprocess)
+    return decode_image(lambda: nullcontext(to_image(source)), preprocess)
 
 
 def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import images_below
+from cafe.encoders.to_rgb import image_of_array
 from cafe.errors import CafeError, InputError
 from cafe.progress import Note, log
 
@@ -69,17 +70,18 @@ def _sources(images: Images) -> Iterable[ImageSource]:
     if hasattr(images, "__array__"):  # of numpy, pandas and others
         values = np.asarray(images)
         if values.dtype.kind in "OUT":
-            if values.ndim != 1 and values.shape[1:] != (1,):
+            if values.ndim > 1 and values.shape[1:] != (1,):
                 raise InputError(f"a table of shape {values.shape} is no image; give one column.")
             return list(values.ravel())
         return list(values) if values.ndim == 4 else [values]
     return images if isinstance(images, Iterable) else [images]
 
 
-def channels_last(values: NDArray[Any] | Tensor) -> NDArray[Any]:
-    """An image's numbers as an array (H, W, C) or (H, W)."""
+def to_image(values: NDArray[Any] | Tensor) -> Image.Image:
+    """The image whose numbers an array or a tensor holds; see `image_of_array`."""
     if not isinstance(values, Tensor):
-        return values
+        return image_of_array(values, values.shape)
     numbers = values.detach().cpu()
     array: NDArray[Any] = (numbers.float() if numbers.is_floating_point() else numbers).numpy()
-    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    last = np.moveaxis(array, 0, -1) if array.ndim == 3 else array  # (H, W, C)
+    return image_of_array(last, tuple(values.shape))

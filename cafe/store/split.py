@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ class CacheSplit(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         """The raw feature (D,) of an image, float32, and its class index."""
-        count = len(self)
+        count, row = len(self), index(row)
         if not -count <= row < count:
             raise IndexError(f"row {row} of a split with {count} images")
         return self.__getitems__([row % count])[0]
