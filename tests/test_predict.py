@@ -335,6 +335,6 @@ def test_probabilities_of_what_cannot_be_read(predictor: cafe.Predictor, tmp_pat
     (tmp_path / "broken.png").write_bytes(b"no image")
     images = ["photos/three.png", tmp_path / "broken.png", np.zeros((3, 9, 9))]
     with pytest.raises(ImageError, match=r"broken.png' cannot be read .* on_error='skip'"):
-        predictor.predict_proba(images)
-    rows = predictor.predict_proba(images, on_error="skip")
+        predictor.predict_proba(images, on_error="fail")
+    rows = predictor.predict_proba(images)
     assert np.isnan(rows).all(axis=1).tolist() == [False, True, True]

@@ -157,7 +157,7 @@ class Predictor(Shown):
         self,
         images: Images,
         *,
-        on_error: OnError = "fail",
+        on_error: OnError = "skip",
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Progress | None = None,
@@ -168,8 +168,8 @@ class Predictor(Shown):
         ----------
         images, batch_size, workers, progress
             As of `predict`.
-        on_error : {"fail", "skip"}
-            What to do with an image that cannot be read: stop, or log it and give a row of NaN.
+        on_error : {"skip", "fail"}
+            What to do with an image that cannot be read: log it and give a row of NaN, or stop.
 
         Returns
         -------
@@ -186,9 +186,9 @@ class Predictor(Shown):
         return stack_rows(batches, self.saved.probabilities, len(self.classes_), on_error)
 
     @property
-    def classes_(self) -> tuple[str, ...]:
+    def classes_(self) -> NDArray[np.str_]:
         """Names of the classes, as `predict` shows them. (C,)"""
-        return distinct_names(self.saved.class_names)
+        return np.array(distinct_names(self.saved.class_names))
 
     def _classify(
         self, batch: EncodedImages, top: int, unknown_below: float, explain: bool

@@ -45,7 +45,7 @@ class CacheSplit(Dataset[tuple[Tensor, int]]):
     def __init__(self, cache: FeatureCache, split: str) -> None:
         self.cache, self.split = cache, split
         self.targets = torch.from_numpy(cache.labels(split))
-        self.classes = cache.header.class_names
+        self.classes = tuple(cache.header.class_names)
 
     def __len__(self) -> int:
         return len(self.targets)
