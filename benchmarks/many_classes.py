@@ -24,7 +24,6 @@ WIDTH, TEST_IMAGES = 512, 50_000
 CASES = {  # classes, images per class, arguments
     "20000x1": (20_000, 1, []),  # all defaults: three methods, three seeds, 50 epochs
     "1000x16": (1000, 16, []),
-    "20000x16, one pass": (20_000, 16, ["--seeds", "1", "--epochs", "1"]),
 }
 MOST_BYTES, MOST_CPU_SECONDS = 4e9, 2 * 300
 

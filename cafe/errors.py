@@ -46,8 +46,66 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+def counted(number: int | str, noun: str, plural_verb: str = "") -> str:
+    """A number, or several in a text, with a noun and verb: `1 image has`, `all classes have`."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    counted_ = f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
+    return f"{counted_} {verb(number, plural_verb)}" if plural_verb else counted_
+
+
+def verb(number: int | str, plural: str) -> str:
+    """The verb that goes with a number: `is` with 1, else `are`."""
+    singular = {"are": "is", "have": "has", "were": "was"}.get(plural, f"{plural}s")
+    return singular if number == 1 else plural
+
+
+def how_to_install(extra: str) -> str:
+    """How to get what an extra of cafe needs: as published, and in a folder of its source."""
+    return f"pip install 'cafe-clip[{extra}]', or in cafe's source folder pip install '.[{extra}]'"
+
+
 LONGEST_NAME = 1000
 """Bytes of UTF-8 that the name of a class may have, in every file that is read."""
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text holds no undecodable bytes (which Python keeps as lone surrogates)."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
+
+
+def raw_name(name: str) -> bytes:
+    """The bytes of a file's name, whether they are UTF-8 or not."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def escape_bytes(name: str) -> str:
+    r"""A file's name as text that is UTF-8, from which the name can be had back.
+
+    A byte that is not UTF-8, which Python keeps as a lone surrogate, becomes `\xe9`. In a name with
+    such a byte, or with what looks like this escape, a backslash is doubled. Others stay as they
+    are.
+    """
+    if is_utf8(name) and not _ESCAPE.search(name):
+        return name
+    try:
+        raw = raw_name(name)
+    except UnicodeEncodeError:  # it is no file's name
+        return name.encode("utf-8", "backslashreplace").decode()
+    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+_ESCAPED = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
+
+
+def unescape_bytes(text: str) -> str:
+    """A file's name, of what `escape_bytes` made of it."""
+    if not _ESCAPE.search(text):
+        return text
+    raw = _ESCAPED.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", text.encode())
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def one_line(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cafe.errors import InputError
+from cafe.errors import CacheMismatchError, InputError, counted
 
 from .output import note
 
@@ -16,14 +17,30 @@ if TYPE_CHECKING:
 def open_cache(
     name: str | None, home: Path | None, dataset: str | None = None, model: str | None = None
 ) -> FeatureCache:
-    """Open the cache that the options mean; note which, where there was a choice."""
+    """Open the cache that the options mean; note which, where there was a choice.
+
+    `NAME@DIGEST`, as records of runs have it, is refused where the content is another.
+    """
     from cafe.store import FeatureCache
     from cafe.store.paths import cache_name, find_caches
 
+    name, digest = _split_digest(name)
     paths = find_caches(home, name, dataset=dataset, model=model)
     if len(paths) > 1:
-        note(f"taking {cache_name(paths[0])}, the newest of {len(paths)} caches")
-    return FeatureCache.open(paths[0])
+        note(f"taking {cache_name(paths[0])}, the newest of {counted(len(paths), 'cache')}")
+    cache = FeatureCache.open(paths[0])
+    if not cache.content_sha256.startswith(digest):
+        raise CacheMismatchError(
+            f"'{paths[0]}' has the content {cache.content_sha256[: len(digest)]}, not {digest}: it "
+            f"was made anew since; leave out '@{digest}' to take it all the same."
+        )
+    return cache
+
+
+def _split_digest(name: str | None) -> tuple[str | None, str]:
+    """Split `NAME@DIGEST`; a file that is called so goes first."""
+    match = re.fullmatch(r"(.+)@([0-9a-f]{8,64})", name or "")
+    return (name, "") if match is None or Path(match[0]).exists() else (match[1], match[2])
 
 
 def open_caches(
@@ -41,8 +58,9 @@ def refuse_present(path: Path, *, replace: bool) -> None:
 
 
 def count_images(cache: FeatureCache) -> str:
-    """`600 train, 200 val, 997 test`."""
-    return ", ".join(f"{count:,} {split}" for split, count in cache.counts.items())
+    """`600 train, 200 val, 997 test images`."""
+    *others, (split, count) = cache.counts.items()
+    return ", ".join([*(f"{n:,} {name}" for name, n in others), counted(count, f"{split} image")])
 
 
 def summarize_cache(cache: FeatureCache) -> dict[str, Any]:

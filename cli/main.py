@@ -28,6 +28,7 @@ from .commands import (
     methods,
     predict,
     report,
+    runs,
 )
 from .output import READER_GONE, note, prepare_streams, say
 from .stopping import on_stop, stopping_on_signals
@@ -44,6 +45,9 @@ cache_app = typer.Typer(
     help="List, show, check, remove, prune, export, import and merge feature caches.",
     no_args_is_help=True,
     rich_markup_mode=None,
+)
+runs_app = typer.Typer(
+    help="List, show and remove saved runs.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -85,6 +89,10 @@ cache_app.command("rm")(cache.remove)
 cache_app.command("prune")(cache.prune)
 cache_app.command("export")(cache.export)
 cache_app.command("merge")(cache.merge)
+app.add_typer(runs_app, name="runs")
+runs_app.command("ls")(runs.list_)
+runs_app.command("show")(runs.show)
+runs_app.command("rm")(runs.remove)
 
 
 def main() -> None:
@@ -133,7 +141,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _call() -> int:
     stdout = sys.stdout
     try:
-        return app(standalone_mode=False) or 0
+        return app(standalone_mode=False, prog_name="cafe") or 0
     except SystemExit:
         if sys.stdout is not stdout:  # Typer put another there: nobody reads its help any more
             return READER_GONE

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, TypeVar
 
 from typer import Argument, Option
 
+from . import completion
+
 T = TypeVar("T")
 
 # caches and datasets
@@ -22,6 +24,7 @@ CacheName = Annotated[
     Argument(
         metavar="[CACHE]",
         help="A cache file or a name such as digits/nano.glyphs [default: the newest].",
+        autocompletion=completion.caches,
     ),
 ]
 CacheNames = Annotated[
@@ -29,17 +32,31 @@ CacheNames = Annotated[
     Argument(
         metavar="[CACHE]...",
         help="Cache files, or names such as digits/nano.glyphs [default: the newest].",
+        autocompletion=completion.caches,
     ),
 ]
-RequiredCache = Annotated[str, Argument(metavar="CACHE", help="A cache file or its name.")]
+RequiredCache = Annotated[
+    str,
+    Argument(metavar="CACHE", help="A cache file or its name.", autocompletion=completion.caches),
+]
 NewCache = Annotated[
     str, Argument(metavar="NAME", help="dataset/model.pretrained of the new cache.")
 ]
 DatasetFilter = Annotated[
-    str | None, Option("--dataset", help="Take the newest cache of this dataset.")
+    str | None,
+    Option(
+        "--dataset",
+        help="Take the newest cache of this dataset.",
+        autocompletion=completion.datasets_of_caches,
+    ),
 ]
 ModelFilter = Annotated[
-    str | None, Option("--model", help="Take the newest cache of this encoder.")
+    str | None,
+    Option(
+        "--model",
+        help="Take the newest cache of this encoder.",
+        autocompletion=completion.models_of_caches,
+    ),
 ]
 DataRoot = Annotated[
     Path | None, Option(help="Where datasets lie [default: $CAFE_DATA, else ./data].")
@@ -77,6 +94,15 @@ ForwardBatch = Annotated[
 Workers = Annotated[int | None, Option(help="Threads that decode images [default: one per core].")]
 
 # training
+Methods = Annotated[
+    list[str] | None,
+    Option(
+        "--method",
+        "--methods",
+        help="Names of 'cafe methods', with commas between; may be given several times.",
+        autocompletion=completion.methods,
+    ),
+]
 Shots = Annotated[
     T, Option(help="Training images per class: a count, several such as 1,4,16, or all.")
 ]
@@ -101,7 +127,12 @@ RunName = Annotated[
     str, Argument(metavar="RUN", help="A run's folder, a folder of runs, or a head's file.")
 ]
 HeadMethod = Annotated[
-    str | None, Option("--method", help="Take this method's head [default: the last].")
+    str | None,
+    Option(
+        "--method",
+        help="Take this method's head [default: the last].",
+        autocompletion=completion.methods,
+    ),
 ]
 HeadShots = Annotated[
     str | None, Option("--shots", help="Take the head of this many shots [default: the most].")
@@ -110,6 +141,10 @@ HeadSeed = Annotated[
     int | None, Option("--seed", help="Take the head of this seed [default: the first].")
 ]
 
+# what is asked before
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask.")]
+
 # output
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Tell the whole protocol.")]
 Output = Annotated[T, Option("--output", "-o", metavar="FILE", help="The file to write.")]
 Json = Annotated[bool, Option("--json", help="Print JSON on stdout and nothing else.")]

@@ -16,7 +16,9 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import typer
 
 from cafe.errors import STEERING, CafeError, visible
 
@@ -119,6 +121,18 @@ def megabytes(file: Path | int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
+def confirm_removal(
+    paths: Sequence[Path], *, yes: bool, error: type[CafeError] = CafeError
+) -> None:
+    """Ask whether to remove what is named; where nobody can answer only `yes` removes it."""
+    names = ", ".join(f"'{path}'" for path in paths)
+    asked = visible(f"Remove {names}?")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(asked, err=True)):
+        raise error(
+            f"{names} {'is' if len(paths) == 1 else 'are'} kept; --yes removes it without asking."
+        )
+
+
 def styled(text: str, style: str = "") -> Text:
     """A cell, header or title of a table of rich, which reads no markup in it."""
     from rich.text import Text
@@ -126,14 +140,21 @@ def styled(text: str, style: str = "") -> Text:
     return Text(shown(text), style, overflow="fold")
 
 
-def print_wide(content: RenderableType) -> None:
-    """Print a table of rich, wide where the output is piped."""
+def print_wide(*content: RenderableType) -> None:
+    """Print tables or texts of rich, wide where the output is piped."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    console = Console(width=terminal_width())
     with console.capture() as captured:
-        console.print(content)
+        console.print(*content, sep="\n")
     _write(sys.stdout, captured.get())
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or those of a table in a file."""
+    from rich.console import Console
+
+    return Console().width if sys.stdout.isatty() else _PIPED_WIDTH
 
 
 def print_table(
@@ -143,7 +164,7 @@ def print_table(
     numbers: Sequence[int] = (),
     bold: Collection[tuple[int, int]] = (),
 ) -> None:
-    """Print a table; names that are too long for it are wrapped.
+    """Print a table; where it is too narrow for names and numbers, a paragraph for each row.
 
     Parameters
     ----------
@@ -157,14 +178,59 @@ def print_table(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for number, header in enumerate(headers):
-        table.add_column(styled(header), justify="right" if number in numbers else "left")
     star = "" if sys.stdout.isatty() else "*"
 
     def cell(text: str, best: bool) -> Text:
         return styled(star + text, "bold") if best else styled(text)
 
-    for y, row in enumerate(rows):
-        table.add_row(*(cell(text, (y, x) in bold) for x, text in enumerate(row)))
+    places = ((y, enumerate(row)) for y, row in enumerate(rows))
+    cells = [[cell(text, (y, x) in bold) for x, text in row] for y, row in places]
+    widths = _fixed_widths(headers, rows, numbers, terminal_width())
+    if widths is None:
+        print_wide(styled(headers[0], "bold"), *(_paragraph(headers, row) for row in cells))
+        return
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for number, (header, width) in enumerate(zip(headers, widths, strict=True)):
+        side: Literal["left", "right"] = "right" if number in numbers else "left"
+        table.add_column(styled(header), justify=side, width=width)
+    for row in cells:
+        table.add_row(*row)
     print_wide(table)
+
+
+_GAP = 3  # between columns
+
+
+def _fixed_widths(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int], width: int
+) -> list[int | None] | None:
+    """Widths of the columns in a terminal; None for one of prose, and for all if they do not fit.
+
+    Only prose is wrapped, in what the others leave of the terminal.
+    """
+    from rich.cells import cell_len
+
+    fixed, needed, natural = list[int | None](), 0, 0
+    for number, header in enumerate(headers):
+        texts = [shown(row[number]) for row in rows]
+        longest = max(map(cell_len, texts), default=0)
+        is_prose = number and number not in numbers and any(" " in text for text in texts)
+        words = " ".join([shown(header), *(texts if is_prose else ())]).split()
+        least = max([0 if is_prose else longest + 1, *map(cell_len, words)])  # with a star
+        fixed.append(None if is_prose else least)
+        needed += least + _GAP
+        natural += max(longest + 1, cell_len(shown(header))) + _GAP
+    if natural <= width:
+        return [None] * len(fixed)
+    return fixed if needed <= width else None
+
+
+def _paragraph(headers: Sequence[str], row: Sequence[Text]) -> RenderableType:
+    """The first cell of a row on a line, and below it the others with their headers."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    first, *others = row
+    named = zip(headers[1:], others, strict=True)
+    rest = [styled(f"{header} ").append_text(cell) for header, cell in named if cell.plain]
+    return Group(first, Padding(styled(", ").join(rest), (0, 0, 0, 4)))

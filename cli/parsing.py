@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 from cafe.errors import InputError
@@ -11,11 +9,6 @@ from cafe.errors import InputError
 if TYPE_CHECKING:
     from cafe.features.splits import Shots
     from cafe.results.runs import HeadSelector
-
-
-def command_line() -> str:
-    """The command as it was typed, for the record."""
-    return shlex.join(["cafe", *sys.argv[1:]])
 
 
 def without_none(**values: Any) -> dict[str, Any]:
@@ -64,12 +57,12 @@ def parse_head_selector(method: str | None, shots: str | None, seed: int | None)
     return HeadSelector(method, counts[0], seed)
 
 
-def parse_methods(text: str) -> list[str]:
-    """Read "gda,tip-adapter"."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise InputError("--methods names no method; 'cafe methods' lists them.")
-    return names
+def parse_methods(given: list[str] | None) -> list[str] | None:
+    """Read "gda,tip-adapter", given once or several times; None where nothing was given."""
+    names = [name.strip() for text in given or () for name in text.split(",") if name.strip()]
+    if given and not names:
+        raise InputError("--method names no method; 'cafe methods' lists them.")
+    return names or None
 
 
 def parse_ratio(text: str | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from cafe.errors import counted
+
 from .output import can_show, print_table, say
 
 if TYPE_CHECKING:
@@ -25,6 +27,32 @@ def format_accuracy(accuracy: Summary, sign: str = "") -> str:
     return f"{accuracy.mean:{sign}.2f}{half}"
 
 
+def _interval(accuracy: Summary) -> str:
+    """`95 %, 3 seeds`: what stands behind a sign of plus or minus."""
+    seeds = counted(len(accuracy.per_seed), "seed")
+    return seeds if accuracy.ci95 is None else f"95 %, {seeds}"
+
+
+def print_protocol(record: Record, parts: Sequence[Record] = (), *, verbose: bool = False) -> None:
+    """Print the protocol in a line, and where the data come from; or all of it.
+
+    Parameters
+    ----------
+    record : Record
+    parts : sequence of Record
+        Of an average: the records that it is over.
+    verbose : bool
+    """
+    if verbose:
+        say("", record.protocol.words)
+        return
+    say("", f"{record.protocol.brief} (--verbose tells more.)")
+    parts = parts or [record]
+    for part in parts:
+        if part.source:
+            say(f"{'Data' if len(parts) == 1 else f'Data of {part.dataset}'}: {part.source}.")
+
+
 def print_results(record: Record) -> None:
     """Print what a run measured, over its shot counts where it has several."""
     if len({result.shots for result in record.results}) > 1:
@@ -37,12 +65,12 @@ def _print_one_shot_count(results: Sequence[Result]) -> None:
     """One row per method, with its hyper-parameters and time."""
     rows = []
     for result in results:
-        params = result.heads[0].params.items()
+        params = result.params.items()
         brief = ", ".join(f"{name} {value}" for name, value in params if name in _SHOWN_PARAMS)
         accuracy = format_accuracy(result.accuracy)
         std, seconds = f"{result.accuracy.std:.2f}", f"{result.seconds:.2f}"
         rows.append([result.method, accuracy, std, seconds, brief])
-    headers = ["method", "accuracy % (95 %)", "std", "seconds", "with"]
+    headers = ["method", f"accuracy % ({_interval(results[0].accuracy)})", "std", "seconds", "with"]
     print_table(headers, rows, numbers=(1, 2, 3))
 
 
@@ -55,7 +83,7 @@ def print_over_shots(results: Sequence[Result], *, compared: bool = False) -> No
     compared : bool
         Set the best of each shot count in bold, and add the seconds of each method.
     """
-    headers, table = _table_over_shots("accuracy % (95 %)", results)
+    headers, table = _table_over_shots("accuracy %", results)
     means = {(r.method, r.shots): r.accuracy.mean for r in results}
     methods, shots = _axes(results)
     bold: set[tuple[int, int]] = set()
@@ -80,16 +108,13 @@ def _table_over_shots(
     methods, shots = _axes(results)
     cells = {(r.method, r.shots): format_accuracy(r.accuracy, sign) for r in results}
     rows = [[method, *(cells.get((method, s), "") for s in shots)] for method in methods]
-    return [title, *map(_shots_header, shots)], rows
+    title = f"{title} ({_interval(results[0].accuracy)})"
+    return [title, *(counted(count, "shot") for count in shots)], rows
 
 
 def _axes(results: Sequence[Result | Difference]) -> tuple[list[str], list[Shots]]:
     """The methods and the shot counts, in their order."""
     return list({r.method: None for r in results}), list({r.shots: None for r in results})
-
-
-def _shots_header(shots: object) -> str:
-    return f"{shots} shot{'s' if shots != 1 else ''}"
 
 
 def _trend(values: Iterable[float | None], scale: Iterable[float]) -> str:
@@ -112,7 +137,8 @@ def print_chosen(best: Sequence[ChosenConfiguration], validation: str) -> None:
         ]
         for chosen in best
     ]
-    headers = ["shots", "ratio", "bottleneck", "lr", f"chosen on {validation} %", "then tested %"]
+    headers = ["shots", "ratio", "bottleneck", "lr", f"chosen on {validation} %"]
+    headers.append(f"then tested % ({_interval(best[0].test)})")
     print_table(headers, rows, numbers=range(len(headers)))
 
 
@@ -144,7 +170,8 @@ def _print_base_to_new(results: Sequence[Result]) -> None:
             if accuracy.mean == max(rival.mean for rival in rivals):
                 bold.add((y, x + 2))
         table.append([*row, f"{result.seconds:.2f}"])
-    headers = ["method", "shots", "base %", "new %", "harmonic mean %", "seconds"]
+    seeds = _interval(results[0].accuracy)
+    headers = ["method", "shots", f"base % ({seeds})", "new %", "harmonic mean %", "seconds"]
     print_table(headers, table, numbers=range(1, len(headers)), bold=bold)
 
 
@@ -162,13 +189,12 @@ def print_published(reproduction: Reproduction) -> None:
     for row in published:
         values = (row["accuracy"].get(str(s)) for s in columns)
         origin = (
-            f"{len(row['over'])} datasets; validation: {row['validation']}; "
+            f"{counted(len(row['over']), 'dataset')}; validation: {row['validation']}; "
             f"prompts: {row['prompts']}; {row['source']}"
         )
         texts = ["" if value is None else f"{value:.2f}" for value in values]
         table.append([row["method"], *texts, origin])
-    number = len(reproduction.comparison.records)
-    datasets = f"{number} dataset{'s' if number != 1 else ''}"
+    datasets = counted(len(reproduction.comparison.records), "dataset")
     say("", f"{reproduction.encoder}: average of {datasets}, and published numbers (top-1 %)")
-    headers = ["accuracy %", *map(_shots_header, columns), "from"]
+    headers = ["accuracy %", *(counted(count, "shot") for count in columns), "from"]
     print_table(headers, table, numbers=range(1, len(headers) - 1))

@@ -46,6 +46,9 @@ COMMANDS = [
     ["cache", "prune"],
     ["cache", "export"],
     ["cache", "merge"],
+    ["runs", "ls"],
+    ["runs", "show"],
+    ["runs", "rm"],
 ]
 
 

@@ -178,6 +178,37 @@ TWO_WAYS = {
 }
 
 
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_the_same_folders_in_each_are_parts_or_classes(above: str, tmp_path: Path) -> None:
+    splits(tmp_path, f"{above}art", f"{above}photo", classes="abc")
+    plant(tmp_path, f"{above}art/d/1.png")
+    with pytest.raises(DatasetError, match=r"in two ways: as the parts 'art', 'photo', .* or"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("cat/day/1.png", "dog/day/1.png"),
+        ("cat/1.png", "cat/x/1.png", "cat/y/1.png", "dog/x/1.png", "dog/y/1.png"),
+        ("cat/w/1.png", "cat/x/1.png", "cat/y/1.png", "dog/x/1.png", "dog/z/1.png"),
+    ],
+)
+def test_folders_in_classes_that_are_no_parts(paths: tuple[str, ...], tmp_path: Path) -> None:
+    assert load_dataset(plant(tmp_path, *paths)).class_names == ("cat", "dog")
+
+
+def test_thumbnails_beside_their_images(root: Path) -> None:
+    kept = ids(load_dataset(root))
+    plant(root, "a/Thumbs/0.png", "b/thumbnails/x/1.png", "b/_thumb/0.png")
+    dataset = load_dataset(root)
+    assert ids(dataset) == kept
+    found = "3: a/Thumbs, b/_thumb, b/thumbnails"
+    assert dataset.notes == (f"left out: folders of thumbnails beside images ({found})",)
+    plant(root, "thumb/0.png")
+    assert "thumb" in load_dataset(root).class_names
+
+
 @pytest.mark.parametrize("kind", TWO_WAYS)
 def test_two_readings_are_refused_with_both(kind: str, tmp_path: Path) -> None:
     plant(tmp_path, *TWO_WAYS[kind])
@@ -201,6 +232,14 @@ def test_what_lies_beside_sure_splits(tmp_path: Path) -> None:
         "left out: images in folders of no split (train, val, test) (2: 2 unlabeled)",
         "left out: images outside of any class folder (2: train/)",
     )
+
+
+def test_classes_that_are_called_as_splits_are(tmp_path: Path) -> None:
+    plant(tmp_path, "Train/1.png", "test/1.png", "bus/1.png")
+    dataset = load_dataset(tmp_path)
+    assert dataset.class_names == ("Train", "bus", "test")
+    line = "'Train', 'test' as classes, not as splits, as no folders of classes are inside"
+    assert dataset.notes == (f"taken: {line}",)
 
 
 def test_classes_with_the_word_of_a_split(tmp_path: Path) -> None:
@@ -248,4 +287,4 @@ def test_missing_images_are_said(root: Path) -> None:
     table = root / "m.csv"
     table.write_text("path,label\na/0.png,a\nb/0.png,b\ngone.png,b\n")
     dataset = load_dataset(table, allow_missing=True)
-    assert dataset.notes == ("1 missing images left out: 'gone.png'",)
+    assert dataset.notes == ("1 missing image left out: 'gone.png'",)

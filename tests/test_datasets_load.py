@@ -93,6 +93,15 @@ def test_class_names_replace_and_rename(tmp_path: Path) -> None:
         load_dataset(tmp_path, class_names=["x", " "])
 
 
+def test_names_in_order_of_folders_that_have_two_orders(tmp_path: Path) -> None:
+    names = ("class 1", "class 2", "class 10")
+    plant(tmp_path, *(f"{name}/1.png" for name in names))
+    with pytest.raises(InputError, match=r"'class 1', 'class 10', 'class 2' can be .* in two ways"):
+        load_dataset(tmp_path, class_names=["one", "two", "ten"])
+    renamed = dict(zip(names, ("one", "two", "ten"), strict=True))
+    assert load_dataset(tmp_path, class_names=renamed).class_names == ("one", "ten", "two")
+
+
 def test_class_names_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "n.txt").write_text("köttur\n hund \n\n", encoding="utf-8")
     assert read_class_names(tmp_path / "n.txt") == ("köttur", "hund")
@@ -116,7 +125,7 @@ def test_missing_images_are_counted_named_and_allowed(tmp_path: Path) -> None:
     dataset = load_dataset(tmp_path, allow_missing=True)
     assert dataset.missing == ("2.png",)
     assert dataset.class_names == ("a", "b")
-    assert dataset.source.endswith("1 missing images left out, 2 of 3 classes remain")
+    assert dataset.source.endswith("1 missing image left out, 2 of 3 classes remain")
 
 
 def test_labels_close_up_where_a_class_is_missing(tmp_path: Path) -> None:

@@ -84,11 +84,11 @@ def test_absolute_path_below_the_root(tmp_path: Path) -> None:
         ("path,label\n../0.png,a\n", "leads out of its root"),
         ("path,label\na\\..\\..\\0.png,a\n", "leads out of its root"),
         ("path,label,split\n0.png,a,holdout\n", "split 'holdout' is none of"),
-        ("path,label,split\n0.png,a,train\n1.png,b,\n", "1 of 2 lines have no split"),
-        ("path,label\n0.png,a\n./0.png,b\n", "1 images are named twice"),
+        ("path,label,split\n0.png,a,train\n1.png,b,\n", "1 of 2 lines has no split"),
+        ("path,label\n0.png,a\n./0.png,b\n", "1 image is named twice"),
         ("path,label\n0.png,-1\n1.png,0\n", "label -1 is out of range"),
         ("path,label,class_name\n0.png,0,a\n1.png,0,b\n", "is called 'a' and 'b'"),
-        ("path,label,class_name\n0.png,0,a\n1.png,2,b\n", "1 of them are never used"),
+        ("path,label,class_name\n0.png,0,a\n1.png,2,b\n", "1 of them is never used"),
         ("path,label,class_name\n0.png,0,\n", "class name '' is not a name"),
         ("path,label\n0.png,_\n1.png,b\n", "class '_' has no usable name"),
         ("path,label\n0.png,red fox\n1.png,red_fox\n", "two classes are called 'red fox'"),
@@ -231,6 +231,22 @@ def test_a_column_beside_the_split_is_one_like_others(tmp_path: Path) -> None:
     dataset = load_dataset(plant(tmp_path, text, *ONE))
     assert len(dataset.splits["train"]) == 2
     assert dataset.notes == (f"not used: columns of {tmp_path / 'm.csv'} ('fold')",)
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    text = "path,,label,,\n0.png,3,a,,\n1.png,4,b,,\n"
+    dataset = load_dataset(plant(tmp_path, text, *ONE))
+    assert dataset.notes == (f"not used: columns of {tmp_path / 'm.csv'} ('')",)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_whole_numbers_may_be_written_as_floats(name: str, tmp_path: Path) -> None:
+    text = "path,label\n0.png,1.0\n1.png,0.0\n"
+    if name.endswith("jsonl"):
+        text = '{"path": "0.png", "label": 1.0}\n{"path": "1.png", "label": 0.0}\n'
+    dataset = load_dataset(plant(tmp_path, text, *ONE, name=name), class_names=["no", "yes"])
+    labels = {item.id: item.label for items in dataset.splits.values() for item in items}
+    assert labels == {"0.png": 1, "1.png": 0}
 
 
 def test_a_split_file_that_names_a_split_twice(tmp_path: Path) -> None:

@@ -102,11 +102,11 @@ def test_class_names_from_the_caller(tmp_path: Path) -> None:
         ({"train": [["a\0b", 0, "a"]]}, "cannot be a file's name"),
         (
             {"train": [["1.png", 0, "a"], ["2.png", 1, "b"]], "test": [["1.png", 0, "a"]]},
-            "1 images are named twice: '1.png (train, test)'",
+            "1 image is named twice: '1.png (train, test)'",
         ),
         (
             {"train": [["1.png", 0, "a"]], "test": [["2.png", 1, "b"]]},
-            "1 classes have no training image: 'b'",
+            "1 class has no training image: 'b'",
         ),
     ],
 )

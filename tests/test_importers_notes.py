@@ -176,7 +176,7 @@ class TestLeftOut:
         made = bring(source, tmp_path, text=data.text_file(tmp_path))
         assert [line.removeprefix("out: left out: ") for line in made.said("left out")] == [
             "columns 'caption' of the metadata.",
-            "1 files of metadata without embeddings: 'metadata_3.parquet'.",
+            "1 file of metadata without embeddings: 'metadata_3.parquet'.",
         ]
 
     def test_classes_without_images_and_features_of_zeros(self, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ class TestLeftOut:
         labels = np.array([0, 1, 0, 1, 0, 1])
         np.savez(tmp_path / "x.npz", **arrays(train_features=features, train_labels=labels))
         made = bring(tmp_path / "x.npz", tmp_path)
-        assert made.said("1 of 3 classes have no image in train: '日本'.")
-        assert made.said("1 of 6 image features in train are all zeros.")
+        assert made.said("1 of 3 classes has no image in train: '日本'.")
+        assert made.said("1 of 6 image features in train is all zeros.")
         assert not made.said("in test")
 
     def test_equal_texts(self, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ class TestMetadata:
         file = source / "metadata/metadata_10.parquet"
         table = parquet.read_table(file).append_column("label", pa.array([0] * 20))
         parquet.write_table(table, file)
-        with pytest.raises(CacheFormatError, match="1 of 2 files of metadata have a col"):
+        with pytest.raises(CacheFormatError, match="1 of 2 files of metadata has a col"):
             import_features(source, target(tmp_path), text=data.text_file(tmp_path))
 
     def test_an_image_in_two_splits(self, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_the_head_is_linear_in_the_refined_texts() -> None:
     expected = 20.0 * TEST.unit @ refine(meta.weights, train).mT - 3.0
     torch.testing.assert_close(head.logits(TEST.x), expected, atol=1e-4, rtol=1e-5)
     assert head.params["meta_sha256"] == meta.sha256
-    assert head.params["meta_trained_on"] == "noise (1 classes)"
+    assert head.params["meta_trained_on"] == "noise (1 class)"
 
 
 def test_the_start_is_xavier_s() -> None:

@@ -7,14 +7,22 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from making import draw_image
+from safetensors.torch import save
 
 import cafe
-from cafe.datasets.text_files import escape_bytes
+from cafe.encoders.checkpoint import _read_tensors
+from cafe.errors import escape_bytes, unescape_bytes
+from cafe.extract.importers.arrays import read_array
 from cafe.extract.sources import list_images
+from cafe.inference.neighbours import find_cache
+from cafe.report.page import write_report
+from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 
 BAD = os.fsdecode(b"caf\xe9.png")
@@ -38,6 +46,7 @@ def test_every_name_can_be_had_back(raw: bytes) -> None:
     text = escape_bytes(raw.decode("utf-8", "surrogateescape"))
     text.encode()  # it is UTF-8
     assert unescape(text) == raw
+    assert unescape_bytes(text) == raw.decode("utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -104,3 +113,31 @@ def test_a_manifest_can_name_such_a_file(photos: Path, tmp_path: Path) -> None:
     (photos / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     dataset = load_dataset(photos / "m.jsonl")
     assert {i.id for items in dataset.splits.values() for i in items} == {f"a/{BAD}", "b/0.png"}
+
+
+def test_folders_of_such_names(photos: Path, tmp_path: Path) -> None:
+    extractor = cafe.Extractor("nano", device="cpu", precision="fp32")
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    cache = extractor.extract(photos, cache=folder)
+    run = cafe.fit(cache, shots=2, seeds=[0], runs=folder).folder
+    assert run is not None
+    assert json.loads((run / "record.json").read_bytes())["cache"] == escape_bytes(str(cache.path))
+    page = write_report([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The cache" not in page  # is not at hand
+    (head, *_) = run.glob("*.safetensors")
+    assert find_cache(load_head(head), head).path == cache.path
+
+
+def test_tensors_in_folders_of_such_names(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    rows = torch.rand(3, 4)
+    torch.save(rows, folder / "rows.pt")
+    assert np.array_equal(read_array(folder / "rows.pt"), rows)
+    torch.save({"rows": rows}, folder / "state.pt")
+    (folder / "state.safetensors").write_bytes(save({"rows": rows}))
+    for name in ("state.pt", "state.safetensors"):
+        assert torch.equal(_read_tensors(folder / name)["rows"], rows)

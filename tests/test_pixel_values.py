@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -82,10 +84,30 @@ def test_black_is_black(dtype: Any) -> None:
     assert rgb.getextrema() == ((0, 0),) * 3
 
 
+def tagged(values: np.ndarray[Any, Any], tag: int, value: int) -> Image.Image:
+    """A TIFF one of whose tags is another, as Pillow does not write it."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "TIFF", tiffinfo={339: 1})
+    entry = struct.pack("<HHI", tag, 3, 1)
+    content = bytearray(stream.getvalue())
+    place = content.index(entry) + len(entry)
+    content[place : place + 4] = struct.pack("<I", value)
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_may_be_the_lowest_number(dtype: Any) -> None:
+    rgb = np.asarray(upright_rgb(tagged(wide(8 if dtype is np.uint8 else 12, dtype), 262, 0)))
+    assert np.abs(rgb.astype(int) - (255 - RAMP[..., None].astype(int))).max() <= 1
+
+
+def test_signed_bytes_are_refused() -> None:
+    with pytest.raises(ImageError, match="signed"):
+        upright_rgb(tagged(GREY // 2, 339, 2))
+
+
 def png_of_colours(channels: int, high: int) -> Image.Image:
     """16-bit PNG, which Pillow reads and does not write, of a ramp up to a value."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

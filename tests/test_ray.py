@@ -265,5 +265,6 @@ def test_without_ray(
         main()
     assert stop.value.code
     assert capsys.readouterr().err == (
-        "cafe: the engine 'ray' needs Ray, which is not installed: pip install 'cafe-clip[ray]'.\n"
+        "cafe: the engine 'ray' needs Ray, which is not installed: pip install 'cafe-clip[ray]', "
+        "or in cafe's source folder pip install '.[ray]'.\n"
     )

@@ -78,6 +78,7 @@ def test_encoders_differ_by_weights_where_they_are_known() -> None:
         ("protocol.validation", "test", "protocol.validation"),
         ("runs", ["../elsewhere"], "runs.0"),
         ("results", [], "results"),
+        ("results.0.metrics", {"\n": None}, r"metrics.\n"),
         ("dataset", None, "dataset"),
     ],
 )
@@ -109,7 +110,9 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
 ODD = st.one_of(PLAIN, st.lists(PLAIN, max_size=2), st.dictionaries(st.text(), PLAIN, max_size=1))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_an_edited_record_is_read_or_refused_in_one_line(
     tmp_path: Path, data: st.DataObject

@@ -18,7 +18,7 @@ import torch
 from making import draw_image, make_header
 
 from cafe.engine import Recipe
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, InputError, how_to_install
 from cafe.report import collect, write_report
 from cafe.report.analysis import project
 from cafe.report.page import render
@@ -141,7 +141,7 @@ def test_its_tables_can_be_read_without_a_script(read: Reader, runs: list[Path])
 def test_it_says_how_to_get_each_number_again(read: Reader) -> None:
     text = " ".join(read.words)
     assert "cafe grid dtd/RN50.none --x" in text
-    assert "--methods zero-shot,nearest-class,clip-adapter --shots 1,2 --seeds 0,1" in text
+    assert "--method zero-shot,nearest-class,clip-adapter --shots 1,2 --seeds 0,1" in text
 
 
 def test_what_is_confused_has_pictures(read: Reader) -> None:
@@ -377,7 +377,7 @@ def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     """A headless browser that shows the page."""
     if BROWSER is None or DRIVER is None:
         pytest.skip("no chromium with its chromedriver; apt-get install chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'cafe-clip[browser]'")
+    webdriver = pytest.importorskip("selenium.webdriver", reason=how_to_install("browser"))
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from cafe.errors import STEERING, CafeError, visible
 from cafe.store import Block, FeatureCache, Header, write_cache
 from cafe_cli import output
+from cafe_cli.heatmap import print_heatmaps
 from cafe_cli.main import app, main
 from cafe_cli.prediction_formats import FORMATS
 from cafe_cli.stopping import stopping_on_signals
@@ -138,6 +139,10 @@ def test_no_command_lets_a_name_steer_the_terminal(cafe: Cafe, tmp_path: Path) -
         ["cache", "import", f"{ESCAPES}.npz", f"a{ESCAPES}/b.{ESCAPES}"],
         ["cache", "rm", path],
         ["cache", "merge", "all/m.t", path, path],
+        ["runs", "ls"],
+        ["runs", "show"],
+        ["runs", "show", ESCAPES],
+        ["runs", "rm", ESCAPES, "--yes"],
     ]
     for words in commands:
         code, out, err = cafe(*words)
@@ -228,6 +233,40 @@ def test_a_table_cuts_no_name(monkeypatch: pytest.MonkeyPatch, width: int) -> No
         assert all(letters.count(letter) >= name.count(letter) for letter in name.replace(" ", ""))
     for literal in ("[b]method[/b]", "[red]", ":smile:"):
         assert literal in letters
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_names_and_numbers_are_not_broken(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    names = ["whu-rs19/ViT-B-32.openai", "whu-rs19/ViT-B-32.laion2b_s34b_b79k"]
+    rows = [[name, "1,281,167", "a sentence of some words " * 3, "2026-01-31T12"] for name in names]
+    headers = ["cache", "images", "what it is", "made"]
+    lines = printed(monkeypatch, width, lambda: output.print_table(headers, rows, numbers=(1,)))
+    assert max(map(cell_len, lines)) <= width
+    text = "\n".join(lines)
+    for word in (*names, *headers[:2], "1,281,167", "2026-01-31T12"):
+        assert word in text
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_wide_map_is_printed_in_parts(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    rows = [
+        {
+            "shots": 1,
+            "ratio": ratio / 7,
+            "bottleneck": f"D/{2**place}",
+            "lr": 0.1,
+            "val": 10 + place,
+        }
+        for ratio in (1, 2)
+        for place in range(14)
+    ]
+    lines = printed(monkeypatch, width, lambda: print_heatmaps(rows, "cv"))
+    assert max(map(cell_len, lines)) <= width
+    words = " ".join(lines).replace("*", "").split()
+    for place in range(14):
+        assert words.count(f"D/{2**place}") == 1
+        assert words.count(f"{10 + place}.00") == 2
+    assert "0.285714" in words
 
 
 def test_predictions_cut_no_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,8 +151,13 @@ def test_features_are_those_of_a_cache_without_maps(
     with pytest.raises(InputError, match="has no spatial features"):
         plain.read_spatial_maps("test")
     with h5py.File(plain.path) as file, h5py.File(spatial.path) as other:
-        assert file.attrs["cafe_format"] == FORMAT
-        assert other.attrs["cafe_format"] == FORMAT + 1
+        assert file.attrs["cafe_format"] == other.attrs["cafe_format"] == 3  # they know the files
+    for cache, number in ((plain, FORMAT), (spatial, FORMAT + 1)):
+        copied = {split: cache.blocks(split) for split in cache.counts}
+        write_cache(tmp_path / "bare.h5", cache.header, copied)
+        with h5py.File(tmp_path / "bare.h5") as file:
+            assert file.attrs["cafe_format"] == number
+        assert FeatureCache.open(tmp_path / "bare.h5").content_sha256 == cache.content_sha256
     with pytest.raises(CacheMismatchError, match="spatial is null, asked for"):
         encode(dataset, tiny, tmp_path / "plain.h5")
 
@@ -341,12 +346,14 @@ def test_a_cache_without_maps_is_told_how_to_get_them(run: Run) -> None:
     assert run("extract", "--dataset", "digits").code == 0
     answer = run("fit", "digits/nano.glyphs", "--method", "vt-clip", "--shots", "1")
     assert answer.code == 2
-    assert "cafe extract --dataset digits --model nano --spatial --rebuild" in answer.err
+    assert "cafe extract digits --model nano --spatial --rebuild" in answer.err
     assert not Path("runs").exists()
 
 
 def test_the_size_is_said_before_it_is_written(run: Run, tiny_folder: Path) -> None:
-    Image.new("RGB", (9, 9)).save("images/train/more.png")
-    words = ["--dataset", "images", "--model", tiny_folder]
+    for name in ("a", "b"):
+        Path("photos", name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(f"photos/{name}/1.png")
+    words = ["--dataset", "photos", "--model", tiny_folder]
     answer = run("extract", *words, "--spatial", "--pool", "1")
     assert "maps of 1 x 1 tokens take up to" in answer.err

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cafe.datasets.open_image import open_image
-from cafe.datasets.text_files import raw_name
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, raw_name
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,7 @@ from pathlib import Path
 from cafe.datasets.dataset import Dataset, Item
 from cafe.datasets.image_list import ImageList
 from cafe.datasets.text_files import quote_some
-from cafe.errors import MissingFilesError
+from cafe.errors import MissingFilesError, counted, verb
 
 _SAMPLE = 64  # images to look for in each root: a split may name a million
 
@@ -99,7 +99,8 @@ def _missing_message(name: str, root: Path, missing: Sequence[str], total: int) 
     if len(missing) < total:
         advice += ", or allow missing images (allow_missing=True)"
     return (
-        f"{name}: {len(missing):,} of the {total:,} images that its split names are not in {root} "
+        f"{name}: {len(missing):,} of the {counted(total, 'image')} that its split names "
+        f"{verb(len(missing), 'are')} not in {root} "
         f"({quote_some(missing)}); {advice}."
     )
 
@@ -112,9 +113,11 @@ def _without_empty_classes(dataset: Dataset) -> Dataset:
         for split, items in dataset.splits.items()
         if items
     }
-    left_out = f"{len(dataset.missing):,} missing images left out"
+    left_out = f"{counted(len(dataset.missing), 'missing image')} left out"
     if len(used) < len(dataset.class_names):
-        left_out += f", {len(used)} of {len(dataset.class_names)} classes remain"
+        left_out += (
+            f", {len(used)} of {len(dataset.class_names)} classes {verb(len(used), 'remain')}"
+        )
     return replace(
         dataset,
         class_names=tuple(dataset.class_names[label] for label in used),

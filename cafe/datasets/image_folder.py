@@ -14,8 +14,8 @@ from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, 
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import Listing, list_folder, subfolders
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
-from cafe.datasets.text_files import escape_bytes, quote_some
-from cafe.errors import DatasetError
+from cafe.datasets.text_files import quote_some
+from cafe.errors import DatasetError, counted, escape_bytes
 
 LOOSE = "images outside of any class folder"
 
@@ -69,18 +69,18 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     """
     left_out = LeftOut()
     listing = list_folder(root, left_out)
-    tops: dict[str, list[str]] = {}
-    for name, inside, below in (path.partition("/") for path in listing.images):
-        if inside:
-            tops.setdefault(name, []).append(below)
+    tops = _by_top(listing.images)
     splits = _split_folders(root, tops)
     if splits:
         _check_one_reading(root, tops, splits)
+        for name in splits:
+            _check_no_class_is_a_part(root / name, _by_top(tops[name]))
         entries, source = _split_entries(tops, splits, left_out)
         loose = [path for path in listing.images if "/" not in path]
         _entries(loose, "", "", left_out)
     else:
         _check_no_class_is_a_split(root, tops)
+        _check_no_class_is_a_part(root, tops)
         entries, source = _entries(listing.images, "", "", left_out), ""
     _check_classes(root, entries, listing, left_out)
     for name in _without_images(listing, tops, splits):
@@ -88,13 +88,21 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
     images = make_image_list(entries, str(root), class_names)
-    deep = _deep_images(entries, 2 if splits else 1)
-    return replace(images, notes=[*images.notes, *deep, *left_out.lines()]), source
+    assumed = _assumptions(entries, tops, splits)
+    return replace(images, notes=[*images.notes, *assumed, *left_out.lines()]), source
+
+
+def _by_top(paths: Sequence[str]) -> dict[str, list[str]]:
+    tops: dict[str, list[str]] = {}
+    for name, inside, below in (path.partition("/") for path in paths):
+        if inside:
+            tops.setdefault(name, []).append(below)
+    return tops
 
 
 def _classes(paths: Sequence[str]) -> set[str]:
     """The folders that the paths begin with."""
-    return {path.partition("/")[0] for path in paths if "/" in path}
+    return set(_by_top(paths))
 
 
 def _split_folders(root: Path, tops: Tops) -> dict[str, str]:
@@ -155,6 +163,21 @@ def _check_no_class_is_a_split(root: Path, tops: Tops) -> None:
         )
 
 
+def _check_no_class_is_a_part(root: Path, tops: Tops) -> None:
+    """Refuse folders of the same folders: domains, folds or views of classes, or classes."""
+    named = [_classes(paths) for paths in tops.values()]
+    every = set().union(*named)
+    shared = every.intersection(*named)
+    are_deep = all("/" in path for paths in tops.values() for path in paths)
+    if len(named) > 1 and are_deep and len(shared) > max(1, len(every) // 2):
+        raise DatasetError(
+            f"{root} can be read in two ways: as the parts {quote_some(tops)}, each with the "
+            f"classes {quote_some(sorted(shared))}, or as the classes {quote_some(tops)}. For the "
+            "first, name the folder of one part or write a manifest; for the second, move the "
+            "images out of the inner folders."
+        )
+
+
 def _split_entries(
     tops: Tops, splits: Mapping[str, str], left_out: LeftOut
 ) -> tuple[list[Entry], str]:
@@ -186,16 +209,21 @@ def _without_images(listing: Listing, tops: Tops, splits: Mapping[str, str]) -> 
             yield path
 
 
-def _deep_images(entries: Sequence[Entry], above: int) -> list[str]:
-    """The line that tells of folders in class folders; `above` is how many lie above an image."""
-    deep = [entry for entry in entries if entry.path.count("/") > above]
-    if not deep:
-        return []
-    path, name = (escape_bytes(str(part)) for part in (deep[0].path, deep[0].key))
-    return [
-        f"images in folders inside of a class folder ({len(deep):,}) count for that class: {path} "
-        f"is of '{name}'"
-    ]
+def _assumptions(entries: Sequence[Entry], tops: Tops, splits: Mapping[str, str]) -> Iterator[str]:
+    """Lines that tell how folders were read whose names or depth are unusual."""
+    like_splits = [name for name in tops if name.lower() in SPLIT_NAMES]
+    if like_splits and not splits:
+        yield (
+            f"taken: {quote_some(like_splits)} as classes, not as splits, as no folders of classes "
+            "are inside"
+        )
+    deep = [entry for entry in entries if entry.path.count("/") > (2 if splits else 1)]
+    if deep:
+        path, name = (escape_bytes(str(part)) for part in (deep[0].path, deep[0].key))
+        yield (
+            f"images in folders inside of a class folder ({len(deep):,}) count for that class: "
+            f"{path} is of '{name}'"
+        )
 
 
 def _check_classes(
@@ -207,7 +235,9 @@ def _check_classes(
     hint = "put the images of each class into a folder"
     if not classes:
         loose = len(listing.images)
-        content = f"only {loose} images outside of any class folder" if loose else "no images"
+        content = (
+            f"only {counted(loose, 'image')} outside of any class folder" if loose else "no images"
+        )
         found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
         raise DatasetError(f"{root} has {content}; {hint}{found}.")
     inner = root / classes.pop()

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from cafe.datasets.class_order import first_pairs, in_class_order
+from cafe.datasets.class_order import first_pairs, has_two_orders, in_class_order
 from cafe.datasets.dataset import SPLITS
 from cafe.datasets.text_files import clean_name, name_fault, quote, quote_some
-from cafe.errors import DatasetError, InputError
+from cafe.errors import DatasetError, InputError, counted, verb
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[str, str] | None
 """Class names to use instead: all of them in the order of the labels, or a map from old to new."""
@@ -87,6 +87,12 @@ def make_image_list(
     """
     keys = {entry.key for entry in entries}
     ranks = {key: rank for rank, key in enumerate(in_class_order(map(str, keys)))}
+    are_names = all(isinstance(key, str) for key in keys)
+    if are_names and _is_in_order(class_names) and has_two_orders(ranks):
+        raise InputError(
+            f"{where}: its classes {quote_some(ranks)} can be sorted as text and counted, so class "
+            "names in their order can be read in two ways; give a mapping from old to new names."
+        )
     label_of = {key: key if isinstance(key, int) else ranks[key] for key in keys}
     names = choose_names(_names_by_label(entries, label_of, where), class_names, where)
     own = class_names is None and all(entry.name is None for entry in entries)
@@ -106,9 +112,13 @@ def make_image_list(
     return ImageList(names, rows, pairs_in_words(in_order, names, class_names))
 
 
+def _is_in_order(class_names: ClassNames) -> bool:
+    return class_names is not None and not isinstance(class_names, Mapping)
+
+
 def pairs_in_words(keys: Sequence[str], names: Sequence[str], class_names: ClassNames) -> list[str]:
     """The line that shows which class gets which name, where names are given in order."""
-    if class_names is None or isinstance(class_names, Mapping):
+    if not _is_in_order(class_names):
         return []
     return [f"class names in the order given: {first_pairs(keys, names)}"]
 
@@ -153,13 +163,14 @@ def choose_names(
     unnamed = [label for label, name in sorted(own_names.items()) if name is None]
     if unnamed:
         raise DatasetError(
-            f"{where}: {len(unnamed)} labels have no class name (the first: "
+            f"{where}: {counted(len(unnamed), 'label', 'have')} no class name (the first: "
             f"{quote_some(unnamed)}); name the classes in the file or give class names."
         )
     if count > len(own_names):
+        unused = count - len(own_names)
         gap = next(label for label in range(count) if label not in own_names)
         raise DatasetError(
-            f"{where}: labels run to {count - 1} but {count - len(own_names)} of them are never "
+            f"{where}: labels run to {count - 1} but {unused} of them {verb(unused, 'are')} never "
             f"used (the first: {gap}); number the {len(own_names)} classes from 0 without gaps."
         )
     names = tuple(str(own_names[label]) for label in range(count))
@@ -170,8 +181,9 @@ def _all_names(class_names: Sequence[str], count: int, where: str) -> tuple[str,
     names = tuple(clean_name(name) for name in class_names)
     if len(names) != count:
         raise InputError(
-            f"{where} has labels from 0 to {count - 1} but {len(names)} class names are given; "
-            "give one name per label, in the order of the labels."
+            f"{where} has labels from 0 to {count - 1} but "
+            f"{counted(len(names), 'class name', 'are')} given; give one name per label, in "
+            "the order of the labels."
         )
     _check_usable(names)
     return names
@@ -205,8 +217,8 @@ def _check_unique(rows: Mapping[str, Sequence[tuple[str, int]]], where: str) -> 
             split_of[path] = split
     if repeated:
         raise DatasetError(
-            f"{where}: {len(repeated)} images are named twice: {quote_some(repeated)}; an image "
-            "may be in one split only, once."
+            f"{where}: {counted(len(repeated), 'image', 'are')} named twice: "
+            f"{quote_some(repeated)}; an image may be in one split only, once."
         )
 
 
@@ -218,6 +230,6 @@ def _check_trained(
     untrained = sorted(set().union(*labels.values()) - labels.get("train", set()))
     if untrained and "train" in labels:
         raise DatasetError(
-            f"{where}: {len(untrained)} classes have no training image: "
+            f"{where}: {counted(len(untrained), 'class', 'have')} no training image: "
             f"{quote_some(names[label] for label in untrained)}; are they spelled alike?"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from cafe.datasets.text_files import escape_bytes
+from cafe.errors import escape_bytes
 
 _SHOWN = 5  # names of a kind
 

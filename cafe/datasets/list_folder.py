@@ -14,11 +14,14 @@ from cafe.errors import DatasetError
 
 _SYSTEM = re.compile(
     r"\..*|#(recycle|snapshot)|@(eadir|recently-snapshot|recycle|sharebin|tmp)|\$recycle\.bin|"
-    r"__macosx|desktop\.ini|ehthumbs(_vista)?\.db|icon\r|lost\+found|system volume information|"
-    r"thumbs\.db",
+    r"__macosx|desktop\.ini|ehthumbs(_vista)?\.db|found\.\d{3}|icon\r|lost\+found|"
+    r"network trash folder|recycler|system volume information|temporary items|thumbs\.db",
     re.IGNORECASE | re.DOTALL,
 )
 """What is hidden, and what systems and network disks keep in folders: `@eaDir` holds thumbnails."""
+
+_THUMBNAILS = re.compile(r"[_-]?thumb(nail)?s?", re.IGNORECASE)
+"""Folders that hold small copies, if there are images beside them; else it may be a class."""
 
 HIDDEN = "hidden files, and those of systems and network disks"
 
@@ -72,9 +75,13 @@ def _walk(
     if here in above:
         left_out.add("links to a folder that they lie in", prefix.rstrip("/"))
         return
-    for entry in _visible_entries(folder, left_out):
+    entries = list(_visible_entries(folder, left_out))
+    are_images = any(Path(entry.name).suffix.lower() in known_suffixes() for entry in entries)
+    for entry in entries:
         path = f"{prefix}{entry.name}"
-        if entry.is_dir():
+        if entry.is_dir() and are_images and _THUMBNAILS.fullmatch(entry.name):
+            left_out.add("folders of thumbnails beside images", path)
+        elif entry.is_dir():
             listing.folders.append(path)
             _walk(folder / entry.name, f"{path}/", above | {here}, listing, left_out)
         elif _is_image(folder / entry.name, entry, left_out):

@@ -18,7 +18,7 @@ from cafe.datasets.known import default_data_root, how_to_get, image_roots, read
 from cafe.datasets.list_folder import subfolders
 from cafe.datasets.manifest import SUFFIXES, read_manifest
 from cafe.datasets.text_files import quote, quote_some
-from cafe.errors import DatasetError, InputError, UnknownNameError
+from cafe.errors import DatasetError, InputError, UnknownNameError, escape_bytes, verb
 
 DATASET_NAMES = ("digits", *BY_NAME)
 
@@ -142,7 +142,7 @@ def _short_name(path: Path) -> str:
     """Name of a dataset that is a folder or a manifest."""
     if path.name in ("", ".."):
         path = path.resolve()
-    return (path.name if path.is_dir() else path.stem) or "root"
+    return escape_bytes(path.name if path.is_dir() else path.stem) or "root"
 
 
 def _read_path(
@@ -215,8 +215,9 @@ def _read_known(
     if count != row.classes:
         if not allow_missing:
             raise DatasetError(
-                f"{row.name} has {row.classes} classes but {count} were found; complete it, name a "
-                "split file (split_file=), or allow missing images (allow_missing=True)."
+                f"{row.name} has {row.classes} classes but {count} {verb(count, 'were')} found; "
+                "complete it, name a split file (split_file=), or allow missing images "
+                "(allow_missing=True)."
             )
         words += f"; {count} of {row.classes} classes found"
     return _Source(images, words, best_root(roots, images))

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 
 from cafe.datasets.image_list import Entry
-from cafe.datasets.text_files import raw_name
+from cafe.errors import raw_name
 
 SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import clean_path, quote, quote_some, read_text, unique_names
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, verb
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -43,13 +43,13 @@ def _line(pairs: Sequence[tuple[str, Any]], where: str) -> _Line:
     named = [
         ("_".join(re.split(r"[\s_-]+", column.strip().lower())), column.strip(), value)
         for column, value in pairs
-        if column.strip()
+        if column.strip() or value not in ("", None)  # spreadsheets add columns of nothing
     ]
-    names = [name for name, _, _ in named]
-    fields = {name: value for name, _, value in named}
-    if len(names) > len(fields):
+    names = [name for name, _, _ in named if name]
+    if len(names) > len(set(names)):
         twice = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{where}: two columns are called {quote(twice)}; keep one.")
+    fields = {name: value for name, _, value in named}
     return _Line(where, fields, {name: column for name, column, _ in named})
 
 
@@ -102,8 +102,8 @@ def _jsonl_lines(path: Path) -> Iterator[_Line]:
 
 
 def _key(label: Any, where: str) -> int | str:
-    if isinstance(label, int) and not isinstance(label, bool):
-        return label
+    if isinstance(label, int | float) and not isinstance(label, bool) and label % 1 == 0:
+        return int(label)
     if not isinstance(label, str):
         raise DatasetError(f"{where}: label {quote(label)} is neither a name nor a number.")
     if not label.strip():
@@ -144,10 +144,11 @@ def _below(path: str, root: Path) -> str:
 
 
 def _one_kind_of_key(entries: Sequence[Entry]) -> list[Entry]:
-    """Take labels for numbers where all of them are, else for names."""
+    """Take labels for numbers where all of them are whole ones, else for names."""
     kind: type[int | str] = str
-    if all(re.fullmatch(r"-?[0-9]{1,18}", str(entry.key)) for entry in entries):
+    if all(re.fullmatch(r"-?[0-9]{1,18}(\.0+)?", str(entry.key)) for entry in entries):
         kind = int
+        entries = [e._replace(key=str(e.key).partition(".")[0]) for e in entries]
     return [entry._replace(key=kind(entry.key)) for entry in entries]
 
 
@@ -183,7 +184,8 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
         entries, source = make_split(entries), f"{source}, which has no splits; {SPLIT_BY_CAFE}"
     elif unsplit:
         raise DatasetError(
-            f"{path}: {unsplit} of {len(entries)} lines have no split; give one to all or to none."
+            f"{path}: {unsplit} of {len(entries)} lines {verb(unsplit, 'have')} no split; give one "
+            "to all or to none."
         )
     images = make_image_list(entries, str(path), class_names)
     return replace(images, notes=[*images.notes, *_unused(lines, bool(unsplit))]), source

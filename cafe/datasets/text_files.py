@@ -10,33 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import LONGEST_NAME, CafeError, DatasetError
+from cafe.errors import LONGEST_NAME, CafeError, DatasetError, escape_bytes, is_utf8
 
 _BYTES = dict.fromkeys(range(0xDC80, 0xDD00))
 """What Python keeps bytes of a file's name as that are not UTF-8."""
-
-_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
-
-
-def raw_name(name: str) -> bytes:
-    """The bytes of a file's name, whether they are UTF-8 or not."""
-    return name.encode("utf-8", "surrogateescape")
-
-
-def escape_bytes(name: str) -> str:
-    r"""A file's name as text that is UTF-8, from which the name can be had back.
-
-    A byte that is not UTF-8, which Python keeps as a lone surrogate, becomes `\xe9`. In a name with
-    such a byte, or with what looks like this escape, a backslash is doubled. Others stay as they
-    are.
-    """
-    if is_utf8(name) and not _ESCAPE.search(name):
-        return name
-    try:
-        raw = raw_name(name)
-    except UnicodeEncodeError:  # it is no file's name
-        return name.encode("utf-8", "backslashreplace").decode()
-    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def quote(value: object) -> str:
@@ -108,17 +85,14 @@ def clean_path(path: Any, what: str) -> str:
 
 def name_fault(name: str) -> str:
     """Why a text cannot be the name of a class, for a message; "" where it can."""
-    if not name.strip() or "\0" in name or not is_utf8(name):
+    if not is_utf8(name):
+        return f"{quote(name)} cannot be a class name, as it is not UTF-8; rename it"
+    if not name.strip() or "\0" in name:
         return f"{quote(name)} cannot be a class name; give a word or more"
     size = len(name.encode())
     if size > LONGEST_NAME:
         return f"the class name {quote(name)} has {size:,} bytes; {LONGEST_NAME:,} is the most"
     return ""
-
-
-def is_utf8(text: str) -> bool:
-    """Tell whether a text holds no undecodable bytes (which Python keeps as lone surrogates)."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_text(path: Path, error_class: type[CafeError] = DatasetError) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from cafe.compat import import_open_clip, quiet_libraries
 from cafe.encoders.weights import WeightsSource
 from cafe.errors import WeightsError, raise_as
+from cafe.store.files import utf8_path
 
 _ADVICE = "give a safetensors file, or a PyTorch file of tensors, made for this architecture"
 _NUMPY = (".npz", ".npy")  # of SigLIP's authors; open_clip reads them, without pickle
@@ -70,11 +71,13 @@ def _read_tensors(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(file)
+        with utf8_path(file) as path:
+            return load_file(path)
     if _is_torchscript(file):
         raise TypeError("it is a TorchScript archive, which holds code")
     # weights_only builds tensors and nothing else, whatever the file asks for
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    with utf8_path(file) as path:
+        content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise TypeError("it holds more than tensors by name")

@@ -30,7 +30,7 @@ CROP_RATIO = (3 / 4, 4 / 3)
 _MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
 _MOST_RESIZED = 1 << 24  # pixels of a resized image; of a larger one only the crop is computed
 _ORIENTATION = 274  # the EXIF tag
-_COLOURS = ("RGB", "RGBA", "LA")
+_COLOURS = ("RGB", "RGBA", "LA", "CMYK")
 """Modes in which Pillow keeps 8 bits of 16."""
 
 

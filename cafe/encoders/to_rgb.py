@@ -25,6 +25,8 @@ _WHITE = tuple((1 << bits) - 1 for bits in (8, 10, 12, 14, 16))
 _BLACK = 16
 """A picture that stays below this, of 255, is taken for one of another range, not for dark."""
 
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of TIFF: 0 is white first, 2 is signed
+
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
 _UPRIGHT |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
 """EXIF orientation -> the transpose that turns the image upright."""
@@ -75,9 +77,16 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _conversion(image: Image.Image) -> Strip:
+    tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I") or image.mode == "F":
         white = _white(*_extremes(image), is_float=image.mode == "F")
+        if tags.get(_PHOTOMETRIC) == 0:  # of wide numbers Pillow leaves it to us
+            return lambda strip: _plain(
+                Image.fromarray(255 - _eight_bits(np.asarray(strip), white))
+            )
         return lambda strip: _plain(Image.fromarray(_eight_bits(np.asarray(strip), white)))
+    if 2 in tags.get(_SAMPLE_FORMAT, ()):
+        raise ImageError("its numbers are signed, from -128 to 127; convert it to 0 to 255")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         return _on_white
     return _plain

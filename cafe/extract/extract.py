@@ -18,7 +18,7 @@ from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
-from cafe.errors import CacheError, CacheMismatchError, DatasetError
+from cafe.errors import CacheError, CacheMismatchError, DatasetError, counted
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
 from cafe.extract.file_states import changed_images, state_array
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
@@ -190,7 +190,8 @@ def _was_there(path: Path, key: Key, dataset: Dataset) -> Extraction:
     if not different:
         changed = changed_images(cache, dataset)
         if changed:
-            different = [f"{len(changed):,} images have changed since ({quote_some(changed)})"]
+            images = counted(len(changed), "image", "have")
+            different = [f"{images} changed since ({quote_some(changed)})"]
     if different:
         raise CacheMismatchError(
             f"'{path}' was made differently: {'; '.join(different)}. Replace it with rebuild=True, "
@@ -206,8 +207,9 @@ def _refuse_empty(dataset: Dataset, skipped: Skipped, resume: ResumeFolder) -> N
         if items and len(failures) == len(items):
             resume.discard()  # the images must be repaired first, which changes the key
             raise DatasetError(
-                f"none of the {len(items)} images of split '{split}' of '{dataset.name}' can be "
-                f"read ({failures[0][1]}: {failures[0][2]}); repair them and extract again."
+                f"none of the {counted(len(items), 'image')} of split '{split}' of "
+                f"'{dataset.name}' can be read ({failures[0][1]}: {failures[0][2]}); repair them "
+                "and extract again."
             )
 
 

@@ -18,11 +18,12 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
-from cafe.errors import InputError
+from cafe.errors import InputError, counted, verb
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.extract import Extraction, extract, precision_at_hand
 from cafe.extract.images import OnError, encode_all
+from cafe.extract.importers.zero_shot_check import doubts_of_extraction
 from cafe.extract.ray import RayEngine
 from cafe.extract.sources import Images
 from cafe.progress import Progress, log
@@ -185,7 +186,8 @@ class Extractor:
         note : callable, optional
             Called with each line that is good to know before the work begins: what the dataset left
             out or assumed, how large the spatial maps become, which sentences the encoder cuts, or
-            that finished work of another extraction is removed. None logs them.
+            that finished work of another extraction is removed; and after it, where zero-shot is no
+            better than guessing. None logs them.
 
         Returns
         -------
@@ -237,7 +239,11 @@ class Extractor:
             engine=RayEngine(model, self.pretrained) if self.engine == "ray" else encode_blocks,
             note=note,
         )
-        return FeatureCache.open(path)
+        made = FeatureCache.open(path)
+        if not self.extraction_.was_there:
+            for line in doubts_of_extraction(made):
+                note(line)
+        return made
 
     def _precision_at_hand(self, path: Path) -> str | None:
         """The precision to go on in; what is there decides, not the speed of the machine."""
@@ -251,6 +257,6 @@ def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
     images = sum(map(len, dataset.splits.values()))
     size = images * height * width * encoder.width * 2 / 1e6  # MB in float16
     return (
-        f"{images:,} maps of {height} x {width} tokens take up to {size:,.0f} MB, and as much "
-        "again until the file is made."
+        f"{counted(images, 'map')} of {height} x {width} tokens {verb(images, 'take')} up to "
+        f"{size:,.0f} MB, and as much again until the file is made."
     )

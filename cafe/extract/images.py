@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from cafe.datasets.open_image import open_image
-from cafe.datasets.text_files import escape_bytes
+from cafe.datasets.open_url import is_url, open_url
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
-from cafe.errors import ImageError, InputError
+from cafe.errors import ImageError, InputError, escape_bytes
 from cafe.extract.decode import DecodedImage, decode_image
 from cafe.extract.encode import (
     EncodedBatch,
@@ -151,12 +151,14 @@ def encode_images(
 
 
 def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
-    """Decode a file, or an image in memory, which stays open."""
-    if isinstance(source, str | os.PathLike):
-        return decode_image(lambda: open_image(Path(source)), preprocess)
+    """Decode a file, what a URL names, or an image in memory, which stays open."""
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess)
-    return decode_image(lambda: nullcontext(to_image(source)), preprocess)
+    if not isinstance(source, str | os.PathLike):
+        return decode_image(lambda: nullcontext(to_image(source)), preprocess)
+    if is_url(source):
+        return decode_image(lambda: open_url(str(source)), preprocess)
+    return decode_image(lambda: open_image(Path(source)), preprocess)
 
 
 def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:

@@ -23,7 +23,7 @@ from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
 from cafe.encoders.weights import absolute_names
-from cafe.errors import CafeError, DeviceError, InputError
+from cafe.errors import CafeError, DeviceError, InputError, how_to_install
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, count_images, unfinished
 from cafe.extract.ray_worker import TRIES, Worker
 from cafe.extract.resume import ResumeFolder
@@ -159,7 +159,7 @@ def _cluster() -> Iterator[Any]:
         data = importlib.import_module("ray.data")
     except ImportError as error:
         raise InputError(
-            "the engine 'ray' needs Ray, which is not installed: pip install 'cafe-clip[ray]'."
+            f"the engine 'ray' needs Ray, which is not installed: {how_to_install('ray')}."
         ) from error
     context = data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller shows the progress

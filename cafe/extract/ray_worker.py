@@ -14,7 +14,7 @@ import torch
 
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.errors import CacheMismatchError, CafeError, WeightsError
+from cafe.errors import CacheMismatchError, CafeError, WeightsError, counted
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, unfinished
 from cafe.extract.resume import ResumeFolder
 
@@ -85,7 +85,7 @@ class Worker:
         if file.stat().st_size > _MOST_TRIES:
             raise CafeError(
                 f"{_MOST_TRIES} workers died while they encoded '{block.items[0].id}' and the "
-                f"{len(block.items) - 1} images after it (out of memory?); extract again with a "
-                "smaller batch_size= or fewer workers=."
+                f"{counted(len(block.items) - 1, 'image')} after it (out of memory?); extract "
+                "again with a smaller batch_size= or fewer workers=."
             )
         return file

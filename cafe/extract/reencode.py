@@ -10,7 +10,7 @@ from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache
-from cafe.errors import CacheMismatchError, InputError
+from cafe.errors import CacheMismatchError, InputError, counted, verb
 from cafe.extract.decode import decode_item
 from cafe.extract.encode import encode_batch
 from cafe.extract.file_states import changed_images
@@ -56,8 +56,9 @@ def reencode_sample(
     changed = changed_images(cache, dataset)
     if changed:
         raise CacheMismatchError(
-            f"{len(changed):,} images of '{dataset.name}' have changed since '{cache.path}' was "
-            f"made ({quote_some(changed)}); extract it again with rebuild=True."
+            f"{counted(len(changed), 'image')} of '{dataset.name}' {verb(len(changed), 'have')} "
+            f"changed since '{cache.path}' was made ({quote_some(changed)}); extract it "
+            "again with rebuild=True."
         )
     check_recorded_encoder(record_of_cache(cache), encoder, WEIGHTS)
     rows = [(split, row) for split, size in cache.counts.items() for row in range(size)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
+from cafe.errors import counted, verb
 
 
 def text_notes(
@@ -31,8 +32,9 @@ def text_notes(
     if cut:
         classes = len({owners[place] for place in cut})
         yield (
-            f"{len(cut):,} of {len(flat):,} sentences, of {classes:,} classes, are longer than the "
-            f"{token_ids.shape[1]} tokens that {encoder.model} reads and are cut; the first is of "
+            f"{len(cut):,} of {len(flat):,} sentences, of {counted(classes, 'class')}, "
+            f"{verb(len(cut), 'are')} longer than the {token_ids.shape[1]} tokens that "
+            f"{encoder.model} reads and {verb(len(cut), 'are')} cut; the first is of "
             f"'{class_names[owners[cut[0]]]}': shorten them."
         )
     cut_classes = {owners[place] for place in cut}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
-from cafe.errors import CacheError, CafeError, InputError, raise_as
+from cafe.errors import CacheError, CafeError, InputError, counted, raise_as
 from cafe.extract.images import pixel_inputs, read_pixels
 from cafe.extract.sources import ImageSource, list_images
 from cafe.features.splits import Shots
@@ -223,7 +223,7 @@ def _features(saved: SavedHead, file: Path, folder: Path | str | None) -> _Sampl
         if cache.width == width and count > 1:
             rows = torch.linspace(0, cache.counts["test"] - 1, count).long()
             inputs = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
-            return _Sample(inputs, f"{count} test images' features")
+            return _Sample(inputs, f"{count} test image{'s' * (count > 1)}' features")
     except CacheError:
         pass  # a head may travel without its cache
     shape = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
@@ -244,4 +244,4 @@ def _pixels(encoder: Encoder, images: ImageSource | Iterable[ImageSource] | None
         raise CafeError("none of the images to compare on can be read; name others.")
     # a row of noise beside a single image, because tracing takes a size of one for a constant
     rows = torch.cat([real, noise[:1]]) if len(real) == 1 else real
-    return _Sample(rows, f"{len(real)} image{'s' if len(real) > 1 else ''}")
+    return _Sample(rows, counted(len(real), "image"))

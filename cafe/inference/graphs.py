@@ -14,7 +14,7 @@ from cafe.compat import quiet_libraries
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import SpatialTower
-from cafe.errors import CafeError
+from cafe.errors import CafeError, how_to_install
 from cafe.results.saved_head import SavedHead, output_names
 from cafe.store.files import DeferredErrorFile
 
@@ -56,21 +56,23 @@ class ImageGraph(nn.Module):
         In float32. The graph normalises pixels; the caller resizes and crops them.
     """
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, saved: SavedHead, encoder: Encoder) -> None:
         super().__init__()
         config, network = encoder.preprocess.config, encoder._network
         self.head = HeadGraph(saved)
         # mean and std are of pixels in 0 to 1
-        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
+        self.register_buffer("pixel_mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
         self.tower = SpatialTower(network, saved.pool) if saved.pool else _image_tower(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor | Answer:
         """The head's output for 8-bit RGB (N, 3, S, S). (N, C) each"""
-        answer: Tensor | Answer = self.head(self.tower((pixels.float() - self.mean) / self.std))
+        answer: Tensor | Answer = self.head(
+            self.tower((pixels.float() - self.pixel_mean) / self.pixel_std)
+        )
         return answer
 
 
@@ -133,8 +135,8 @@ def check_onnx() -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise CafeError(
-            f"ONNX needs {' and '.join(missing)}, which are not installed; "
-            "pip install 'cafe-clip[onnx]'."
+            f"ONNX needs {' and '.join(missing)}, which must be installed: "
+            f"{how_to_install('onnx')}."
         )
 
 

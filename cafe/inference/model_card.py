@@ -50,7 +50,10 @@ def write_card(
     rows = f"{'uint8' if size else 'float32'} (N, {shape})"
     accuracies = {}
     if "accuracy" in about:  # else a head that an older cafe saved
-        accuracies = {f"this head, {about['method']}": about["accuracy"], **about["baselines"]}
+        accuracies = {
+            f"this head, {about['method']}": about["accuracy"],
+            **about.get("baselines", {}),
+        }
     card = ModelCard.from_template(
         _metadata(about, from_pixels=preprocess is not None),
         template_path=str(Path(__file__).with_suffix(".md.j2")),

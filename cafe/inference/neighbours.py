@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.datasets.text_files import distinct_names, escape_bytes
-from cafe.errors import CacheMismatchError, CacheNotFoundError
+from cafe.datasets.text_files import distinct_names
+from cafe.errors import (
+    CacheMismatchError,
+    CacheNotFoundError,
+    InputError,
+    escape_bytes,
+    unescape_bytes,
+)
 from cafe.features.splits import draw_shots
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
@@ -52,6 +58,8 @@ class NeighbourIndex:
     ------
     CacheMismatchError
         If it is another cache. The difference is named.
+    InputError
+        If the head does not say which shots it was fitted on.
     """
 
     def __init__(self, saved: SavedHead, cache: FeatureCache) -> None:
@@ -63,6 +71,8 @@ class NeighbourIndex:
                 f"'{cache.path}' is not the cache that the head was fitted on: "
                 f"{'; '.join(different)}. Bring that one back, or fit again."
             )
+        if not {"shots", "seed"} <= saved.about.keys():
+            raise InputError("the head does not say its shots and seed; fit again.")
         labels = torch.from_numpy(cache.labels("train"))
         rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
         ids, classes = cache.ids("train"), distinct_names(cache.header.class_names)
@@ -107,7 +117,7 @@ def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> Feat
     CacheNotFoundError
         If it is in none of these places.
     """
-    about, recorded = saved.about, Path(saved.about.get("cache", ""))
+    about, recorded = saved.about, Path(unescape_bytes(saved.about.get("cache", "")))
     names = about["encoder"]["model"], about["encoder"]["pretrained"]
     # the head is <work>/runs/<run>/<head>, and the cache was recorded relative to <work>
     above = file.absolute().parents

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
+
+from cafe.store.files import utf8_path
 
 FAULTS = (
     ArithmeticError,
@@ -27,6 +30,9 @@ FAULTS = (
     safetensors.SafetensorError,
 )
 """What a file of this kind raises at one damage or another."""
+
+_TYPES = (torch.float32, torch.int64, torch.bool)
+"""Others fit together with none of what they meet later."""
 
 
 def pack(tensors: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> bytes:
@@ -46,9 +52,16 @@ def pack(tensors: Mapping[str, Tensor], name: str, about: Mapping[str, Any]) -> 
     return save(copies, metadata={name: json.dumps(sealed)})
 
 
+@contextmanager
+def open_tensors(path: Path | str) -> Iterator[Any]:
+    """A safetensors file, of any name."""
+    with utf8_path(path) as name, safetensors.safe_open(name, framework="pt") as file:
+        yield file
+
+
 def read_about(path: Path | str, name: str) -> dict[str, Any]:
     """What a file says of its tensors; it raises one of `FAULTS` if it is none of this kind."""
-    with safetensors.safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         about: dict[str, Any] = json.loads((file.metadata() or {})[name])
     if not isinstance(about, dict):
         raise TypeError("it does not say what it holds")
@@ -65,12 +78,14 @@ def read_tensors(path: Path | str, about: Mapping[str, Any]) -> dict[str, Tensor
     ValueError
         If the file does not have its digest, or a number is not finite; or another of `FAULTS`.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     plain = {name: value for name, value in about.items() if name != "sha256"}
     if "sha256" in about and about["sha256"] != _digest(tensors, plain):
         raise ValueError("it does not have its digest")
     for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise TypeError(f"'{name}' has type {tensor.dtype}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"'{name}' holds numbers that are not finite")
     return tensors

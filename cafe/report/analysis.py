@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from cafe.datasets.thumbnails import stays_inside, thumbnails_from_dataset, thumbnails_from_folder
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, InputError, counted
 from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
@@ -181,7 +181,7 @@ def _thumbnails(
         if images:
             thumbnails = thumbnails_from_folder(images, ids)
             if outside := [name for name in ids.values() if not stays_inside(images, name)]:
-                notes.append(f"{len(outside)} images are left out: they lie outside of '{images}'.")
+                notes.append(f"left out: {counted(len(outside), 'image')} outside of '{images}'.")
         else:
             thumbnails = thumbnails_from_dataset(cache.header.dataset, ids)
     except CafeError:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from cafe.errors import counted
 from cafe.report.report_data import HeatMap, ReportData
 from cafe.results.metrics import Summary
 
@@ -49,11 +50,6 @@ def axis(title: str = "", **more: Any) -> Json:
     return {"title": {"text": title}, **more} if title else more
 
 
-def shots_in_words(shots: Any) -> str:
-    """`1 shot`, `16 shots`, `all shots`."""
-    return f"{shots} shot{'s' if shots != 1 else ''}"
-
-
 def accuracy(run: ReportData) -> Figure:
     """Lines over shots with 95 % intervals, published numbers dotted; dots for one shot count."""
     published = {int(count) for row in run.comparable for count in row["accuracy"]} - {0}
@@ -76,7 +72,8 @@ def accuracy(run: ReportData) -> Figure:
         "legend": LEGEND_BELOW,
         "height": 460 + 14 * (len(data) // 4),
     }
-    label = f"Lines: accuracy of {len(run.methods)} methods at {len(ticks)} shot counts"
+    methods, counts = counted(len(run.methods), "method"), counted(len(ticks), "shot count")
+    label = f"Lines: accuracy of {methods} at {counts}"
     return Figure(data, layout, f"{label}; the table below has the numbers.")
 
 
@@ -136,7 +133,9 @@ def _dots(run: ReportData) -> Figure:
         "showlegend": False,
         "height": 130 + 34 * len(results),
     }
-    return Figure(data, layout, f"Dots: accuracy of {len(results)} methods; see the table below.")
+    return Figure(
+        data, layout, f"Dots: accuracy of {counted(len(results), 'method')}; see the table below."
+    )
 
 
 def _colour(run: ReportData, method: str) -> str:
@@ -194,5 +193,5 @@ def heat(heat_map: HeatMap) -> Figure:
         "yaxis": axis("bottleneck", type="category", showgrid=False),
         "height": 150 + 46 * len(bottlenecks),
     }
-    label = f"{shots_in_words(heat_map.shots)}: validation chose ratio {ratio:g} and bottleneck "
+    label = f"{counted(heat_map.shots, 'shot')}: validation chose ratio {ratio:g} and bottleneck "
     return Figure([colours, frame], layout, f"{label[0].upper()}{label[1:]}{bottleneck}.")

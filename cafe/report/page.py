@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cafe.datasets.text_files import escape_bytes
-from cafe.errors import CafeError, raise_as
+from cafe.errors import CafeError, counted, escape_bytes, is_utf8, raise_as
 from cafe.report import figures, head_figures
-from cafe.report.figures import Figure, shots_in_words
+from cafe.report.figures import Figure
 from cafe.report.read_runs import collect
 from cafe.report.report_data import ReportData
 from cafe.store.files import remove_left_overs, write_text
@@ -95,11 +95,17 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_utf8,
     )
-    templates.filters["shots"] = shots_in_words
+    templates.filters["shots"] = lambda shots: counted(shots, "shot")
+    templates.filters["counted"] = counted
     templates.filters["escape_bytes"] = escape_bytes
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates
+
+
+def _utf8(value: Any) -> Any:
+    return value if not isinstance(value, str) or is_utf8(value) else escape_bytes(value)
 
 
 def _figures(run: ReportData) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.datasets.text_files import distinct_names
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, InputError, unescape_bytes
 from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import analyse
 from cafe.report.published import DATASETS, protocol_differences, published_beside
@@ -16,7 +16,7 @@ from cafe.report.report_data import Key, ReportData, read_heat_maps
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
 from cafe.results.result import Result, largest_shots
-from cafe.results.runs import newest_run
+from cafe.results.run_folders import newest_run
 from cafe.store import FeatureCache
 from cafe.store.key import differences
 
@@ -105,7 +105,7 @@ def _unchanged_cache(record: Record, notes: list[str]) -> FeatureCache | None:
     """The cache of a run, if it is there and still the same; else a note says why it is not."""
     if not isinstance(record.cache, str) or record.base_to_new:
         return None
-    path = Path(record.cache)
+    path = Path(unescape_bytes(record.cache))
     if not path.is_file():
         problem = f"The cache '{path}' is not at hand"
     else:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cafe.errors import counted
 from cafe.features.splits import Shots
 from cafe.report.analysis import Analysis
 from cafe.results.page import GridRow, read_grid_rows
@@ -128,7 +129,9 @@ class ReportData:
     def name(self) -> str:
         """The dataset, or of how many caches this is the average."""
         names = self.record.datasets
-        return self.record.dataset if names is None else f"average of {len(names)} caches"
+        return (
+            self.record.dataset if names is None else f"average of {counted(len(names), 'cache')}"
+        )
 
     @property
     def title(self) -> str:
@@ -224,7 +227,7 @@ class ReportData:
             return record.command
         shots = protocol.shots if isinstance(protocol.shots, tuple) else [protocol.shots]
         caches = record.cache if isinstance(record.cache, tuple) else [record.cache]
-        words = ["cafe", "compare", *caches, "--methods", ",".join(self.methods)]
+        words = ["cafe", "compare", *caches, "--method", ",".join(self.methods)]
         words += ["--shots", ",".join(map(str, shots))]
         words += ["--seeds", ",".join(map(str, protocol.seeds))]
         words += ["--validation", protocol.validation]

@@ -100,7 +100,7 @@ def _caches_by_encoder(home: Path) -> dict[str, list[FeatureCache]]:
             by_encoder.setdefault(encoder, {})[path.parent.name] = cache
     if not by_encoder:
         raise CacheNotFoundError(
-            f"no cache of the paper's eleven datasets in '{home}'; 'cafe extract --dataset dtd "
+            f"no cache of the paper's eleven datasets in '{home}'; 'cafe extract dtd "
             "--model RN50' makes one, 'cafe datasets' lists them."
         )
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from cafe.results.typed_json import ClassName, Count, Index, Name, Percent
 
@@ -17,6 +17,23 @@ class _Encoder(TypedDict):
 
     model: str
     pretrained: str
+    weights_sha256: NotRequired[str | None]
+
+
+class _Maps(TypedDict):
+    """The spatial maps that a head takes."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    grid: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class _CacheKey(TypedDict):
+    """The key of the cache that a head was fitted on, of which most is compared as it is."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    spatial: NotRequired[_Maps | None]
 
 
 class _Calibration(TypedDict, total=False):
@@ -25,6 +42,8 @@ class _Calibration(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    source: Literal["validation", "out-of-fold", "none"]
+    images: Index
 
 
 class _Required(TypedDict):
@@ -35,7 +54,7 @@ class _Required(TypedDict):
     class_names: Annotated[list[ClassName], Field(min_length=2)]
     dataset: str
     encoder: _Encoder
-    cache_key: dict[str, Any]
+    cache_key: _CacheKey
 
 
 class HeadAbout(_Required, total=False):

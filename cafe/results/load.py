@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cafe.results.record import Record, read_record
-from cafe.results.runs import newest_run
+from cafe.results.run_folders import newest_run
 
 
 def load_record(run: Path | str = "runs") -> Record:

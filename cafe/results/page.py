@@ -62,12 +62,12 @@ class Page:
     results: tuple[PageRow, ...] = ()
 
     def __post_init__(self) -> None:
-        classes = len(self.class_names)
+        names, classes = self.class_names, len(self.class_names)
         for row in self.results:
             pairs = row.get("confusions", ())
             labels = [label for pair in pairs for label in (pair["label"], pair["predicted"])]
-            if max(len(row.get("per_class", ())) - 1, *labels, -1) >= classes:
-                raise ValueError(f"{row['method']} has more classes than the {classes} names")
+            if max(labels, default=-1) >= classes or len(row.get("per_class", names)) != classes:
+                raise ValueError(f"{row['method']} does not have the {classes} classes of the page")
 
 
 class GridRow(TypedDict):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.text_files import distinct_names, escape_bytes
-from cafe.errors import CacheError, InputError, raise_as, visible
+from cafe.datasets.text_files import distinct_names
+from cafe.errors import CacheError, InputError, escape_bytes, raise_as, visible
 from cafe.features.splits import Shots
 from cafe.progress import log
 from cafe.results.image_scores import ImageScores

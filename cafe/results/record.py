@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cafe.errors import escape_bytes
 from cafe.methods.base import Protocol
 from cafe.results.frames import RecordViews
 from cafe.results.predictions import HeadName, Predictions
@@ -48,12 +49,15 @@ class RecordedEncoder:
 
 @dataclass(frozen=True)
 class RecordedProtocol:
-    """How a study was run: one shot count or several, seeds, validation, and all of it in words."""
+    """How a study was run: one shot count or several, seeds, validation, and all of it in words;
+    `brief` is the same in a line, in memory only.
+    """
 
     shots: Count | tuple[Count, ...]
     seeds: Annotated[tuple[Index, ...], Field(min_length=1)]
     validation: Protocol
     words: str
+    brief: Annotated[str, Field(exclude=True)] = ""
 
 
 @dataclass(frozen=True)
@@ -167,13 +171,13 @@ def make_record(
 ) -> Record:
     """Put the results of a study on one cache into a record; `fields` are further ones of it.
 
-    The words of the protocol end with where images and split come from.
+    The words of the protocol begin with where images and split come from.
     """
     header = cache.header
     if header.source:
-        protocol = replace(protocol, words=f"{protocol.words} Data: {header.source}.")
+        protocol = replace(protocol, words=f"Data: {header.source}. {protocol.words}")
     return Record(
-        cache=str(cache.path),
+        cache=escape_bytes(str(cache.path)),
         dataset=header.dataset,
         encoder=RecordedEncoder.of_cache(cache),
         protocol=protocol,

@@ -21,16 +21,13 @@ from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.predictions import write_predictions
 from cafe.results.record import RECORD, Record, read_record
 from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
+from cafe.results.run_folders import RunNotFoundError, newest_run
 from cafe.results.saved_head import save_head
 from cafe.results.typed_json import to_json
 from cafe.store.files import check_folder, digest_of_file, remove_left_overs, write_folder
 from cafe.store.paths import safe_name
 
 T = TypeVar("T")
-
-
-class RunNotFoundError(CafeError, FileNotFoundError):
-    """No such run."""
 
 
 class HeadSelector(NamedTuple):
@@ -233,17 +230,6 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
             "or name the file itself to use it all the same."
         )
     return file
-
-
-def newest_run(folder: Path) -> Path:
-    """The folder itself where it is a run, else the newest run in it."""
-    if (folder / RECORD).is_file():
-        return folder
-    inside = [path.parent for path in folder.glob(f"[!.]*/{RECORD}")]
-    if not inside:
-        what = "holds no run" if folder.is_dir() else "is neither a run nor a head's file"
-        raise RunNotFoundError(f"'{folder}' {what}; 'cafe fit' makes one and says where.")
-    return max(inside, key=lambda run: ((run / RECORD).stat().st_mtime, run.name))
 
 
 def _choose(name: str, wanted: T | None, known: Sequence[T], usual: T) -> T:

@@ -185,6 +185,8 @@ def load_head(path: Path | str) -> SavedHead:
     InputError
         If it is no saved head, is damaged, or its tensors do not fit its classes.
     """
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise InputError(f"no head '{path}'; 'cafe fit' saves one for every method, shot and seed.")
     try:
         about = read_about(path, "cafe")
         check_json(HeadAbout, about, Path(path))
@@ -211,7 +213,7 @@ def _try_out(saved: SavedHead) -> None:
         return  # nothing else tells how wide a feature is
     width = saved.zero_shot.weights.shape[-1]
     image = torch.ones(1, width)
-    own = image[:, None].expand(1, 2, width) if saved.head.spatial else image  # with a map of one
+    own = image[:, None].expand(1, 2, width) if saved.pool else image  # with a map of one
     shape = (1, len(saved.class_names))
     for values in (saved.head.logits(own), saved.zero_shot.logits(image)):
         if tuple(values.shape) != shape or not torch.isfinite(values).all():

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cafe.errors import LONGEST_NAME, InputError, raise_as
+from cafe.errors import LONGEST_NAME, InputError, raise_as, visible
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)] | Literal["all"]
@@ -65,7 +65,8 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = f" at '{'.'.join(map(str, first['loc']))}'" if first["loc"] else ""
+        place = visible(".".join(map(str, first["loc"])))
+        where = f" at '{place}'" if place else ""
         raise InputError(f"'{path}' is damaged{where}: {first['msg']}; run it again.") from None
 
 

@@ -102,7 +102,7 @@ def find_caches(
     if not matching:
         filters = " ".join(filter(None, [dataset, model]))
         raise CacheNotFoundError(
-            f"no cache{f' of {filters}' if filters else ''} in '{home}'; 'cafe extract --dataset "
+            f"no cache{f' of {filters}' if filters else ''} in '{home}'; 'cafe extract "
             f"{dataset or 'digits'}' makes one, 'cafe cache ls' lists what there is."
         )
     return matching

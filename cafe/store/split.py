@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cafe.compat import import_pandas
-from cafe.errors import visible
+from cafe.errors import escape_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,9 +72,9 @@ def cache_frame(cache: FeatureCache, split: str | None, *, features: bool) -> Da
 
 def _split_frame(cache: FeatureCache, split: str, *, features: bool) -> DataFrame:
     pandas, y = import_pandas(), cache.labels(split)
-    names = np.array(list(map(visible, cache.header.class_names)), object)
+    names = np.array(list(cache.header.class_names), object)
     frame = pandas.DataFrame(
-        {"id": list(map(visible, cache.ids(split))), "split": split, "label": names[y], "y": y}
+        {"id": list(map(escape_bytes, cache.ids(split))), "split": split, "label": names[y], "y": y}
     )
     if not features:
         return frame

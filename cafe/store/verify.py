@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import CacheFormatError
+from cafe.errors import CacheFormatError, counted
 from cafe.progress import Progress
 from cafe.store.open_file import open_checked
 from cafe.store.schema import array_bytes, get_text, is_finite, iter_datasets, row_bytes, slabs
@@ -110,6 +110,6 @@ class _ArrayCheck:
             if len(repeated):
                 example = repeated[0].decode("utf-8", "replace")
                 yield (
-                    f"'{self._name}' has {len(repeated):,} names more than once, such as "
+                    f"'{self._name}' has {counted(len(repeated), 'name')} more than once, such as "
                     f"'{example}'."
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.devices import ProductPrecision, resolve_device
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
@@ -207,8 +207,8 @@ def _base_to_new(
 ) -> Record:
     base, results, halves = base_and_new(load_task(source), plan, context, progress)
     words = (
-        f"Base to new: heads are fitted on the first {halves.base} classes in the order of their "
-        f"labels, and tested on those and on the other {halves.new} classes apart, each half "
+        f"Base to new: heads are fitted on the first {counted(halves.base, 'class')} in the order "
+        f"of the labels, and tested on those and on the other {halves.new} apart, each half "
         "among its own classes."
     )
     return make_record(
@@ -234,6 +234,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         f"{first.protocol.words}"
     )
     words += "".join(f" Of {r.dataset}: {r.source}." for r in records[1:] if r.source)
+    brief = f"Average over {len(records)} caches. Of {first.dataset}: {first.protocol.brief}"
     # only the shot counts that every cache has can be averaged
     shots = tuple(dict.fromkeys(result.shots for result in results))
     return replace(
@@ -247,7 +248,7 @@ def _average_record(records: Sequence[Record]) -> Record:
             "+".join(dict.fromkeys(record.encoder.model for record in records)),
             "+".join(dict.fromkeys(record.encoder.pretrained for record in records)),
         ),
-        protocol=replace(first.protocol, shots=shots, words=words),
+        protocol=replace(first.protocol, shots=shots, words=words, brief=brief),
         results=results,
         differences=differences(results),
         cache_key={},

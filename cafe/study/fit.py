@@ -130,7 +130,7 @@ def fit(
     if note is not None:
         for text in cost_notes(task, plan, context):
             note(text)
-    protocol = describe_protocol(task, plan, [*notes, *meta_notes(source, plan.settings)])
+    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings), notes)
     results = run_study(task, plan, context=context, progress=progress, calibrated=True)
     record = make_record(source, protocol, results, command, precision=products)
     return save_run(record, Path(runs)) if runs is not None else record

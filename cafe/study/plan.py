@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe.errors import InputError
+from cafe.errors import InputError, counted, verb
 from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
@@ -141,6 +141,7 @@ def make_plan(
     InputError
         As of `check_plan` and `resolve_seeds`.
     """
+    check_splits(task)
     largest = largest_class(task)
     usual = [count for count in usual_shots if count <= largest] or [largest]
     counts = resolve_shots(shots, usual)
@@ -155,16 +156,12 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
         if find_method(name).needs == "spatial features" and not task.spatial_size:
             raise InputError(
                 f"{name} needs spatial features, which the cache of {task.name} has none of: "
-                f"cafe extract --dataset {task.name} --model {task.model} --spatial --rebuild"
+                f"cafe extract {task.name} --model {task.model} --spatial --rebuild"
             )
     check_texts(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:
         raise InputError("a study needs at least one method, one shot count and one seed.")
-    for split in ("train", "test"):
-        if split not in task.splits:
-            raise InputError(
-                f"the cache of {task.name} has no {split} split, only {', '.join(task.splits)}."
-            )
+    check_splits(task)
     if plan.validation in ("few-shot", "full") and "val" not in task.splits:
         raise InputError(
             f'validation="{plan.validation}" needs a validation split, and {task.name} has none; '
@@ -179,6 +176,15 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
             )
 
 
+def check_splits(task: Task) -> None:
+    """Refuse a cache that lacks what every study needs."""
+    for split in ("train", "test"):
+        if split not in task.splits:
+            raise InputError(
+                f"the cache of {task.name} has no {split} split, only {', '.join(task.splits)}."
+            )
+
+
 def largest_class(task: Task) -> int:
     """Training images of the class that has the most."""
     return int(_class_counts(task).max())
@@ -189,25 +195,37 @@ def _class_counts(task: Task) -> Tensor:
     return torch.bincount(task.splits["train"].y, minlength=len(task.text.names))
 
 
-def describe_protocol(task: Task, plan: StudyPlan, notes: Sequence[str] = ()) -> RecordedProtocol:
-    """The protocol of a study as its record tells it; notes come last in the words."""
+def describe_protocol(
+    task: Task, plan: StudyPlan, notes: Sequence[str] = (), exceptions: Sequence[str] = ()
+) -> RecordedProtocol:
+    """The protocol of a study as its record tells it.
+
+    Notes and exceptions come last in the words; exceptions are told in the brief line too.
+    """
     sizes, short = _class_counts(task), []
-    for shots in plan.shots:
-        classes = 0 if shots == "all" else int((sizes < shots).sum())
+    for count in plan.shots:
+        classes = 0 if count == "all" else int((sizes < count).sum())
         if classes:
-            short.append(f"{classes} of {len(sizes)} classes have fewer than {shots}: all taken.")
+            few = f"{classes} of {len(sizes)} classes {verb(classes, 'have')} fewer than {count}"
+            short.append(f"{few}: all taken.")
+    images = counted(len(task.splits["test"]), "test image")
+    seeds, shots = counted(len(plan.seeds), "seed"), tuple(plan.shots)
+    drawn = counted(shots[0] if len(shots) == 1 else ", ".join(map(str, shots)), "shot")
     words = [
-        f"{', '.join(map(str, plan.shots))} shots per class from the training split, drawn anew "
-        f"for each of the seeds {', '.join(map(str, plan.seeds))} (nested draws).",
+        f"{drawn} per class from the training split, drawn "
+        f"{'anew for each of the seeds' if len(plan.seeds) > 1 else 'with seed'} "
+        f"{', '.join(map(str, plan.seeds))} (nested draws).",
         *short,
         *_choice_in_words(plan, int(sizes.max())),
-        f"Top-1 accuracy on all {len(task.splits['test'])} test images, which are looked at once, "
-        "after everything is chosen.",
-        "Intervals are 95 % (Student's t over seeds).",
+        f"Top-1 accuracy on all {images}, which are looked at once, after everything is chosen.",
+        *([f"Intervals are 95 % (Student's t over {seeds})."] if len(plan.seeds) > 1 else ()),
         *notes,
+        *exceptions,
     ]
-    counts = plan.shots[0] if len(plan.shots) == 1 else tuple(plan.shots)
-    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words))
+    line = f"{drawn} per class, {seeds}, validation {plan.validation}; {images}, looked at once."
+    brief = " ".join([line, *short, *exceptions])
+    counts = shots[0] if len(shots) == 1 else shots
+    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words), brief)
 
 
 def _choice_in_words(plan: StudyPlan, largest: int) -> Iterator[str]:

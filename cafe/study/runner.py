@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cafe.errors import counted
 from cafe.features.splits import Shots, draw_shots, draw_validation
 from cafe.features.task import Task
 from cafe.features.tensors import TrainingSet
@@ -68,7 +69,7 @@ def run_study(
         report(f"{stage}, epoch {epoch} of {epochs}")
 
     def tell_tested(images: int, in_all: int) -> None:
-        report(f"{stage}, tested on {images:,} of {in_all:,} images")
+        report(f"{stage}, tested on {images:,} of {counted(in_all, 'image')}")
 
     context = replace(context or Context(), tell=tell)
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
@@ -77,7 +78,7 @@ def run_study(
         jobs, fitted = _jobs(task, plan, shots, context.device), []
         validations = [job.validation for job in jobs]
         for method in methods:
-            stage = f"{method.name}, {shots} shots"
+            stage = f"{method.name}, {counted(shots, 'shot')}"
             report(stage)
             start = time.perf_counter()
             heads = method.fit_many(jobs)
@@ -89,7 +90,7 @@ def run_study(
             if calibrated:
                 stage = f"calibrating {name}"
                 calibration = calibrate(name, heads, plan, shots, task, validations, context)
-            stage = f"{name}, {shots} shots"
+            stage = f"{name}, {counted(shots, 'shot')}"
             # the test set is looked at here, once for each head
             look = partial(score_head, images=test, classes=classes, tell=tell_tested)
             tested = diagnose(look(head, temperature=calibration.temperature) for head in heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.tensors import ClassText
 from cafe.methods.catalog import BASELINES, CATALOG, find_method
 
@@ -59,7 +59,7 @@ def choose_baselines(text: ClassText, methods: Sequence[str]) -> tuple[list[str]
 def _same_in_words(text: ClassText) -> str:
     first, others = text.equal[0], len(text.equal) - 1
     names = _some([f"{index} '{text.names[index]}'" for index in first])
-    return f"classes {names}" + (f" (and {others} other groups)" if others else "")
+    return f"classes {names}" + (f" (and {counted(others, 'other group')})" if others else "")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from typer import Argument, Option
 
-from cafe.errors import CacheError, CafeError, visible
+from cafe.errors import CacheError, CafeError, counted
 
 from .. import options as opt
 from ..caches import count_images, open_cache, refuse_present, summarize_cache
-from ..output import megabytes, note, print_json, print_table, say
+from ..output import confirm_removal, megabytes, note, print_json, print_table, say
 from ..stopping import WHOLE, on_stop
 
 EqualIds = Annotated[
@@ -48,7 +46,7 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
         headers = ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"]
         print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
     elif not paths:
-        say(f"no caches in '{home}'; 'cafe extract --dataset digits' makes one.")
+        say(f"no caches in '{home}'; 'cafe extract digits' makes one.")
 
 
 def _note_hidden(home: Path) -> None:
@@ -106,7 +104,7 @@ def show(
 
 def _plain(name: str, value: Any) -> Any:
     """A detail as JSON takes it; names of files may not be UTF-8."""
-    from cafe.datasets.text_files import escape_bytes
+    from cafe.errors import escape_bytes
 
     if isinstance(value, str):
         return escape_bytes(value) if name in ("skipped", "missing") else value
@@ -132,7 +130,7 @@ def _show(name: str, value: Any) -> None:
 def remove(
     name: opt.RequiredCache,
     cache: opt.CacheHome = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: opt.Yes = False,
     as_json: opt.Json = False,
 ) -> None:
     """Remove a cache.
@@ -144,8 +142,7 @@ def remove(
 
     path = find_caches(cache, name)[0]
     check_removable(path, cache)
-    if not yes and not (sys.stdin.isatty() and typer.confirm(visible(f"Remove {path}?"), err=True)):
-        raise CacheError(f"'{path}' is kept; --yes removes it without asking.")
+    confirm_removal([path], yes=yes, error=CacheError)
     size = remove_cache(path, cache)
     if as_json:
         print_json({"removed": str(path), "bytes": size})
@@ -221,4 +218,4 @@ def merge(
     if as_json:
         print_json({"path": str(path), "images": dict(merged.counts)})
     else:
-        say(f"{path}: {count_images(merged)} images of {len(sources)} caches.")
+        say(f"{path}: {count_images(merged)} of {counted(len(sources), 'cache')}.")

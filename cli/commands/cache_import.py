@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from cafe.errors import counted
+
 from .. import options as opt
 from ..caches import count_images, refuse_present, summarize_cache
 from ..output import note, print_json, say
@@ -93,8 +95,8 @@ def import_(
         every = {check.split: vars(check) for check in checks}
         print_json({**summarize_cache(imported), "zero_shot": vars(checks[0]), "splits": every})
     else:
-        classes_ = len(imported.header.class_names)
-        say(f"{path}: {count_images(imported)} images, {classes_} classes.")
+        classes_ = counted(len(imported.header.class_names), "class")
+        say(f"{path}: {count_images(imported)}, {classes_}.")
         shown = ", ".join(f"{check.accuracy:.1f} % on {check.split}" for check in checks)
         say(f"zero-shot {shown}.")
         say(f"Next: cafe fit {name}")

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from cafe.errors import counted
+
+from .. import completion
 from .. import options as opt
 from ..caches import open_cache
 from ..output import megabytes, note, print_json, say
@@ -21,7 +24,12 @@ SAME_COSINE = 0.999
 
 Sample = Annotated[int, Option(help="Encode this many images again and compare; 0 encodes none.")]
 SourceDataset = Annotated[
-    str | None, Option("--dataset", help="Where the images are [default: the cache's dataset].")
+    str | None,
+    Option(
+        "--dataset",
+        help="Where the images are [default: the cache's dataset].",
+        autocompletion=completion.datasets,
+    ),
 ]
 
 
@@ -57,7 +65,7 @@ def verify(
     elif not problems:
         say(f"{path}: {megabytes(check.bytes)} checked in {check.seconds:.2f} s, sound.")
         if lowest is not None:
-            say(f"{sample} images encoded again: cosine {lowest:.5f} at the lowest.")
+            say(f"{counted(sample, 'image')} encoded again: cosine {lowest:.5f} at the lowest.")
     else:
         for problem in problems:
             note(f"cafe: {problem}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Option
 
 from cafe.errors import InputError
@@ -12,18 +13,16 @@ from cafe.errors import InputError
 from .. import options as opt
 from ..caches import open_caches
 from ..output import print_json, print_saved_json, say
-from ..parsing import command_line, parse_methods, parse_seeds, parse_shots
+from ..parsing import parse_methods, parse_seeds, parse_shots
 from ..progress import progress_bar
-from ..result_tables import print_comparison, print_published
+from ..recorded_command import recorded_command
+from ..result_tables import print_comparison, print_protocol, print_published
 from ..text_tower import tower_loader
 
 if TYPE_CHECKING:
     from cafe.report.reproduction import Reproduction
     from cafe.study.compare import Comparison
 
-Methods = Annotated[
-    str | None, Option(help="Names of 'cafe methods', with commas between [default: all of them].")
-]
 BaseToNew = Annotated[
     bool, Option("--base-to-new", help="Fit on the first half of the classes, test on both halves.")
 ]
@@ -34,8 +33,9 @@ Paper = Annotated[
 
 
 def compare(
+    context: typer.Context,
     caches: opt.CacheNames = None,
-    methods: Methods = None,
+    method: opt.Methods = None,
     shots: opt.Shots[str | None] = None,
     seeds: opt.Seeds = "3",
     validation: opt.AnyValidation = "none",
@@ -50,15 +50,17 @@ def compare(
     runs: opt.RunsHome = Path("runs"),
     device: opt.Device = "auto",
     precision: opt.ProductPrecision = "auto",
+    verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
     """Compare methods over shot counts on the same images and seeds of one or several caches.
 
-    Without --shots it takes 1, 2, 4, 8 and 16 images per class, as far as they reach.
+    Without --method it takes all of them, without --shots 1, 2, 4, 8 and 16 images per class, as
+    far as they reach.
 
-    Example: cafe compare digits/nano.glyphs --methods zero-shot,clip-adapter --shots 1,4,16
+    Example: cafe compare digits/nano.glyphs --method zero-shot,clip-adapter --shots 1,4,16
     """
-    names = None if methods is None else parse_methods(methods)
+    names = parse_methods(method)
     arguments: dict[str, Any] = {
         "methods": names,
         "shots": None if shots is None else parse_shots(shots),
@@ -68,7 +70,6 @@ def compare(
         "device": device,
         "precision": precision,
         "runs": runs,
-        "command": command_line(),
     }
     if paper and (base_to_new or caches or dataset or model or meta):
         raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
@@ -77,19 +78,22 @@ def compare(
         from cafe.report.reproduction import reproduce
 
         with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
-            reproductions = reproduce(home=cache, progress=progress, **arguments)
-        _print_paper(reproductions, as_json=as_json)
+            reproductions = reproduce(
+                home=cache, progress=progress, command=recorded_command(context, []), **arguments
+            )
+        _print_paper(reproductions, as_json=as_json, verbose=verbose)
         return
     from cafe.study.compare import compare as run
 
     arguments |= {"base_to_new": base_to_new, "meta": meta}
     features = open_caches(caches, cache, dataset, model)
+    arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
         comparison = run(features, progress=progress, **arguments)
-    _print(comparison, as_json=as_json)
+    _print(comparison, as_json=as_json, verbose=verbose)
 
 
-def _print(comparison: Comparison, *, as_json: bool) -> None:
+def _print(comparison: Comparison, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
         return
@@ -100,13 +104,13 @@ def _print(comparison: Comparison, *, as_json: bool) -> None:
         print_comparison(part)
     for method, reason in (record.left_out or {}).items():
         say(f"{method} is left out: {reason}.")
-    say("", record.protocol.words)
+    print_protocol(record, comparison.records, verbose=verbose)
     for part in records:
         say(f"Saved to {part.folder}")
     say(f"Next: cafe report {record.folder}")
 
 
-def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
+def _print_paper(reproductions: list[Reproduction], *, as_json: bool, verbose: bool) -> None:
     if as_json:
         parts = [reproduction.json() for reproduction in reproductions]
         rows = [{**row, "encoder": r.encoder} for r in reproductions for row in r.rows]
@@ -121,5 +125,5 @@ def _print_paper(reproductions: list[Reproduction], *, as_json: bool) -> None:
             say(f"used: {text}")
         for text in reproduction.warnings:
             say(f"differs: {text}")
-        say("", comparison.record.protocol.words)
+        print_protocol(comparison.record, comparison.records, verbose=verbose)
         say(f"Saved to {comparison.folder}")

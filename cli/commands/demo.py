@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+
+from cafe.errors import counted
 
 from .. import options as opt
 from ..output import note, say
 from ..progress import progress_bar
-from ..result_tables import print_over_shots
+from ..recorded_command import cache_with_digest
+from ..result_tables import print_over_shots, print_protocol
 
 SHOTS = (1, 4, 16)
 SEEDS = 10
 
 
-def demo(cache: opt.CacheHome = None, runs: opt.RunsHome = Path("runs")) -> None:
+def demo(
+    cache: opt.CacheHome = None, runs: opt.RunsHome = Path("runs"), verbose: opt.Verbose = False
+) -> None:
     """Run the whole job on what ships with cafe: real handwritten digits seen by a small CLIP.
 
     Example: cafe demo
@@ -30,17 +36,21 @@ def demo(cache: opt.CacheHome = None, runs: opt.RunsHome = Path("runs")) -> None
     if extraction.was_there:
         note(f"   {digits.path} was there already.")
     else:
-        note(f"   {extraction.images:,} images in {extraction.seconds:.1f} s -> {digits.path}")
+        images = counted(extraction.images, "image")
+        note(f"   {images} in {extraction.seconds:.1f} s -> {digits.path}")
     note("2. Heads are fitted on the cached features ...")
     with progress_bar("fits", interrupted=again) as progress:
+        words = ["fit", cache_with_digest(digits), "--shots", ",".join(map(str, SHOTS))]
+        command = shlex.join(["cafe", *words, "--seeds", str(SEEDS)])
         record = fit(
-            digits, shots=SHOTS, seeds=SEEDS, runs=runs, command="cafe demo", progress=progress
+            digits, shots=SHOTS, seeds=SEEDS, runs=runs, command=command, progress=progress
         )
     seconds = sum(result.seconds for result in record.results)
     note(f"   {len(record.results) * SEEDS} fits in {seconds:.1f} s", "")
     print_over_shots(record.results)
-    say("", record.protocol.words, f"Saved to {record.folder}", "")
-    say("Next, on your own images (one folder per class):")
-    say("  cafe extract --dataset ./photos --model nano")
+    print_protocol(record, verbose=verbose)
+    say(f"Saved to {record.folder}", "")
+    say("Next, on your own images (one folder per class), with a CLIP that has seen photographs:")
+    say("  cafe extract ./photos --model ViT-B-32")
     say("  cafe fit --ratio 0.2 --shots 4")
     say("  cafe cache ls")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Option
+from typer import Argument, Option
 
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 
+from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, say
 from ..progress import progress_bar
@@ -16,14 +17,24 @@ from ..progress import progress_bar
 if TYPE_CHECKING:
     from cafe.extract.extract import Extraction
 
-DatasetName = Annotated[
-    str, Option(help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.")
+Dataset = Annotated[
+    str | None,
+    Argument(
+        metavar="DATASET",
+        help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.",
+        autocompletion=completion.datasets,
+    ),
+]
+DatasetOption = Annotated[
+    str | None,
+    Option("--dataset", help="The same as an option.", autocompletion=completion.datasets),
 ]
 Model = Annotated[
     str | None,
     Option(
         help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
-        "[default: ViT-B-32; nano for digits]."
+        "[default: ViT-B-32; nano for digits].",
+        autocompletion=completion.models,
     ),
 ]
 Pretrained = Annotated[
@@ -51,7 +62,8 @@ _INTERRUPTED = "finished work is kept: run the same command again to go on."
 
 
 def extract(
-    dataset: DatasetName,
+    source: Dataset = None,
+    dataset: DatasetOption = None,
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     model: Model = None,
@@ -76,7 +88,7 @@ def extract(
 ) -> None:
     """Encode a dataset once with a frozen CLIP and store the features.
 
-    Example: cafe extract --dataset eurosat --data-root ~/data --model ViT-B-32
+    Example: cafe extract eurosat --data-root ~/data --model ViT-B-32
     """
     from cafe.extract.extractor import Extractor
 
@@ -91,7 +103,7 @@ def extract(
     )
     with progress_bar("images", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         extractor.extract(
-            dataset,
+            _one_of(source, dataset),
             split_file=split_file,
             data_root=data_root,
             template=template,
@@ -108,6 +120,12 @@ def extract(
             note=note,
         )
     _print(extractor.extraction_, as_json=as_json)
+
+
+def _one_of(source: str | None, dataset: str | None) -> str:
+    if (source is None) == (dataset is None):
+        raise InputError("name one dataset, as in 'cafe extract ./photos' or 'cafe extract dtd'.")
+    return str(source or dataset)
 
 
 def _largest_side(spatial: bool, pool: int | None) -> int | None:
@@ -134,11 +152,11 @@ def _print(extraction: Extraction, *, as_json: bool) -> None:
                 "knows no more; --rebuild makes one that knows their content."
             )
         return
-    rate, size = images / extraction.seconds, megabytes(path)
-    say(f"{path}: {images:,} images in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {size}.")
+    rate, done = images / extraction.seconds, counted(images, "image")
+    say(f"{path}: {done} in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {megabytes(path)}.")
     if extraction.skipped:
         note(
-            f"{extraction.skipped} images could not be read; 'cafe cache show {cache_name(path)}' "
-            "lists them with the reason."
+            f"{counted(extraction.skipped, 'image')} could not be read; 'cafe cache show "
+            f"{cache_name(path)}' lists them with the reason."
         )
     say(f"Next: cafe fit {cache_name(path)}")

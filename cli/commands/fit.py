@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import typer
 from typer import Option
 
 from .. import options as opt
 from ..caches import open_cache
 from ..output import note, print_saved_json, say
 from ..parsing import (
-    command_line,
+    parse_methods,
     parse_prompt,
     parse_ratio,
     parse_seeds,
@@ -19,15 +20,10 @@ from ..parsing import (
     without_none,
 )
 from ..progress import progress_bar
-from ..result_tables import print_results
+from ..recorded_command import recorded_command
+from ..result_tables import print_protocol, print_results
 from ..text_tower import tower_loader
 
-if TYPE_CHECKING:
-    from cafe.results.record import Record
-
-Methods = Annotated[
-    list[str] | None, Option(help="A name of 'cafe methods'; may be given several times.")
-]
 Ratio = Annotated[
     str | None,
     Option(
@@ -65,8 +61,9 @@ _INTERRUPTED = "nothing was saved; 'cafe grid' keeps what is done."
 
 
 def fit(
+    context: typer.Context,
     cache_argument: opt.CacheName = None,
-    method: Methods = None,
+    method: opt.Methods = None,
     ratio: Ratio = None,
     bottleneck: Bottleneck = None,
     shots: opt.Shots[str | None] = None,
@@ -90,6 +87,7 @@ def fit(
     runs: opt.RunsHome = Path("runs"),
     device: opt.Device = "auto",
     precision: opt.ProductPrecision = "auto",
+    verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
     """Fit CLIP-Adapter on a cache and compare it with zero-shot CLIP and the nearest class mean.
@@ -106,30 +104,28 @@ def fit(
     flags = {"counterfactual": counterfactual, "balance": balance, "class_specific": class_specific}
     settings = without_none(**recipe, **given, **flags, words=words, meta=meta)
     features = open_cache(cache_argument, cache, dataset, model)
-    settings |= tower_loader(method or (), encoder, pretrained, device)(features)
+    methods = parse_methods(method) or ["clip-adapter"]
+    settings |= tower_loader(methods, encoder, pretrained, device)(features)
     for text in meta_notes(features, settings):
         note(f"cafe: {text}")
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         record = run(
             features,
-            method=method or "clip-adapter",
+            method=methods,
             shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
             validation=validation,
             device=device,
             precision=precision,
             runs=runs,
-            command=command_line(),
+            command=recorded_command(context, [features]),
             progress=progress,
             note=lambda text: note(f"cafe: {text}"),
             **settings,
         )
-    _print(record, as_json=as_json)
-
-
-def _print(record: Record, *, as_json: bool) -> None:
     if as_json:
         print_saved_json(record.json, record.folder)
         return
     print_results(record)
-    say("", record.protocol.words, f"Saved to {record.folder}")
+    print_protocol(record, verbose=verbose)
+    say(f"Saved to {record.folder}")

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from typer import Option
+
+from cafe.errors import counted
 
 from .. import options as opt
 from ..caches import open_cache
 from ..heatmap import print_heatmaps
 from ..output import note, print_saved_json, say
-from ..parsing import command_line, parse_bytes, parse_seeds, parse_shots
+from ..parsing import parse_bytes, parse_seeds, parse_shots
 from ..progress import progress_bar
-from ..result_tables import print_chosen, print_results
+from ..recorded_command import recorded_command
+from ..result_tables import print_chosen, print_protocol, print_results
 
 if TYPE_CHECKING:
     from cafe.study.grid.search import GridResult
@@ -31,10 +35,11 @@ Branch = Annotated[Literal["visual", "text", "both"], Option(help="Which feature
 Memory = Annotated[
     str | None, Option(help="Memory for runs side by side, as 2GB [default: half the free].")
 ]
-Yes = Annotated[bool, Option("--yes", help=f"Go on with more than {MANY_RUNS:,} runs.")]
+Yes = Annotated[bool, Option("--yes", "-y", help=f"Go on with more than {MANY_RUNS:,} runs.")]
 
 
 def grid(
+    context: typer.Context,
     cache_argument: opt.CacheName = None,
     ratio: Ratios = "0.1:0.9:0.1",
     bottleneck: Bottlenecks = "D/2,D/4,D/8",
@@ -54,6 +59,7 @@ def grid(
     precision: opt.ProductPrecision = "auto",
     memory: Memory = None,
     yes: Yes = False,
+    verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
     """Train a grid of CLIP-Adapters side by side, choose on validation and test the chosen once.
@@ -82,14 +88,14 @@ def grid(
             memory=None if memory is None else parse_bytes(memory),
             max_runs=None if yes else MANY_RUNS,
             runs=runs,
-            command=command_line(),
+            command=recorded_command(context, [features]),
             progress=progress,
             note=note,
         )
-    _print(result, as_json=as_json)
+    _print(result, as_json=as_json, verbose=verbose)
 
 
-def _print(result: GridResult, *, as_json: bool) -> None:
+def _print(result: GridResult, *, as_json: bool, verbose: bool) -> None:
     record = result.record
     if as_json:
         print_saved_json(result.json(), record.folder)
@@ -101,8 +107,8 @@ def _print(result: GridResult, *, as_json: bool) -> None:
     earlier = len(result.rows) - result.trained
     say(
         "",
-        f"{result.trained:,} runs in {result.seconds:.1f} s ({rate:.1f} runs/s)"
-        f"{f', {earlier:,} from an earlier sitting' if earlier else ''}. "
-        f"{record.protocol.words}",
-        f"Saved to {record.folder}",
+        f"{counted(result.trained, 'run')} in {result.seconds:.1f} s ({rate:.1f} runs/s)"
+        f"{f', {earlier:,} from an earlier sitting' if earlier else ''}.",
     )
+    print_protocol(record, verbose=verbose)
+    say(f"Saved to {record.folder}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from typer import Option
 
 from .. import options as opt
 from ..caches import open_caches
 from ..output import megabytes, say
-from ..parsing import command_line
 from ..progress import progress_bar
+from ..recorded_command import recorded_command
 
 MetaShots = Annotated[
     int, Option("--shots", help="Images that a class's text is refined by in training.")
@@ -20,6 +21,7 @@ Seed = Annotated[int, Option(help="Seed of weights, shots and order.")]
 
 
 def meta_train(
+    context: typer.Context,
     caches: opt.CacheNames = None,
     output: opt.Output[Path] = Path("meta.safetensors"),
     shots: MetaShots = 16,
@@ -37,16 +39,17 @@ def meta_train(
     """
     from cafe.study.meta_train import meta_train as run
 
+    features = open_caches(caches, cache, dataset, model)
     with progress_bar("steps", interrupted=f"'{output}' was not written.") as progress:
         weights = run(
-            open_caches(caches, cache, dataset, model),
+            features,
             output=output,
             shots=shots,
             epochs=epochs,
             lr=lr,
             seed=seed,
             device=device,
-            command=command_line(),
+            command=recorded_command(context, features),
             progress=progress,
         )
     say(

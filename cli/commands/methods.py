@@ -9,13 +9,16 @@ from typer import Argument
 
 from cafe.methods.catalog import CATALOG, find_method
 
+from .. import completion
 from .. import options as opt
 from ..output import print_json, print_table, say
 
 MethodName = Annotated[
     str | None,
     Argument(
-        metavar="[METHOD]", help="Show what this one does and its settings [default: list all]."
+        metavar="[METHOD]",
+        help="Show what this one does and its settings [default: list all].",
+        autocompletion=completion.methods,
     ),
 ]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError, counted
 
 from .. import options as opt
-from ..output import note
+from ..image_words import expand_images
+from ..output import note, print_json
 from ..parsing import parse_head_selector
 from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from cafe.results.saved_head import SavedHead
 
 Images = Annotated[
-    list[str], Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")
+    list[str],
+    Argument(
+        metavar="IMAGE...",
+        help="Images, folders of images, globs such as '**/*.jpg', http and https URLs; - reads "
+        "paths from stdin, one a line.",
+    ),
 ]
 Top = Annotated[int, Option(help="How many of the likeliest classes to give.")]
 Format = Annotated[
@@ -55,6 +61,7 @@ def predict(
     device: opt.Device = "auto",
     batch_size: opt.ForwardBatch = None,
     workers: opt.Workers = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Say what is on new images, and how sure that is, with a head that 'cafe fit' saved.
 
@@ -71,9 +78,13 @@ def predict(
 
     file = find_head(run, parse_head_selector(method, shots, seed))
     saved = load_head(file)
-    sources = list_images(images, note)
+    if as_json and format_ != "table":
+        raise InputError(f"--json and --format {format_} are two formats; give one.")
+    sources = list_images(expand_images(images), note)
     _note_calibration(saved)
-    piped = format_ != "table" and not sys.stdout.isatty()  # a bar would tear the table apart
+    piped = (
+        as_json or format_ != "table"
+    ) and not sys.stdout.isatty()  # a bar would tear the table apart
     printed = "what is printed is complete; the rest was not looked at."
     with (
         progress_bar("images", interrupted=printed, quiet=not piped) as progress,
@@ -90,7 +101,23 @@ def predict(
             workers=workers,
             progress=progress,
         )
-        _print(predictions, FORMATS[format_](saved, top), len(sources))
+        if as_json:
+            _print_json(predictions, len(sources))
+        else:
+            _print(predictions, FORMATS[format_](saved, top), len(sources))
+
+
+def _print_json(predictions: Iterable[Prediction], total: int) -> None:
+    """Print all predictions as one list, with the images that cannot be read."""
+    rows = list[dict[str, Any]]()
+
+    def kept() -> Iterator[Prediction]:
+        for prediction in predictions:
+            rows.append(prediction.json())
+            yield prediction
+
+    _print(kept(), lambda _: None, total)
+    print_json(rows, readable=True)
 
 
 def _note_calibration(saved: SavedHead) -> None:
@@ -117,6 +144,8 @@ def _print(predictions: Iterable[Prediction], write: Write, total: int) -> None:
     """Print predictions as they come; note on stderr the images that cannot be read."""
     skipped = 0
     for prediction in predictions:
+        if prediction.reason and total == 1:
+            raise CafeError(f"{prediction.image}: {prediction.reason}.")
         if prediction.reason:
             skipped += 1
             note(f"skipped {prediction.image}: {prediction.reason}")
@@ -124,10 +153,6 @@ def _print(predictions: Iterable[Prediction], write: Write, total: int) -> None:
             write(prediction)
             sys.stdout.flush()
     if skipped == total:
-        raise CafeError(
-            f"none of {total} images could be read; the reasons are above."
-            if total > 1
-            else "the image could not be read; the reason is above."
-        )
+        raise CafeError(f"none of {total} images could be read; the reasons are above.")
     if skipped:
-        note(f"{skipped} of {total} images could not be read.")
+        note(f"{skipped} of {counted(total, 'image')} could not be read.")

@@ -113,6 +113,8 @@ def test_folders_that_cannot_be_written(name: str, cafe: Cafe, work: Work) -> No
     ("words", "code"),
     [
         (["cache", "rm", "trees/toy.test", "--yes"], 1),
+        (["runs", "rm", "mine", "--yes"], 1),
+        (["runs", "show", "mine"], 0),
         (["cache", "prune"], 0),
         (["cache", "ls"], 0),
         (["cache", "show", "trees/toy.test"], 0),

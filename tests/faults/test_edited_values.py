@@ -120,6 +120,21 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value if not isinstance(value, tuple) else list(value)))
 
 
+FIT = ("--shots", "2", "--seeds", "1")
+NAME = "few/tiny.none"
+ENCODER = ("--model", "tiny.json", "--pretrained", "none")
+OTHERS = [
+    ("compare", NAME, "--methods", "zero-shot,tip-adapter,knn,auto", *FIT),
+    ("compare", NAME, "--methods", "zero-shot,gda", "--base-to-new", *FIT),
+    ("grid", NAME, "--ratio", "0.2", "--bottleneck", "2", "--epochs", "1", "--yes", *FIT),
+    ("cache", "merge", "all/tiny.none", NAME, "given/tiny.none"),
+    ("meta-train", NAME, "-o", "new.safetensors", "--shots", "2", "--epochs", "1"),
+    ("predict", "runs/compare", "few/test/one", "--explain", *ENCODER),
+    ("export", "runs/compare", "-o", "new.safetensors"),
+    ("report", "runs/compare", "-o", "page.html"),
+]
+
+
 @pytest.mark.parametrize("seed", range(60 * FACTOR))
 def test_caches(
     seed: int, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -140,16 +155,38 @@ def test_caches(
             break
     else:
         pytest.fail("no edit could be written")
-    name = "few/tiny.none"
     for words in (
         ("cache", "ls"),
-        ("cache", "show", name),
-        ("cache", "verify", name),
-        ("cache", "export", name, "out.npz"),
-        ("fit", name, "--method", "gda", "--shots", "2", "--seeds", "1"),
+        ("cache", "show", NAME),
+        ("cache", "verify", NAME),
+        ("cache", "export", NAME, "out.npz"),
+        ("fit", NAME, "--method", "gda", *FIT),
+        OTHERS[seed % len(OTHERS)],
     ):
         assert runs_without_traceback(monkeypatch, *words) in (0, 1, 2), words
         assert "\x1b[31m" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", ["train", "val", "test", "train val", "val test"])
+def test_caches_that_lack_splits(
+    kept: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = work / f"cache/{NAME}.h5"
+    cache = cafe.FeatureCache.open(path)
+    arrays = {split: cache.read(split) for split in kept.split()}
+    blocks = {
+        split: [Block(cache.ids(split), of.labels.astype(np.int32), of.features)]
+        for split, of in arrays.items()
+    }
+    write_cache(path, cache.header, blocks)
+    for words in (
+        ("fit", NAME, "--method", "gda"),
+        ("compare", NAME, "--methods", "zero-shot,gda"),
+        ("compare", NAME, "--methods", "zero-shot,gda", "--base-to-new"),
+        ("grid", NAME, "--ratio", "0.2", "--bottleneck", "2", "--epochs", "1", "--yes"),
+    ):
+        assert runs_without_traceback(monkeypatch, *words) in (1, 2), words
+        assert "split" in capsys.readouterr().err.splitlines()[-1]
 
 
 RUNS = sorted(path.name for path in (WRITTEN / "runs").iterdir() if path.name[0] != ".")
@@ -208,6 +245,25 @@ def test_heads(head: Path, tmp_path: Path) -> None:
         is_refused_or(lambda: cafe.load_head(path).probabilities(torch.ones(2, 16)))
 
 
+@pytest.mark.parametrize("seed", range(20 * FACTOR))
+def test_commands_that_read_a_head(
+    seed: int, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(f"head {seed}")  # noqa: S311
+    path = work / "runs/compare" / HEADS[seed % len(HEADS)].name
+    tensors, about = load_file(path), read_about(path, "cafe")
+    if seed % 3 == 0:
+        name = chance.choice(sorted(tensors))
+        tensors[name] = edited_tensor(tensors[name], chance)
+    path.write_bytes(pack(tensors, "cafe", edit(about, chance) if seed % 3 else about))
+    for words in (
+        ("predict", str(path), "few/test/one", "--explain", *ENCODER),
+        ("export", str(path), "-o", "new.safetensors"),
+    ):
+        assert runs_without_traceback(monkeypatch, *words) in (0, 1, 2), words
+        assert "\x1b[31m" not in capsys.readouterr().err
+
+
 def edited_tensor(tensor: torch.Tensor, chance: random.Random) -> torch.Tensor:
     return chance.choice(
         [
@@ -219,6 +275,66 @@ def edited_tensor(tensor: torch.Tensor, chance: random.Random) -> torch.Tensor:
             torch.zeros(0),
         ]
     )
+
+
+HEAD = WRITTEN / "runs/compare/nearest-class.4shot.seed0.safetensors"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"calibration": {"temperature": 1.5, "source": [1], "images": 3}},
+        {"calibration": {"temperature": 1.5, "source": "validation", "images": "many"}},
+        {"cache_key": {"spatial": {"grid": "7"}}},
+        {"cache_key": {"spatial": {"grid": []}}},
+        {"encoder": {"model": "m", "pretrained": "t", "weights_sha256": [1]}},
+    ],
+    ids=str,
+)
+def test_what_only_an_export_or_an_explanation_reads(said: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(pack(load_file(HEAD), "cafe", {**read_about(HEAD, "cafe"), **said}))
+    with pytest.raises(InputError, match=f"is damaged at '{next(iter(said))}"):
+        cafe.load_head(path)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.int32, torch.complex64])
+def test_tensors_of_types_that_no_head_has(kind: torch.dtype, tmp_path: Path) -> None:
+    """faiss takes them; a graph does not."""
+    path = tmp_path / "head.safetensors"
+    tensors = load_file(HEAD)
+    name = next(name for name in tensors if not name.startswith("zero_shot."))
+    tensors[name] = tensors[name].to(kind)
+    path.write_bytes(pack(tensors, "cafe", read_about(HEAD, "cafe")))
+    with pytest.raises(InputError, match="has type torch"):
+        cafe.load_head(path)
+
+
+def test_an_export_of_a_head_that_says_less(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = read_about(HEAD, "cafe")
+    for left_out in ("baselines", "accuracy", "calibration", "versions", "created", "cache"):
+        less = {name: value for name, value in about.items() if name != left_out}
+        (work / "less.safetensors").write_bytes(pack(load_file(HEAD), "cafe", less))
+        words = ("export", "less.safetensors", "-o", f"{left_out}.safetensors")
+        assert runs_without_traceback(monkeypatch, *words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_for_a_head_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "head.safetensors")
+    with pytest.raises(InputError, match="no head"):
+        cafe.load_head(tmp_path / "head.safetensors")
+
+
+def test_a_page_with_fewer_classes_than_names(work: Path) -> None:
+    path = work / "runs/compare/page.json"
+    page = json.loads(path.read_text())
+    page["results"][0]["per_class"].pop()
+    path.write_text(json.dumps(page))
+    with pytest.raises(InputError, match=r"does not have the \d+ classes"):
+        read_page(path.parent)
 
 
 def test_a_flipped_bit_in_a_head_is_seen(tmp_path: Path) -> None:

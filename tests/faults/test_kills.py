@@ -59,6 +59,17 @@ def test_killed_while_it_removes(cafe: Cafe, work: Work) -> None:
         assert len(list(folder.glob("cache/*/*.h5"))) in (3, 4)
 
 
+def test_killed_while_it_removes_a_run(cafe: Cafe, work: Work) -> None:
+    words, before = ["runs", "rm", "mine", "--yes"], content(work() / "runs/mine")
+    for place in places(cafe.count_changes(words, work())):
+        folder = work()
+        assert cafe.run(words, folder, kill_at=place).code == KILLED
+        assert content(folder / "runs/mine") in ({}, before)  # whole or gone
+        check_whole(folder)
+        assert cafe.run(WRITERS["fit"].words, folder).code == 0  # which sweeps the rest
+        assert hidden(folder / "runs") == []
+
+
 def test_killed_while_it_prunes(cafe: Cafe, work: Work) -> None:
     words = ["cache", "import", "trees.npz", "new/toy.test"]
     middle = cafe.count_changes(words, work()) // 2

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
-from cafe.store.files import check_archive, is_archive
+from cafe.store.files import check_archive, is_archive, utf8_path
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
 
@@ -105,10 +105,10 @@ def _read_pt(file: Path) -> NDArray[Any]:
     zipped = is_archive(file)
     if zipped:
         _check_archive(file)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), utf8_path(file) as path:
         warnings.simplefilter("ignore")  # about unusual pickles
         # weights_only builds tensors and nothing else, whatever the pickle asks for
-        tensor = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     if (
         not isinstance(tensor, torch.Tensor)
         or tensor.layout != torch.strided

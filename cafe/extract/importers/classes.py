@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.datasets.text_files import name_fault, read_text
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, counted, verb
 from cafe.extract.importers.arrays import finite, read_array, read_npz
 
 if TYPE_CHECKING:
@@ -212,11 +212,14 @@ def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
     names = names or tuple(f"class {number}" for number in range(len(text)))
     if len(names) != len(text):
         raise CacheFormatError(
-            f"{texts.name} has {len(text)} classes and there are {len(names)} class names; "
+            f"{texts.name} has {counted(len(text), 'class')} and there {verb(len(names), 'are')} "
+            f"{counted(len(names), 'class name')}; "
             "give as many, in the order of the labels."
         )
     if len(text) < 2:
-        raise CacheFormatError(f"{texts.name} has {len(text)} class; at least 2 are needed.")
+        raise CacheFormatError(
+            f"{texts.name} has {counted(len(text), 'class')}; at least 2 are needed."
+        )
     if faults := list(filter(None, map(name_fault, names))):
         raise CacheFormatError(f"{faults[0]}.")
     prompts = range(text.shape[1])

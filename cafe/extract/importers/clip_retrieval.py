@@ -20,7 +20,7 @@ from cafe.datasets.class_order import are_numbered, has_two_orders, in_class_ord
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import quote, quote_some
-from cafe.errors import CacheFormatError, InputError, raise_as
+from cafe.errors import CacheFormatError, InputError, counted, how_to_install, raise_as, verb
 from cafe.extract.importers.arrays import read_array
 from cafe.extract.importers.classes import ImportOptions
 from cafe.extract.importers.feature_set import FeatureSet
@@ -89,7 +89,7 @@ class _Metadata(NamedTuple):
 
 
 def _read_metadata(metadata: Path, label: str | None) -> _Metadata:
-    problem, advice = f"'{metadata}' needs pyarrow", "pip install 'cafe-clip[parquet]'"
+    problem, advice = f"'{metadata}' needs pyarrow", how_to_install("parquet")
     with raise_as(InputError, problem, advice, ImportError):
         parquet = importlib.import_module("pyarrow.parquet")
     # pyarrow raises anything on a damaged file; few writers add the checksums that it compares
@@ -123,8 +123,8 @@ def _check_columns(source: Path, tables: Sequence[_Metadata]) -> None:
         having = sum(table.columns[part] is not None for table in tables)
         if having not in (0, len(tables)):
             raise CacheFormatError(
-                f"'{source}': {having} of {len(tables)} files of metadata have a column '{part}'; "
-                "give it to all or to none."
+                f"'{source}': {having} of {len(tables)} files of metadata {verb(having, 'have')} a "
+                f"column '{part}'; give it to all or to none."
             )
 
 
@@ -137,7 +137,8 @@ def _left_out(
     read = {metadata for _, metadata in pairs}
     alone = sorted(p.name for p in (source / "metadata").glob("*.parquet") if p not in read)
     if alone:
-        yield f"left out: {len(alone)} files of metadata without embeddings: {quote_some(alone)}"
+        files = counted(len(alone), "file")
+        yield f"left out: {files} of metadata without embeddings: {quote_some(alone)}"
 
 
 def _entries(
@@ -146,7 +147,7 @@ def _entries(
     """What the metadata says of each image."""
     rows = columns[_PATH]
     if rows is None or len(rows) != count:
-        present = "none" if rows is None else f"{len(rows)} rows"
+        present = "none" if rows is None else counted(len(rows), "row")
         raise CacheFormatError(
             f"'{metadata}' must have a column image_path with a row for each of the {count} of "
             f"'{features}'; found {present}."
@@ -240,8 +241,8 @@ def _split(source: Path, entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     if unsplit == len(entries):
         return make_split(entries), SPLIT_BY_CAFE
     raise CacheFormatError(
-        f"'{source}': {unsplit:,} of {len(entries):,} images have no split; give one to all or to "
-        "none."
+        f"'{source}': {unsplit:,} of {len(entries):,} images {verb(unsplit, 'have')} no split; "
+        "give one to all or to none."
     )
 
 

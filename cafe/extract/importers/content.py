@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cafe.datasets.class_order import first_pairs
 from cafe.datasets.text_files import quote_some
+from cafe.errors import counted, verb
 from cafe.extract.importers.classes import ClassList, ImportOptions
 from cafe.extract.importers.zero_shot_check import ZeroShotCheck, answer, judge
 from cafe.store import Block
@@ -107,11 +108,12 @@ def notes_on_images(
         absent = np.setdiff1d(np.arange(len(class_names)), content.labels)
         if len(absent):
             yield (
-                f"{len(absent)} of {len(class_names)} classes have no image in {split}: "
-                f"{quote_some(class_names[index] for index in absent)}"
+                f"{len(absent)} of {len(class_names)} classes {verb(len(absent), 'have')} no image "
+                f"in {split}: {quote_some(class_names[index] for index in absent)}"
             )
         if zeros := int((content.lengths == 0).sum()):
-            yield f"{zeros:,} of {len(content.lengths):,} image features in {split} are all zeros"
+            features = f"{zeros:,} of {counted(len(content.lengths), 'image feature')} in {split}"
+            yield f"{features} {verb(zeros, 'are')} all zeros"
     unit = [split for split, content in contents.items() if content.is_unit]
     raw = [split for split in contents if split not in unit]
     lengths = np.concatenate([contents[split].lengths for split in raw or unit])

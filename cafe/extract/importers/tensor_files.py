@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.datasets.text_files import quote_some
-from cafe.errors import CacheFormatError, InputError
+from cafe.errors import CacheFormatError, InputError, counted
 from cafe.extract.importers.arrays import names_in_npz, read_array, read_npz
 from cafe.extract.importers.classes import ImportOptions, text_of_npz
 from cafe.extract.importers.feature_set import FeatureSet
@@ -85,7 +85,7 @@ def read_tip_adapter(source: Path, options: ImportOptions) -> FeatureSet | None:
     if shots is not None:
         files += [source / f"keys_{shots}shots.pt", source / f"values_{shots}shots.pt"]
         splits["train"] = _read_shots(source, *files)
-        description += f", {shots} shots (means of augmented views)"
+        description += f", {counted(shots, 'shot')} (means of augmented views)"
     for split in ("val", "test"):
         pair = source / f"{split}_f.pt", source / f"{split}_l.pt"
         if pair[0].is_file():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.errors import counted
 from cafe.store import SPLITS, FeatureCache
 from cafe.store.equal_texts import class_weights
 
@@ -87,8 +88,36 @@ def answer(features: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.i
     return classes
 
 
-def doubts(checks: Sequence[ZeroShotCheck]) -> list[str]:
-    """What speaks against imported features, a sentence each; nothing where all is well."""
+_IMPORTED = (
+    "the classes of texts and labels are probably in different orders, or the texts are of another "
+    "encoder"
+)
+
+_UNKNOWN_CLASSES = (
+    "this encoder does not know these classes by these words; give it other class names or "
+    "prompts, or take another encoder. Methods that read no text do not mind"
+)
+"""Why zero-shot fails where cafe itself encoded images and texts."""
+
+
+def doubts_of_extraction(cache: FeatureCache) -> list[str]:
+    """What speaks against zero-shot on a cache that cafe made; nothing on a handful of images."""
+    check, classes = check_zero_shot(cache), len(cache.header.class_names)
+    by_guessing = check.images / classes
+    luck = by_guessing + _SURE * math.sqrt(by_guessing * (1 - 1 / classes))
+    return doubts([check], _UNKNOWN_CLASSES) if luck < check.images else []
+
+
+def doubts(checks: Sequence[ZeroShotCheck], at_chance: str = _IMPORTED) -> list[str]:
+    """What speaks against features, a sentence each; nothing where all is well.
+
+    Parameters
+    ----------
+    checks : sequence of ZeroShotCheck
+        Of the splits of one cache.
+    at_chance : str
+        The likeliest reason if no split is better than guessing.
+    """
     best = max(checks, key=lambda check: check.accuracy)
     swapped = next((check for check in checks if check.swapped), None)
     if swapped is not None:
@@ -99,10 +128,7 @@ def doubts(checks: Sequence[ZeroShotCheck]) -> list[str]:
             f"different orders; the nearest text of most images is, {pairs}."
         ]
     if all(check.at_chance for check in checks):
-        return [
-            f"{_in_words(checks[0])}: the classes of texts and labels are probably in different "
-            "orders, or the texts are of another encoder."
-        ]
+        return [f"{_in_words(checks[0])}: {at_chance}."]
     return [
         f"{_in_words(check)}, and {best.accuracy:.1f} % on {best.split}: labels of {check.split} "
         "are probably not those of its features, as where one of them was shuffled."
@@ -119,9 +145,10 @@ def _is_far_below(check: ZeroShotCheck, best: ZeroShotCheck) -> bool:
 
 
 def _in_words(check: ZeroShotCheck) -> str:
+    images = counted(check.images, f"{check.split} image")
     return (
-        f"zero-shot accuracy is {check.accuracy:.1f} % on {check.images:,} {check.split} images, "
-        f"where guessing gives {check.chance:.1f} %"
+        f"zero-shot accuracy is {check.accuracy:.1f} % on {images}, where guessing gives "
+        f"{check.chance:.1f} %"
     )
 
 

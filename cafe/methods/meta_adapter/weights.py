@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cafe.engine import linear_weights
-from cafe.errors import CafeError, InputError, one_line
+from cafe.errors import CafeError, InputError, counted, one_line
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.store.files import digest_of_file, write_file
 
@@ -143,7 +143,10 @@ class MetaFile:
     def datasets(self) -> list[str]:
         """The datasets that it was trained on, with how many classes of each."""
         caches = self.about["caches"]
-        return [f"{cache['dataset']} ({len(cache['class_names'])} classes)" for cache in caches]
+        counts = (counted(len(cache["class_names"]), "class") for cache in caches)
+        return [
+            f"{cache['dataset']} ({count})" for cache, count in zip(caches, counts, strict=True)
+        ]
 
     def check_width(self, width: int) -> None:
         """Refuse features of another width.

@@ -20,6 +20,7 @@ from cafe.methods.checks import bottleneck_word, check_positive, check_share, pa
 from cafe.methods.clip_adapter.architecture import adapt
 from cafe.methods.head import Head, scale_params
 from cafe.methods.sgva.architecture import SgvaArchitecture
+from cafe.methods.tensor_file import open_tensors
 from cafe.methods.validation import Fold, choose, folds_for, train_with_folds
 
 HIDDEN = 2
@@ -209,7 +210,7 @@ def learned_text(file: Path | str, text: ClassText) -> ClassText:
 def _read(file: Path) -> tuple[Tensor, tuple[str, ...]]:
     """Class weights and class names of a head. (C, D)"""
     try:
-        with safetensors.safe_open(file, framework="pt") as opened:
+        with open_tensors(file) as opened:
             about = json.loads((opened.metadata() or {})["cafe"])
             weights = opened.get_tensor("weights")
             learned = "context" in opened.keys()  # noqa: SIM118  it is no mapping

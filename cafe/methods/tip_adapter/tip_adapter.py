@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from cafe.engine import Architecture, Batch, Recipe, Run, Workspace, shared_product
 from cafe.engine.architecture import Tensors
@@ -75,7 +75,8 @@ def cache_values(labels: Tensor, classes: int, *, balance: bool) -> Tensor:
     Tensor
         (M, C)
     """
-    values = one_hot(labels, classes).float()
+    # a comparison, since torch.export cannot follow one_hot before torch 2.11
+    values = (labels[:, None] == torch.arange(classes, device=labels.device)).float()
     if not balance:
         return values
     return len(labels) / values.any(dim=0).sum() * class_averages(labels, classes).mT

@@ -66,7 +66,7 @@
     const title = document.createElement("p");
     const mean = rows.reduce((sum, row) => sum + row.val, 0) / rows.length;
     title.append(Object.assign(document.createElement("strong"),
-      { textContent: `ratio ${ratio}, bottleneck ${width}, ${shots} shots` }),
+      { textContent: `ratio ${ratio}, bottleneck ${width}, ${shots} shot${shots === "1" ? "" : "s"}` }),
     ` — mean validation accuracy ${mean.toFixed(2)} %`);
     const table = document.createElement("table");
     const names = { seed: "seed", lr: "learning rate", val: "validation %",

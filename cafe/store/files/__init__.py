@@ -18,6 +18,7 @@ from cafe.store.files.disk import append_lines, check_folder, digest_of_file, re
 from cafe.store.files.locks import is_unlocked, lock_path
 from cafe.store.files.targets import lock_file
 from cafe.store.files.temporary import left_overs, remove_left_overs, temporary_folder
+from cafe.store.files.utf8_path import utf8_path
 from cafe.store.files.writing import move, write_file, write_folder, write_path, write_text
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "real_path",
     "remove_left_overs",
     "temporary_folder",
+    "utf8_path",
     "write_file",
     "write_folder",
     "write_path",

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from cafe.errors import BusyError, CafeError, InputError, raise_as
+from cafe.errors import BusyError, CafeError, InputError, counted, raise_as
 from cafe.results.page import GridRow
 from cafe.results.typed_json import from_json
 from cafe.store import FeatureCache
@@ -128,11 +128,11 @@ def open_journal(
         journal = Journal(folder / "rows.jsonl")
         if journal.damaged:
             note(
-                f"{journal.damaged:,} damaged rows of '{folder}' are dropped: their runs are "
+                f"dropped: {counted(journal.damaged, 'damaged row')} of '{folder}', whose runs are "
                 "trained again."
             )
         if journal.rows:
-            note(f"{len(journal.rows):,} runs were finished earlier, in {precision}.")
+            note(f"{counted(len(journal.rows), 'run', 'were')} finished earlier, in {precision}.")
         yield journal
 
 

@@ -12,7 +12,7 @@ import torch
 
 from cafe.devices import product_rate
 from cafe.engine import Recipe
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.splits import MOST_FOLDS, Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Protocol
@@ -147,8 +147,8 @@ def check_size(space: GridSpace, cache: FeatureCache, max_runs: int) -> None:
     rate = product_rate(torch.device("cpu"), torch.float32)
     hours = training_flops(space, load_task(cache)) / rate / 3600
     raise InputError(
-        f"this grid is {count:,} runs, {hours:,.1f} hours or more at this machine's rate of matrix "
-        "products in float32; use max_runs=None to go on, or a coarser grid."
+        f"this grid is {counted(count, 'run')}, {hours:,.1f} hours or more at this machine's rate "
+        "of matrix products in float32; use max_runs=None to go on, or a coarser grid."
     )
 
 

@@ -1,0 +1,119 @@
+"""The runs of a folder: listing, naming and removing them; nothing else is ever removed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
+from cafe.results.page import GRID_ROWS, PAGE
+from cafe.results.record import RECORD, read_record
+from cafe.store.files import move, temporary_folder
+
+_FILES = {RECORD, PAGE, GRID_ROWS, "grid.csv", "runs.csv", "predictions.csv"}
+"""What a run holds beside its heads."""
+
+_HEAD = re.compile(r".+\.(\d+|all)shot\.seed\d+\.safetensors")
+
+
+class RunNotFoundError(CafeError, FileNotFoundError):
+    """No such run."""
+
+
+def list_runs(runs: Path) -> list[Path]:
+    """The runs of a folder, newest first."""
+    found = [path.parent for path in runs.glob(f"[!.]*/{RECORD}")]
+    return sorted(found, key=lambda run: ((run / RECORD).stat().st_mtime, run.name), reverse=True)
+
+
+def newest_run(folder: Path) -> Path:
+    """The folder itself where it is a run, else the newest run in it."""
+    if (folder / RECORD).is_file():
+        return folder
+    inside = list_runs(folder)
+    if not inside:
+        what = "holds no run" if folder.is_dir() else "is neither a run nor a head's file"
+        raise RunNotFoundError(f"'{folder}' {what}; 'cafe fit' makes one and says where.")
+    return inside[0]
+
+
+def locate_run(runs: Path, run: str | None = None) -> Path:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    runs : Path
+        A folder of runs.
+    run : str, optional
+        The folder of a run, or its name in `runs`; None takes the newest.
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is none.
+    UnknownNameError
+        If the name is not among the runs; the nearest are suggested.
+    """
+    if run is None:
+        return newest_run(runs)
+    for folder in (Path(run), runs / run):
+        if (folder / RECORD).is_file():
+            return folder
+    names = [path.name for path in list_runs(runs)]
+    if "/" not in run and names:
+        raise UnknownNameError("run", run, names, f"In '{runs}'.")
+    raise RunNotFoundError(f"no run '{run}'; 'cafe runs ls' lists those in '{runs}'.")
+
+
+def size_of_run(run: Path) -> int:
+    """Bytes of a run's files."""
+    return sum(path.lstat().st_size for path in run.iterdir())
+
+
+def remove_run(run: Path) -> int:
+    """Remove the folder of a run, in one step.
+
+    Returns
+    -------
+    int
+        The bytes freed.
+
+    Raises
+    ------
+    CafeError
+        If it is no run, holds anything else, or cannot be removed.
+    """
+    with raise_as(CafeError, f"cannot remove '{run}'", "check its folder"):
+        check_run_removable(run)
+        size = size_of_run(run)
+        folder = run.absolute()
+        with temporary_folder(folder.parent) as hidden:
+            move(folder, hidden / "run")
+    return size
+
+
+def check_run_removable(run: Path) -> None:
+    """Refuse what is no run, and a run with other files in it.
+
+    A run whose record is damaged is known by the page beside it.
+
+    Raises
+    ------
+    CafeError
+        If it is no run, or holds anything else.
+    """
+    if run.is_symlink():
+        raise CafeError(f"'{run}' is a link, not a run; remove the link itself with 'rm'.")
+    if not run.is_dir() or not (run / RECORD).is_file():
+        raise CafeError(f"'{run}' is no run of cafe, and is kept; 'cafe runs ls' lists the runs.")
+    try:
+        read_record(run)
+    except InputError:
+        if not (run / PAGE).is_file():
+            raise CafeError(
+                f"'{run}' is no run of cafe, and is kept; remove it with 'rm'."
+            ) from None
+    for path in sorted(run.iterdir()):
+        of_cafe = path.name in _FILES or _HEAD.fullmatch(path.name)
+        if not of_cafe or path.is_symlink() or not path.is_file():
+            raise CafeError(f"'{run}' holds '{path.name}', which no run has; move it away first.")
