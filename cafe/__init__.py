@@ -10,15 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # "as" tells type checkers that a name is public
+    __version__: str
     from cafe.datasets import load_dataset as load_dataset
     from cafe.encoders.encoder import load_encoder as load_encoder
     from cafe.errors import CafeError as CafeError
     from cafe.extract.extractor import Extractor as Extractor
     from cafe.extract.importers import import_features as import_features
+    from cafe.extract.transformer import CLIPFeatures as CLIPFeatures
     from cafe.features.task import load_task as load_task
     from cafe.inference.export import export_head as export_head
     from cafe.inference.predictor import Predictor as Predictor
     from cafe.report import write_report as write_report
+    from cafe.results.load import load_record as load_record
     from cafe.results.saved_head import load_head as load_head
     from cafe.store import FeatureCache as FeatureCache
     from cafe.study.classifier import AdapterClassifier as AdapterClassifier
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
 
 _MODULES = {
     "AdapterClassifier": "cafe.study.classifier",
+    "CLIPFeatures": "cafe.extract.transformer",
     "CafeError": "cafe.errors",
     "Extractor": "cafe.extract.extractor",
     "FeatureCache": "cafe.store",
@@ -41,6 +45,7 @@ _MODULES = {
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders.encoder",
     "load_head": "cafe.results.saved_head",
+    "load_record": "cafe.results.load",
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
     "write_report": "cafe.report",
@@ -50,6 +55,8 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("cafe-clip")
     if name not in _MODULES:
         raise AttributeError(f"module 'cafe' has no attribute '{name}'")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Importing torchvision and open_clip where they do not fit the installed torch; knows no model.
+"""Importing what may not be there or not fit: torchvision, open_clip, pandas; knows no model.
 
 A torchvision built for CUDA, beside a CPU-only torch, cannot load its compiled operators, and then
 `import torchvision` stops at "operator torchvision::nms does not exist". Neither the transforms nor
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from cafe.errors import WeightsError, raise_as
+from cafe.errors import InputError, WeightsError, raise_as
 
 # Every operator for which torchvision registers a fake without asking whether it has been loaded.
 _OPERATORS = (
@@ -81,6 +81,22 @@ def import_open_clip() -> ModuleType:
         If it is not installed or cannot be imported.
     """
     return _import_or_raise("open_clip", "open_clip_torch")
+
+
+def import_pandas() -> Any:
+    """Import pandas, which cafe needs for tables alone.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise InputError(
+            "a DataFrame needs pandas, which is not installed: pip install pandas."
+        ) from error
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""How a long task says how far it is; knows neither the task nor the terminal."""
+"""How a long task says how far it is and what is good to know; knows neither task nor terminal."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
@@ -10,3 +11,10 @@ Progress = Callable[[str, int, int], None]
 Each task has its own step: a fit of a study, an epoch of one run of a grid, an image of an
 extraction. A callable that raises stops the task; what the task promises to keep is kept.
 """
+
+Note = Callable[[str], None]
+"""Called with a line that is good to know, before the work begins."""
+
+log = logging.getLogger("cafe")
+"""Where notes go that nobody asked for with `note=`: as INFO, which Python does not show unless it
+is told to. An image that is left out is a WARNING, which Python shows."""

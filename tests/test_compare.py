@@ -18,8 +18,8 @@ from cafe.errors import CacheNotFoundError, InputError
 from cafe.features.task import load_task
 from cafe.report import published
 from cafe.report.reproduction import reproduce
+from cafe.results.averages import average, differences
 from cafe.results.metrics import Summary, accuracy, summarize
-from cafe.results.record import average, differences
 from cafe.results.result import Result
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache

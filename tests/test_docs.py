@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import shlex
 import sys
@@ -76,13 +77,18 @@ def test_generated_pages_are_up_to_date(page: str) -> None:
     assert (ROOT / f"docs/{page}.md").read_text() == wanted, "run python scripts/make_docs.py"
 
 
-def test_the_readme_runs_in_python(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_runs(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    monkeypatch.delenv("CAFE_CACHE", raising=False)
+    monkeypatch.setattr(logging, "basicConfig", lambda: None)  # it would outlive the test
+    monkeypatch.setattr(logging.getLogger("cafe"), "setLevel", lambda _: None)
     run("cafe extract --dataset digits", monkeypatch)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
+    names: dict[str, object] = {}
     for block in blocks:
-        exec(block, {})  # noqa: S102 - our own README
+        exec(block, names)  # noqa: S102 - our own pages
 
 
 def test_pages_have_commands() -> None:

@@ -19,11 +19,11 @@ from PIL import Image
 import cafe
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder
-from cafe.errors import CafeError, InputError
+from cafe.errors import CafeError, ImageError, InputError
+from cafe.extract import images
 from cafe.extract.decode import DecodedImage
 from cafe.extract.extract import extract
 from cafe.features.splits import draw_shots
-from cafe.inference import images
 from cafe.inference.neighbours import NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction
 from cafe.results.runs import HeadSelector, find_head
@@ -306,3 +306,35 @@ def test_the_temperature_is_likeliest_and_cautious() -> None:
 def test_errors_are_cafes(work: Path) -> None:
     with pytest.raises(CafeError, match="holds no run"):
         cafe.Predictor.load("digits")
+
+
+def test_probabilities_of_all_classes(predictor: cafe.Predictor) -> None:
+    answers = list(predictor.predict("digits", top=10))
+    found = predictor.predict_proba("digits", batch_size=5)
+    assert found.shape == (len(answers), 10)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    for row, answer in zip(found, answers, strict=True):
+        assert predictor.classes_[row.argmax()] == answer.label
+        named = dict(zip(predictor.classes_, row, strict=True))
+        assert {one.label: one.probability for one in answer.top} == pytest.approx(named, abs=1e-4)
+
+
+def test_arrays_and_tensors_are_predicted_as_their_files(predictor: cafe.Predictor) -> None:
+    pixels = np.asarray(Image.open("photos/three.png").convert("RGB"))
+    tensor = torch.from_numpy(pixels.copy()).movedim(2, 0)
+    inputs = ["photos/three.png", pixels, tensor, tensor / 255]
+    answers = list(predictor.predict(inputs))
+    assert [one.label for one in answers] == ["three"] * 4
+    assert [one.image for one in answers[1:]] == ["image 1", "image 2", "image 3"]
+    assert [one.label for one in predictor.predict(tensor[None])] == ["three"]
+    rows = predictor.predict_proba(inputs)
+    np.testing.assert_allclose(rows, rows[:1].repeat(4, axis=0), atol=1e-4)
+
+
+def test_probabilities_of_what_cannot_be_read(predictor: cafe.Predictor, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = ["photos/three.png", tmp_path / "broken.png", np.zeros((3, 9, 9))]
+    with pytest.raises(ImageError, match=r"broken.png' cannot be read .* on_error='skip'"):
+        predictor.predict_proba(images, on_error="fail")
+    rows = predictor.predict_proba(images)
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, True]

@@ -7,6 +7,7 @@ import doctest
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from digits_run import digits_run
@@ -15,6 +16,7 @@ import cafe
 
 NAMES = [
     "AdapterClassifier",
+    "CLIPFeatures",
     "CafeError",
     "Extractor",
     "FeatureCache",
@@ -27,6 +29,7 @@ NAMES = [
     "load_dataset",
     "load_encoder",
     "load_head",
+    "load_record",
     "load_task",
     "meta_train",
     "write_report",
@@ -72,8 +75,10 @@ EXAMPLES = [
     "cafe.datasets.text_files.distinct_names",
     "cafe.inference.export.export_head",
     "cafe.extract.extractor.Extractor",
+    "cafe.extract.transformer.CLIPFeatures",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",
+    "cafe.results.load.load_record",
     "cafe.results.saved_head.SavedHead",
     "cafe.study.meta_train.meta_train",
     "cafe.methods.checks.parse_bottleneck",
@@ -81,6 +86,7 @@ EXAMPLES = [
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",
     "cafe.store.read.FeatureCache",
+    "cafe.store.split.CacheSplit",
 ]
 
 
@@ -106,7 +112,7 @@ def test_examples_run(
     monkeypatch.delenv("CAFE_CACHE", raising=False)
     module, _, attribute = name.rpartition(".")
     home = __import__(module, fromlist=[attribute])
-    names = {**vars(home), "cafe": cafe, "torch": torch}
+    names = {**vars(home), "cafe": cafe, "np": np, "torch": torch}
     tests = doctest.DocTestFinder(recurse=False).find(getattr(home, attribute), name, globs=names)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in tests:

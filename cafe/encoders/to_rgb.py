@@ -81,8 +81,10 @@ def _conversion(image: Image.Image) -> Strip:
     if image.mode.startswith("I") or image.mode == "F":
         white = _white(*_extremes(image), is_float=image.mode == "F")
         if tags.get(_PHOTOMETRIC) == 0:  # of wide numbers Pillow leaves it to us
-            return lambda strip: _plain(Image.fromarray(255 - _eight_bits(strip, white)))
-        return lambda strip: _plain(Image.fromarray(_eight_bits(strip, white)))
+            return lambda strip: _plain(
+                Image.fromarray(255 - _eight_bits(np.asarray(strip), white))
+            )
+        return lambda strip: _plain(Image.fromarray(_eight_bits(np.asarray(strip), white)))
     if 2 in tags.get(_SAMPLE_FORMAT, ()):
         raise ImageError("its numbers are signed, from -128 to 127; convert it to 0 to 255")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
@@ -118,8 +120,7 @@ def _white(low: float, high: float, *, is_float: bool) -> float:
     return fitting[0]
 
 
-def _eight_bits(strip: Image.Image, white: float) -> NDArray[np.uint8]:
-    values = np.asarray(strip)
+def _eight_bits(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
     # a division where it is exact: 65535 / 257 is 255
     scaled = values / 257 if white == _WHITE[-1] else values * (255 / white)
     return np.rint(scaled).astype(np.uint8)
@@ -135,3 +136,38 @@ def _check_upper_bits(image: Image.Image) -> None:
             "its colours have 16 bits and use 12 or fewer, of which Pillow keeps the upper 4; "
             "convert it to 8 bits"
         )
+
+
+def image_of_array(values: NDArray[Any], shape: tuple[int, ...]) -> Image.Image:
+    """Make an image of its numbers.
+
+    Parameters
+    ----------
+    values : ndarray
+        (H, W), or (H, W, C) of 1, 3 or 4 channels: grey, RGB, or RGB and opacity. Numbers of 8
+        bits are taken as they are; floats are from 0 to 1; wider ones by the range of what files
+        hold (`to_rgb`): 8, 10, 12, 14 or 16 bits. False is black.
+    shape : tuple of int
+        As the user knows it, for the message: a tensor's channels come first.
+
+    Raises
+    ------
+    ImageError
+        If the shape is that of no image, or the values are in no range that is known.
+    """
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    if not is_image or not values.size or values.dtype.kind not in "buif":
+        raise ImageError(
+            f"{values.dtype} of shape {shape} is no image: an array is (H, W) or (H, W, C), "
+            "a tensor (H, W) or (C, H, W), with 1, 3 or 4 channels"
+        )
+    if values.dtype == np.bool_:
+        values = values * np.uint8(255)
+    elif values.dtype != np.uint8:
+        low, high, is_float = float(values.min()), float(values.max()), values.dtype.kind == "f"
+        # in memory, unlike in a file, floats up to 1 are a share of white, however dark
+        is_share = is_float and low >= 0 and high <= 1
+        values = _eight_bits(values, 1.0 if is_share else _white(low, high, is_float=is_float))
+    return Image.fromarray(np.ascontiguousarray(values))

@@ -7,6 +7,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cafe.datasets import load_dataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
@@ -17,10 +20,13 @@ from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError, counted, verb
 from cafe.extract.blocks import ExtractOptions, encode_blocks
+from cafe.extract.encode import LoaderOptions
 from cafe.extract.extract import Extraction, extract, precision_at_hand
+from cafe.extract.images import OnError, encode_all
 from cafe.extract.importers.zero_shot_check import doubts_of_extraction
 from cafe.extract.ray import RayEngine
-from cafe.progress import Progress
+from cafe.extract.sources import Images
+from cafe.progress import Progress, log
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_path
 
@@ -62,6 +68,8 @@ class Extractor:
     {'train': 600, 'val': 200, 'test': 997}
     >>> extractor.extraction_.skipped
     0
+    >>> extractor.encode([np.zeros((32, 32, 3), np.uint8), torch.ones(3, 32, 32)]).shape
+    (2, 512)
     """
 
     model: str | None = None
@@ -93,6 +101,40 @@ class Extractor:
             loaded = load_encoder(name, self.pretrained, device=self.device, precision=wanted)
             self._loaded = {(name, wanted): loaded}  # memory for one at a time
         return self._loaded[name, wanted]
+
+    def encode(
+        self,
+        images: Images,
+        *,
+        on_error: OnError = "fail",
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode images in memory and in this process: nothing is stored.
+
+        Parameters
+        ----------
+        images : path, image, array, tensor, or iterable of these
+            Files, folders (all images in them, sorted), images of Pillow, arrays (H, W, C) and
+            tensors (C, H, W) of 8 bits or from 0 to 1, batches of these, or a column of a table.
+        on_error : {"fail", "skip"}
+            What to do with an image that cannot be read: stop, or log it and give a row of NaN.
+        progress : callable, optional
+            Called with a stage, the images done and the images in all.
+
+        Returns
+        -------
+        ndarray
+            Raw features, as a cache holds them, in the order of the images. (N, D) float32
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read and `on_error` is "fail".
+        CafeError
+            If there is no image, or the encoder cannot be loaded.
+        """
+        options = LoaderOptions(self.batch_size, self.workers, progress)
+        return encode_all(self.encoder(), images, options, on_error)
 
     def extract(
         self,
@@ -145,7 +187,7 @@ class Extractor:
             Called with each line that is good to know before the work begins: what the dataset left
             out or assumed, how large the spatial maps become, which sentences the encoder cuts, or
             that finished work of another extraction is removed; and after it, where zero-shot is no
-            better than guessing.
+            better than guessing. None logs them.
 
         Returns
         -------
@@ -181,7 +223,7 @@ class Extractor:
             progress=progress,
             spatial=spatial,
         )
-        note = note or (lambda _: None)
+        note = note or log.info
         for line in data.notes:
             note(line)
         encoder = self.encoder(model, None if rebuild else self._precision_at_hand(path))

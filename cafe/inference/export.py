@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CacheError, CafeError, InputError, counted, raise_as
+from cafe.extract.images import pixel_inputs, read_pixels
+from cafe.extract.sources import ImageSource, list_images
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
 from cafe.inference import graphs
 from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
-from cafe.inference.images import ImageSource, list_images, pixel_inputs, read_pixels
 from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head

@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import EncoderRecord, check_recorded_encoder, load_recorded_encoder
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
+from cafe.extract.images import EncodedImages, OnError, encode_images, stack_rows
+from cafe.extract.sources import Images, list_images
 from cafe.features.splits import Shots
-from cafe.inference.images import EncodedImages, ImageSource, encode_images, list_images
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores
 from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
+from cafe.store.shown import Shown
 
 
 @dataclass(repr=False, eq=False)
-class Predictor:
+class Predictor(Shown):
     """A saved head with the encoder that it was fitted on.
 
     Parameters
@@ -53,6 +58,12 @@ class Predictor:
     saved: SavedHead
     encoder: Encoder
     neighbours: NeighbourIndex | None = None
+
+    def _title(self) -> str:
+        return self.saved._title().replace("SavedHead", "Predictor", 1)
+
+    def _rows(self) -> list[list[str]]:
+        return [*self.saved._rows(), ["device", str(self.encoder.device)]]
 
     def __post_init__(self) -> None:
         check_recorded_encoder(record_of_head(self.saved), self.encoder)
@@ -93,7 +104,7 @@ class Predictor:
 
     def predict(
         self,
-        images: ImageSource | Iterable[ImageSource],
+        images: Images,
         *,
         top: int = 3,
         unknown_below: float = 0.0,
@@ -106,8 +117,9 @@ class Predictor:
 
         Parameters
         ----------
-        images : path, image, or iterable of these
-            Files, folders (all images in them, sorted) and images of Pillow.
+        images : path, image, array, tensor, or iterable of these
+            As `cafe.Extractor.encode` takes them: files, folders (all images in them, sorted),
+            images of Pillow, arrays and tensors.
         top : int
             How many of the most probable classes to give.
         unknown_below : float
@@ -140,6 +152,43 @@ class Predictor:
         return chain.from_iterable(
             self._classify(batch, top, unknown_below, explain) for batch in batches
         )
+
+    def predict_proba(
+        self,
+        images: Images,
+        *,
+        on_error: OnError = "skip",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Probabilities of all classes, in the order of `classes_`.
+
+        Parameters
+        ----------
+        images, batch_size, workers, progress
+            As of `predict`.
+        on_error : {"skip", "fail"}
+            What to do with an image that cannot be read: log it and give a row of NaN, or stop.
+
+        Returns
+        -------
+        ndarray
+            Calibrated where the head is; rows sum to 1. (N, C) float32
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read and `on_error` is "fail".
+        """
+        options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
+        batches = encode_images(self.encoder, list_images(images), options)
+        return stack_rows(batches, self.saved.probabilities, len(self.classes_), on_error)
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Names of the classes, as `predict` shows them. (C,)"""
+        return np.array(distinct_names(self.saved.class_names))
 
     def _classify(
         self, batch: EncodedImages, top: int, unknown_below: float, explain: bool

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.features.tensors import ClassText, Features
+
+Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +47,10 @@ class Head(ABC):
     spatial: ClassVar[bool] = False
     cosine_logits: ClassVar[bool] = False
     no_graph: ClassVar[str] = ""
+
+    def __call__(self, x: Numbers) -> Numbers:
+        """`logits` a block at a time, without gradients: an array for an array. (N, C)"""
+        return in_kind(partial(predict_in_blocks, self), x, self)
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
@@ -103,6 +112,15 @@ def predict_in_blocks(head: Head, x: Tensor, rows: int | None = None) -> Tensor:
     blocks = torch.split(x, rows or rows_at_a_time(head))
     logits = [head.logits(block.float()) for block in blocks]
     return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+def in_kind(compute: Callable[[Tensor], Tensor], x: Numbers, head: Head) -> Numbers:
+    """Compute on a tensor; an array goes to the device of the head, and the result comes back."""
+    if isinstance(x, Tensor):
+        return compute(x)
+    device = next(iter(head.tensors().values())).device
+    rows = torch.from_numpy(np.require(x, requirements=["C", "W"]))  # copies only where it must
+    return compute(rows.to(device)).cpu().numpy()
 
 
 def rows_at_a_time(head: Head) -> int:

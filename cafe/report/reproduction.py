@@ -10,7 +10,7 @@ from typing import Any
 from cafe.errors import CacheNotFoundError
 from cafe.methods.base import Protocol
 from cafe.report import published
-from cafe.results.record import average
+from cafe.results.averages import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
 from cafe.study.compare import Comparison, compare

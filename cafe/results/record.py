@@ -12,7 +12,8 @@ from pydantic import Field
 
 from cafe.errors import escape_bytes
 from cafe.methods.base import Protocol
-from cafe.results.metrics import Summary, summarize
+from cafe.results.frames import RecordViews
+from cafe.results.predictions import HeadName, Predictions
 from cafe.results.result import ChosenConfiguration, Difference, Result
 from cafe.results.typed_json import Count, Index, Name, NotNegative, from_json, read_text, to_json
 from cafe.store import FeatureCache, utc_now
@@ -67,8 +68,8 @@ class Halves:
     new: int
 
 
-@dataclass(frozen=True)
-class Record:
+@dataclass(frozen=True, repr=False)
+class Record(RecordViews):
     """What a study found and how.
 
     Attributes
@@ -106,6 +107,8 @@ class Record:
         Of a grid: time of the training, earlier sittings not counted.
     heads : mapping of str to str
         In the run's folder: the SHA-256 of every head's file.
+    opened : FeatureCache or None
+        The cache, for the ids of its images; in memory only.
     class_names : tuple of str
         In memory only; `page.json` holds them.
     folder : Path or None
@@ -134,6 +137,7 @@ class Record:
     seconds: NotNegative | None = None
     runs_per_second: NotNegative | None = None
     heads: Mapping[str, str] = field(default_factory=dict)
+    opened: Annotated[Any, Field(exclude=True)] = None
     class_names: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     folder: Annotated[Path | None, Field(exclude=True)] = None
 
@@ -142,6 +146,15 @@ class Record:
         for result in self.results:
             if len(result.accuracy.per_seed) != len(self.protocol.seeds):
                 raise ValueError(f"{result.method} does not have one accuracy per seed")
+
+    @property
+    def predictions(self) -> dict[HeadName, Predictions]:
+        """What every head says of the test images; empty where the record was read."""
+        return {
+            HeadName(result.method, result.shots, seed): predictions
+            for result in self.results
+            for seed, predictions in zip(self.protocol.seeds, result.predictions, strict=False)
+        }
 
     @cached_property
     def json(self) -> dict[str, Any]:
@@ -174,6 +187,7 @@ def make_record(
         versions=dict(header.versions),
         cache_key=dict(header.key),
         source=header.source,
+        opened=cache,
         **{"class_names": tuple(header.class_names), **fields},
     )
 
@@ -187,68 +201,4 @@ def read_record(folder: Path) -> Record:
         If it is no record; file and field are named.
     """
     path = folder / RECORD
-    return replace(from_json(Record, read_text(path), path), folder=folder)
-
-
-REFERENCE = "clip-adapter"
-"""The method that differences are to."""
-
-
-def differences(results: Sequence[Result]) -> tuple[Difference, ...]:
-    """Differences of every method to CLIP-Adapter, paired by seed.
-
-    Parameters
-    ----------
-    results : sequence of Result
-
-    Returns
-    -------
-    tuple of Difference
-        In `accuracy` the mean difference in points with its standard deviation and 95 % interval
-        over seeds; empty where CLIP-Adapter is not among the methods.
-    """
-    reference = {r.shots: r.accuracy.per_seed for r in results if r.method == REFERENCE}
-    rows = []
-    for result in results:
-        if result.method != REFERENCE and result.shots in reference:
-            pairs = zip(result.accuracy.per_seed, reference[result.shots], strict=True)
-            gap = summarize([score - other for score, other in pairs])
-            rows.append(Difference(result.method, result.shots, REFERENCE, gap))
-    return tuple(rows)
-
-
-def average(records: Sequence[Record]) -> tuple[Result, ...]:
-    """Average results over caches, seed by seed, where every cache has the shot count.
-
-    Parameters
-    ----------
-    records : sequence of Record
-        Of the same methods and seeds.
-
-    Returns
-    -------
-    tuple of Result
-        Without hyper-parameters; `seconds` is the sum.
-    """
-    tables = [{(r.method, r.shots): r for r in record.results} for record in records]
-    shared = [key for key in tables[0] if all(key in table for table in tables)]
-    return tuple(_average_of([table[key] for table in tables]) for key in shared)
-
-
-def _average_of(results: Sequence[Result]) -> Result:
-    new = [result.new for result in results if result.new]
-    harmonic = [result.harmonic_mean for result in results if result.harmonic_mean]
-    return Result(
-        results[0].method,
-        results[0].shots,
-        params={},
-        accuracy=_seed_by_seed([result.accuracy for result in results]),
-        seconds=sum(result.seconds for result in results),
-        new=_seed_by_seed(new) if new else None,
-        harmonic_mean=_seed_by_seed(harmonic) if harmonic else None,
-    )
-
-
-def _seed_by_seed(summaries: Sequence[Summary]) -> Summary:
-    columns = zip(*(summary.per_seed for summary in summaries), strict=True)
-    return summarize([sum(scores) / len(summaries) for scores in columns])
+    return replace(from_json(Record, read_text(path), path), folder=folder, opened=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from cafe.features.splits import Shots
 from cafe.methods.head import Head
 from cafe.results.metrics import Summary
 from cafe.results.page import ResultPage
+from cafe.results.predictions import Predictions
 from cafe.results.typed_json import Count, Index, Name, NotNegative, Percent, to_json
 
 
@@ -62,6 +63,8 @@ class Result:
         One per seed; in memory only, empty where the result was read from a record.
     page : mapping
         See `ResultPage`; in memory only.
+    predictions : tuple of Predictions
+        What each head says of the test images, one per seed; in memory only.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
@@ -74,13 +77,35 @@ class Result:
     calibration: Calibration | None = None
     new: Summary | None = None
     harmonic_mean: Summary | None = None
-    heads: Annotated[tuple[Head, ...], Field(exclude=True)] = ()
-    page: Annotated[ResultPage, Field(exclude=True)] = field(default_factory=ResultPage)
+    heads: Annotated[tuple[Head, ...], Field(exclude=True)] = field(default=(), repr=False)
+    page: Annotated[ResultPage, Field(exclude=True)] = field(default_factory=ResultPage, repr=False)
+    predictions: Annotated[tuple[Predictions, ...], Field(exclude=True)] = field(
+        default=(), repr=False
+    )
 
     @property
     def json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return to_json(self)
+
+
+def accuracy_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Mean accuracies with 95 % intervals, for people: a row for each method, a column of shots."""
+    counts = list(dict.fromkeys(result.shots for result in results))
+    found = {(result.method, result.shots): result.accuracy for result in results}
+
+    def cell(summary: Summary | None) -> str:
+        if summary is None:
+            return ""
+        return f"{summary.mean:.2f}" + ("" if summary.ci95 is None else f" ± {summary.ci95:.2f}")
+
+    return [
+        ["accuracy %", *(f"{shots} shot{'' if shots == 1 else 's'}" for shots in counts)],
+        *(
+            [method, *(cell(found.get((method, shots))) for shots in counts)]
+            for method in dict.fromkeys(result.method for result in results)
+        ),
+    ]
 
 
 @dataclass(frozen=True)

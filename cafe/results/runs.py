@@ -1,7 +1,7 @@
 """The folder of a run: written whole or not at all, and found again; fits nothing.
 
-A run `<runs>/<time>-<dataset>-<model>/` holds `record.json`, `page.json`, `runs.csv` and one
-safetensors file per head; that of a grid also its runs as `grid.jsonl` and `grid.csv`.
+A run `<runs>/<time>-<dataset>-<model>/` holds `record.json`, `page.json`, `runs.csv`,
+`predictions.csv` and one safetensors file per head; of a grid also `grid.jsonl` and `grid.csv`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
 from cafe.features.splits import Shots
 from cafe.methods.catalog import BASELINES
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
+from cafe.results.predictions import write_predictions
 from cafe.results.record import RECORD, Record, read_record
 from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
 from cafe.results.run_folders import RunNotFoundError, newest_run
@@ -93,6 +94,8 @@ def save_run(record: Record, runs: Path, grid_rows: Sequence[GridRow] | None = N
         _write_json(folder / RECORD, replace(record, heads=heads).json, indent=1)
         _write_json(folder / PAGE, to_json(_page(record)))
         _write_csv(folder / "runs.csv", _COLUMNS, _table(record))
+        if record.opened is not None:
+            write_predictions(folder, record.opened, record.predictions)
         if grid_rows is not None:
             lines = [json.dumps(row) + "\n" for row in grid_rows]
             (folder / GRID_ROWS).write_text("".join(lines), encoding="utf-8")

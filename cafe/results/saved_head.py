@@ -9,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from numpy.typing import NDArray
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
 
 from cafe.errors import CafeError, InputError, one_line
 from cafe.methods.catalog import CATALOG, find_method
-from cafe.methods.head import Head, predict_in_blocks
+from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
-from cafe.results.typed_json import ClassName, Count, Index, Name, Percent, check_json
+from cafe.results.head_about import HeadAbout
+from cafe.results.typed_json import check_json
+from cafe.store.shown import Shown, name_some
 
 _ZERO_SHOT = "zero_shot."
 
 
-@dataclass(frozen=True)
-class SavedHead:
+@dataclass(frozen=True, repr=False)
+class SavedHead(Shown):
     """A head read back, with what its file says of it.
 
     Attributes
@@ -75,11 +76,30 @@ class SavedHead:
         biased = self.zero_shot is not None and bool(self.zero_shot.logit_scale_bias[1])
         return biased and self.head.cosine_logits
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Calibrated probabilities of raw image features, as `Head.logits` takes them. (N, C)"""
-        return torch.softmax(predict_in_blocks(self.head, x) / (self.temperature or 1.0), dim=-1)
+    def probabilities(self, x: Numbers) -> Numbers:
+        """Calibrated probabilities of the classes.
 
-    def scores(self, x: Tensor) -> Tensor | None:
+        Parameters
+        ----------
+        x : Tensor or ndarray
+            Raw image features, as `Head.logits` takes them. (N, D)
+
+        Returns
+        -------
+        Tensor or ndarray
+            As x is. (N, C)
+
+        Raises
+        ------
+        InputError
+            If x has another shape.
+        """
+        self._check(x)
+        return in_kind(
+            lambda x: torch.softmax(self.head(x) / (self.temperature or 1.0), -1), x, self.head
+        )
+
+    def scores(self, x: Numbers) -> Numbers | None:
         """How probable each class is by itself, `sigmoid(logits)`; None without `has_scores`.
 
         Each class is judged alone, so that they need not sum to 1 and all may be low; see
@@ -87,15 +107,43 @@ class SavedHead:
 
         Parameters
         ----------
-        x : Tensor
+        x : Tensor or ndarray
             Raw image features, as `Head.logits` takes them.
 
         Returns
         -------
-        Tensor or None
+        Tensor or ndarray, as x is, or None
             (N, C)
         """
-        return torch.sigmoid(predict_in_blocks(self.head, x)) if self.has_scores else None
+        self._check(x)
+        if not self.has_scores:
+            return None
+        return in_kind(lambda x: torch.sigmoid(self.head(x)), x, self.head)
+
+    def _title(self) -> str:
+        shots, seed = (self.about.get(name, "?") for name in ("shots", "seed"))
+        return f"SavedHead of {self.head.method}, {shots} shots, seed {seed}"
+
+    def _rows(self) -> list[list[str]]:
+        about, names = self.about, self.about["encoder"]
+        accuracy = f"{about['accuracy']:.2f} % of test images" if "accuracy" in about else "unknown"
+        return [
+            ["dataset", about["dataset"]],
+            ["encoder", f"{names['model']}.{names['pretrained']}"],
+            ["classes", name_some(self.class_names)],
+            ["accuracy", accuracy],
+            ["temperature", f"{self.temperature:.3g}" if self.temperature else "not calibrated"],
+        ]
+
+    def _check(self, x: Tensor | NDArray[Any]) -> None:
+        """Refuse features that the head cannot take."""
+        shape = ("N", "1 + T") if self.head.spatial else ("N",)
+        width = x.shape[-1] if self.zero_shot is None else self.zero_shot.weights.shape[-1]
+        if x.ndim != len(shape) + 1 or x.shape[-1] != width:
+            raise InputError(
+                f"features must be ({', '.join(shape)}, {width}), as the encoder gives them; got "
+                f"{tuple(x.shape)}."
+            )
 
 
 def output_names(saved: SavedHead) -> tuple[str, ...]:
@@ -141,7 +189,7 @@ def load_head(path: Path | str) -> SavedHead:
         raise InputError(f"no head '{path}'; 'cafe fit' saves one for every method, shot and seed.")
     try:
         about = read_about(path, "cafe")
-        check_json(_About, about, Path(path))
+        check_json(HeadAbout, about, Path(path))
         tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
@@ -157,70 +205,6 @@ def load_head(path: Path | str) -> SavedHead:
             f"{', '.join(CATALOG)}."
         ) from error
     return saved
-
-
-class _Encoder(TypedDict):
-    """The encoder of a head's features."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    model: str
-    pretrained: str
-    weights_sha256: NotRequired[str | None]
-
-
-class _Maps(TypedDict):
-    """The spatial maps that a head takes."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    grid: Annotated[list[int], Field(min_length=2, max_length=2)]
-
-
-class _CacheKey(TypedDict):
-    """The key of the cache that a head was fitted on, of which most is compared as it is."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    spatial: NotRequired[_Maps | None]
-
-
-class _Calibration(TypedDict, total=False):
-    """What the logits are divided by."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    source: Literal["validation", "out-of-fold", "none"]
-    images: Index
-
-
-class _Required(TypedDict):
-    """What every head says of itself."""
-
-    method: Name
-    params: dict[str, Any]
-    class_names: Annotated[list[ClassName], Field(min_length=2)]
-    dataset: str
-    encoder: _Encoder
-    cache_key: _CacheKey
-
-
-class _About(_Required, total=False):
-    """What heads say since version 0.1."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    shots: Count
-    seed: Index
-    accuracy: Percent
-    baselines: dict[str, Percent]
-    calibration: _Calibration
-    cache: str
-    protocol: str
-    command: str
-    created: str
-    versions: dict[str, Any]
 
 
 def _try_out(saved: SavedHead) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from cafe.errors import CacheMismatchError, InputError
+from cafe.progress import Note, log
 from cafe.store import SPLITS, Block, FeatureCache, lock_cache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
 from cafe.store.paths import cache_name
@@ -39,7 +40,7 @@ def merge_caches(
     *,
     replace: bool = True,
     equal_ids: Literal["rename", "refuse"] = "rename",
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> FeatureCache:
     """Join caches of one encoder, made in the same way for the same classes, into one.
 
@@ -58,7 +59,7 @@ def merge_caches(
         What to do where different images of two caches have one id: put the dataset before every
         id (`north/a/1.png`), or refuse.
     note : callable, optional
-        Called with a line where ids were changed.
+        Called with a line where ids were changed; None logs it.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def merge_caches(
     first = caches[0]
     for other in caches[1:]:
         _check_alike(first, other)
-    prefixes = _prefixes(caches, equal_ids, note)
+    prefixes = _prefixes(caches, equal_ids, note or log.info)
     splits = [split for split in SPLITS if any(split in cache.counts for cache in caches)]
     dataset, _, _ = cache_name(path).partition("/")
     parts = list(zip(prefixes, caches, strict=True))
@@ -134,9 +135,7 @@ def _facts(cache: FeatureCache) -> dict[str, Any]:
     }
 
 
-def _prefixes(
-    caches: Sequence[FeatureCache], equal_ids: str, note: Callable[[str], None] | None
-) -> list[str]:
+def _prefixes(caches: Sequence[FeatureCache], equal_ids: str, note: Note) -> list[str]:
     """What to put before the ids of each cache: nothing, unless two caches share an id."""
     shared = _shared_ids(caches)
     if not shared:
@@ -149,8 +148,7 @@ def _prefixes(
     names = [cache.header.dataset for cache in caches]
     if len(set(names)) < len(names):
         names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
-    if note is not None:
-        note(f"{what}: every id now starts with its dataset, as in '{names[0]}/{min(shared)}'.")
+    note(f"{what}: every id now starts with its dataset, as in '{names[0]}/{min(shared)}'.")
     return [f"{name}/" for name in names]
 
 

@@ -27,10 +27,11 @@ from cafe.store.paths import find_caches
 from cafe.store.rows import read_rows
 from cafe.store.schema import get_text, slabs
 from cafe.store.structure import InvalidFileError
+from cafe.store.views import CacheViews
 
 
-@dataclass(frozen=True)
-class FeatureCache:
+@dataclass(frozen=True, repr=False)
+class FeatureCache(CacheViews):
     """A cache file: its header in memory, its features read when asked for.
 
     Attributes
@@ -146,7 +147,7 @@ class FeatureCache:
         CacheFormatError
             If the split is damaged or disagrees with the header.
         """
-        chosen = self._rows(split, rows)
+        chosen = self._checked_rows(split, rows)
         with self._group(split) as group:
             labels = read_rows(group["labels"], chosen, np.int64)  # (n,)
             features = read_rows(group["features"], chosen, dtype)  # (n, D)
@@ -165,7 +166,7 @@ class FeatureCache:
         InputError
             If there are none, or no such split or row.
         """
-        chosen = self._rows(split, rows)
+        chosen = self._checked_rows(split, rows)
         with self._group(split) as group:
             if "spatial" not in group:
                 raise InputError(f"cache '{self.path}' has no spatial features of split '{split}'.")
@@ -178,10 +179,10 @@ class FeatureCache:
             self._check_labels(split, labels)
         return labels
 
-    def ids(self, split: str) -> tuple[str, ...]:
-        """Names of the images of one split. (N,)"""
+    def ids(self, split: str, rows: slice = slice(None)) -> tuple[str, ...]:
+        """Names of the images of one split, or of consecutive ones. (N,)"""
         with self._group(split) as group:
-            return unpack_text(group["ids"][:])
+            return unpack_text(group["ids"][rows])
 
     def files(self, split: str) -> NDArray[np.void] | None:
         """States of the images' files, as `FILE_STATE`; None where they are not known. (N,)"""
@@ -205,7 +206,7 @@ class FeatureCache:
                     spatial=None if spatial is None else require_finite(spatial, spatial[slab]),
                 )
 
-    def _rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
+    def _checked_rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:
         if split not in self.counts:
             raise InputError(
                 f"cache '{self.path}' has no split '{split}'; it has {', '.join(self.counts)}."
@@ -222,7 +223,7 @@ class FeatureCache:
 
     @contextlib.contextmanager
     def _group(self, split: str) -> Iterator[h5py.Group]:
-        self._rows(split, None)
+        self._checked_rows(split, None)
         with open_checked(self.path, self._state) as file:
             # rows of a new file under the header of the old one would be silently wrong
             if get_text(file, "content_sha256") != self.content_sha256:

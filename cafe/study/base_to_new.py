@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cafe.errors import InputError
 from cafe.features.task import StoredFeatures, Task
@@ -20,6 +22,7 @@ from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head
 from cafe.progress import Progress
 from cafe.results.metrics import summarize
+from cafe.results.predictions import Predictions
 from cafe.results.record import Halves
 from cafe.results.result import Result
 from cafe.study.plan import StudyPlan, check_plan
@@ -79,20 +82,37 @@ def base_and_new(
             raise InputError(f"half of the classes of {task.name} have no test image.")
     test, text = new.splits["test"].to(context.device), new.text.to(context.device)
     results = run_study(base, plan, context=context, progress=progress)
-    tested = [_test_on_new(result, text, test) for result in results]
+    labels = task.splits["test"].y.numpy()
+    tested = [_test_on_new(result, text, test, labels, middle) for result in results]
     return base, tested, Halves(middle, classes - middle)
 
 
-def _test_on_new(result: Result, text: ClassText, test: Features) -> Result:
+def _test_on_new(
+    result: Result, text: ClassText, test: Features, labels: NDArray[np.int64], middle: int
+) -> Result:
     """The result with its accuracy on the new half and the harmonic mean of both halves."""
-    new = [
-        score_head(with_classes(head, text), test, len(text.names)).accuracy
-        for head in result.heads
-    ]
+    new, predictions = [], []
+    for head, of_base in zip(result.heads, result.predictions, strict=True):
+        scores = score_head(with_classes(head, text), test, len(text.names))
+        new.append(scores.accuracy)
+        predictions.append(_both_halves(of_base, Predictions.of(scores), labels, middle))
     # seed by seed: the harmonic mean of the means would hide how the halves vary together
     pairs = zip(result.accuracy.per_seed, new, strict=True)
     means = [2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]
-    return replace(result, new=summarize(new), harmonic_mean=summarize(means))
+    both = tuple(predictions)
+    return replace(result, new=summarize(new), harmonic_mean=summarize(means), predictions=both)
+
+
+def _both_halves(
+    base: Predictions, new: Predictions, labels: NDArray[np.int64], middle: int
+) -> Predictions:
+    """The predictions of both halves, in the order of all test images."""
+    is_new = labels >= middle
+    guesses = np.empty(len(labels), np.int32)
+    probabilities = np.empty(len(labels), np.float32)
+    guesses[~is_new], guesses[is_new] = base.guesses, new.guesses + middle
+    probabilities[~is_new], probabilities[is_new] = base.probabilities, new.probabilities
+    return Predictions(labels, guesses, probabilities)
 
 
 def _half(task: Task, start: int, stop: int) -> Task:

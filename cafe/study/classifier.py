@@ -20,7 +20,6 @@ from cafe.errors import InputError
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import find_method, make_method
-from cafe.methods.head import predict_in_blocks
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
 from cafe.study.same_text import check_texts
@@ -159,9 +158,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probabilities of the classes, in the order of `classes_`. (N, C)"""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        device = next(iter(self.head_.tensors().values())).device
-        x = torch.from_numpy(np.array(rows, np.float32)).to(device)  # (N, D)
-        logits = predict_in_blocks(self.head_, x).double().cpu()  # (N, C)
+        logits = torch.from_numpy(self.head_(rows)).double()  # (N, C)
         p: NDArray[np.float64] = torch.softmax(logits / self.temperature_, dim=-1).numpy()
         return p
 

@@ -14,9 +14,11 @@ from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
-from cafe.results.record import Record, RecordedEncoder, average, differences, make_record
+from cafe.results.averages import average, differences
+from cafe.results.record import Record, RecordedEncoder, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
+from cafe.store.shown import Shown
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
@@ -31,8 +33,8 @@ from cafe.study.runner import run_study
 DEFAULT_SHOTS = (1, 2, 4, 8, 16)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Methods over shot counts on one cache, or on several with their average.
 
     Attributes
@@ -45,6 +47,12 @@ class Comparison:
 
     record: Record
     records: Sequence[Record]
+
+    def _title(self) -> str:
+        return self.record._title()
+
+    def _rows(self) -> list[list[str]]:
+        return self.record._rows()
 
     @property
     def json(self) -> Mapping[str, Any]:
@@ -244,6 +252,7 @@ def _average_record(records: Sequence[Record]) -> Record:
         results=results,
         differences=differences(results),
         cache_key={},
+        opened=None,
         class_names=(),
         folder=None,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from cafe.results.image_scores import ImageScores
 from cafe.results.metrics import Summary, summarize
 from cafe.results.page import Bin, Confusion, ResultPage
+from cafe.results.predictions import Predictions
 
 MOST_PAIRS = 20
 MOST_EXAMPLES = 4
@@ -35,11 +36,14 @@ class Diagnostics:
         pairs of classes confused most (`label`, `predicted`, `images` per seed on average, `share`
         of the class in percent, `rows` of the test split, of any seed); `reliability`: bins of the
         highest probability over all seeds (`images`, `confidence`, `accuracy` in percent).
+    predictions : tuple of Predictions
+        One per seed.
     """
 
     accuracy: Summary
     metrics: dict[str, float]
     page: ResultPage
+    predictions: tuple[Predictions, ...]
 
 
 def diagnose(scores: Iterable[ImageScores]) -> Diagnostics:
@@ -51,11 +55,13 @@ def diagnose(scores: Iterable[ImageScores]) -> Diagnostics:
         One per seed, looked at one after the other.
     """
     accuracies: list[float] = []
+    predictions: list[Predictions] = []
     metrics: dict[str, float] = defaultdict(float)
     per_class, bins, sizes = torch.zeros(()), torch.zeros(()), torch.zeros(())
     confused: dict[tuple[int, int], list[int]] = defaultdict(list)  # classes -> rows of all seeds
     for seed in scores:
         accuracies.append(seed.accuracy)
+        predictions.append(Predictions.of(seed))
         metrics["mean_class_accuracy"] += seed.mean_class_accuracy
         metrics["top5_accuracy"] += seed.top_5_accuracy
         metrics["nll"] += seed.negative_log_likelihood
@@ -76,7 +82,7 @@ def diagnose(scores: Iterable[ImageScores]) -> Diagnostics:
         "reliability": bins_json(bins),
     }
     means_over_seeds = {name: total / seeds for name, total in metrics.items()}
-    return Diagnostics(summarize(accuracies), means_over_seeds, page)
+    return Diagnostics(summarize(accuracies), means_over_seeds, page, tuple(predictions))
 
 
 def _confusions(

@@ -199,7 +199,7 @@ def grid(
     progress : callable, optional
         See `cafe.progress.Progress`; a step is an epoch of one run.
     note : callable, optional
-        Told in a sentence what is taken of an interrupted grid, before the training.
+        Told in a sentence what is taken of an interrupted grid, before the training; None logs it.
 
     Returns
     -------

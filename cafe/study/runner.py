@@ -117,6 +117,7 @@ def _result(
         calibration=calibration,
         heads=tuple(heads),
         page=tested.page,
+        predictions=tested.predictions,
     )
 
 

@@ -71,7 +71,7 @@ def predict(
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.encoders.recorded import load_recorded_encoder
-    from cafe.inference.images import list_images
+    from cafe.extract.sources import list_images
     from cafe.inference.predictor import Predictor, record_of_head
     from cafe.results.runs import find_head
     from cafe.results.saved_head import load_head

@@ -22,6 +22,7 @@ from cafe.extract.importers.tensor_files import (
     read_tip_adapter,
 )
 from cafe.extract.importers.zero_shot_check import ZeroShotCheck
+from cafe.progress import Note, log
 from cafe.store import FeatureCache, lock_cache
 from cafe.store.paths import cache_name
 
@@ -64,7 +65,7 @@ def import_features(
     label: str | None = None,
     logit_scale: float | None = None,
     replace: bool = True,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
     check: Callable[[list[ZeroShotCheck]], None] | None = None,
 ) -> FeatureCache:
     """Make a cache from features that were computed elsewhere. Nothing in them is unpickled.
@@ -103,7 +104,8 @@ def import_features(
     replace : bool
         Whether a cache may be there already.
     note : callable, optional
-        Told in a sentence each, before the cache is written, what was left out or assumed.
+        Told in a sentence each, before the cache is written, what was left out or assumed;
+        None logs it.
     check : callable, optional
         Told, before the cache is written, how well the texts tell the images of each split, that of
         the test split first; see `cafe.extract.importers.zero_shot_check.doubts`.
@@ -131,6 +133,7 @@ def import_features(
         raise InputError(f"logit_scale must be above 0; got {logit_scale}.")
     with lock_cache(path, replace=replace):
         names = None if classes is None else read_class_names(Path(classes))
+        note = note or log.info
         texts = _find_text(path, text, names, template, note, encode=encode)
         options = ImportOptions(texts, names, shots, label, logit_scale)
         return write_feature_set(_read(source, options), options, path, note, check)
@@ -141,7 +144,7 @@ def _find_text(
     text: TextFeatures | Path | str | None,
     names: tuple[str, ...] | None,
     template: Sequence[str] | None,
-    note: Callable[[str], None] | None,
+    note: Note | None,
     *,
     encode: bool,
 ) -> TextFeatures | None:
@@ -178,7 +181,7 @@ def _encode_classes(
     path: Path,
     class_names: Sequence[str],
     templates: Sequence[str] | None,
-    note: Callable[[str], None] | None,
+    note: Note | None,
 ) -> TextFeatures:
     """Compute the text features of classes with the encoder that a cache file is named after.
 

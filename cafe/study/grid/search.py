@@ -21,12 +21,13 @@ from cafe.methods.base import Context
 from cafe.methods.checks import parse_bottleneck
 from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.validation import pick_best
-from cafe.progress import Progress
+from cafe.progress import Progress, log
 from cafe.results.page import GridRow
 from cafe.results.record import Record, make_record
 from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
+from cafe.store.shown import Shown
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
@@ -40,8 +41,8 @@ SHARED_CHOICE = (
 """What the protocol says of a grid of several seeds."""
 
 
-@dataclass(frozen=True)
-class GridResult:
+@dataclass(frozen=True, repr=False)
+class GridResult(Shown):
     """What a grid found.
 
     Attributes
@@ -58,6 +59,12 @@ class GridResult:
     rows: list[GridRow]
     trained: int
     record: Record
+
+    def _title(self) -> str:
+        return f"{self.record._title()}: {len(self.rows):,} judged runs"
+
+    def _rows(self) -> list[list[str]]:
+        return self.record._rows()
 
     @property
     def best(self) -> list[dict[str, Any]]:
@@ -100,7 +107,7 @@ def search(
     progress : callable, optional
         See `cafe.progress.Progress`; a step is an epoch of one run.
     note : callable, optional
-        Told in a sentence what is taken of an earlier sitting, before the training.
+        Told in a sentence what is taken of an earlier sitting, before the training; None logs it.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def search(
     BusyError
         If another process trains the same grid for the same folder.
     """
-    context, note = context or Context(), note or (lambda _: None)
+    context, note = context or Context(), note or log.info
     task = load_task(cache)
     check_space(space, task.width)
     check_plan(task, plan_for(space, space.points[0], space.shots))

@@ -1,25 +1,25 @@
-"""New images -> a head's input, by the batch and in order; knows no dataset, stores nothing."""
+"""Images of any kind -> features, by the batch and in order; knows no dataset, stores nothing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cafe.datasets.left_out import LeftOut
-from cafe.datasets.list_folder import images_below
 from cafe.datasets.open_image import open_image
 from cafe.datasets.open_url import is_url, open_url
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Preprocess
-from cafe.errors import CafeError, escape_bytes
+from cafe.encoders.preprocess import Preprocess, quiet_pillow
+from cafe.errors import ImageError, InputError, escape_bytes
 from cafe.extract.decode import DecodedImage, decode_image
 from cafe.extract.encode import (
     EncodedBatch,
@@ -28,8 +28,10 @@ from cafe.extract.encode import (
     decoder_threads,
     encode_batch,
 )
+from cafe.extract.sources import Images, ImageSource, list_images, to_image
+from cafe.progress import log
 
-ImageSource = str | Path | Image.Image
+OnError = Literal["fail", "skip"]
 _BATCH, _CUDA_BATCH = 32, 256
 
 
@@ -51,36 +53,55 @@ class EncodedImages(NamedTuple):
     inputs: Tensor
 
 
-def list_images(
-    images: ImageSource | Iterable[ImageSource], note: Callable[[str], None] | None = None
-) -> list[ImageSource]:
-    """List images; a folder stands for all images in it, sorted by name.
+def encode_all(
+    encoder: Encoder, images: Images, options: LoaderOptions, on_error: OnError = "fail"
+) -> NDArray[np.float32]:
+    """Raw features of images, all in memory; see `cafe.Extractor.encode`. (N, D)"""
+    batches = encode_images(encoder, list_images(images), options)
+    return stack_rows(batches, lambda x: x, encoder.width, on_error)
+
+
+def stack_rows(
+    batches: Iterable[EncodedImages],
+    answer: Callable[[Tensor], Tensor],
+    width: int,
+    on_error: OnError,
+) -> NDArray[np.float32]:
+    """One row for every image.
 
     Parameters
     ----------
-    images : path, image, or iterable of these
-    note : callable, optional
-        Called with each line that tells what is left out of the folders.
+    batches : iterable of EncodedImages
+    answer : callable
+        From the input of n images to their rows. (n, width)
+    width : int
+    on_error : {"fail", "skip"}
+        Of an image that cannot be read: raise, or log it and give a row of NaN.
 
     Raises
     ------
-    CafeError
-        If there is none, or a folder cannot be read.
+    ImageError
+        If an image cannot be read and `on_error` is "fail".
     """
-    sources = [images] if isinstance(images, str | Path | Image.Image) else images
-    listed: list[ImageSource] = []
-    left_out = LeftOut()
-    for source in sources:
-        if not isinstance(source, Image.Image) and Path(source).is_dir():
-            listed += [str(Path(source) / name) for name in images_below(Path(source), left_out)]
-        else:
-            listed.append(source)
-    if note is not None:
-        for line in left_out.lines():
-            note(line)
-    if not listed:
-        raise CafeError("no image is there; name image files, or folders with images in them.")
-    return listed
+    if on_error not in ("fail", "skip"):
+        raise InputError(f"on_error must be 'fail' or 'skip'; got '{on_error}'.")
+    parts = []
+    with quiet_pillow():
+        for batch in batches:
+            for name, reason in zip(batch.names, batch.reasons, strict=True):
+                if reason and on_error == "fail":
+                    raise ImageError(
+                        f"'{name}' cannot be read ({reason}); repair it or leave it out, or take "
+                        "a row of NaN for it with on_error='skip'."
+                    )
+                if reason:
+                    log.warning("'%s' cannot be read (%s); its row is NaN.", name, reason)
+            rows = np.full((len(batch.names), width), np.nan, np.float32)
+            if len(batch.inputs):
+                is_read = np.array([not reason for reason in batch.reasons])
+                rows[is_read] = answer(batch.inputs).cpu().numpy()
+            parts.append(rows)
+    return np.concatenate(parts)
 
 
 def encode_images(
@@ -116,7 +137,9 @@ def encode_images(
         spatial=options.spatial,
     )
     names = [
-        f"image {number}" if isinstance(source, Image.Image) else escape_bytes(str(source))
+        escape_bytes(os.fspath(source))
+        if isinstance(source, str | os.PathLike)
+        else f"image {number}"
         for number, source in enumerate(sources)
     ]
     done = 0
@@ -131,6 +154,8 @@ def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
     """Decode a file, what a URL names, or an image in memory, which stays open."""
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess)
+    if not isinstance(source, str | os.PathLike):
+        return decode_image(lambda: nullcontext(to_image(source)), preprocess)
     if is_url(source):
         return decode_image(lambda: open_url(str(source)), preprocess)
     return decode_image(lambda: open_image(Path(source)), preprocess)

@@ -1,0 +1,72 @@
+"""Differences between methods, paired by seed, and averages over caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafe.results.metrics import Summary, summarize
+from cafe.results.record import Record
+from cafe.results.result import Difference, Result
+
+REFERENCE = "clip-adapter"
+"""The method that differences are to."""
+
+
+def differences(results: Sequence[Result]) -> tuple[Difference, ...]:
+    """Differences of every method to CLIP-Adapter, paired by seed.
+
+    Parameters
+    ----------
+    results : sequence of Result
+
+    Returns
+    -------
+    tuple of Difference
+        In `accuracy` the mean difference in points with its standard deviation and 95 % interval
+        over seeds; empty where CLIP-Adapter is not among the methods.
+    """
+    reference = {r.shots: r.accuracy.per_seed for r in results if r.method == REFERENCE}
+    rows = []
+    for result in results:
+        if result.method != REFERENCE and result.shots in reference:
+            pairs = zip(result.accuracy.per_seed, reference[result.shots], strict=True)
+            gap = summarize([score - other for score, other in pairs])
+            rows.append(Difference(result.method, result.shots, REFERENCE, gap))
+    return tuple(rows)
+
+
+def average(records: Sequence[Record]) -> tuple[Result, ...]:
+    """Average results over caches, seed by seed, where every cache has the shot count.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the same methods and seeds.
+
+    Returns
+    -------
+    tuple of Result
+        Without hyper-parameters; `seconds` is the sum.
+    """
+    tables = [{(r.method, r.shots): r for r in record.results} for record in records]
+    shared = [key for key in tables[0] if all(key in table for table in tables)]
+    return tuple(_average_of([table[key] for table in tables]) for key in shared)
+
+
+def _average_of(results: Sequence[Result]) -> Result:
+    new = [result.new for result in results if result.new]
+    harmonic = [result.harmonic_mean for result in results if result.harmonic_mean]
+    return Result(
+        results[0].method,
+        results[0].shots,
+        params={},
+        accuracy=_seed_by_seed([result.accuracy for result in results]),
+        seconds=sum(result.seconds for result in results),
+        new=_seed_by_seed(new) if new else None,
+        harmonic_mean=_seed_by_seed(harmonic) if harmonic else None,
+    )
+
+
+def _seed_by_seed(summaries: Sequence[Summary]) -> Summary:
+    columns = zip(*(summary.per_seed for summary in summaries), strict=True)
+    return summarize([sum(scores) / len(summaries) for scores in columns])
