@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from cafe.errors import InputError, WeightsError, raise_as
+from cafe.errors import InputError, WeightsError, how_to_install, raise_as
 
 # Every operator for which torchvision registers a fake without asking whether it has been loaded.
 _OPERATORS = (
@@ -95,7 +95,7 @@ def import_pandas() -> Any:
         return importlib.import_module("pandas")
     except ImportError as error:
         raise InputError(
-            "a DataFrame needs pandas, which is not installed: pip install pandas."
+            f"a DataFrame needs pandas, which is not installed: {how_to_install('pandas')}."
         ) from error
 
 

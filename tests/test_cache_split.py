@@ -82,7 +82,7 @@ def test_other_splits_and_no_pandas(
     with pytest.raises(InputError, match="has no split 'tets'"):
         cache.dataset("tets")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InputError, match="pip install pandas"):
+    with pytest.raises(InputError, match=r"pip install 'cafe-clip\[pandas\]'"):
         cache.frame("test")
 
 

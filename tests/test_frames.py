@@ -264,5 +264,5 @@ def test_a_cache_that_is_gone_costs_no_run(
 def test_pandas_is_asked_for_in_one_line(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     for table in (record.frame, record.per_class, lambda: record.confusion("gda")):
-        with pytest.raises(InputError, match=r"needs pandas, .* pip install pandas"):
+        with pytest.raises(InputError, match=r"needs pandas, .* pip install 'cafe-clip\[pandas\]'"):
             table()
