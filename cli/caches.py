@@ -44,9 +44,18 @@ def _split_digest(name: str | None) -> tuple[str | None, str]:
 
 
 def open_caches(
-    names: list[str] | None, home: Path | None, dataset: str | None, model: str | None
+    names: list[str] | None,
+    home: Path | None,
+    dataset: str | None,
+    model: str | None,
+    *,
+    each: bool = False,
 ) -> list[FeatureCache]:
-    """Open each cache that is named, or the newest where none is."""
+    """Open each cache that is named, with `each` all of a dataset; or the newest."""
+    from cafe.store.paths import cache_folder, each_cache
+
+    if each and names:
+        names = [one for name in names for one in each_cache(cache_folder(home), name)]
     chosen: list[str | None] = [*names] if names else [None]
     return [open_cache(name, home, dataset, model) for name in chosen]
 

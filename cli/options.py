@@ -23,7 +23,7 @@ CacheName = Annotated[
     str | None,
     Argument(
         metavar="[CACHE]",
-        help="A cache file or a name such as digits/nano.glyphs [default: the newest].",
+        help="A cache file, or a name such as digits or digits/nano.glyphs [default: the newest].",
         autocompletion=completion.caches,
     ),
 ]

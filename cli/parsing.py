@@ -57,6 +57,14 @@ def parse_head_selector(method: str | None, shots: str | None, seed: int | None)
     return HeadSelector(method, counts[0], seed)
 
 
+def parse_models(text: str) -> list[str]:
+    """Read "nano,ViT-B-32"."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"--model '{text}' names no encoder.")
+    return names
+
+
 def parse_methods(given: list[str] | None) -> list[str] | None:
     """Read "gda,tip-adapter", given once or several times; None where nothing was given."""
     names = [name.strip() for text in given or () for name in text.split(",") if name.strip()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cafe.errors import counted
 
-from .output import can_show, print_table, say
+from .output import can_show, note, print_csv, print_table, say
 
 if TYPE_CHECKING:
     from cafe.features.splits import Shots
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cafe.results.metrics import Summary
     from cafe.results.record import Record
     from cafe.results.result import ChosenConfiguration, Difference, Result
+    from cafe.store import FeatureCache
 
 _SHOWN_PARAMS = ("ratio", "text_ratio", "bottleneck", "epochs", "alpha", "beta")
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -154,6 +155,36 @@ def print_comparison(record: Record) -> None:
         headers, rows = _table_over_shots(title, record.differences, sign="+")
         say("")
         print_table(headers, rows, numbers=range(1, len(headers)))
+
+
+def print_leaderboard(records: Sequence[Record], caches: Sequence[FeatureCache]) -> None:
+    """Print encoders and methods on one dataset, the best first."""
+    from cafe.results.leaderboard import leaderboard, other_test_images
+
+    places = leaderboard(records)
+    shots = list(dict.fromkeys(s for place in places for s in place.accuracies))
+    best = {s: max(p.accuracies[s].mean for p in places if s in p.accuracies) for s in shots}
+    rows, bold = [], set()
+    for y, place in enumerate(places):
+        cells = [place.accuracies.get(s) for s in shots]
+        rows.append(
+            [place.encoder, place.method, *((c and format_accuracy(c)) or "" for c in cells)]
+        )
+        bold |= {(y, x) for x, c in enumerate(cells, 2) if c and c.mean == best[shots[x - 2]]}
+    say("", f"{records[0].dataset}, accuracy % (95 %)")
+    headers = ["encoder", "method", *(counted(count, "shot") for count in shots)]
+    print_table(headers, rows, numbers=range(2, len(headers)), bold=bold)
+    if different := other_test_images(caches):
+        note(f"{different}.")
+
+
+def print_records_csv(records: Sequence[Record]) -> None:
+    """Print one row for each cache, method and shot count."""
+    from cafe.results.leaderboard import COLUMNS, table_rows
+
+    print_csv(COLUMNS)
+    for row in table_rows(records):
+        print_csv(row)
 
 
 def _print_base_to_new(results: Sequence[Result]) -> None:

@@ -188,7 +188,7 @@ def test_a_sample_needs_the_same_data_and_weights(
 ) -> None:
     with pytest.raises(CacheMismatchError, match="made from another dataset"):
         reencode_sample(extracted, replace(dataset, class_names=("x", "y")), tiny, 3)
-    with pytest.raises(CacheMismatchError, match=r"not the encoder of .*: weights"):
+    with pytest.raises(CacheMismatchError, match=r"not the encoder of .* other weights"):
         reencode_sample(extracted, dataset, replace(tiny, weights_sha256="0"), 3)
     with pytest.raises(InputError, match="at least 1 image; got 0"):
         reencode_sample(extracted, dataset, tiny, 0)

@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from cafe.datasets import Dataset, load_dataset
 from cafe.datasets.image_list import Entry
 from cafe.datasets.list_folder import images_below
-from cafe.datasets.make_split import hold_out_validation, make_split
+from cafe.datasets.make_split import deal, hold_out_validation, make_split
 from cafe.errors import DatasetError, MissingFilesError
 
 
@@ -142,7 +143,7 @@ def test_val_is_the_test_set_where_there_is_no_other(tmp_path: Path) -> None:
 def test_train_alone_is_split(tmp_path: Path) -> None:
     plant(tmp_path, *(f"train/{c}/{i}.png" for c in "ab" for i in range(10)))
     dataset = load_dataset(tmp_path)
-    assert [len(ids(dataset, s)) for s in ("train", "val", "test")] == [10, 4, 6]
+    assert [len(ids(dataset, s)) for s in ("train", "val", "test")] == [7, 7, 6]
     assert "cafe's split" in dataset.source
 
 
@@ -174,37 +175,46 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_dataset(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("n", "train", "val", "test"),
-    [
-        (1, 1, 0, 0),
-        (2, 1, 0, 1),
-        (3, 2, 0, 1),
-        (4, 3, 0, 1),
-        (5, 2, 1, 2),
-        (10, 5, 2, 3),
-        (16, 8, 3, 5),
-        (100, 50, 20, 30),
-    ],
-)
-def test_dealt_sizes(n: int, train: int, val: str | int, test: int) -> None:
-    dealt = make_split([Entry("", f"a/{i}.png", "a") for i in range(n)])
-    counts = Counter(entry.split for entry in dealt)
-    assert (counts["train"], counts["val"], counts["test"]) == (train, val, test)
+def test_dealt_sizes() -> None:
+    entries = [Entry("", f"{c}/{i}.png", c) for c in "ab" for i in range(2000)]
+    counts = Counter((entry.key, entry.split) for entry in make_split(entries))
+    for label in "ab":
+        sizes = [counts[label, split] for split in ("train", "val", "test")]
+        assert np.allclose(sizes, [1000, 400, 600], atol=4 * 23)  # four standard deviations
 
 
-def test_deal_depends_on_paths_alone() -> None:
+@pytest.mark.parametrize("n", range(1, 8))
+def test_small_classes_have_training_images_and_test_images(n: int) -> None:
+    for c in range(300):
+        dealt = [e.split for e in make_split([Entry("", f"{c}/{i}.png", "a") for i in range(n)])]
+        assert "train" in dealt
+        assert "test" in dealt or n == 1
+
+
+def test_deal_depends_on_the_image_alone() -> None:
     entries = [Entry("", f"{c}/{i}.png", c) for c in "ab" for i in range(20)]
     there = {e.path: e.split for e in make_split(entries)}
     back = {e.path: e.split for e in make_split(entries[::-1])}
     assert there == back
-    fewer = {e.path: e.split for e in make_split([e for e in entries if e.key == "a"])}
-    assert fewer.items() <= there.items()
+    for gone in ("a/3.png", "b/7.png", "b/19.png"):
+        fewer = {e.path: e.split for e in make_split([e for e in entries if e.path != gone])}
+        assert fewer.items() <= there.items()
 
 
 def test_deal_is_for_ever() -> None:
     entries = [Entry("", f"a/{i}.png", "a") for i in range(10)]
-    assert "".join(e.split[1] for e in make_split(entries)) == "rrreeaerra"
+    assert "".join(e.split[1] for e in make_split(entries)) == "rareeaerra"
+
+
+def test_images_that_are_known_stay() -> None:
+    paths = [(f"a/{i}.png", "a") for i in range(4)]
+    for known in ({"a/0.png": "val"}, {"a/0.png": "test", "a/1.png": "val"}):
+        splits = dict(zip([path for path, _ in paths], deal(paths, known), strict=True))
+        assert known.items() <= splits.items()
+        assert "train" in splits.values()
+    alone = {path: "val" for path, _ in paths}  # the training images of a class are gone
+    assert sorted(deal(paths, alone)) == ["train", "val", "val", "val"]
+    assert deal(paths[:2], {"a/0.png": "train"}) == ["train", "test"]
 
 
 def test_validation_is_held_out_of_train_alone() -> None:

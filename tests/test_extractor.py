@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import cafe
-from cafe.errors import InputError
+from cafe.datasets import load_dataset
+from cafe.errors import CacheMismatchError, InputError
 
 
 @pytest.fixture
@@ -62,3 +64,44 @@ def test_it_notes_what_the_dataset_left_out_and_the_cache_keeps_it(
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="unknown engine 'spark'; use local or ray"):
         cafe.Extractor("nano", engine="spark")  # type: ignore[arg-type]
+
+
+def test_class_names_become_words_in_prompts_and_that_is_said(tmp_path: Path) -> None:
+    for name in ("AnnualCrop", "red_fox", "McDonald", "BMW", "Forest"):
+        (tmp_path / "land" / name).mkdir(parents=True)
+        for index in range(3):
+            colour = (len(name) * 10, index, 0)
+            Image.new("RGB", (9, 9), colour).save(tmp_path / f"land/{name}/{index}.png")
+    notes: list[str] = []
+    extractor = cafe.Extractor("nano", device="cpu", precision="fp32")
+    where = {"cache": tmp_path / "cache"}
+    header = extractor.extract(tmp_path / "land", note=notes.append, **where).header  # type: ignore[arg-type]
+    assert notes[0] == "class names in prompts: AnnualCrop -> annual crop"
+    assert header.class_names == ("AnnualCrop", "BMW", "Forest", "McDonald", "red fox")
+    words = ["annual crop", "BMW", "Forest", "McDonald", "red fox"]
+    assert [row[0] for row in header.sentences] == [f"a photo of a {name}." for name in words]
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(["Crops", "cars", "woods", "burgers", "foxes"]))
+    named = {"class_names": file, "name": "fields", "note": notes.append, **where}
+    other = extractor.extract(tmp_path / "land", **named)  # type: ignore[arg-type]
+    assert other.path == tmp_path / "cache/fields/nano.glyphs.h5"
+    assert other.header.dataset == "fields"
+    assert other.header.class_names == ("Crops", "cars", "woods", "burgers", "foxes")
+    assert other.header.sentences[0] == ("a photo of a Crops.",)
+    assert any(n.startswith("class names in the order given: AnnualCrop -> Crops") for n in notes)
+
+
+def test_prompts_of_an_older_cafe_are_refused_in_words(tmp_path: Path) -> None:
+    for name in ("AnnualCrop", "SeaLake"):
+        (tmp_path / "land" / name).mkdir(parents=True)
+        for index in range(4):
+            colour = (len(name) * 10, index, 0)
+            Image.new("RGB", (9, 9), colour).save(tmp_path / f"land/{name}/{index}.png")
+    older = dataclasses.replace(load_dataset(tmp_path / "land"), words=())
+    extractor = cafe.Extractor("nano", device="cpu", precision="fp32")
+    extractor.extract(older, cache=tmp_path / "cache")
+    message = "'a photo of a AnnualCrop.' for 'AnnualCrop', asked for 'a photo of a annual crop.'"
+    with pytest.raises(CacheMismatchError, match=message):
+        extractor.extract(tmp_path / "land", cache=tmp_path / "cache")
+    extractor.extract(tmp_path / "land", cache=tmp_path / "cache", rebuild=True)
+    assert extractor.extraction_.images == 0  # the prompts alone

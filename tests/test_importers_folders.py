@@ -166,7 +166,7 @@ class TestClipRetrieval:
         source = clip_retrieval(tmp_path / "out", data, paths)
         cache = import_features(source, target(tmp_path), text=data.text_file(tmp_path))
         assert cache.header.class_names == ("a", "b", "c", "d", "e")
-        assert dict(cache.counts) == {"train": 20, "val": 10, "test": 10}
+        assert dict(cache.counts) == {"train": 19, "val": 9, "test": 12}
         for split in cache.counts:
             for name, label, feature in zip(
                 cache.ids(split), *rows(cache, split)[::-1], strict=True

@@ -83,13 +83,32 @@ def test_words_find_caches(tmp_path: Path) -> None:
     assert found(dataset="b", model="m") == ["b/m.x"]
 
 
+def test_short_names_mean_the_one_cache_that_has_them(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/nano.glyphs", "dtd/ViT-B-32.openai", "dtd/ViT-B-32.laion", "dtd/RN50.x")
+    for short, name in (
+        ("photos", "photos/nano.glyphs"),
+        ("photos/nano", "photos/nano.glyphs"),
+        ("dtd/RN50", "dtd/RN50.x"),
+        ("dtd/RN50.x", "dtd/RN50.x"),
+    ):
+        assert [cache_name(path) for path in find_caches(tmp_path, short)] == [name]
+    with pytest.raises(InputError, match=r"'dtd' means 3 caches in .*: dtd/RN50\.x, dtd/ViT-B-32"):
+        find_caches(tmp_path, "dtd")
+    with pytest.raises(InputError, match=r"'dtd/ViT-B-32' means 2 caches"):
+        find_caches(tmp_path, "dtd/ViT-B-32")
+    assert [p.name for p in find_caches(tmp_path, "dtd", model="RN50")] == ["RN50.x.h5"]
+    for unknown in ("foto", "photos/RN", "dtd/ViT"):
+        with pytest.raises(UnknownNameError, match=f"unknown cache '{unknown}'"):
+            find_caches(tmp_path, unknown)
+
+
 def test_words_that_find_none(tmp_path: Path) -> None:
-    with pytest.raises(CacheNotFoundError, match=r"no cache in .*'cafe extract --dataset digits'"):
+    with pytest.raises(CacheNotFoundError, match=r"no cache in .*'cafe extract digits'"):
         find_caches(tmp_path)
     plant(tmp_path, "eurosat/nano.glyphs")
     with pytest.raises(UnknownNameError, match=r"did you mean eurosat/nano.glyphs"):
         find_caches(tmp_path, "eurosta/nano.glyphs")
-    with pytest.raises(CacheNotFoundError, match=r"no cache of dtd RN50 in .*--dataset dtd"):
+    with pytest.raises(CacheNotFoundError, match=r"no cache of dtd RN50 in .*extract dtd"):
         find_caches(tmp_path, dataset="dtd", model="RN50")
     with pytest.raises(CacheNotFoundError, match=r"no cache 'nowhere.h5'"):
         find_caches(tmp_path, "nowhere.h5")

@@ -222,7 +222,7 @@ def test_csv(run: Run) -> None:
         (
             ["runs/mine", "--pretrained", "none"],
             1,
-            "is not the encoder of the head: weights",
+            "is not the encoder of the head: the encoder has other weights",
         ),
         (["runs/mine", "--top", "0"], 2, "top must be at least 1"),
     ],

@@ -87,6 +87,8 @@ EXAMPLES = [
     "cafe.study.calibration.cautious_temperature",
     "cafe.store.read.FeatureCache",
     "cafe.store.split.CacheSplit",
+    "cafe.datasets.packs.find_packs",
+    "cafe.datasets.shards.expand",
 ]
 
 

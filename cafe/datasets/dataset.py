@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cafe.datasets.open_image import open_image
+from cafe.datasets.open_image import NO_STATE, FileState, open_image, quick_state, state_now
 from cafe.errors import DatasetError, raw_name
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Dataset:
     name : str
         Short name, the folder of its caches.
     class_names : tuple of str
-        Names as they go into prompts; a label is an index into them. (C,)
+        A label is an index into them. (C,)
     splits : mapping of str to tuple of Item
         Keys are among "train", "val" and "test".
     templates : tuple of str
@@ -57,6 +57,10 @@ class Dataset:
         Files that the split names and the disk lacks (only with `allow_missing`).
     notes : tuple of str
         What was left out or assumed, a line each.
+    unsplit : tuple of Item
+        Where cafe made the split: all images, in the order of their source. Else empty.
+    words : tuple of str
+        Names as they go into prompts, where some are others than `class_names`. (C,)
     """
 
     name: str
@@ -67,6 +71,8 @@ class Dataset:
     source: str
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unsplit: tuple[Item, ...] = ()
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -95,9 +101,28 @@ class Dataset:
         OSError
             If the file is absent or no image.
         """
+        return open_image(self._path(item.id))
+
+    @property
+    def knows_content(self) -> bool:
+        """Whether it can be told of an image if its content has changed."""
+        return self.root is not None
+
+    def quick_state(self, image: str) -> tuple[int, int, int, int]:
+        """Size, times and inode of the file that holds an image; zeros where there is none."""
+        try:
+            return quick_state(self._path(image))
+        except OSError:
+            return NO_STATE[1:]
+
+    def state(self, image: str) -> FileState:
+        """The state of an image's content, which is read for it."""
+        return state_now(self._path(image))
+
+    def _path(self, image: str) -> Path:
         if self.root is None:
-            raise DatasetError(f"dataset '{self.name}' has no folder to read '{item.id}' from.")
-        return open_image(self.root / item.id)
+            raise DatasetError(f"dataset '{self.name}' has no folder to read '{image}' from.")
+        return self.root / image
 
     def fingerprint(self) -> str:
         """SHA-256 over the class names and every split's ids, labels and sizes, in order."""

@@ -81,6 +81,7 @@ def look_up_images(
     if missing and not (allow_missing and any(splits.values())):
         total = sum(map(len, images.rows.values()))
         raise MissingFilesError(_missing_message(name, root, missing, total))
+    there = {item.id: item for items in splits.values() for item in items}
     dataset = Dataset(
         name,
         images.class_names,
@@ -90,6 +91,7 @@ def look_up_images(
         source,
         tuple(missing),
         tuple(images.notes),
+        tuple(there[path] for path in images.unsplit if path in there),
     )
     return _without_empty_classes(dataset) if missing else dataset
 
@@ -121,7 +123,9 @@ def _without_empty_classes(dataset: Dataset) -> Dataset:
     return replace(
         dataset,
         class_names=tuple(dataset.class_names[label] for label in used),
+        words=tuple(dataset.words[label] for label in used if dataset.words),
         splits=splits,
+        unsplit=tuple(i._replace(label=label_of[i.label]) for i in dataset.unsplit),
         source=f"{dataset.source}; {left_out}",
         notes=(*dataset.notes, f"{left_out}: {quote_some(dataset.missing)}"),
     )

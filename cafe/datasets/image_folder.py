@@ -85,11 +85,12 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     _check_classes(root, entries, listing, left_out)
     for name in _without_images(listing, tops, splits):
         left_out.add("folders without images", name)
+    unsplit = [] if source else [entry.path for entry in entries]
     if not source:
         entries, source = make_split(entries), f"a folder per class; {SPLIT_BY_CAFE}"
     images = make_image_list(entries, str(root), class_names)
-    assumed = _assumptions(entries, tops, splits)
-    return replace(images, notes=[*images.notes, *assumed, *left_out.lines()]), source
+    notes = [*images.notes, *_assumptions(entries, tops, splits), *left_out.lines()]
+    return replace(images, notes=notes, unsplit=unsplit), source
 
 
 def _by_top(paths: Sequence[str]) -> dict[str, list[str]]:

@@ -55,11 +55,14 @@ class ImageList:
         By split, in the order of the entries: path and label.
     notes : list of str
         What is good to know of them, a line each.
+    unsplit : list of str
+        Where cafe makes the split: the paths of all, in the order of the entries. Else empty.
     """
 
     class_names: tuple[str, ...]
     rows: dict[str, list[tuple[str, int]]]
     notes: list[str] = field(default_factory=list)
+    unsplit: list[str] = field(default_factory=list)
 
 
 def make_image_list(

@@ -85,16 +85,19 @@ def read_known(
         note = "" if as_published else ", not with the published numbers of images"
         return images, f"CoOp's split ({path.name}){note}"
     folder, left_out = _official_folder(row, data_root), LeftOut()
+    unsplit: list[str] = []
     if row.official is not None and folder is not None:
         entries, source = row.official.read(folder, left_out)
     else:
         folder = image_roots(row, data_root)[0]
         entries, source = _split_by_cafe(row, data_root, folder, left_out)
+        unsplit = [entry.path for entry in entries]
     named = [
         e if e.name is not None else e._replace(name=row.class_name(str(e.key))) for e in entries
     ]
     images = make_image_list(named, str(folder), class_names)
-    return replace(images, notes=[*images.notes, *left_out.lines()]), source
+    notes = [*images.notes, *left_out.lines()]
+    return replace(images, notes=notes, unsplit=unsplit), source
 
 
 def _split_by_cafe(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cafe.datasets import prompts
 from cafe.datasets.catalog import BY_NAME, KnownDataset
+from cafe.datasets.class_order import first_pairs
 from cafe.datasets.coop_split import read_coop_split
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.download import download_known
@@ -17,7 +18,8 @@ from cafe.datasets.image_list import ClassNames, ImageList, choose_names, pairs_
 from cafe.datasets.known import default_data_root, how_to_get, image_roots, read_known
 from cafe.datasets.list_folder import subfolders
 from cafe.datasets.manifest import SUFFIXES, read_manifest
-from cafe.datasets.text_files import quote, quote_some
+from cafe.datasets.packs import find_packs, read_packs
+from cafe.datasets.text_files import in_words, quote, quote_some
 from cafe.errors import DatasetError, InputError, UnknownNameError, escape_bytes, verb
 
 DATASET_NAMES = ("digits", *BY_NAME)
@@ -47,8 +49,9 @@ def load_dataset(
     ----------
     name_or_path : str or Path
         A known name ("digits", "dtd", ...); else a folder (`<class>/*` or `train/<class>/*`, or
-        with a split file in it); else a manifest (`.csv`, `.jsonl`). A known name wins over a
-        folder of that name: write `./digits` for the folder.
+        with a split file in it); else a manifest (`.csv`, `.jsonl`, `.parquet`), tar shards
+        (`shards/{000..009}.tar`), Parquet files with images, or `hf:NAME[:CONFIG]` of the Hub. A
+        known name wins over a folder of that name: write `./digits` for the folder.
     data_root : Path or None
         Where known datasets lie; None takes `$CAFE_DATA`, else `./data`. For a manifest, what its
         paths are relative to; None takes its folder.
@@ -75,6 +78,16 @@ def load_dataset(
     name = _known_name(str(name_or_path))
     if name == "digits":
         return _load_digits(split_file, templates, class_names)
+    if name is None and (packs := find_packs(str(name_or_path))) is not None:
+        if split_file is not None or download:
+            raise InputError(f"'{name_or_path}' takes no split file and no download.")
+        packed = read_packs(
+            packs,
+            templates=templates or prompts.templates_for("default"),
+            class_names=class_names,
+            allow_missing=allow_missing,
+        )
+        return packed if class_names is not None else _with_words(packed)
     if name is None:
         path = _existing_path(str(name_or_path), download)
         source = _read_path(path, data_root, split_file, class_names)
@@ -82,7 +95,7 @@ def load_dataset(
         root = data_root if data_root is not None else default_data_root()
         _require_images(BY_NAME[name], root, download)
         source = _read_known(BY_NAME[name], root, split_file, class_names, allow_missing)
-    return look_up_images(
+    dataset = look_up_images(
         source.images,
         name=name or _short_name(path),
         root=source.root,
@@ -90,6 +103,17 @@ def load_dataset(
         source=source.words,
         allow_missing=allow_missing,
     )
+    return dataset if name or class_names is not None else _with_words(dataset)
+
+
+def _with_words(dataset: Dataset) -> Dataset:
+    """Let prompts say `annual crop` of a class that a folder or a table calls `AnnualCrop`."""
+    pairs = [(name, in_words(name)) for name in dataset.class_names]
+    changed = [pair for pair in pairs if pair[0] != pair[1]]
+    if not changed:
+        return dataset
+    note = f"class names in prompts: {first_pairs(*zip(*changed, strict=True))}"
+    return replace(dataset, words=tuple(words for _, words in pairs), notes=(*dataset.notes, note))
 
 
 def _known_name(text: str) -> str | None:

@@ -1,60 +1,95 @@
-"""Splits made here, for images that come without one: a function of the paths and nothing else.
+"""Splits made here, for images that come without one: a function of each path and nothing else.
 
-Within each class the images are ordered by the SHA-256 of their path (relative to the root, forward
-slashes, UTF-8). Of n images the first go to train, the next to val, the rest to test:
-
-    test  = 30 % of n, rounded half up, at least 1 where n >= 2
-    val   = 20 % of n, rounded half up, and none where n < 5
-    train = the rest, so a class with a single image has it in train
-
-The order in which a disk or a list names the images is of no consequence; adding an image to a
-class may move others of that class.
+The SHA-256 of an image's path (relative to the root, forward slashes, UTF-8), read as a number from
+0 to 1, decides: below 0.5 the image goes to train, below 0.7 to val, else to test. So an image that
+is added or removed moves no other. Where a class would have no training image, its first by that
+number goes to train; where it has several images and none in test, its last goes there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from cafe.datasets.dataset import SPLITS, Dataset
 from cafe.datasets.image_list import Entry
 from cafe.errors import raw_name
 
 SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"
 
+_CUTS = (("train", 0.5), ("val", 0.7), ("test", 1.0))
 
-def _by_class(entries: Sequence[Entry]) -> list[list[int]]:
+
+def _place(path: str) -> float:
+    """A number from 0 up to 1 that depends on the path alone."""
+    return int.from_bytes(hashlib.sha256(raw_name(path)).digest()[:6], "big") / (1 << 48)
+
+
+def _by_class(images: Sequence[tuple[str, int | str]]) -> list[list[int]]:
     """Group the rows by class, each group in the order of the paths' hashes."""
     groups: dict[int | str, list[int]] = {}
-    for row, entry in enumerate(entries):
-        groups.setdefault(entry.key, []).append(row)
+    for row, (_, key) in enumerate(images):
+        groups.setdefault(key, []).append(row)
     for rows in groups.values():
-        rows.sort(key=lambda row: hashlib.sha256(raw_name(entries[row].path)).digest())
+        rows.sort(key=lambda row: hashlib.sha256(raw_name(images[row][0])).digest())
     return list(groups.values())
 
 
-def make_split(entries: Sequence[Entry]) -> list[Entry]:
-    """Give each entry a split, stratified by class.
+def deal(images: Sequence[tuple[str, int | str]], known: Mapping[str, str]) -> list[str]:
+    """The split of each image.
 
     Parameters
     ----------
-    entries : sequence of Entry
-        Their splits are not looked at.
+    images : sequence of (str, int or str)
+        Path and class of each.
+    known : mapping of str to str
+        Path -> split, of images that stay where they are. Such an image moves only where its class
+        would have no training image otherwise.
 
     Returns
     -------
-    list of Entry
-        The same images in the same order, each with its split.
+    list of str
+        In the order of the images.
     """
-    split_of = [""] * len(entries)
-    for rows in _by_class(entries):
-        n = len(rows)
-        test = max((3 * n + 5) // 10, 1) if n >= 2 else 0
-        val = (2 * n + 5) // 10 if n >= 5 else 0
-        train = n - val - test
-        for rank, row in enumerate(rows):
-            split_of[row] = "train" if rank < train else "val" if rank < train + val else "test"
-    return [entry._replace(split=split_of[row]) for row, entry in enumerate(entries)]
+    splits = [
+        known.get(path) or next(split for split, cut in _CUTS if _place(path) < cut)
+        for path, _ in images
+    ]
+    for rows in _by_class(images):
+        new = [row for row in rows if images[row][0] not in known]
+        if not any(splits[row] == "train" for row in rows):
+            splits[(new or rows)[0]] = "train"
+        dealt = [splits[row] for row in rows]
+        if "test" not in dealt and new and (splits[new[-1]] != "train" or dealt.count("train") > 1):
+            splits[new[-1]] = "test"
+    return splits
+
+
+def make_split(entries: Sequence[Entry]) -> list[Entry]:
+    """Give each entry a split; their own splits are not looked at. The order stays."""
+    splits = deal([(entry.path, entry.key) for entry in entries], {})
+    return [entry._replace(split=split) for entry, split in zip(entries, splits, strict=True)]
+
+
+def keep_splits(dataset: Dataset, known: Mapping[str, str]) -> Dataset:
+    """A dataset whose images stay in the splits that they were in, where cafe makes the split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    known : mapping of str to str
+        Id of an image -> its split.
+    """
+    splits = deal([(item.id, item.label) for item in dataset.unsplit], known)
+    dealt = list(zip(splits, dataset.unsplit, strict=True))
+    by_split = {name: tuple(item for split, item in dealt if split == name) for name in SPLITS}
+    by_split = {name: items for name, items in by_split.items() if items}
+    if not dealt or by_split == {name: items for name, items in dataset.splits.items() if items}:
+        return dataset
+    source = f"{dataset.source}; images that were there before keep their split"
+    return replace(dataset, splits=by_split, source=source)
 
 
 def hold_out_validation(entries: Sequence[Entry]) -> list[Entry]:
@@ -73,7 +108,7 @@ def hold_out_validation(entries: Sequence[Entry]) -> list[Entry]:
     kept = [entry for entry in entries if entry.split != "train"]
     train = [entry for entry in entries if entry.split == "train"]
     held = set()
-    for rows in _by_class(train):
+    for rows in _by_class([(entry.path, entry.key) for entry in train]):
         held.update(rows[: (2 * len(rows) + 5) // 10])
     moved = [e._replace(split="val") if row in held else e for row, e in enumerate(train)]
     return moved + kept

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
+from cafe.datasets.parquet import table_rows
 from cafe.datasets.text_files import clean_path, quote, quote_some, read_text, unique_names
 from cafe.errors import DatasetError, verb
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _USED = ("path", "label", "split", "class_name")
 _LIKE_SPLIT = re.compile(
@@ -101,6 +102,11 @@ def _jsonl_lines(path: Path) -> Iterator[_Line]:
         yield _line(list(fields.items()), where)
 
 
+def _parquet_lines(path: Path) -> Iterator[_Line]:
+    for number, fields in enumerate(table_rows(path)):
+        yield _line(list(fields.items()), f"{path}, row {number}")
+
+
 def _key(label: Any, where: str) -> int | str:
     if isinstance(label, int | float) and not isinstance(label, bool) and label % 1 == 0:
         return int(label)
@@ -174,7 +180,8 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     DatasetError
         If a line is not usable; the message gives its number.
     """
-    lines = list(_jsonl_lines(path) if path.suffix.lower() == ".jsonl" else _csv_lines(path))
+    read = {".jsonl": _jsonl_lines, ".parquet": _parquet_lines}.get(path.suffix.lower(), _csv_lines)
+    lines = list(read(path))
     entries = _one_kind_of_key([_entry(line, root) for line in lines])
     if not entries:
         raise DatasetError(f"{path} names no images; a manifest has 'path' and 'label'.")
@@ -188,7 +195,9 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
             "to all or to none."
         )
     images = make_image_list(entries, str(path), class_names)
-    return replace(images, notes=[*images.notes, *_unused(lines, bool(unsplit))]), source
+    notes = [*images.notes, *_unused(lines, bool(unsplit))]
+    paths = [entry.path for entry in entries] if unsplit else []
+    return replace(images, notes=notes, unsplit=paths), source
 
 
 def _unused(lines: Sequence[_Line], is_unsplit: bool) -> Iterator[str]:

@@ -34,6 +34,22 @@ def clean_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
+_JOINED = re.compile(r"(?:[A-Z][a-z]{2,}|[a-z]{3,})(?:[A-Z][a-z]+)+")
+"""Words that are written as one; `McDonald` and `iPhone` are not."""
+
+
+def in_words(name: str) -> str:
+    """A class name as a prompt says it: words that are written as one apart, in lower case.
+
+    Examples
+    --------
+    >>> in_words("AnnualCrop"), in_words("red_fox"), in_words("Labrador"), in_words("McDonald")
+    ('annual crop', 'red fox', 'Labrador', 'McDonald')
+    """
+    name = clean_name(name)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower() if _JOINED.fullmatch(name) else name
+
+
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """Class names as they are shown: with its index, where several classes have one.
 

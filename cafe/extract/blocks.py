@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import CafeError, InputError
-from cafe.extract.decode import ImageReader, decode_item
+from cafe.extract.decode import DecodedImage, ImageReader, decode_item
 from cafe.extract.encode import EncodedBatch, LoaderOptions, decode_and_encode, decoder_threads
 from cafe.extract.file_states import changed_files, state_array
 from cafe.extract.resume import Failure, ResumeFolder
@@ -23,6 +23,9 @@ from cafe.store import Block
 
 BLOCK_BATCHES = 8
 """Batches per block. An interrupted run encodes one block again, at most."""
+
+ItemDecoder = Callable[..., DecodedImage]
+"""Called as `cafe.extract.decode.decode_item`."""
 
 _BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
 _CUDA_FACTOR = 16  # a GPU is idle with the batch of a core
@@ -115,13 +118,13 @@ def _is_finished(dataset: Dataset, resume: ResumeFolder, block: PlannedBlock) ->
         return False
     done, failures = kept
     ids = [*done.ids, *(failure.id for failure in failures)]
-    if len(ids) != len(block.items) or dataset.root is None:
+    if len(ids) != len(block.items) or not dataset.knows_content:
         return len(ids) == len(block.items)
     states = [failure.state for failure in failures]
     if done.files is None or None in states:  # an older cafe kept it
         return False
     files = np.concatenate([done.files, state_array(filter(None, states))])
-    return not changed_files(dataset.root, ids, files)
+    return not changed_files(dataset, ids, files)
 
 
 def count_images(blocks: Iterable[PlannedBlock]) -> int:
@@ -146,14 +149,31 @@ def encode_blocks(
         If a feature is not finite.
     """
     todo = unfinished(dataset, resume, blocks)
-    total, encoded = count_images(blocks), 0
-    done = total - count_images(todo)
+    done = count_images(blocks) - count_images(todo)
+    return sum(block_steps(dataset, encoder, resume, todo, options, done))
+
+
+def block_steps(
+    dataset: Dataset,
+    encoder: Encoder,
+    resume: ResumeFolder,
+    todo: Sequence[PlannedBlock],
+    options: ExtractOptions,
+    done: int = 0,
+    decode: ItemDecoder = decode_item,
+) -> Iterator[int]:
+    """Encode blocks, one at each step; yields the number of images that could be read.
+
+    Parameters are those of `encode_blocks`, and the blocks that are not finished, the number of
+    images in those that are, and what reads an image, in a thread.
+    """
+    total = done + count_images(todo)
     on_cpu = encoder.device.type == "cpu"
     threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
     with quiet_pillow(), torch_threads(1):
         batches = decode_and_encode(
             encoder,
-            _readers(dataset, encoder, todo, options),
+            _readers(dataset, encoder, todo, options, decode),
             threads=threads,
             batch_size=max((block.batch_size for block in todo), default=1),
             spatial=options.spatial,
@@ -172,15 +192,18 @@ def encode_blocks(
                 done += len(items)
                 if options.progress is not None:
                     options.progress(block.split, done, total)
-            files = None if dataset.root is None else state_array(states)
+            files = None if not dataset.knows_content else state_array(states)
             whole = replace(_join(finished, read), files=files)
             resume.save(block.split, block.number, whole, failures)
-            encoded += len(read)
-    return encoded
+            yield len(read)
 
 
 def _readers(
-    dataset: Dataset, encoder: Encoder, blocks: Sequence[PlannedBlock], options: ExtractOptions
+    dataset: Dataset,
+    encoder: Encoder,
+    blocks: Sequence[PlannedBlock],
+    options: ExtractOptions,
+    decode: ItemDecoder,
 ) -> Iterator[list[ImageReader]]:
     """What reads the images of each batch of each block."""
     strict = options.on_error == "fail"
@@ -188,7 +211,7 @@ def _readers(
         augmentation = options.augmentation_of(block.split)
         for items in block.batches():
             yield [
-                partial(decode_item, dataset, item, encoder.preprocess, augmentation, strict=strict)
+                partial(decode, dataset, item, encoder.preprocess, augmentation, strict=strict)
                 for item in items
             ]
 

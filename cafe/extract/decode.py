@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.datasets.dataset import Dataset, Item
-from cafe.datasets.open_image import STATE, FileState, state_now
+from cafe.datasets.open_image import STATE, FileState
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
 from cafe.errors import DatasetError, ImageError
 
@@ -93,18 +93,31 @@ def decode_image(
     image_id : str
         Id from which the augmented views are drawn.
     """
+    return _decode(open_image, [preprocess], augmentation, image_id)[0]
+
+
+def _decode(
+    open_image: Callable[[], AbstractContextManager[Image.Image]],
+    preprocesses: Sequence[Preprocess],
+    augmentation: Augmentation | None,
+    image_id: str,
+) -> list[DecodedImage]:
+    """The pixels of one image for each of several encoders."""
     try:
         with open_image() as file, _ROOM.hold(file.width * file.height):
             image = upright_rgb(file)
             crops = augmentation.crops(image, image_id) if augmentation else []
-            views = [preprocess.pixels(image), *map(preprocess.crop_pixels, crops)]
-        return DecodedImage(np.stack(views))
+            return [
+                DecodedImage(np.stack([own.pixels(image), *map(own.crop_pixels, crops)]))
+                for own in preprocesses
+            ]
     except FileNotFoundError:
-        return DecodedImage(None, NO_FILE)
+        reason = NO_FILE
     except ImageError as error:
-        return DecodedImage(None, str(error))
+        reason = str(error)
     except Exception as error:  # Pillow's decoders raise anything on a damaged file
-        return DecodedImage(None, " ".join(f"{type(error).__name__}: {error}".split()))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return [DecodedImage(None, reason)] * len(preprocesses)
 
 
 def decode_item(
@@ -115,7 +128,19 @@ def decode_item(
     *,
     strict: bool = False,
 ) -> DecodedImage:
-    """Decode one item of a dataset, with its augmented views.
+    """Decode one item of a dataset, with its augmented views; see `decode_item_for`."""
+    return decode_item_for(dataset, item, [preprocess], augmentation, strict=strict)[0]
+
+
+def decode_item_for(
+    dataset: Dataset,
+    item: Item,
+    preprocesses: Sequence[Preprocess],
+    augmentation: Augmentation | None = None,
+    *,
+    strict: bool = False,
+) -> list[DecodedImage]:
+    """Decode one item of a dataset once, for each of several encoders.
 
     Raises
     ------
@@ -130,15 +155,15 @@ def decode_item(
         state = opened.info.get(STATE)
         return opened
 
-    image = decode_image(open_item, preprocess, augmentation, item.id)
-    if state is None and dataset.root is not None:  # it could not be opened
-        state = state_now(dataset.root / item.id)
-    if image.reason == NO_FILE:
+    images = _decode(open_item, preprocesses, augmentation, item.id)
+    if state is None and dataset.knows_content:  # it could not be opened
+        state = dataset.state(item.id)
+    reason = images[0].reason
+    if reason == NO_FILE:
         raise DatasetError(
             f"image '{item.id}' of '{dataset.name}' was there when the run began and is gone; "
             "bring it back and run the same command again: finished work is kept."
         )
-    reason = image.reason
     if dataset.root is not None:  # a cache records reasons, and shall not tell whose folder it was
         reason = reason.replace(f"{dataset.root}/", "")
     if reason and strict:
@@ -146,7 +171,7 @@ def decode_item(
             f"image '{item.id}' of '{dataset.name}' cannot be read ({reason}); repair or remove "
             "it, or go on without it with on_error='skip'."
         )
-    return image._replace(reason=reason, state=state)
+    return [image._replace(reason=reason, state=state) for image in images]
 
 
 def map_ahead(

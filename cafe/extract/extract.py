@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from cafe.datasets.dataset import Dataset
-from cafe.datasets.open_image import NO_STATE
-from cafe.datasets.text_files import quote_some
+from cafe.devices import resolve_device
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
-from cafe.errors import CacheError, CacheMismatchError, DatasetError, counted
+from cafe.errors import CacheError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
-from cafe.extract.file_states import changed_images, state_array
+from cafe.extract.changes import Changes
+from cafe.extract.follow import find, known_splits
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
 from cafe.extract.text_notes import text_notes
-from cafe.store import FeatureCache, Header, utc_now, write_cache
-from cafe.store.key import Key, differences, digest_of_array, digest_of_names
+from cafe.extract.work import Work
+from cafe.store import FeatureCache, write_cache
+from cafe.store.key import Key, digest_of_array, digest_of_names
 
 Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[PlannedBlock], ExtractOptions], int]
 """Encodes the blocks that are not finished yet; returns the number of images encoded."""
-
-Skipped = tuple[tuple[str, str, str], ...]
-"""Split, id and reason of every image that could not be read."""
-
-_VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "h5py", "numpy")
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,9 @@ class Extraction:
     by_content : bool
         Whether the content of the images' files was compared with it: a cache that an older cafe
         made knows their names and sizes alone.
+    changes : Changes
+        How many images were added, removed, replaced, relabelled, moved and kept since the cache
+        that was there; all 0 where there was none.
     """
 
     path: Path
@@ -62,6 +58,7 @@ class Extraction:
     seconds: float
     was_there: bool = False
     by_content: bool = True
+    changes: Changes = field(default_factory=Changes)
 
 
 def cache_key(
@@ -101,6 +98,10 @@ def extract(
 ) -> Extraction:
     """Encode a dataset once and write its cache file.
 
+    Where a cache of the same dataset, encoder and prompts is there, only the images that it lacks
+    are encoded. The features of the others are copied, and where cafe makes the split, they stay in
+    the split that they were in.
+
     An interrupted extraction resumes after its last finished block when it is run again.
 
     Parameters
@@ -113,7 +114,8 @@ def extract(
         Prompts of every class; lengths may differ. (C, P)
     options : ExtractOptions, optional
     rebuild : bool
-        Encode anew and replace a cache that is there.
+        Encode anew and replace a cache that is there. Where the prompts alone have changed, they
+        alone are encoded anew.
     engine : callable
         Where the blocks are encoded: in this process, or by the workers of a Ray cluster
         (`cafe.extract.ray.RayEngine`). The cache file is the same.
@@ -128,8 +130,8 @@ def extract(
     Raises
     ------
     CacheMismatchError
-        If a cache of another key or of other files exists and `rebuild` is not set. The difference
-        is named.
+        If a cache of another encoder, other prompts or other images exists and `rebuild` is not
+        set. The difference is named.
     DatasetError
         If an image is gone, cannot be read with `on_error="fail"`, or no image of a split can.
     CacheError
@@ -138,108 +140,105 @@ def extract(
         If another process writes the same cache.
     """
     options = options or ExtractOptions()
+    with contextlib.ExitStack() as stack:
+        job = Job(dataset, encoder, path, sentences)
+        run = begin(stack, job, options, rebuild=rebuild, note=note)
+        if isinstance(run, Extraction):
+            return run
+        # from here on a kill costs no more than the block that is under way
+        new = run.work.new_images
+        images = engine(new, encoder, run.resume, run.blocks, options) if new else 0
+        return finish(run, images)
+
+
+class Job(NamedTuple):
+    """One cache to make; see `extract`."""
+
+    dataset: Dataset
+    encoder: Encoder
+    path: Path
+    sentences: Sequence[Sequence[str]]
+
+
+class Run(NamedTuple):
+    """An extraction under way: what is to be encoded, and where finished blocks are kept."""
+
+    job: Job
+    work: Work
+    blocks: Sequence[PlannedBlock]
+    resume: ResumeFolder
+    start: float
+
+
+def begin(
+    stack: contextlib.ExitStack,
+    job: Job,
+    options: ExtractOptions,
+    *,
+    rebuild: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> Extraction | Run:
+    """Find out what is to be encoded, and lock the cache until `stack` is left; see `extract`.
+
+    Returns
+    -------
+    Extraction or Run
+        The extraction where there is nothing to do.
+    """
+    dataset, encoder, path, sentences = job
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)
-    key = cache_key(dataset, encoder, sentences, options.augmentation, grid)
-    if path.is_file() and not rebuild:
-        found = _was_there(path, key, dataset)
+
+    def key_of(data: Dataset, texts: Sequence[Sequence[str]]) -> Key:
+        return cache_key(data, encoder, texts, options.augmentation, grid)
+
+    found = find(path, dataset, sentences, key_of, rebuild=rebuild)
+    if found is not None and found.is_current:
         clean_up(path)
-        return found
+        kept = found.comparison.changes
+        return Extraction(path, 0, 0, 0.0, True, found.by_content, kept)
     if note is not None:
         for line in text_notes(encoder, dataset.class_names, sentences):
             note(line)
-    start = time.perf_counter()
-    blocks = plan_blocks(dataset, encoder, options)
-    with open_resume_folder(path, key, blocks[0].batch_size, note) as resume:
-        if path.is_file() and not rebuild:  # another process made it just now
-            found = _was_there(path, key, dataset)
-            resume.discard()
-            return found
-        # from here on a kill costs no more than the block that is under way
-        images = engine(dataset, encoder, resume, blocks, options)
-        seconds = time.perf_counter() - start
-        failures = [
-            (block.split, failure)
-            for block in blocks
-            for failure in resume.load(block.split, block.number)[1]
-        ]
-        skipped = tuple((split, failure.id, failure.reason) for split, failure in failures)
-        _refuse_empty(dataset, skipped, resume)
-        header = _header(dataset, encoder, key, sentences, skipped)
-        if dataset.root is not None:
-            states = state_array(failure.state or NO_STATE for _, failure in failures)
-            header = replace(header, skipped_files=states)
-        counts = collections.Counter(block.split for block in blocks)
-        write_cache(path, header, {split: resume.blocks(split, n) for split, n in counts.items()})
-        resume.discard()  # only now: the cache file is complete and on disk
-    return Extraction(path, images, len(skipped), seconds)
+    if found is not None:
+        work = Work(found.comparison.dataset, encoder, path, found.key, found)
+    else:
+        anew = known_splits(path, dataset, rebuild=rebuild)
+        work = Work(anew, encoder, path, key_of(anew, sentences), None)
+    start, new = time.perf_counter(), work.new_images
+    blocks = plan_blocks(new, encoder, options) if new else []
+    batch, since = (
+        blocks[0].batch_size if blocks else 0,
+        found.cache.content_sha256 if found else "",
+    )
+    with contextlib.ExitStack() as inner:
+        resume = inner.enter_context(open_resume_folder(path, work.key, batch, note, since))
+        if not work.is_late(rebuild=rebuild):
+            stack.push(inner.pop_all())
+            return Run(job, work, blocks, resume, start)
+        resume.discard()  # another process made the file just now
+    return begin(stack, job, options, rebuild=rebuild, note=note)
 
 
-def precision_at_hand(path: Path) -> str | None:
-    """The precision of a cache, or of its unfinished extraction; None where there is neither."""
+def finish(run: Run, images: int) -> Extraction:
+    """Write the file of an extraction whose blocks are all finished."""
+    seconds = time.perf_counter() - run.start
+    header, splits = run.work.contents(run.resume, run.blocks, run.job.sentences)
+    write_cache(run.job.path, header, splits)
+    run.resume.discard()  # only now: the cache file is complete and on disk
+    found = run.work.found
+    changes = found.comparison.changes if found else Changes()
+    return Extraction(run.job.path, images, len(header.skipped), seconds, changes=changes)
+
+
+def precision_at_hand(path: Path, device: str) -> str | None:
+    """The precision to go on in: that of a cache or of its unfinished extraction, if there is one.
+
+    What is there decides, not the speed of the machine; but a CPU has no fp16.
+    """
     key = unfinished_key(path)
     with contextlib.suppress(CacheError):
         key = FeatureCache.open(path).header.key
     precision = key and key.get("precision")
+    if precision == "fp16" and resolve_device(device).type == "cpu":
+        return None
     return precision if isinstance(precision, str) else None
-
-
-def _was_there(path: Path, key: Key, dataset: Dataset) -> Extraction:
-    """The cache that is there; refused where it has another key, or was made of other files."""
-    cache = FeatureCache.open(path)
-    different, changed = differences(cache.header.key, key), None
-    if not different:
-        changed = changed_images(cache, dataset)
-        if changed:
-            images = counted(len(changed), "image", "have")
-            different = [f"{images} changed since ({quote_some(changed)})"]
-    if different:
-        raise CacheMismatchError(
-            f"'{path}' was made differently: {'; '.join(different)}. Replace it with rebuild=True, "
-            "or keep both with another folder, cache=."
-        )
-    by_content = changed is not None or dataset.root is None
-    return Extraction(path, 0, 0, 0.0, was_there=True, by_content=by_content)
-
-
-def _refuse_empty(dataset: Dataset, skipped: Skipped, resume: ResumeFolder) -> None:
-    for split, items in dataset.splits.items():
-        failures = [failure for failure in skipped if failure[0] == split]
-        if items and len(failures) == len(items):
-            resume.discard()  # the images must be repaired first, which changes the key
-            raise DatasetError(
-                f"none of the {counted(len(items), 'image')} of split '{split}' of "
-                f"'{dataset.name}' can be read ({failures[0][1]}: {failures[0][2]}); repair them "
-                "and extract again."
-            )
-
-
-def _header(
-    dataset: Dataset,
-    encoder: Encoder,
-    key: Key,
-    sentences: Sequence[Sequence[str]],
-    skipped: Skipped,
-) -> Header:
-    prompts = max(len(row) for row in sentences)
-    # classes may have different numbers of prompts; "" marks what is not there
-    padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)  # (C, P)
-    is_present = np.array([[sentence != "" for sentence in row] for row in padded])  # (C, P)
-    text = np.zeros((*is_present.shape, encoder.width), np.float32)  # (C, P, D)
-    text[is_present] = encoder.encode_text([s for row in sentences for s in row]).numpy()
-    return Header(
-        key=key,
-        dataset=dataset.name,
-        model=encoder.model,
-        pretrained=encoder.pretrained,
-        class_names=dataset.class_names,
-        sentences=padded,
-        text_features=text,
-        logit_scale=encoder.logit_scale,
-        logit_bias=encoder.logit_bias,
-        source=dataset.source,
-        notes=dataset.notes,
-        missing=dataset.missing,
-        skipped=skipped,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONS},
-        created=utc_now(),
-    )

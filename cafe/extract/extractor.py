@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,21 +10,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets import load_dataset
 from cafe.datasets.dataset import Dataset
-from cafe.datasets.prompts import fill, read_prompts
-from cafe.devices import resolve_device
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
-from cafe.encoders.spatial import grid_of
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
-from cafe.errors import InputError, counted, verb
+from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.encode import LoaderOptions
-from cafe.extract.extract import Extraction, extract, precision_at_hand
+from cafe.extract.extract import Extraction, Job, precision_at_hand
+from cafe.extract.follow import prompts_differ
 from cafe.extract.images import OnError, encode_all
 from cafe.extract.importers.zero_shot_check import doubts_of_extraction
+from cafe.extract.prepare import load_named, sentences_of, size_of_maps
 from cafe.extract.ray import RayEngine
+from cafe.extract.several import extract_all
 from cafe.extract.sources import Images
 from cafe.progress import Progress, log
 from cafe.store import FeatureCache
@@ -58,7 +57,8 @@ class Extractor:
     Attributes
     ----------
     extraction_ : Extraction
-        What the last `extract` did: `path`, `images`, `skipped`, `seconds`, `was_there`.
+        What the last `extract` did: `path`, `images`, `skipped`, `seconds`, `was_there`,
+        `changes`.
 
     Examples
     --------
@@ -144,6 +144,8 @@ class Extractor:
         data_root: Path | str | None = None,
         template: str | Sequence[str] | None = None,
         prompts: Path | str | None = None,
+        class_names: Path | Sequence[str] | Mapping[str, str] | None = None,
+        name: str | None = None,
         views: int = 1,
         view_seed: int = 0,
         spatial: int | None = None,
@@ -152,15 +154,19 @@ class Extractor:
         allow_missing: bool = False,
         download: bool = False,
         rebuild: bool = False,
+        also: Sequence[Extractor] = (),
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
     ) -> FeatureCache:
-        """Encode a dataset once; a cache that is there and made in the same way is taken as it is.
+        """Encode a dataset once; of images that its cache has, the features are taken from there.
+
+        `extraction_.changes` says how many images were added, removed, replaced and relabelled.
 
         Parameters
         ----------
         dataset : Dataset, Path or str
-            A name of `cafe datasets`, a folder, a CSV or JSONL manifest, or a loaded dataset.
+            A name of `cafe datasets`, a folder, a CSV, JSONL or Parquet table, tar shards
+            (`shards/{000..009}.tar`), `hf:NAME[:CONFIG]`, or a loaded dataset.
         split_file : Path or str, optional
             A split in CoOp's JSON format, or a manifest.
         data_root : Path or str, optional
@@ -169,6 +175,12 @@ class Extractor:
             Prompts with `{}` for the class name; None takes the dataset's.
         prompts : Path or str, optional
             JSON file: class name -> list of sentences; it replaces the templates.
+        class_names : Path, sequence of str or mapping of str to str, optional
+            Names to use instead: all in the order of the labels, or old name -> new name, or a file
+            of either (`cafe.datasets.read_class_names`). None takes the dataset's; in prompts,
+            words that a folder's name joins stand apart (`AnnualCrop` is `annual crop`).
+        name : str, optional
+            Name of the dataset and of its caches' folder; None takes the dataset's own.
         views, view_seed : int
             Views per training image, the plain one counted, and the seed of the others.
         spatial : int, optional
@@ -180,7 +192,9 @@ class Extractor:
             What to do with an image that cannot be read.
         allow_missing, download, rebuild : bool
             Go on without files that the split names; fetch the dataset where torchvision can;
-            encode anew and replace a cache that is there.
+            encode anew and replace a cache that is there, or its prompts where they alone differ.
+        also : sequence of Extractor
+            Of other encoders: each image is decoded once for all, and each has a cache of its own.
         progress : callable, optional
             Called with the split's name, the images done and the images in all.
         note : callable, optional
@@ -198,23 +212,17 @@ class Extractor:
         CafeError
             If dataset, encoder or cache cannot be had; the message says which and what to do.
         """
-        listed = [template] if isinstance(template, str) else template
-        templates = None if listed is None else tuple(listed)
-        if isinstance(dataset, Dataset):
-            data = dataset if templates is None else dataset.with_templates(templates)
-        else:
-            data = load_dataset(
-                str(dataset),
-                data_root=None if data_root is None else Path(data_root),
-                split_file=None if split_file is None else Path(split_file),
-                download=download,
-                allow_missing=allow_missing,
-                templates=templates,
-            )
-        names = data.class_names
-        sentences = read_prompts(Path(prompts), names) if prompts else fill(names, data.templates)
-        model = self.model or (NANO if data.root is None else DEFAULT_MODEL)
-        path = cache_path(cache_folder(cache), data.name, *encoder_names(model, self.pretrained))
+        data = load_named(
+            dataset,
+            template,
+            class_names,
+            name,
+            data_root=None if data_root is None else Path(data_root),
+            split_file=None if split_file is None else Path(split_file),
+            download=download,
+            allow_missing=allow_missing,
+        )
+        sentences = sentences_of(data, prompts)
         options = ExtractOptions(
             augmentation=Augmentation(views=views, seed=view_seed),
             on_error=on_error,
@@ -226,37 +234,35 @@ class Extractor:
         note = note or log.info
         for line in data.notes:
             note(line)
-        encoder = self.encoder(model, None if rebuild else self._precision_at_hand(path))
-        if spatial is not None:
-            note(_size_of_maps(data, encoder, spatial))
-        self.extraction_ = extract(
-            data,
-            encoder,
-            path,
-            sentences=sentences,
-            options=options,
-            rebuild=rebuild,
-            engine=RayEngine(model, self.pretrained) if self.engine == "ray" else encode_blocks,
-            note=note,
-        )
-        made = FeatureCache.open(path)
-        if not self.extraction_.was_there:
-            for line in doubts_of_extraction(made):
-                note(line)
-        return made
+        extractors = (self, *also)
+        jobs = [own._job(data, sentences, cache, rebuild=rebuild) for own in extractors]
+        for job in jobs if spatial is not None else ():
+            note(size_of_maps(data, job.encoder, spatial or 0))
+        is_ray = any(own.engine == "ray" for own in extractors)
+        engine = RayEngine(self._model(data), self.pretrained) if is_ray else encode_blocks
+        done = extract_all(jobs, options, engine=engine, rebuild=rebuild, note=note)
+        for own, extraction in zip(extractors, done, strict=True):
+            own.extraction_ = extraction
+        for extraction in done:
+            if not extraction.was_there:
+                for line in doubts_of_extraction(FeatureCache.open(extraction.path)):
+                    note(line)
+        return FeatureCache.open(jobs[0].path)
 
-    def _precision_at_hand(self, path: Path) -> str | None:
-        """The precision to go on in; what is there decides, not the speed of the machine."""
-        precision = precision_at_hand(path)
-        on_cpu = resolve_device(self.device).type == "cpu"
-        return None if precision == "fp16" and on_cpu else precision  # a CPU has no fp16
+    def _model(self, dataset: Dataset) -> str:
+        return self.model or (DEFAULT_MODEL if dataset.knows_content else NANO)
 
-
-def _size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
-    height, width = grid_of(encoder, spatial)
-    images = sum(map(len, dataset.splits.values()))
-    size = images * height * width * encoder.width * 2 / 1e6  # MB in float16
-    return (
-        f"{counted(images, 'map')} of {height} x {width} tokens {verb(images, 'take')} up to "
-        f"{size:,.0f} MB, and as much again until the file is made."
-    )
+    def _job(
+        self,
+        dataset: Dataset,
+        sentences: Sequence[Sequence[str]],
+        cache: Path | str | None,
+        *,
+        rebuild: bool,
+    ) -> Job:
+        model = self._model(dataset)
+        names = encoder_names(model, self.pretrained)
+        path = cache_path(cache_folder(cache), dataset.name, *names)
+        is_anew = rebuild and not prompts_differ(path, dataset, sentences)
+        encoder = self.encoder(model, None if is_anew else precision_at_hand(path, self.device))
+        return Job(dataset, encoder, path, sentences)

@@ -6,11 +6,13 @@ import numpy as np
 import torch
 
 from cafe.datasets.dataset import Dataset
+from cafe.datasets.make_split import keep_splits
 from cafe.datasets.text_files import quote_some
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, InputError, counted, verb
+from cafe.extract.changes import cached_splits
 from cafe.extract.decode import decode_item
 from cafe.extract.encode import encode_batch
 from cafe.extract.file_states import changed_images
@@ -48,6 +50,7 @@ def reencode_sample(
     """
     if count < 1:
         raise InputError(f"a sample needs at least 1 image; got {count}.")
+    dataset = keep_splits(dataset, cached_splits(cache))
     if cache.header.key.get("dataset_sha256") != dataset.fingerprint():
         raise CacheMismatchError(
             f"'{cache.path}' was made from another dataset than this '{dataset.name}' "
@@ -58,7 +61,7 @@ def reencode_sample(
         raise CacheMismatchError(
             f"{counted(len(changed), 'image')} of '{dataset.name}' {verb(len(changed), 'have')} "
             f"changed since '{cache.path}' was made ({quote_some(changed)}); extract it "
-            "again with rebuild=True."
+            "again."
         )
     check_recorded_encoder(record_of_cache(cache), encoder, WEIGHTS)
     rows = [(split, row) for split, size in cache.counts.items() for row in range(size)]

@@ -67,7 +67,11 @@ def _folder(cache: Path) -> Path:
 
 @contextlib.contextmanager
 def open_resume_folder(
-    cache: Path, key: Key, batch_size: int, note: Callable[[str], None] | None = None
+    cache: Path,
+    key: Key,
+    batch_size: int,
+    note: Callable[[str], None] | None = None,
+    since: str = "",
 ) -> Iterator[ResumeFolder]:
     """The folder of an extraction, for this process alone while the block runs.
 
@@ -81,6 +85,8 @@ def open_resume_folder(
         Blocks of another key or batch size are removed.
     note : callable, optional
         Told when finished blocks are removed, and why.
+    since : str
+        Digest of the cache whose images are taken over, so that the blocks hold the others alone.
 
     Raises
     ------
@@ -94,7 +100,8 @@ def open_resume_folder(
         with raise_as(CacheError, problem, "choose another with cache="):
             stack.enter_context(lock_file(cache))
             folder.mkdir(exist_ok=True)
-            _drop_others(folder, {"batch": batch_size, "key": dict(key)}, note)
+            identity = {"batch": batch_size, "key": dict(key)} | ({"since": since} if since else {})
+            _drop_others(folder, identity, note)
         yield ResumeFolder(folder)
 
 
@@ -112,6 +119,8 @@ def _drop_others(
         different = differences(there.get("key", {}), identity["key"])
         if there.get("batch") != identity["batch"]:
             different.append(f"batch size is {there.get('batch')}, asked for {identity['batch']}")
+        if there.get("since") != identity.get("since"):
+            different.append("they follow another cache")
         note(
             f"starting again: {len(finished)} finished blocks in '{folder}' were made differently "
             f"({'; '.join(different)}) and are removed."

@@ -19,6 +19,17 @@ def canonical(key: Key) -> str:
     return json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_OF_DIGESTS = {
+    "architecture_sha256": "the encoder has another architecture",
+    "class_names_sha256": "the class names are others, or in another order",
+    "dataset_sha256": "the images, their labels or their splits are others",
+    "sentences_sha256": "the prompts are others",
+    "tokens_sha256": "the encoder's tokenizer reads the prompts otherwise",
+    "weights_sha256": "the encoder has other weights",
+}
+"""What it means that a part differs of which a digest alone is known."""
+
+
 def digest(key: Key) -> str:
     """SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(key).encode()).hexdigest()
@@ -49,10 +60,12 @@ def differences(cached: Key, requested: Key) -> list[str]:
     Returns
     -------
     list of str
-        One clause per part: "precision is bf16, asked for fp32". A part that is absent is null.
+        One clause per part: "precision is bf16, asked for fp32". A part that is absent is null. A
+        part that is a digest is said in words.
     """
     return [
-        f"{part} is {_shorten(cached.get(part))}, asked for {_shorten(requested.get(part))}"
+        (cached.get(part) and requested.get(part) and _OF_DIGESTS.get(part))
+        or f"{part} is {_shorten(cached.get(part))}, asked for {_shorten(requested.get(part))}"
         for part in sorted(cached.keys() | requested.keys())
         # compared as JSON, in which a tuple is the list that a file gives back
         if json.dumps(cached.get(part), sort_keys=True)

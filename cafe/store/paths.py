@@ -78,9 +78,10 @@ def find_caches(
     folder : Path or str, optional
         The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
     cache : Path or str, optional
-        A file, or a name such as `whu-rs19/ViT-B-32.openai`.
+        A file, or a name such as `whu-rs19/ViT-B-32.openai`; `whu-rs19` and `whu-rs19/ViT-B-32`
+        will do where they mean one cache.
     dataset, model : str, optional
-        Pick among the caches of the folder.
+        Pick among the caches of the folder, or among those that a short name means.
 
     Raises
     ------
@@ -88,10 +89,12 @@ def find_caches(
         If there is none.
     UnknownNameError
         If the name is not among the caches of the folder; the nearest are suggested.
+    InputError
+        If a short name means several caches.
     """
     home = cache_folder(folder)
     if cache is not None:
-        return [_find_cache(home, str(cache))]
+        return [_find_cache(home, str(cache), model)]
     matching = [
         path
         for path in list_caches(home)
@@ -108,20 +111,45 @@ def find_caches(
     return matching
 
 
-def _find_cache(home: Path, cache: str) -> Path:
-    """The file of one cache: a file goes before a name."""
+def _find_cache(home: Path, cache: str, model: str | None) -> Path:
+    """The file of one cache: a file goes before a name, and a whole name before a short one."""
     if Path(cache).is_file():
         return Path(cache)
-    is_name = cache.count("/") == 1
-    path = named_path(home, cache) if is_name else Path(cache)
+    is_whole = cache.count("/") == 1 and "." in cache.rpartition("/")[2]
+    path = named_path(home, cache) if is_whole else Path(cache)
     if path.is_file():
         return path
-    if os.path.lexists(path):
+    short = caches_of(home, cache)
+    if model is not None and len(short) > 1:
+        short = [path for path in short if path.name.startswith(f"{safe_name(model)}.")] or short
+    if short:
+        if len(short) == 1:
+            return short[0]
+        names = ", ".join(sorted(map(cache_name, short)))
+        raise InputError(f"'{cache}' means {len(short)} caches in '{home}'; name one: {names}.")
+    if os.path.lexists(path) and (is_whole or not path.is_dir()):
         raise no_cache(path)
+    is_name = cache.count("/") <= 1 and not cache.endswith(".h5")
     caches = list_caches(home) if is_name else []
     if caches:
         raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{home}'.")
     raise no_cache(cache, f" in '{home}'" if is_name else "")
+
+
+def caches_of(home: Path, name: str) -> list[Path]:
+    """The caches that a short name means: `photos` or `photos/nano`, newest first."""
+    return [
+        path
+        for path in list_caches(home)
+        if path.is_file() and (path.parent.name == name or cache_name(path).startswith(f"{name}."))
+    ]
+
+
+def each_cache(home: Path, name: str) -> list[str]:
+    """The name of each cache that a name means: all of a dataset, where it names one."""
+    if Path(name).is_file() or "/" in name:
+        return [name]
+    return sorted(str(path) for path in caches_of(home, name)) or [name]
 
 
 def no_cache(path: Path | str, where: str = "") -> CacheNotFoundError:

@@ -18,6 +18,7 @@ from cafe.results.averages import average, differences
 from cafe.results.record import Record, RecordedEncoder, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
+from cafe.store.paths import cache_folder, each_cache
 from cafe.store.shown import Shown
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
@@ -95,7 +96,8 @@ def compare(
     Parameters
     ----------
     caches : FeatureCache, Path, str, or a sequence of these, optional
-        Caches, their files, or their names (`digits/nano.glyphs`); None takes the newest.
+        Caches, their files, or their names (`digits/nano.glyphs`); a dataset (`digits`) is each
+        encoder's cache of it. None takes the newest.
     methods : sequence of str, optional
         Names of the catalog; None takes all that need nothing beside a cache.
     shots : int, "all", or a sequence of these, optional
@@ -155,7 +157,7 @@ def compare(
     >>> [(result.method, result.shots) for result in comparison.record.results]
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
-    sources, names = open_caches(caches), _methods(methods, meta)
+    sources, names = open_caches(_each(caches)), _methods(methods, meta)
     compared = supports_new_classes(names) if base_to_new else names
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     special = settings if meta is None else {**settings, "meta": str(meta)}
@@ -180,6 +182,18 @@ def compare(
         return Comparison(records[0], records)
     mean = _average_record(records)
     return Comparison(mean if runs is None else save_run(mean, Path(runs)), records)
+
+
+def _each(
+    caches: Sequence[FeatureCache | Path | str] | FeatureCache | Path | str | None,
+) -> Sequence[FeatureCache | Path | str] | FeatureCache | None:
+    """Caches with the name of a dataset as the names of all its caches."""
+    if caches is None or isinstance(caches, FeatureCache):
+        return caches
+    listed = [caches] if isinstance(caches, Path | str) else caches
+    home = cache_folder()
+    parts = (each_cache(home, part) if isinstance(part, str) else [part] for part in listed)
+    return [part for each in parts for part in each]
 
 
 def _methods(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Option
@@ -16,15 +17,25 @@ from ..output import print_json, print_saved_json, say
 from ..parsing import parse_methods, parse_seeds, parse_shots
 from ..progress import progress_bar
 from ..recorded_command import recorded_command
-from ..result_tables import print_comparison, print_protocol, print_published
+from ..result_tables import (
+    print_comparison,
+    print_leaderboard,
+    print_protocol,
+    print_published,
+    print_records_csv,
+)
 from ..text_tower import tower_loader
 
 if TYPE_CHECKING:
     from cafe.report.reproduction import Reproduction
+    from cafe.store import FeatureCache
     from cafe.study.compare import Comparison
 
 BaseToNew = Annotated[
     bool, Option("--base-to-new", help="Fit on the first half of the classes, test on both halves.")
+]
+Format = Annotated[
+    Literal["table", "csv"], Option("--format", help="A table for people, or csv for programs.")
 ]
 Paper = Annotated[
     bool,
@@ -48,12 +59,15 @@ def compare(
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
     runs: opt.RunsHome = Path("runs"),
+    format_: Format = "table",
     device: opt.Device = "auto",
     precision: opt.ProductPrecision = "auto",
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
     """Compare methods over shot counts on the same images and seeds of one or several caches.
+
+    The name of a dataset means each encoder's cache of it: the encoders stand side by side.
 
     Without --method it takes all of them, without --shots 1, 2, 4, 8 and 16 images per class, as
     far as they reach.
@@ -86,22 +100,27 @@ def compare(
     from cafe.study.compare import compare as run
 
     arguments |= {"base_to_new": base_to_new, "meta": meta}
-    features = open_caches(caches, cache, dataset, model)
+    features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
         comparison = run(features, progress=progress, **arguments)
-    _print(comparison, as_json=as_json, verbose=verbose)
-
-
-def _print(comparison: Comparison, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
-        return
+    elif format_ == "csv":
+        print_records_csv(comparison.records)
+    else:
+        _print(comparison, features, verbose=verbose)
+
+
+def _print(comparison: Comparison, caches: Sequence[FeatureCache], *, verbose: bool) -> None:
     record, records = comparison.record, [*comparison.records]
+    if len(records) > len({part.dataset for part in records}) == 1 and not record.base_to_new:
+        print_leaderboard(records, caches)
+    else:
+        for part in records if len(records) == 1 else [*records, record]:  # and the average
+            print_comparison(part)
     if len(records) > 1:
-        records.append(record)  # the average over caches
-    for part in records:
-        print_comparison(part)
+        records.append(record)
     for method, reason in (record.left_out or {}).items():
         say(f"{method} is left out: {reason}.")
     print_protocol(record, comparison.records, verbose=verbose)

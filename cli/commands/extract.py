@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -12,16 +13,19 @@ from cafe.errors import InputError, counted
 from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, say
+from ..parsing import parse_models
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from cafe.extract.extract import Extraction
+    from cafe.extract.extractor import Extractor
 
 Dataset = Annotated[
     str | None,
     Argument(
         metavar="DATASET",
-        help="A name of 'cafe datasets', a folder, or a CSV or JSONL manifest.",
+        help="A name of 'cafe datasets', a folder, a CSV, JSONL or Parquet table, tar shards "
+        "(quoted: 'shards/{000..009}.tar'), or hf:NAME[:CONFIG] of the Hugging Face Hub.",
         autocompletion=completion.datasets,
     ),
 ]
@@ -32,8 +36,8 @@ DatasetOption = Annotated[
 Model = Annotated[
     str | None,
     Option(
-        help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
-        "[default: ViT-B-32; nano for digits].",
+        help="An open_clip architecture, nano, or a folder or JSON file with a configuration; "
+        "several with commas between [default: ViT-B-32; nano for digits].",
         autocompletion=completion.models,
     ),
 ]
@@ -42,6 +46,16 @@ Pretrained = Annotated[
     Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
 ]
 Prompts = Annotated[Path | None, Option(help="JSON file: class name -> list of sentences.")]
+ClassNames = Annotated[
+    Path | None,
+    Option(
+        help="File of class names to use instead: one a line in the order of the labels, or JSON "
+        "(a list, or old name -> new name)."
+    ),
+]
+Name = Annotated[
+    str | None, Option(help="Name of the dataset in its cache's name [default: the folder's].")
+]
 Views = Annotated[int, Option(help="Views per training image, the plain one counted.")]
 ViewSeed = Annotated[int, Option(help="Seed of the augmented views.")]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
@@ -53,7 +67,9 @@ AllowMissing = Annotated[
     bool, Option("--allow-missing", help="Go on without files that the split names.")
 ]
 Download = Annotated[bool, Option("--download", help="Fetch the dataset where torchvision can.")]
-Rebuild = Annotated[bool, Option("--rebuild", help="Encode anew, and replace what is there.")]
+Rebuild = Annotated[
+    bool, Option("--rebuild", help="Encode anew; the prompts alone, if only they differ.")
+]
 Engine = Annotated[
     Literal["local", "ray"], Option(help="Encode on this machine, or on all of a Ray cluster.")
 ]
@@ -70,6 +86,8 @@ def extract(
     pretrained: Pretrained = None,
     template: opt.Template = None,
     prompts: Prompts = None,
+    class_names: ClassNames = None,
+    name: Name = None,
     views: Views = 1,
     view_seed: ViewSeed = 0,
     spatial: Spatial = False,
@@ -90,9 +108,7 @@ def extract(
 
     Example: cafe extract eurosat --data-root ~/data --model ViT-B-32
     """
-    from cafe.extract.extractor import Extractor
-
-    extractor = Extractor(
+    first, *others = _extractors(
         model,
         pretrained,
         device=device,
@@ -102,12 +118,14 @@ def extract(
         engine=engine,
     )
     with progress_bar("images", interrupted=_INTERRUPTED, quiet=as_json) as progress:
-        extractor.extract(
+        first.extract(
             _one_of(source, dataset),
             split_file=split_file,
             data_root=data_root,
             template=template,
             prompts=prompts,
+            class_names=class_names,
+            name=name,
             views=views,
             view_seed=view_seed,
             spatial=_largest_side(spatial, pool),
@@ -116,10 +134,30 @@ def extract(
             allow_missing=allow_missing,
             download=download,
             rebuild=rebuild,
+            also=others,
             progress=progress,
             note=note,
         )
-    _print(extractor.extraction_, as_json=as_json)
+    _print([extractor.extraction_ for extractor in (first, *others)], as_json=as_json)
+
+
+def _extractors(model: str | None, pretrained: str | None, **options: Any) -> list[Extractor]:
+    """One for each model that is named, with weights for all or for each."""
+    from cafe.extract.extractor import Extractor
+
+    models: list[str | None] = (
+        [model] if model is None or Path(model).exists() else [*parse_models(model)]
+    )
+    weights: list[str | None] = [pretrained] * len(models)
+    if pretrained is not None and len(models) > 1 and "," in pretrained:
+        weights = [word.strip() for word in pretrained.split(",")]
+    if len(weights) != len(models):
+        raise InputError(
+            f"--model names {len(models)} encoders and --pretrained {len(weights)} weights; name "
+            "one for each, or leave --pretrained out."
+        )
+    pairs = zip(models, weights, strict=True)
+    return [Extractor(name, weight, **options) for name, weight in pairs]
 
 
 def _one_of(source: str | None, dataset: str | None) -> str:
@@ -137,13 +175,29 @@ def _largest_side(spatial: bool, pool: int | None) -> int | None:
     return (POOL if pool is None else pool) if spatial else None
 
 
-def _print(extraction: Extraction, *, as_json: bool) -> None:
+def _print(extractions: Sequence[Extraction], *, as_json: bool) -> None:
+    from cafe.store.paths import cache_name
+
+    if as_json:
+        rows = [
+            {**vars(one), "path": str(one.path), "changes": vars(one.changes)}
+            for one in extractions
+        ]
+        print_json(rows[0] if len(rows) == 1 else {"extractions": rows})
+        return
+    for extraction in extractions:
+        _print_one(extraction)
+    name = cache_name(extractions[0].path)
+    if len(extractions) > 1:
+        say(f"Next: cafe compare {name.partition('/')[0]}")
+    elif not extractions[0].was_there:
+        say(f"Next: cafe fit {name}")
+
+
+def _print_one(extraction: Extraction) -> None:
     from cafe.store.paths import cache_name
 
     path, images = extraction.path, extraction.images
-    if as_json:
-        print_json({**vars(extraction), "path": str(path)})
-        return
     if extraction.was_there:
         say(f"{path} is there already, made from the same data in the same way.")
         if not extraction.by_content:
@@ -152,11 +206,14 @@ def _print(extraction: Extraction, *, as_json: bool) -> None:
                 "knows no more; --rebuild makes one that knows their content."
             )
         return
-    rate, done = images / extraction.seconds, counted(images, "image")
-    say(f"{path}: {done} in {extraction.seconds:.1f} s ({rate:,.0f} images/s), {megabytes(path)}.")
+    if extraction.changes.total:
+        changes = str(extraction.changes) or "no image has changed"
+        say(f"{path}: {changes}; {extraction.changes.kept:,} as they were.")
+    rate = f" ({images / extraction.seconds:,.0f} images/s)" if images else ""
+    took = f"in {extraction.seconds:.1f} s{rate}, {megabytes(path)}"
+    say(f"{path}: {counted(images, 'image')} encoded {took}.")
     if extraction.skipped:
         note(
             f"{counted(extraction.skipped, 'image')} could not be read; 'cafe cache show "
             f"{cache_name(path)}' lists them with the reason."
         )
-    say(f"Next: cafe fit {cache_name(path)}")

@@ -1,0 +1,242 @@
+"""The cache that is there before an extraction: taken as it is, brought up to date, or refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cafe.datasets.class_order import first_pairs
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.make_split import keep_splits
+from cafe.datasets.text_files import distinct_names, quote_some
+from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, counted
+from cafe.extract.changes import Changes, Comparison, Place, cached_splits, compare_images
+from cafe.store import FeatureCache, Header
+from cafe.store.key import Key, differences
+from cafe.store.paths import list_caches
+
+KeyOf = Callable[[Dataset, Sequence[Sequence[str]]], Key]
+"""The key of an extraction of a dataset with these sentences."""
+
+_FOLLOWED = ("class_names_sha256", "dataset_sha256", "sentences_sha256")
+"""Parts of a key that may change: what they stand for is compared image by image, class by class"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cache beside what is asked for now.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+    comparison : Comparison
+    key : Key
+        What is asked for.
+    by_content : bool
+        Whether the content of the images' files was compared.
+    """
+
+    cache: FeatureCache
+    comparison: Comparison
+    key: Key
+    by_content: bool
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is nothing to do."""
+        return not str(self.comparison.changes) and not differences(self.cache.header.key, self.key)
+
+
+def find(
+    path: Path,
+    dataset: Dataset,
+    sentences: Sequence[Sequence[str]],
+    key_of: KeyOf,
+    *,
+    rebuild: bool = False,
+) -> Found | None:
+    """Compare the cache that is there with what is asked for.
+
+    Parameters
+    ----------
+    path : Path
+    dataset : Dataset
+    sentences : sequence of sequence of str
+        Prompts of every class. (C, P)
+    key_of : callable
+    rebuild : bool
+        Whether to encode anew. Where the prompts alone have changed, images are not.
+
+    Returns
+    -------
+    Found or None
+        None where there is none, or none that may be taken.
+
+    Raises
+    ------
+    CacheMismatchError
+        If it was made by another encoder, with other prompts or of other images.
+    CacheFormatError
+        If it is no cache; with `rebuild` it is replaced.
+    """
+    if not path.is_file():
+        return None
+    try:
+        cache = FeatureCache.open(path)
+    except CacheFormatError:
+        if rebuild:
+            return None
+        raise
+    different, prompts = _differences(cache, dataset, sentences, key_of)
+    found = None if different else _compare(cache, dataset, sentences, key_of)
+    if found is not None:
+        prompts = [*_renamed(found.comparison), *prompts][:1]
+    if rebuild:
+        return found if prompts and found and not found.comparison.is_of_others else None
+    if different or prompts or found is None:
+        advice = _BOTH if different or not prompts else _TEXT_ALONE
+        why = [*different, *prompts] or [_of_images(cache, dataset)]
+        raise CacheMismatchError(f"'{path}' was made differently: {'; '.join(why)}. {advice}")
+    if found.comparison.is_of_others:
+        raise CacheMismatchError(f"{_of_others(found.cache, found.comparison)}. {_BOTH}")
+    return found
+
+
+_BOTH = "Replace it with rebuild=True, or keep both with another name=."
+_TEXT_ALONE = "With rebuild=True the prompts alone are encoded anew; name= keeps both."
+
+
+def known_splits(path: Path, dataset: Dataset, *, rebuild: bool = False) -> Dataset:
+    """A dataset whose images are in the splits that they have in the newest cache of its name.
+
+    Parameters
+    ----------
+    path : Path
+        A cache file that is to be written.
+    dataset : Dataset
+    rebuild : bool
+        Whether a cache of other images may stand beside it.
+
+    Raises
+    ------
+    CacheMismatchError
+        If a cache of the name, made with another encoder, is of other images.
+    """
+    folder = path.parent
+    own = [path] if path.is_file() else []
+    beside = [
+        *own,
+        *(
+            other
+            for other in list_caches(folder.parent)
+            if other.parent == folder and other.is_file()
+        ),
+    ]
+    for other in beside if dataset.knows_content else ():
+        with contextlib.suppress(CacheError):
+            cache = FeatureCache.open(other)
+            splits = cached_splits(cache)
+            comparison = compare_images(cache, dataset)
+            if comparison is None:  # an older cafe made it, or an import
+                dataset = keep_splits(dataset, splits)
+            elif not comparison.is_of_others:
+                return comparison.dataset
+            elif not rebuild:
+                break
+    else:
+        return dataset
+    raise CacheMismatchError(
+        f"{_of_others(cache, comparison)}. Give this one another name with name=."
+    )
+
+
+def _of_others(cache: FeatureCache, comparison: Comparison) -> str:
+    now = sum(map(len, comparison.dataset.splits.values()))
+    before = counted(sum(cache.counts.values()), "image")
+    return (
+        f"'{cache.path}' was made differently: of its {before} "
+        f"{len(comparison.places):,} are among the {now:,} of this '{comparison.dataset.name}'"
+    )
+
+
+def _renamed(comparison: Comparison) -> list[str]:
+    """The clause that tells of classes that had another name."""
+    renamed = comparison.renamed
+    if not renamed:
+        return []
+    pairs = first_pairs([*renamed], [*renamed.values()])
+    if len(renamed) == 1:
+        return [f"a class has another name ({pairs})"]
+    return [f"{len(renamed):,} classes have other names ({pairs})"]
+
+
+def _differences(
+    cache: FeatureCache, dataset: Dataset, sentences: Sequence[Sequence[str]], key_of: KeyOf
+) -> tuple[list[str], list[str]]:
+    """In what encoder and preparation differ, and in what the prompts do."""
+    header = cache.header
+    before = [[text for text in row if text] for row in header.sentences]
+    asked = {**key_of(dataset, before if any(before) else sentences)}
+    key = {**header.key}
+    for part in _FOLLOWED:
+        asked.pop(part, None)
+        key.pop(part, None)
+    prompts = differences(
+        {"templates": key.pop("templates", None)}, {"templates": asked.pop("templates")}
+    )
+    return differences(key, asked), prompts or _other_prompts(header, dataset, sentences)
+
+
+def prompts_differ(path: Path, dataset: Dataset, sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether the cache that is there was made with other prompts, or other names of classes."""
+    with contextlib.suppress(CacheError):
+        header = FeatureCache.open(path).header
+        is_renamed = {*header.class_names} != {*dataset.class_names}
+        return is_renamed or bool(_other_prompts(header, dataset, sentences))
+    return False
+
+
+def _other_prompts(
+    header: Header, dataset: Dataset, sentences: Sequence[Sequence[str]]
+) -> list[str]:
+    """The clause that tells of classes that had other prompts, if any of the same name had."""
+    rows = zip(distinct_names(header.class_names), header.sentences, strict=True)
+    before = {name: [text for text in row if text] for name, row in rows}
+    now = zip(distinct_names(dataset.class_names), map(list, sentences), strict=True)
+    other = [(name, row) for name, row in now if before.get(name, row) != row]
+    if not other:
+        return []
+    name, row = other[0]
+    count = f"{len(other):,} of {len(before):,} classes have other prompts"
+    return [f"{count}: {quote_some(before[name])} for '{name}', asked for {quote_some(row)}"]
+
+
+def _compare(
+    cache: FeatureCache, dataset: Dataset, sentences: Sequence[Sequence[str]], key_of: KeyOf
+) -> Found | None:
+    """The cache where it can be followed; None where it cannot tell what has changed."""
+    comparison = compare_images(cache, dataset)
+    if comparison is not None:
+        return Found(cache, comparison, key_of(comparison.dataset, sentences), by_content=True)
+    dataset = keep_splits(dataset, cached_splits(cache))
+    key = key_of(dataset, sentences)
+    if key["dataset_sha256"] != cache.header.key.get("dataset_sha256"):
+        return None
+    places = {n: Place(s, row) for s in cache.counts for row, n in enumerate(cache.ids(s))}
+    comparison = Comparison(dataset, Changes(kept=len(places)), places, {})
+    return Found(cache, comparison, key, by_content=not dataset.knows_content)
+
+
+def _of_images(cache: FeatureCache, dataset: Dataset) -> str:
+    """How the images differ from those of a cache that cannot be followed."""
+    before, now = set(cached_splits(cache)), {i.id for s in dataset.splits.values() for i in s}
+    counts = {"new": len(now - before), "gone": len(before - now)}
+    names = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    return (
+        f"its images, their labels or their splits are others ({names or 'of the same names'}), "
+        "and it does not know their content, as an older cafe made it"
+        if dataset.knows_content
+        else "its images, their labels or their splits are others"
+    )

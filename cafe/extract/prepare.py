@@ -1,0 +1,59 @@
+"""What an extraction is made from: a dataset under a name, and its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cafe.datasets import load_dataset, read_class_names
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.prompts import fill, read_prompts
+from cafe.encoders.encoder import Encoder
+from cafe.encoders.spatial import grid_of
+from cafe.errors import counted, verb
+
+
+def load_named(
+    dataset: Dataset | Path | str,
+    template: str | Sequence[str] | None,
+    class_names: Path | Sequence[str] | Mapping[str, str] | None,
+    name: str | None,
+    **arguments: Any,
+) -> Dataset:
+    """A dataset under a name, with its prompt templates.
+
+    Parameters
+    ----------
+    dataset, template, class_names, name
+        As for `cafe.Extractor.extract`.
+    **arguments
+        Others of `cafe.datasets.load_dataset`.
+    """
+    listed = [template] if isinstance(template, str) else template
+    templates = None if listed is None else tuple(listed)
+    named = read_class_names(class_names) if isinstance(class_names, Path) else class_names
+    if not isinstance(dataset, Dataset):
+        data = load_dataset(str(dataset), templates=templates, class_names=named, **arguments)
+    else:
+        data = dataset if templates is None else dataset.with_templates(templates)
+    return data if name is None else replace(data, name=name)
+
+
+def sentences_of(dataset: Dataset, prompts: Path | str | None) -> list[list[str]]:
+    """Prompts of every class: of a JSON file, else of the dataset's templates. (C, P)"""
+    if prompts:
+        return read_prompts(Path(prompts), dataset.class_names)
+    return fill(dataset.words or dataset.class_names, dataset.templates)
+
+
+def size_of_maps(dataset: Dataset, encoder: Encoder, spatial: int) -> str:
+    """The line that says how large the spatial maps of a dataset become."""
+    height, width = grid_of(encoder, spatial)
+    images = sum(map(len, dataset.splits.values()))
+    size = images * height * width * encoder.width * 2 / 1e6  # MB in float16
+    return (
+        f"{counted(images, 'map')} of {height} x {width} tokens {verb(images, 'take')} up to "
+        f"{size:,.0f} MB, and as much again until the file is made."
+    )

@@ -1,0 +1,99 @@
+"""Blocks of a cache file whose images are partly in an older one, and partly just encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.datasets.dataset import Item
+from cafe.errors import CacheError
+from cafe.extract.changes import Comparison
+from cafe.extract.file_states import state_array
+from cafe.store import Block, FeatureCache
+from cafe.store.schema import slabs
+
+Rows = Mapping[str, NDArray[Any]]
+"""Arrays by name, one row for each image."""
+
+
+def joined_blocks(
+    cache: FeatureCache, comparison: Comparison, items: Sequence[Item], encoded: Iterator[Block]
+) -> Iterator[Block]:
+    """Images of one split in their order, a few megabytes at a time.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Its features are copied bit for bit.
+    comparison : Comparison
+        Of the dataset with this cache.
+    items : sequence of Item
+        The images that could be read, in the order of the dataset.
+    encoded : iterator of Block
+        Those that are not in the cache, in this order.
+    """
+    states = {split: cache.files(split) for split in cache.counts}
+    stream = _Stream(encoded)
+    # bytes of an image: V features as stored, and a map in float16
+    width = cache.width * (cache.views * np.dtype(cache.dtype).itemsize + 2 * cache.spatial_size)
+    for slab in slabs(len(items), width):
+        some, at = items[slab], comparison.places
+        parts, order = [], []
+        for split in cache.counts:
+            here = [n for n, i in enumerate(some) if i.id in at and at[i.id].split == split]
+            if here:
+                rows = [at[some[n].id].row for n in here]
+                parts.append(_cached(cache, split, rows, states[split]))
+                order += here
+        new = [number for number, item in enumerate(some) if item.id not in at]
+        parts += stream.take([some[number].id for number in new])
+        places = np.argsort([*order, *new])
+        arrays = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
+        for number, item in enumerate(some):
+            if item.id in at and item.id in comparison.states:
+                arrays["files"][number] = state_array([comparison.states[item.id]])[0]
+        labels = np.array([item.label for item in some], np.int32)
+        yield Block([item.id for item in some], labels, **arrays)
+
+
+def _cached(
+    cache: FeatureCache, split: str, rows: Sequence[int], states: NDArray[np.void] | None
+) -> Rows:
+    read = cache.read(split, rows)
+    maps = cache.read_spatial_maps(split, rows) if cache.spatial_size else None
+    files = None if states is None else states[list(rows)]
+    return _present(features=read.features, views=read.views, spatial=maps, files=files)
+
+
+def _present(**arrays: NDArray[Any] | None) -> Rows:
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+class _Stream:
+    """Rows of blocks, one after the other."""
+
+    def __init__(self, blocks: Iterator[Block]) -> None:
+        self._blocks = blocks
+        self._ids: Sequence[str] = ()
+        self._rows: Rows = {}
+
+    def take(self, ids: Sequence[str]) -> list[Rows]:
+        """The rows of the next images, which are these."""
+        parts: list[Rows] = []
+        while ids:
+            if not self._ids:
+                b = next(self._blocks)
+                self._ids = b.ids
+                self._rows = _present(
+                    features=b.features, views=b.views, spatial=b.spatial, files=b.files
+                )
+            count = min(len(ids), len(self._ids))
+            if list(ids[:count]) != list(self._ids[:count]):
+                raise CacheError(f"finished work is not of the image '{ids[0]}'; start again.")
+            parts.append({name: rows[:count] for name, rows in self._rows.items()})
+            self._rows = {name: rows[count:] for name, rows in self._rows.items()}
+            self._ids, ids = self._ids[count:], ids[count:]
+        return parts
