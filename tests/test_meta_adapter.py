@@ -261,7 +261,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "half precision": (
         lambda tensors, _: tensors.update(gate=torch.ones(WIDTH, dtype=torch.float16)),
-        "its gate is torch.float16",
+        "'gate' has type torch.float16",
     ),
     "not finite": (
         lambda tensors, _: tensors.update(bias=torch.tensor(torch.nan)),
