@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_cache(
-    name: str | None, home: Path | None, dataset: str | None = None, model: str | None = None
+    name: str | None, root: Path | None, dataset: str | None = None, model: str | None = None
 ) -> FeatureCache:
     """Open the cache that the options mean; note which, where there was a choice.
 
@@ -25,7 +25,7 @@ def open_cache(
     from cafe.store.paths import cache_name, find_caches
 
     name, digest = _split_digest(name)
-    paths = find_caches(home, name, dataset=dataset, model=model)
+    paths = find_caches(root, name, dataset=dataset, model=model)
     if len(paths) > 1:
         note(f"taking {cache_name(paths[0])}, the newest of {counted(len(paths), 'cache')}")
     cache = FeatureCache.open(paths[0])
@@ -45,7 +45,7 @@ def _split_digest(name: str | None) -> tuple[str | None, str]:
 
 def open_caches(
     names: list[str] | None,
-    home: Path | None,
+    root: Path | None,
     dataset: str | None,
     model: str | None,
     *,
@@ -55,9 +55,9 @@ def open_caches(
     from cafe.store.paths import cache_folder, each_cache
 
     if each and names:
-        names = [one for name in names for one in each_cache(cache_folder(home), name)]
+        names = [one for name in names for one in each_cache(cache_folder(root), name)]
     chosen: list[str | None] = [*names] if names else [None]
-    return [open_cache(name, home, dataset, model) for name in chosen]
+    return [open_cache(name, root, dataset, model) for name in chosen]
 
 
 def refuse_present(path: Path, *, replace: bool) -> None:

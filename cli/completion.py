@@ -32,8 +32,8 @@ def models_of_caches(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _caches(context: typer.Context) -> list[tuple[str, str]]:
-    home = context.params.get("cache") or os.environ.get("CAFE_CACHE") or "cache"
-    paths = Path(home).glob("*/[!.]*.h5")
+    root = context.params.get("cache") or os.environ.get("CAFE_CACHE") or "cache"
+    paths = Path(root).glob("*/[!.]*.h5")
     return [(path.parent.name, path.name.removesuffix(".h5")) for path in paths]
 
 
@@ -62,8 +62,8 @@ def methods(incomplete: str) -> list[str]:
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the runs in the folder of runs."""
-    home = Path(context.params.get("runs") or "runs")
-    return _starting(incomplete, (path.parent.name for path in home.glob("[!.]*/record.json")))
+    root = Path(context.params.get("runs") or "runs")
+    return _starting(incomplete, (path.parent.name for path in root.glob("[!.]*/record.json")))
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -183,7 +183,7 @@ def test_the_paper_beside_ours(tmp_path: Path) -> None:
     write_separable(tmp_path / "c" / "dtd" / "RN50.openai.h5", model="RN50", pretrained="openai")
     write_separable(tmp_path / "c" / "elsewhere" / "RN50.openai.h5", model="RN50")
     (found,) = reproduce(
-        home=tmp_path / "c",
+        root=tmp_path / "c",
         methods=["zero-shot", "clip-adapter"],
         shots=[1],
         seeds=1,
@@ -226,7 +226,7 @@ def test_no_warning_where_all_is_as_published(tmp_path: Path) -> None:
 
 def test_no_cache_of_the_eleven(home: Path) -> None:
     with pytest.raises(CacheNotFoundError, match="no cache of the paper's eleven datasets"):
-        reproduce(home=home)
+        reproduce(root=home)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

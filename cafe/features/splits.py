@@ -109,16 +109,16 @@ Rows = list[tuple[Tensor, Tensor]]
 def draw_folds(labels: Tensor, seed: int) -> Rows:
     """Split rows into stratified folds for cross-validation.
 
-    Each class is dealt round over the folds. The only image of a class is never held out: a head
-    that was not shown a class is pulled away from it, so to judge it there would favour heads that
-    do little.
+    The images of each class go round over the folds, in a random order. The only image of a class
+    is never held out: a head that was not shown a class is pulled away from it, so to judge it
+    there would favour heads that do little.
 
     Parameters
     ----------
     labels : Tensor
         Class indices. (N,)
     seed : int
-        Seed of the deal.
+        Seed of the folds.
 
     Returns
     -------

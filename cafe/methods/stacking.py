@@ -21,7 +21,7 @@ def weighing_folds(train: TrainingSet, seed: int) -> list[Fold]:
     train : TrainingSet
         The shots.
     seed : int
-        Seed of the deal.
+        Seed of the folds.
 
     Returns
     -------

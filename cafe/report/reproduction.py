@@ -54,7 +54,7 @@ class Reproduction:
 
 def reproduce(
     *,
-    home: Path | str | None = None,
+    root: Path | str | None = None,
     methods: Sequence[str] | None = None,
     validation: Protocol = "none",
     **options: Any,
@@ -63,7 +63,7 @@ def reproduce(
 
     Parameters
     ----------
-    home : Path or str, optional
+    root : Path or str, optional
         The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
     methods : sequence of str, optional
         Names of the catalog; None takes those with published averages.
@@ -83,24 +83,24 @@ def reproduce(
         If no cache is of one of the eleven datasets.
     """
     reproductions = []
-    for encoder, caches in _caches_by_encoder(cache_folder(home)).items():
+    for encoder, caches in _caches_by_encoder(cache_folder(root)).items():
         names = methods or published.methods_with_averages()
         comparison = compare(caches, methods=names, validation=validation, **options)
         reproductions.append(_set_beside(encoder, caches, comparison, validation))
     return reproductions
 
 
-def _caches_by_encoder(home: Path) -> dict[str, list[FeatureCache]]:
+def _caches_by_encoder(root: Path) -> dict[str, list[FeatureCache]]:
     """The newest cache of each of the eleven datasets, encoder by encoder."""
     by_encoder: dict[str, dict[str, FeatureCache]] = {}
-    for path in reversed(list_caches(home)):  # a later one replaces an earlier: the newest stays
+    for path in reversed(list_caches(root)):  # a later one replaces an earlier: the newest stays
         if path.parent.name in published.DATASETS:
             cache = FeatureCache.open(path)
             encoder = f"{cache.header.model}.{cache.header.pretrained}"
             by_encoder.setdefault(encoder, {})[path.parent.name] = cache
     if not by_encoder:
         raise CacheNotFoundError(
-            f"no cache of the paper's eleven datasets in '{home}'; 'cafe extract dtd "
+            f"no cache of the paper's eleven datasets in '{root}'; 'cafe extract dtd "
             "--model RN50' makes one, 'cafe datasets' lists them."
         )
     return {

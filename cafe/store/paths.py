@@ -17,12 +17,12 @@ def cache_folder(folder: Path | str | None = None) -> Path:
     return Path(folder or os.environ.get("CAFE_CACHE") or "cache")
 
 
-def cache_path(home: Path, dataset: str, model: str, pretrained: str) -> Path:
-    """`<home>/<dataset>/<model>.<pretrained>.h5`, with names that any file system takes."""
-    return home / safe_name(dataset) / f"{safe_name(model)}.{safe_name(pretrained)}.h5"
+def cache_path(root: Path, dataset: str, model: str, pretrained: str) -> Path:
+    """`<root>/<dataset>/<model>.<pretrained>.h5`, with names that any file system takes."""
+    return root / safe_name(dataset) / f"{safe_name(model)}.{safe_name(pretrained)}.h5"
 
 
-def named_path(home: Path, name: str) -> Path:
+def named_path(root: Path, name: str) -> Path:
     """The file of a cache named `dataset/model.pretrained`.
 
     Raises
@@ -37,7 +37,7 @@ def named_path(home: Path, name: str) -> Path:
             "whu-rs19/ViT-B-32.openai."
         )
     model, _, pretrained = parts[1].partition(".")
-    return cache_path(home, parts[0], model, pretrained)
+    return cache_path(root, parts[0], model, pretrained)
 
 
 def safe_name(name: str) -> str:
@@ -45,9 +45,9 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "unnamed"
 
 
-def list_caches(home: Path) -> list[Path]:
+def list_caches(root: Path) -> list[Path]:
     """Every cache under a folder, newest first, and last what only has a cache's name."""
-    files = [path for path in home.glob("*/*.h5") if not path.name.startswith(".")]
+    files = [path for path in root.glob("*/*.h5") if not path.name.startswith(".")]
     return sorted(files, key=_age, reverse=True)
 
 
@@ -92,12 +92,12 @@ def find_caches(
     InputError
         If a short name means several caches.
     """
-    home = cache_folder(folder)
+    root = cache_folder(folder)
     if cache is not None:
-        return [_find_cache(home, str(cache), model)]
+        return [_find_cache(root, str(cache), model)]
     matching = [
         path
-        for path in list_caches(home)
+        for path in list_caches(root)
         if path.is_file()
         and dataset in (None, path.parent.name)
         and (model is None or path.name.startswith(f"{safe_name(model)}."))
@@ -105,51 +105,51 @@ def find_caches(
     if not matching:
         filters = " ".join(filter(None, [dataset, model]))
         raise CacheNotFoundError(
-            f"no cache{f' of {filters}' if filters else ''} in '{home}'; 'cafe extract "
+            f"no cache{f' of {filters}' if filters else ''} in '{root}'; 'cafe extract "
             f"{dataset or 'digits'}' makes one, 'cafe cache ls' lists what there is."
         )
     return matching
 
 
-def _find_cache(home: Path, cache: str, model: str | None) -> Path:
+def _find_cache(root: Path, cache: str, model: str | None) -> Path:
     """The file of one cache: a file goes before a name, and a whole name before a short one."""
     if Path(cache).is_file():
         return Path(cache)
     is_whole = cache.count("/") == 1 and "." in cache.rpartition("/")[2]
-    path = named_path(home, cache) if is_whole else Path(cache)
+    path = named_path(root, cache) if is_whole else Path(cache)
     if path.is_file():
         return path
-    short = caches_of(home, cache)
+    short = caches_of(root, cache)
     if model is not None and len(short) > 1:
         short = [path for path in short if path.name.startswith(f"{safe_name(model)}.")] or short
     if short:
         if len(short) == 1:
             return short[0]
         names = ", ".join(sorted(map(cache_name, short)))
-        raise InputError(f"'{cache}' means {len(short)} caches in '{home}'; name one: {names}.")
+        raise InputError(f"'{cache}' means {len(short)} caches in '{root}'; name one: {names}.")
     if os.path.lexists(path) and (is_whole or not path.is_dir()):
         raise no_cache(path)
     is_name = cache.count("/") <= 1 and not cache.endswith(".h5")
-    caches = list_caches(home) if is_name else []
+    caches = list_caches(root) if is_name else []
     if caches:
-        raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{home}'.")
-    raise no_cache(cache, f" in '{home}'" if is_name else "")
+        raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{root}'.")
+    raise no_cache(cache, f" in '{root}'" if is_name else "")
 
 
-def caches_of(home: Path, name: str) -> list[Path]:
+def caches_of(root: Path, name: str) -> list[Path]:
     """The caches that a short name means: `photos` or `photos/nano`, newest first."""
     return [
         path
-        for path in list_caches(home)
+        for path in list_caches(root)
         if path.is_file() and (path.parent.name == name or cache_name(path).startswith(f"{name}."))
     ]
 
 
-def each_cache(home: Path, name: str) -> list[str]:
+def each_cache(root: Path, name: str) -> list[str]:
     """The name of each cache that a name means: all of a dataset, where it names one."""
     if Path(name).is_file() or "/" in name:
         return [name]
-    return sorted(str(path) for path in caches_of(home, name)) or [name]
+    return sorted(str(path) for path in caches_of(root, name)) or [name]
 
 
 def no_cache(path: Path | str, where: str = "") -> CacheNotFoundError:

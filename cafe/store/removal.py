@@ -25,13 +25,13 @@ class Hidden(NamedTuple):
     bytes: int
 
 
-def remove_cache(path: Path, home: Path | str | None = None) -> int:
+def remove_cache(path: Path, root: Path | str | None = None) -> int:
     """Remove a cache file, and its folder in the cache folder when nothing else is in it.
 
     Parameters
     ----------
     path : Path
-    home : Path or str, optional
+    root : Path or str, optional
         The folder of caches; None takes `$CAFE_CACHE`, else `./cache`.
 
     Returns
@@ -47,16 +47,16 @@ def remove_cache(path: Path, home: Path | str | None = None) -> int:
         If it is no cache, or cannot be removed.
     """
     with raise_as(CacheError, f"cannot remove '{path}'", "check its folder"):
-        is_at_home = check_removable(path, home)
+        is_in_root = check_removable(path, root)
         with lock_file(path):
             size = path.stat().st_size
             path.unlink()
-    if is_at_home:
+    if is_in_root:
         _remove_if_empty(path.parent)
     return size
 
 
-def check_removable(path: Path, home: Path | str | None = None) -> bool:
+def check_removable(path: Path, root: Path | str | None = None) -> bool:
     """Refuse what is no cache; one that HDF5 cannot open is known by its place.
 
     Returns
@@ -69,8 +69,8 @@ def check_removable(path: Path, home: Path | str | None = None) -> bool:
     CacheError
         If it is no cache.
     """
-    folder = cache_folder(home)
-    is_at_home = folder.is_dir() and path.absolute().parent.parent.samefile(folder)
+    folder = cache_folder(root)
+    is_in_root = folder.is_dir() and path.absolute().parent.parent.samefile(folder)
     if path.is_symlink():
         raise CacheError(f"'{path}' is a link, not a cache; remove the link itself with 'rm'.")
     with path.open("rb") as stream:
@@ -80,10 +80,10 @@ def check_removable(path: Path, home: Path | str | None = None) -> bool:
             with h5py.File(path, "r", locking=False) as file:
                 is_cache = "cafe_format" in file.attrs
         except (OSError, RuntimeError):  # truncated or damaged
-            is_cache = is_at_home and path.suffix == ".h5"
+            is_cache = is_in_root and path.suffix == ".h5"
     if not is_cache:
         raise CacheError(f"'{path}' is no cache of cafe, and is kept; remove it with 'rm'.")
-    return is_at_home
+    return is_in_root
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -91,21 +91,21 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def find_left_overs(home: Path) -> Hidden:
+def find_left_overs(root: Path) -> Hidden:
     """What `prune` would remove from a folder of caches; nothing is changed."""
-    found = [path for folder in _folders(home) for path in left_overs(folder)]
-    found += _unlocked(home, "lock") + _unlocked(home, _BEFORE)
-    found += [folder for folder in _unlocked(home, "partial") if not _holds_work(folder)]
+    found = [path for folder in _folders(root) for path in left_overs(folder)]
+    found += _unlocked(root, "lock") + _unlocked(root, _BEFORE)
+    found += [folder for folder in _unlocked(root, "partial") if not _holds_work(folder)]
     return Hidden(len(found), sum(map(_size, found)))
 
 
-def find_interrupted(home: Path) -> Hidden:
+def find_interrupted(root: Path) -> Hidden:
     """Finished work of extractions that are not under way; `cafe extract` goes on from there."""
-    found = list(filter(_holds_work, _unlocked(home, "partial")))
+    found = list(filter(_holds_work, _unlocked(root, "partial")))
     return Hidden(len(found), sum(map(_size, found)))
 
 
-def prune(home: Path, *, interrupted: bool = False) -> Hidden:
+def prune(root: Path, *, interrupted: bool = False) -> Hidden:
     """Remove what killed writers left in a folder of caches.
 
     A left-over is known by its lock, which the system drops with the process, and never by its age.
@@ -113,7 +113,7 @@ def prune(home: Path, *, interrupted: bool = False) -> Hidden:
 
     Parameters
     ----------
-    home : Path
+    root : Path
     interrupted : bool
         Remove the finished work of interrupted extractions too.
 
@@ -122,15 +122,15 @@ def prune(home: Path, *, interrupted: bool = False) -> Hidden:
     CacheError
         If something cannot be removed.
     """
-    before = [find_left_overs(home), *([find_interrupted(home)] if interrupted else [])]
-    for folder in list(_folders(home)):
-        if remove_left_overs(folder) and folder != home:
+    before = [find_left_overs(root), *([find_interrupted(root)] if interrupted else [])]
+    for folder in list(_folders(root)):
+        if remove_left_overs(folder) and folder != root:
             _remove_if_empty(folder)
-    with raise_as(CacheError, f"cannot remove the left-overs in '{home}'"):
-        for path in (path for suffix in _SUFFIXES for path in _unlocked(home, suffix)):
+    with raise_as(CacheError, f"cannot remove the left-overs in '{root}'"):
+        for path in (path for suffix in _SUFFIXES for path in _unlocked(root, suffix)):
             if interrupted or not _holds_work(path):
                 _remove_hidden(path)
-    after = find_left_overs(home)
+    after = find_left_overs(root)
     number, size = (sum(part) for part in zip(*before, strict=True))
     return Hidden(max(0, number - after.number), max(0, size - after.bytes))
 
@@ -145,11 +145,11 @@ def _holds_work(path: Path) -> bool:
     return path.suffix == ".partial" and any(path.glob("*.npz"))
 
 
-def _unlocked(home: Path, suffix: str) -> list[Path]:
+def _unlocked(root: Path, suffix: str) -> list[Path]:
     """Hidden files or folders beside caches that no process is writing."""
     return [
         path
-        for path in home.glob(f"*/.*.h5.{suffix}")
+        for path in root.glob(f"*/.*.h5.{suffix}")
         if not path.is_symlink() and is_unlocked(lock_path(_cache_of(path)))
     ]
 
@@ -168,11 +168,11 @@ def _remove_hidden(path: Path) -> None:
     _remove_if_empty(path.parent)
 
 
-def _folders(home: Path) -> Iterator[Path]:
+def _folders(root: Path) -> Iterator[Path]:
     """Where writers of caches make their temporary folders."""
-    yield home
-    yield from home.glob("*/")
-    yield from home.glob("*/.*.h5.partial/")
+    yield root
+    yield from root.glob("*/")
+    yield from root.glob("*/.*.h5.partial/")
 
 
 def _size(path: Path) -> int:

@@ -191,8 +191,8 @@ def _each(
     if caches is None or isinstance(caches, FeatureCache):
         return caches
     listed = [caches] if isinstance(caches, Path | str) else caches
-    home = cache_folder()
-    parts = (each_cache(home, part) if isinstance(part, str) else [part] for part in listed)
+    root = cache_folder()
+    parts = (each_cache(root, part) if isinstance(part, str) else [part] for part in listed)
     return [part for each in parts for part in each]
 
 

@@ -32,9 +32,9 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
     from cafe.store import FeatureCache
     from cafe.store.paths import cache_folder, cache_name, list_caches
 
-    home = cache_folder(cache)
-    _note_hidden(home)
-    paths, rows = list_caches(home), list[dict[str, Any]]()
+    root = cache_folder(cache)
+    _note_hidden(root)
+    paths, rows = list_caches(root), list[dict[str, Any]]()
     for path in paths:
         try:
             rows.append({"name": cache_name(path), **summarize_cache(FeatureCache.open(path))})
@@ -46,14 +46,14 @@ def list_(cache: opt.CacheHome = None, as_json: opt.Json = False) -> None:
         headers = ["cache", "classes", "train / val / test", "D", "prompts", "views", "MB", "made"]
         print_table(headers, list(map(_cells, rows)), numbers=(1, 2, 3, 4, 5, 6))
     elif not paths:
-        say(f"no caches in '{home}'; 'cafe extract digits' makes one.")
+        say(f"no caches in '{root}'; 'cafe extract digits' makes one.")
 
 
-def _note_hidden(home: Path) -> None:
+def _note_hidden(root: Path) -> None:
     """Note what lies beside the caches: left-overs of killed writers, and work to go on with."""
     from cafe.store.removal import find_interrupted, find_left_overs
 
-    left, interrupted = find_left_overs(home), find_interrupted(home)
+    left, interrupted = find_left_overs(root), find_interrupted(root)
     if left.number:
         note(
             f"left-overs of killed writers: {left.number:,}, {megabytes(left.bytes)}; 'cafe cache "

@@ -93,7 +93,7 @@ def compare(
 
         with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
             reproductions = reproduce(
-                home=cache, progress=progress, command=recorded_command(context, []), **arguments
+                root=cache, progress=progress, command=recorded_command(context, []), **arguments
             )
         _print_paper(reproductions, as_json=as_json, verbose=verbose)
         return

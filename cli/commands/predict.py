@@ -130,11 +130,11 @@ def _note_calibration(saved: SavedHead) -> None:
         )
 
 
-def _find_neighbours(saved: SavedHead, file: Path, home: Path | None) -> NeighbourIndex | None:
+def _find_neighbours(saved: SavedHead, file: Path, root: Path | None) -> NeighbourIndex | None:
     from cafe.inference.neighbours import NeighbourIndex, find_cache
 
     try:
-        return NeighbourIndex(saved, find_cache(saved, file, home))
+        return NeighbourIndex(saved, find_cache(saved, file, root))
     except CafeError as error:
         note(f"no nearest training images: {error}")
         return None
