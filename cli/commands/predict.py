@@ -84,9 +84,8 @@ def predict(
     sources = list_images(expand_images(images), note)
     note_choice(chosen)
     note_calibration(saved)
-    piped = (
-        as_json or format_ != "table"
-    ) and not sys.stdout.isatty()  # a bar would tear the table apart
+    # a bar would tear a table on a terminal apart
+    piped = (as_json or format_ != "table") and not sys.stdout.isatty()
     printed = "what is printed is complete; the rest was not looked at."
     with (
         progress_bar("images", interrupted=printed, quiet=not piped) as progress,
