@@ -159,18 +159,18 @@ def averages(found: dict[str, list[dict[str, Any]]]) -> tuple[float, dict[str, f
 def tables(found: dict[str, list[dict[str, Any]]]) -> str:
     """Two Markdown tables: the estimates, and the methods."""
     head = "| set, images drawn | unused | estimate | accuracy | difference | half-width | holds |"
-    lines = [f"{head} ECE before | after | s |", "| --- " * 10 + "|"]
+    lines = [f"{head} ECE before | after |", "| --- " * 9 + "|"]
     for name, rows in found.items():
         average = {
             key: mean(row[key] for row in rows)
-            for key in ("estimate", "accuracy", "ece", "ece_calibrated", "seconds", "unused")
+            for key in ("estimate", "accuracy", "ece", "ece_calibrated", "unused")
         }
         half = mean(row["high"] - row["low"] for row in rows) / 2
         lines.append(
             f"| {name} | {average['unused']:,.0f} | {average['estimate']:.2f} | "
             f"{average['accuracy']:.2f} | {average['estimate'] - average['accuracy']:+.2f} | "
             f"{half:.1f} | {sum(map(holds, rows))} of {len(rows)} | {average['ece']:.1f} | "
-            f"{average['ece_calibrated']:.1f} | {average['seconds']:.1f} |"
+            f"{average['ece_calibrated']:.1f} |"
         )
     kept, alone = averages(found)
     lines += ["", f"| | average | {' | '.join(found)} |", "| --- " * (2 + len(found)) + "|"]
