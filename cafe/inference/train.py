@@ -13,7 +13,7 @@ from cafe.datasets import load_dataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.make_split import SPLIT_BY_CAFE
 from cafe.devices import resolve_device
-from cafe.errors import CafeError, InputError, counted, raise_as
+from cafe.errors import CafeError, InputError, counted, escape_bytes, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.features.task import load_task
 from cafe.inference.model import Model, load_model
@@ -201,7 +201,7 @@ def _fit(
         words=_words(fitted, cache),
         settings=settings,
         asked=tuple(methods),
-        cache=str(cache.path),
+        cache=escape_bytes(str(cache.path)),
         content_sha256=cache.content_sha256,
         cache_key=dict(header.key),
         command=command,
@@ -220,7 +220,8 @@ def _unreadable(cache: FeatureCache) -> str:
 def _words(fitted: Fitted, cache: FeatureCache) -> str:
     """How a model was trained and judged, in sentences."""
     estimate, images, source = fitted.estimate, sum(fitted.images), cache.header.source
-    words = [f"{fitted.head.method} was fitted on all {images:,} labelled images."]
+    words = [f"Data: {source}."] if source else []
+    words += [f"{fitted.head.method} was fitted on all {images:,} labelled images."]
     words += [f"{_unreadable(cache)}."] if cache.header.skipped else []
     if estimate is None:
         words.append("Its accuracy is not known: no class has two images, one of them to hold out.")
@@ -241,4 +242,4 @@ def _words(fitted: Fitted, cache: FeatureCache) -> str:
     if fitted.rivals:
         others = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.rivals.items())
         words.append(f"It is the best of {1 + len(fitted.rivals)} methods there ({others}).")
-    return " ".join([*words, *([f"Data: {source}."] if source else [])])
+    return " ".join(words)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from cafe.errors import escape_bytes
+
 from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, print_table, say
@@ -107,7 +109,7 @@ def train(
             device=device,
             batch_size=batch_size,
             workers=workers,
-            command=shlex.join(["cafe", *sys.argv[1:]]),
+            command=escape_bytes(shlex.join(["cafe", *sys.argv[1:]])),
             progress=progress,
             note=note,
         )
