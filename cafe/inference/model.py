@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CafeError, raise_as
-from cafe.inference.images import ImageSource
+from cafe.extract.sources import Images
 from cafe.inference.model_card import write_model_card
 from cafe.inference.predictor import Predictor, record_of_head
 from cafe.results.model_record import ModelRecord
@@ -27,10 +26,11 @@ from cafe.results.saved_model import (
     save_model,
 )
 from cafe.store.files import lock_file
+from cafe.store.shown import Shown, name_some
 
 
 @dataclass(repr=False, eq=False)
-class Model:
+class Model(Shown):
     """A classifier of images, as `cafe.train` and `cafe.load_model` give it.
 
     Parameters
@@ -74,17 +74,15 @@ class Model:
         encoder = self.encoder or load_recorded_encoder(record_of_head(self.saved))
         return Predictor(self.saved, encoder)
 
-    def predict(
-        self, images: ImageSource | Iterable[ImageSource], **options: Any
-    ) -> NDArray[np.object_]:
+    def predict(self, images: Images, **options: Any) -> NDArray[np.object_]:
         """The likeliest class of each image.
 
         Parameters
         ----------
-        images : path, image, or iterable of these
-            Files, folders (all images in them, sorted) and images of Pillow.
+        images : path, image, array, tensor, or iterable of these
+            As `cafe.Extractor.encode` takes them.
         **options
-            `batch_size`, `workers` and `progress`, as of `Predictor.predict`.
+            `on_error`, `batch_size`, `workers` and `progress`, as of `Predictor.predict_proba`.
 
         Returns
         -------
@@ -102,9 +100,7 @@ class Model:
         labels[readable] = self.classes_[p[readable].argmax(axis=1)]
         return labels
 
-    def predict_proba(
-        self, images: ImageSource | Iterable[ImageSource], **options: Any
-    ) -> NDArray[np.float64]:
+    def predict_proba(self, images: Images, **options: Any) -> NDArray[np.float32]:
         """Calibrated probabilities in the order of `classes_`; arguments as of `predict`.
 
         Returns
@@ -145,13 +141,17 @@ class Model:
         self.folder = folder
         return folder
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
+        return f"Model {self.record.method} of {self.record.dataset}, {self.record.encoder.name}"
+
+    def _rows(self) -> list[list[str]]:
         record, estimate = self.record, self.record.estimate
-        known = f"{estimate.accuracy:.1f} % estimated" if estimate else "accuracy unknown"
-        return (
-            f"<cafe.Model of {record.dataset}: {record.method} on {record.encoder.name}, "
-            f"{len(record.class_names)} classes, {sum(record.images):,} images, {known}>"
-        )
+        return [
+            ["classes", name_some(self.classes_.tolist())],
+            ["images", f"{sum(record.images):,}"],
+            ["accuracy", estimate.words if estimate else "not known"],
+            ["folder", str(self.folder or "not saved")],
+        ]
 
 
 def load_model(
