@@ -241,5 +241,8 @@ def _words(fitted: Fitted, cache: FeatureCache) -> str:
         words.append("The interval is 95 % (Wilson), for so many images.")
     if fitted.rivals:
         others = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.rivals.items())
-        words.append(f"It is the best of {1 + len(fitted.rivals)} methods there ({others}).")
+        words.append(
+            f"It is the best of {1 + len(fitted.rivals)} methods there ({others}); in the "
+            "estimate each tenth of the images is judged by the method that the others choose."
+        )
     return " ".join(words)

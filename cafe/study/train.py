@@ -21,6 +21,7 @@ from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet, join
 from cafe.methods.base import Context, Job, Method
 from cafe.methods.catalog import find_method, make_method, methods_that_need
 from cafe.methods.head import Head
+from cafe.methods.validation import pick_best
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.progress import Progress
 from cafe.results.choice import best_of
@@ -123,11 +124,11 @@ def fit_on_all(
     source: Literal["test", "out-of-fold"] = "test" if own_test else "out-of-fold"
     calibrations = [_calibrate(judges, held_out, len(text.names), source) for _, judges in fits]
     best = best_of(calibrations)
-    estimates = [_estimate(judges, held_out, text, zero_shot, source) for _, judges in fits]
-    rivals = {n: e.accuracy for n, e in zip(methods, estimates, strict=True) if n != methods[best]}
-    return Fitted(
-        fits[best][0], zero_shot, calibrations[best], estimates[best], tuple(counts), rivals
+    estimate, accuracies = _estimate(
+        [judges for _, judges in fits], held_out, text, zero_shot, source
     )
+    rivals = {n: a for n, a in zip(methods, accuracies, strict=True) if n != methods[best]}
+    return Fitted(fits[best][0], zero_shot, calibrations[best], estimate, tuple(counts), rivals)
 
 
 def check_methods(methods: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -191,23 +192,67 @@ def _calibrate(
 
 
 def _estimate(
-    judges: Sequence[Head],
+    judges: Sequence[Sequence[Head]],
     held_out: Sequence[Features],
     text: ClassText,
     zero_shot: Head | None,
     source: Literal["test", "out-of-fold"],
-) -> Estimate:
+) -> tuple[Estimate, list[float]]:
+    """The estimate, and the accuracy of each method on the same images."""
     classes, device = len(text.names), text.features.device
     parts = [part.to(device) for part in held_out]
-    scores = [score_head(one, part, classes) for one, part in zip(judges, parts, strict=True)]
-    y = torch.cat([score.labels for score in scores])  # (J,)
-    right = torch.cat([score.right for score in scores])  # (J,)
-    images = torch.bincount(y, minlength=classes).tolist()
-    hits = torch.bincount(y[right], minlength=classes).tolist()
+    scores = [
+        [score_head(head, part, classes) for head, part in zip(heads, parts, strict=True)]
+        for heads in judges
+    ]
+    y = torch.cat([part.y for part in parts])  # (J,)
+    right = torch.stack([torch.cat([one.right for one in row]) for row in scores])  # (M, J)
+    losses = -torch.stack([torch.cat([one.own for one in row]) for row in scores])  # (M, J)
+    sizes = torch.tensor([len(part) for part in parts], device=device)
+    group = torch.arange(len(parts), device=device).repeat_interleave(sizes)  # (J,)
+    if source == "test":  # one head judges all: its images in tenths
+        group = torch.arange(len(y), device=device) % FOLDS
+    hits = right_by_the_others_choice(right, losses, group)
+    images = _count(y, classes)
     plain = score_head(zero_shot, join(parts), classes).accuracy if zero_shot else None
-    return make_estimate(
-        [Share(*pair) for pair in zip(images, hits, strict=True)],
+    estimate = make_estimate(
+        [Share(*pair) for pair in zip(images, _count(y[hits], classes), strict=True)],
         "test split" if source == "test" else "cross-validation",
-        len(judges),
+        len(parts),
         plain,
     )
+    return estimate, (100 * right.double().mean(dim=1)).tolist()
+
+
+def _count(labels: Tensor, classes: int) -> list[int]:
+    counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
+    return counts
+
+
+def right_by_the_others_choice(right: Tensor, losses: Tensor, group: Tensor) -> Tensor:
+    """Whether images are labelled right by the method that the other groups of images choose.
+
+    The accuracy of the best of several methods, on the images that it was chosen by, is too high.
+    So the method that labels a group of images is chosen without these.
+
+    Parameters
+    ----------
+    right : Tensor
+        Whether each of M methods labels each of J images right. (M, J) bool
+    losses : Tensor
+        Their negative log-likelihoods. (M, J)
+    group : Tensor
+        The group of each image. (J,)
+
+    Returns
+    -------
+    Tensor
+        (J,) bool
+    """
+    hits = right[0].clone()
+    for number in range(int(group.max()) + 1):
+        own = group == number
+        others = ~own if not own.all() else own
+        best = pick_best(right[:, others].double().mean(dim=1), losses[:, others].mean(dim=1))
+        hits[own] = right[best, own]
+    return hits
