@@ -394,7 +394,7 @@ def test_the_journey_of_a_new_user(tmp_path: Path) -> None:
 
     draw_letters(tmp_path / "photos", "J", 20)
     draw_letters(tmp_path / "new", "J", 1, start=500)
-    told = cafe_(*train, "--rebuild")
+    told = cafe_(*train)
     assert "on all 620 images of 5 classes" in told
     assert "since the model before: images: 600 -> 620" in told
     assert "since the model before: new classes: J" in told
