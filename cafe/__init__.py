@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     from cafe.extract.transformer import CLIPFeatures as CLIPFeatures
     from cafe.features.task import load_task as load_task
     from cafe.inference.export import export_head as export_head
+    from cafe.inference.model import Model as Model
+    from cafe.inference.model import load_model as load_model
     from cafe.inference.predictor import Predictor as Predictor
+    from cafe.inference.train import train as train
     from cafe.report import write_report as write_report
     from cafe.results.load import load_record as load_record
     from cafe.results.saved_head import load_head as load_head
@@ -36,6 +39,7 @@ _MODULES = {
     "CafeError": "cafe.errors",
     "Extractor": "cafe.extract.extractor",
     "FeatureCache": "cafe.store",
+    "Model": "cafe.inference.model",
     "Predictor": "cafe.inference.predictor",
     "compare": "cafe.study.compare",
     "export_head": "cafe.inference.export",
@@ -45,9 +49,11 @@ _MODULES = {
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders.encoder",
     "load_head": "cafe.results.saved_head",
+    "load_model": "cafe.inference.model",
     "load_record": "cafe.results.load",
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
+    "train": "cafe.inference.train",
     "write_report": "cafe.report",
 }
 

@@ -29,6 +29,7 @@ from .commands import (
     predict,
     report,
     runs,
+    train,
 )
 from .output import READER_GONE, note, prepare_streams, say
 from .stopping import on_stop, stopping_on_signals
@@ -70,6 +71,7 @@ def _common(
 
 
 app.command("demo")(demo.demo)
+app.command("train")(train.train)
 app.command("extract")(extract.extract)
 app.command("fit")(fit.fit)
 app.command("grid")(grid.grid)

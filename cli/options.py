@@ -124,13 +124,14 @@ Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 # runs and saved heads
 RunsHome = Annotated[Path, Option("--runs", help="Folder that runs are saved in.")]
 RunName = Annotated[
-    str, Argument(metavar="RUN", help="A run's folder, a folder of runs, or a head's file.")
+    str,
+    Argument(metavar="RUN", help="A model's or run's folder, a folder of runs, or a head's file."),
 ]
 HeadMethod = Annotated[
     str | None,
     Option(
         "--method",
-        help="Take this method's head [default: the last].",
+        help="Take this method's head [default: the best on held-out shots].",
         autocompletion=completion.methods,
     ),
 ]

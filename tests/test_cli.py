@@ -28,6 +28,7 @@ from cafe_cli.main import app, main, name_options
 
 COMMANDS = [
     ["demo"],
+    ["train"],
     ["extract"],
     ["fit"],
     ["compare"],

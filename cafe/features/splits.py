@@ -106,7 +106,7 @@ Rows = list[tuple[Tensor, Tensor]]
 """For each fold the rows that are kept for training and those that are held out, both int64."""
 
 
-def draw_folds(labels: Tensor, seed: int) -> Rows:
+def draw_folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> Rows:
     """Split rows into stratified folds for cross-validation.
 
     The images of each class go round over the folds, in a random order. The only image of a class
@@ -119,14 +119,17 @@ def draw_folds(labels: Tensor, seed: int) -> Rows:
         Class indices. (N,)
     seed : int
         Seed of the folds.
+    most : int
+        Folds at most.
 
     Returns
     -------
     list of (Tensor, Tensor)
-        min(K, 4) folds for K images in the largest class, as `Rows` says; none where K is below 2.
+        min(K, most) folds for K images in the largest class, as `Rows` says; none where K is below
+        2.
     """
     y = labels.cpu().numpy()
-    folds = min(int(np.bincount(y).max(initial=0)), MOST_FOLDS)
+    folds = min(int(np.bincount(y).max(initial=0)), most)
     if folds < 2:
         return []
     fold_of = np.full(len(y), -1)  # (N,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -152,6 +152,11 @@ class Features:
             return self.x[rows].float()
         chosen = torch.arange(len(self), device=self.x.device)[rows]
         return self[chosen].inputs(spatial=True)
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Plain features of several splits as one, in order; views and maps are left out."""
+    return Features(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
 
 @dataclass(frozen=True)

@@ -42,37 +42,54 @@ def write_card(
     preprocess : mapping, optional
         The encoder's, where the encoder is in the file; None for a head alone.
     """
-    about: dict[str, Any] = _as_text(saved.about)
     size = preprocess["size"] if preprocess else None  # pixels
     image_height, image_width = (size, size) if isinstance(size, int) else size or (None, None)
     tokens = f"{1 + saved.head.params['tokens']}, " if saved.head.spatial else ""
     shape = f"3, {image_height}, {image_width}" if size else f"{tokens}{width}"
     rows = f"{'uint8' if size else 'float32'} (N, {shape})"
-    accuracies = {}
-    if "accuracy" in about:  # else a head that an older cafe saved
-        accuracies = {
-            f"this head, {about['method']}": about["accuracy"],
-            **about.get("baselines", {}),
-        }
-    card = ModelCard.from_template(
-        _metadata(about, from_pixels=preprocess is not None),
-        template_path=str(Path(__file__).with_suffix(".md.j2")),
-        about=about,
-        encoder=about["encoder"],
-        class_names=distinct_names(about["class_names"]),
-        spatial=saved.head.spatial,
+    return _render(
+        saved,
+        from_pixels=preprocess is not None,
         preprocess=preprocess,
         height=image_height,
         width=image_width,
         format=format,
         file=file,
         input="pixels" if preprocess else "features",
-        outputs=output_names(saved),
         shapes=f"{rows} -> (N, {len(saved.class_names)})",
         checked=checked,
+    )
+
+
+def write_model_card(saved: SavedHead, folder: str) -> str:
+    """The card of a model, which `cafe.train` wrote to a folder of that name, as Markdown."""
+    return _render(saved, from_pixels=True, format="model", file=folder)
+
+
+def _render(saved: SavedHead, *, from_pixels: bool, **values: Any) -> str:
+    about: dict[str, Any] = _as_text(saved.about)
+    accuracies = {}
+    if "accuracy" in about:  # else a head that an older cafe saved, or a model
+        accuracies = {
+            f"this head, {about['method']}": about["accuracy"],
+            **about.get("baselines", {}),
+        }
+    names = distinct_names(about["class_names"])
+    estimate = about.get("estimate")
+    card = ModelCard.from_template(
+        _metadata(about, from_pixels=from_pixels),
+        template_path=str(Path(__file__).with_suffix(".md.j2")),
+        about=about,
+        encoder=about["encoder"],
+        class_names=names,
+        spatial=saved.head.spatial,
+        outputs=output_names(saved),
         accuracies=accuracies,
+        estimate=estimate,
+        per_class=list(zip(names, estimate["per_class"], strict=True)) if estimate else [],
         calibration=about.get("calibration", {}),
         details=_details({**about, "command": saved.about.get("command", "")}),
+        **values,
     )
     return f"{card}\n"
 
@@ -88,18 +105,21 @@ def _as_text(value: Any) -> Any:
 
 def _metadata(about: Mapping[str, Any], *, from_pixels: bool) -> ModelCardData:
     """What the Hub shows of a model and finds it by."""
-    dataset = about["dataset"]
+    dataset, estimate = about["dataset"], about.get("estimate")
+    measured = about.get("accuracy", estimate and estimate["accuracy"])
     accuracy = EvalResult(
         task_type="image-classification",
         dataset_type=dataset,
         dataset_name=dataset,
         metric_type="accuracy",
-        metric_value=round(about.get("accuracy", 0.0), 2),
-        metric_name="top-1 % on the test images",
+        metric_value=round(measured or 0.0, 2),
+        metric_name="top-1 % by cross-validation"
+        if estimate and estimate["source"] == "cross-validation"
+        else "top-1 % on the test images",
     )
     return ModelCardData(
         model_name=f"{about['method']} on {dataset}",
-        eval_results=[accuracy] if "accuracy" in about else None,
+        eval_results=None if measured is None else [accuracy],
         library_name="cafe",
         pipeline_tag="image-classification" if from_pixels else None,
         tags=["cafe", "clip", "few-shot", about["method"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ def write_report(
     target: Path | str = "report.html",
     *,
     images: Path | str | None = None,
+    method: str | None = None,
+    on_run: Callable[[ReportData], None] | None = None,
 ) -> Path:
     """Write runs as one self-contained HTML page.
 
@@ -43,6 +45,10 @@ def write_report(
     images : Path or str, optional
         Folder that the dataset's images lie in, for thumbnails; None tries what ships with cafe and
         `$CAFE_DATA`.
+    method : str, optional
+        Whose head is looked into; None takes the best on held-out images, of the most shots.
+    on_run : callable, optional
+        Called with each run, before the page is written.
 
     Returns
     -------
@@ -56,7 +62,11 @@ def write_report(
     CafeError
         If the file cannot be written.
     """
-    text = render(collect(runs, None if images is None else Path(images)))
+    data = collect(runs, None if images is None else Path(images), method)
+    for run in data:
+        if on_run is not None:
+            on_run(run)
+    text = render(data)
     path = Path(target)
     with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
         remove_left_overs(path.parent)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cafe.datasets.text_files import distinct_names
 from cafe.errors import CafeError, InputError, unescape_bytes
-from cafe.methods.catalog import BASELINES
 from cafe.report.analysis import analyse
 from cafe.report.published import DATASETS, protocol_differences, published_beside
 from cafe.report.report_data import Key, ReportData, read_heat_maps
+from cafe.results.choice import HeadSelector, choose_result
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
-from cafe.results.result import Result, largest_shots
 from cafe.results.run_folders import newest_run
 from cafe.store import FeatureCache
 from cafe.store.key import differences
 
-PREFERRED = ("clip-adapter", "auto")
-"""Methods that a page looks into, the first that a run has; else its last method."""
 
-
-def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[ReportData]:
+def collect(
+    runs: Sequence[Path | str], images: Path | None = None, method: str | None = None
+) -> list[ReportData]:
     """Read runs back.
 
     Parameters
@@ -34,6 +32,8 @@ def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[Repo
         the run of each cache with it.
     images : Path, optional
         Folder that the images of the dataset lie in, for thumbnails.
+    method : str, optional
+        Whose head is looked into; None takes the one that `cafe.results.runs.choose_head` does.
 
     Returns
     -------
@@ -53,10 +53,10 @@ def collect(runs: Sequence[Path | str], images: Path | None = None) -> list[Repo
         for name in read_record(folder).runs or ():
             if (folder.parent / name).is_dir():
                 folders[folder.parent / name] = None
-    return [_collect_run(folder, images) for folder in folders]
+    return [_collect_run(folder, images, method) for folder in folders]
 
 
-def _collect_run(folder: Path, images: Path | None) -> ReportData:
+def _collect_run(folder: Path, images: Path | None, method: str | None) -> ReportData:
     record, page = read_record(folder), read_page(folder)
     diagnostics: dict[Key, ResultPage] = {
         (row["method"], row["shots"]): row for row in page.results
@@ -66,7 +66,8 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
         for result in record.results
         for key in [(result.method, result.shots)]
     }
-    focus, notes, analysis = _focus(results), list[str](), None
+    chosen = choose_result(record, HeadSelector(method))
+    focus, notes, analysis = (chosen.result.method, chosen.result.shots), list[str](), None
     published = _published(record)
     cache = _unchanged_cache(record, notes)
     if cache is not None and published:
@@ -76,8 +77,7 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
         ]
     if cache is not None:
         try:
-            seed = record.protocol.seeds[0]
-            analysis = analyse(folder, cache, results[focus], seed, images)
+            analysis = analyse(folder, cache, results[focus], chosen.seed, images)
             notes += analysis.notes
         except CafeError as error:
             notes.append(f"The features are not analysed: {error}")
@@ -88,17 +88,12 @@ def _collect_run(folder: Path, images: Path | None) -> ReportData:
         class_names=distinct_names(page.class_names),
         heat_maps=read_heat_maps(folder, record),
         focus=focus,
+        focus_in_words=chosen.words,
+        had_choice=chosen.had_choice,
         published=published,
         analysis=analysis,
         notes=notes,
     )
-
-
-def _focus(results: Mapping[Key, Result]) -> Key:
-    names = list(dict.fromkeys(method for method, _ in results))
-    own = [name for name in names if name not in BASELINES] or names
-    method = next((name for name in PREFERRED if name in own), own[-1])
-    return method, largest_shots(shots for name, shots in results if name == method)
 
 
 def _unchanged_cache(record: Record, notes: list[str]) -> FeatureCache | None:

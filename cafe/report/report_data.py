@@ -107,6 +107,10 @@ class ReportData:
         One per shot count of a grid, else empty.
     focus : (method, shots)
         What the page looks into: per class, confusions, calibration, map.
+    focus_in_words : str
+        Which head that is, and what is known of it.
+    had_choice : bool
+        Whether the run has other methods and none was asked for.
     published : list of mapping
         Published numbers on the same data, where there are such.
     analysis : Analysis or None
@@ -121,6 +125,8 @@ class ReportData:
     class_names: Sequence[str]
     heat_maps: Sequence[HeatMap]
     focus: Key
+    focus_in_words: str
+    had_choice: bool
     published: Sequence[Row]
     analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)

@@ -24,16 +24,23 @@ class Calibration:
     ----------
     temperature : float or None
         T; None where no image was left to fit it on: probabilities are as the head gives them.
-    source : {"validation", "out-of-fold", "none"}
-        The images of the validation protocol, or the shots, each judged by a head that was fitted
-        without it.
+    source : {"validation", "out-of-fold", "test", "none"}
+        The images of the validation protocol; or the shots, each judged by a head that was fitted
+        without it; or, of a model alone, the test split, whose images it was fitted on afterwards.
     images : int
         How many it was fitted on.
+    accuracy : float or None
+        Top-1 on these images in percent: what heads are chosen by. None in records of earlier
+        versions, and where there is no image.
+    nll : float or None
+        Mean negative log-likelihood of these images under the temperature, in nats.
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    source: Literal["validation", "out-of-fold", "none"]
+    source: Literal["validation", "out-of-fold", "test", "none"]
     images: Index
+    accuracy: Percent | None = None
+    nll: NotNegative | None = None
 
 
 NOT_CALIBRATED = Calibration(None, "none", 0)

@@ -12,40 +12,21 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
-from cafe.features.splits import Shots
-from cafe.methods.catalog import BASELINES
+from cafe.errors import CafeError, InputError, raise_as
+from cafe.results.choice import HeadSelector as HeadSelector
+from cafe.results.choice import choose_result
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.predictions import write_predictions
 from cafe.results.record import RECORD, Record, read_record
-from cafe.results.result import NOT_CALIBRATED, Result, largest_shots
+from cafe.results.result import NOT_CALIBRATED, Result
 from cafe.results.run_folders import RunNotFoundError, newest_run
 from cafe.results.saved_head import save_head
+from cafe.results.saved_model import MODEL, head_of_model, read_model
 from cafe.results.typed_json import to_json
 from cafe.store.files import check_folder, digest_of_file, remove_left_overs, write_folder
 from cafe.store.paths import safe_name
-
-T = TypeVar("T")
-
-
-class HeadSelector(NamedTuple):
-    """Which head of a run is wanted; None is the usual one.
-
-    Attributes
-    ----------
-    method : str or None
-        None takes the last method of the run: the baselines stand first.
-    shots : int, "all" or None
-        None takes the largest shot count.
-    seed : int or None
-        None takes the first seed, which is 0 unless others were asked for.
-    """
-
-    method: str | None = None
-    shots: Shots | None = None
-    seed: int | None = None
 
 
 def check_runs_folder(runs: Path | str | None) -> None:
@@ -180,19 +161,29 @@ def _about(record: Record, result: Result, place: int) -> dict[str, Any]:
 _OF_RECORD = ("dataset", "encoder", "cache", "cache_key", "command", "created", "versions")
 
 
+class ChosenHead(NamedTuple):
+    """The file of a head; `words` and `had_choice` as of `ChosenResult`."""
+
+    file: Path
+    words: str = ""
+    had_choice: bool = False
+
+
 def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
-    """Find the file of a head.
+    """Find the file of a head; see `choose_head`."""
+    return choose_head(run, selector).file
+
+
+def choose_head(run: Path | str, selector: HeadSelector | None = None) -> ChosenHead:
+    """Find a head; of several the best by images that were held out, never by test images.
 
     Parameters
     ----------
     run : Path or str
-        A head's safetensors file; the folder of a run; or a folder of runs, whose newest counts.
+        A head's safetensors file; the folder of a run; a folder of runs, whose newest counts; or
+        the folder of a model.
     selector : HeadSelector, optional
-        Which head of the run; for a head's file it must be empty.
-
-    Returns
-    -------
-    Path
+        Which head of the run; for a head's file and for a model it must be empty.
 
     Raises
     ------
@@ -202,23 +193,33 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
         If the run has no such head; those that it has are named.
     """
     path, selector = Path(run), selector or HeadSelector()
+    is_model = (path / MODEL).is_file()
+    if (is_model or path.is_file()) and any(part is not None for part in selector):
+        raise InputError(
+            f"'{path}' is one {'model' if is_model else 'head'}; method=, shots= and seed= choose "
+            "among the heads of a run."
+        )
+    if is_model:
+        estimate = read_model(path).estimate
+        known = estimate.words if estimate else "its accuracy is not known"
+        return ChosenHead(head_of_model(path), f"model '{path}': {known}")
     if path.is_file():
-        if any(part is not None for part in selector):
-            raise InputError(
-                f"'{path}' is one head; method=, shots= and seed= choose among the heads of a run."
-            )
-        return path
+        return ChosenHead(path)
     folder = newest_run(path)
     record = read_record(folder)
-    names, seeds = [result.method for result in record.results], record.protocol.seeds
-    if selector.method is not None and selector.method not in names:
-        raise UnknownNameError("method of this run", selector.method, names)
-    own = [name for name in names if name not in BASELINES]
-    method = selector.method or (own or names)[-1]
-    counts = [result.shots for result in record.results if result.method == method]
-    shots = _choose("shots", selector.shots, counts, largest_shots(counts))
-    seed = _choose("seed", selector.seed, seeds, seeds[0])
-    file = folder / head_file(method, shots, seed)
+    if record.runs is not None:
+        raise InputError(
+            f"'{folder}' is an average over caches and has no head; name the run of one of them: "
+            f"{', '.join(record.runs)}."
+        )
+    chosen = choose_result(record, selector)
+    name = head_file(chosen.result.method, chosen.result.shots, chosen.seed)
+    return ChosenHead(_checked(folder, record, name), chosen.words, chosen.had_choice)
+
+
+def _checked(folder: Path, record: Record, name: str) -> Path:
+    """The file of a head, if it is the one that the run saved."""
+    file = folder / name
     if not file.is_file():
         raise RunNotFoundError(
             f"'{folder}' has lost its head '{file.name}'; fit again, or choose another with "
@@ -230,12 +231,3 @@ def find_head(run: Path | str, selector: HeadSelector | None = None) -> Path:
             "or name the file itself to use it all the same."
         )
     return file
-
-
-def _choose(name: str, wanted: T | None, known: Sequence[T], usual: T) -> T:
-    """What is wanted of a run, or the usual where nothing is."""
-    if wanted is not None and wanted not in known:
-        raise InputError(
-            f"the run has no head of {name}={wanted}; it has {', '.join(map(str, known))}."
-        )
-    return usual if wanted is None else wanted

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
 from cafe.features.task import StoredFeatures, Task
@@ -19,6 +20,7 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
+from cafe.results.metrics import accuracy
 from cafe.results.result import NOT_CALIBRATED, Calibration
 from cafe.study.plan import StudyPlan
 
@@ -59,7 +61,7 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     >>> round(cautious_temperature(logits, torch.tensor([0, 0, 1, 0])), 1)  # 3 of 4, all very sure
     7.1
     """
-    blocks = torch.split(logits, max(1, _BLOCK // logits.shape[1]))
+    blocks = torch.split(logits, _rows(logits))
     if not any((z - z[:, :1]).any() for z in blocks):
         return 1.0  # a head without an opinion: every temperature is as good
     own = logits.gather(1, labels[:, None]).squeeze(1).double()  # (N,)
@@ -108,33 +110,48 @@ def calibrate(
     """
     if plan.validation in ("few-shot", "full"):
         held_out = [v.features for v in validations if v.features is not None]
-        most = _most(len(task.text.names) * len(held_out))
-        images = [features[_spread(len(features), most)] for features in held_out]
-        pairs = [(_logits(h, f), f.y) for h, f in zip(heads, images, strict=True) if len(f)]
-        return _fitted(pairs, "validation")
+        most = most_judged(len(task.text.names) * len(held_out))
+        judged = zip(heads, held_out, strict=True)
+        pairs = [judge(head, features, most) for head, features in judged if len(features)]
+        return fit_temperature(pairs, "validation")
     train, seed = task.splits["train"], plan.seeds[0]
     drawn = train if shots == "all" else train[draw_shots(train.y, shots, seed)]
     settings = settings_in_force(method, plan.settings, heads[0].params)
     return out_of_fold(method, settings, drawn, task.text, seed=seed, context=context)
 
 
-def _most(classes: int) -> int:
-    """Images that are judged at most, for so many logits of each."""
+def _rows(logits: Tensor) -> int:
+    return max(1, _BLOCK // logits.shape[1])
+
+
+def most_judged(classes: int) -> int:
+    """Images that a temperature is fitted on at most, for so many logits of each."""
     return max(1, min(ENOUGH, LOGITS // classes))
 
 
-def _fitted(
-    pairs: Sequence[tuple[Tensor, Tensor]], source: Literal["validation", "out-of-fold"]
+def fit_temperature(
+    pairs: Sequence[tuple[Tensor, Tensor]], source: Literal["validation", "out-of-fold", "test"]
 ) -> Calibration:
-    """The calibration by pairs of logits (N, C) and labels (N,)."""
+    """The calibration by pairs of logits (N, C) and labels (N,) of images not fitted on."""
     if not pairs:
         return NOT_CALIBRATED
     logits, labels = torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs])
-    return Calibration(cautious_temperature(logits, labels), source, len(labels))
+    temperature = cautious_temperature(logits, labels)
+    nats = [
+        cross_entropy(z.double() / temperature, y, reduction="sum").item()
+        for z, y in zip(
+            *(torch.split(part, _rows(logits)) for part in (logits, labels)), strict=True
+        )
+    ]
+    nll = sum(nats) / len(labels)
+    right = accuracy(logits, labels)
+    return Calibration(temperature, source, len(labels), right, nll if math.isfinite(nll) else None)
 
 
-def _logits(head: Head, features: Features) -> Tensor:
-    return predict(head, features.to(_device(head))).cpu()
+def judge(head: Head, features: Features, most: int) -> tuple[Tensor, Tensor]:
+    """Logits (n, C) and labels (n,) of `most` images, or of all, evenly from all of them."""
+    chosen = features[_spread(len(features), most)]
+    return predict(head, chosen.to(_device(head))).cpu(), chosen.y.cpu()
 
 
 def _device(head: Head) -> torch.device:
@@ -181,7 +198,7 @@ def out_of_fold(
     Calibration
         Without a temperature where no class has two images.
     """
-    folds = _folds(images.y, seed, _most(len(text.names)))
+    folds = _folds(images.y, seed, most_judged(len(text.names)))
     if not folds:
         return NOT_CALIBRATED
     context = context or Context()
@@ -190,8 +207,8 @@ def out_of_fold(
         [Job(TrainingSet(images[kept].to(device), text), seed=seed) for kept, _ in folds]
     )
     held_out = [images[out] for _, out in folds]
-    pairs = [(_logits(h, part), part.y) for h, part in zip(fitted, held_out, strict=True)]
-    return _fitted(pairs, "out-of-fold")
+    pairs = [judge(h, part, len(part)) for h, part in zip(fitted, held_out, strict=True)]
+    return fit_temperature(pairs, "out-of-fold")
 
 
 def _folds(y: Tensor, seed: int, most: int = ENOUGH) -> Rows:

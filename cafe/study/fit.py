@@ -133,7 +133,7 @@ def fit(
         for text in [*meta, *cost_notes(task, plan, context)]:
             note(text)
     protocol = describe_protocol(task, plan, meta, notes)
-    results = run_study(task, plan, context=context, progress=progress, calibrated=True)
+    results = run_study(task, plan, context=context, progress=progress)
     record = make_record(source, protocol, results, command, precision=products)
     return save_run(record, Path(runs)) if runs is not None else record
 

@@ -18,7 +18,7 @@ from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
 from cafe.progress import Progress
-from cafe.results.result import NOT_CALIBRATED, Calibration, Result
+from cafe.results.result import Calibration, Result
 from cafe.study.calibration import calibrate
 from cafe.study.diagnostics import Diagnostics, diagnose
 from cafe.study.plan import StudyPlan, check_plan
@@ -31,9 +31,10 @@ def run_study(
     *,
     context: Context | None = None,
     progress: Progress | None = None,
-    calibrated: bool = False,
 ) -> list[Result]:
     """Fit every method at every shot count with every seed, and test each head once.
+
+    A temperature is fitted for every result, which may take up to four more fits of one seed.
 
     Parameters
     ----------
@@ -44,8 +45,6 @@ def run_study(
         Where it computes; None is the CPU.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
-    calibrated : bool
-        Fit a temperature for every result, which may take up to four more fits.
 
     Returns
     -------
@@ -86,10 +85,8 @@ def run_study(
             done += 1
         del jobs  # what temperatures are fitted on takes as much memory
         for name, heads, seconds in fitted:
-            calibration = NOT_CALIBRATED
-            if calibrated:
-                stage = f"calibrating {name}"
-                calibration = calibrate(name, heads, plan, shots, task, validations, context)
+            stage = f"calibrating {name}"
+            calibration = calibrate(name, heads, plan, shots, task, validations, context)
             stage = f"{name}, {counted(shots, 'shot')}"
             # the test set is looked at here, once for each head
             look = partial(score_head, images=test, classes=classes, tell=tell_tested)

@@ -10,6 +10,7 @@ from typer import Option
 from cafe.errors import InputError
 
 from .. import options as opt
+from ..heads import note_choice
 from ..output import megabytes, say
 from ..parsing import parse_head_selector
 from ..stopping import WHOLE, on_stop
@@ -50,10 +51,12 @@ def export(
     Example: cafe export runs --format onnx -o digits.onnx
     """
     from cafe.inference.export import export_head
+    from cafe.results.runs import choose_head
 
     if images and not with_encoder:
         raise InputError("--images compares graphs from pixels on; add --with-encoder.")
     selector = parse_head_selector(method, shots, seed)
+    note_choice(choose_head(run, selector))
     with on_stop(WHOLE):
         exported = export_head(
             run,

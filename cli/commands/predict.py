@@ -12,6 +12,7 @@ from typer import Argument, Option
 from cafe.errors import CafeError, InputError, counted
 
 from .. import options as opt
+from ..heads import note_calibration, note_choice
 from ..image_words import expand_images
 from ..output import note, print_json
 from ..parsing import parse_head_selector
@@ -73,18 +74,18 @@ def predict(
     from cafe.encoders.recorded import load_recorded_encoder
     from cafe.extract.sources import list_images
     from cafe.inference.predictor import Predictor, record_of_head
-    from cafe.results.runs import find_head
+    from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
 
-    file = find_head(run, parse_head_selector(method, shots, seed))
-    saved = load_head(file)
+    chosen = choose_head(run, parse_head_selector(method, shots, seed))
+    file, saved = chosen.file, load_head(chosen.file)
     if as_json and format_ != "table":
         raise InputError(f"--json and --format {format_} are two formats; give one.")
     sources = list_images(expand_images(images), note)
-    _note_calibration(saved)
-    piped = (
-        as_json or format_ != "table"
-    ) and not sys.stdout.isatty()  # a bar would tear the table apart
+    note_choice(chosen)
+    note_calibration(saved)
+    # a bar would tear a table on a terminal apart
+    piped = (as_json or format_ != "table") and not sys.stdout.isatty()
     printed = "what is printed is complete; the rest was not looked at."
     with (
         progress_bar("images", interrupted=printed, quiet=not piped) as progress,
@@ -118,16 +119,6 @@ def _print_json(predictions: Iterable[Prediction], total: int) -> None:
 
     _print(kept(), lambda _: None, total)
     print_json(rows, readable=True)
-
-
-def _note_calibration(saved: SavedHead) -> None:
-    if saved.temperature is None:
-        note(
-            "probabilities are not calibrated: this head had no validation images, and no class "
-            "had two shots to hold one out."
-            if saved.about.get("calibration")
-            else "probabilities are not calibrated: this head was saved without a temperature."
-        )
 
 
 def _find_neighbours(saved: SavedHead, file: Path, root: Path | None) -> NeighbourIndex | None:

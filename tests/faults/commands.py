@@ -7,7 +7,8 @@ from typing import NamedTuple
 FIT = ["--shots", "2", "--seeds", "1", "--epochs", "1"]
 GRID = ["grid", "trees/toy.test", "--ratio", "0.2,0.6", "--bottleneck", "2,4", *FIT]
 GRID += ["--validation", "few-shot", "--precision", "fp32"]
-EXTRACT = ["extract", "--dataset", "photos", "--model", "nano", "--device", "cpu"]
+NANO = ["--model", "nano", "--device", "cpu"]
+EXTRACT = ["extract", "--dataset", "photos", *NANO]
 EXTRACT += ["--precision", "fp32", "--batch-size", "1"]  # two blocks
 MERGED = ["north/toy.test", "south/toy.test"]
 
@@ -41,6 +42,7 @@ WRITERS = {
     ),
     "export safetensors": Writer(["export", "runs/mine", "-o", "head.safetensors"]),
     "export torch": Writer(["export", "runs/mine", "--format", "torch", "-o", "head.pt2"]),
+    "train": Writer(["train", "seen", *NANO, "--method", "gda", "-o", "model"]),
     "report": Writer(["report", "runs/mine", "-o", "page.html"]),
 }
 """Each of them but `rm` and `prune`, which write nothing."""

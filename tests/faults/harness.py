@@ -104,6 +104,7 @@ def _load() -> None:
         "cafe.extract.importers",
         "cafe.inference.export",
         "cafe.inference.predictor",
+        "cafe.inference.train",
         "cafe.report",
         "cafe.store.conversion",
         "cafe.store.removal",

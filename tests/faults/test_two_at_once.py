@@ -47,6 +47,7 @@ PAIRS = {
     "exports of a cache": [words("cache export safetensors"), words("cache export safetensors")],
     "meta-trainings": [words("meta-train"), words("meta-train")],
     "exports of a head": [words("export safetensors"), words("export safetensors")],
+    "trainings": [words("train"), words("train")],
     "grids": [GRID, GRID],
 }
 

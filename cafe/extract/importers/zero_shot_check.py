@@ -140,7 +140,7 @@ def doubts(checks: Sequence[ZeroShotCheck], at_chance: str = _IMPORTED) -> list[
 def _is_far_below(check: ZeroShotCheck, best: ZeroShotCheck) -> bool:
     """Whether part of the labels may be wrong, as so few right answers are no accident."""
     share = best.accuracy / 100
-    noise = 100 * math.sqrt(share * (1 - share) / check.images)
+    noise = 100 * math.sqrt(max(0.0, share * (1 - share)) / check.images)  # 1 to rounding
     return check.accuracy < min(_FEW * best.accuracy, best.accuracy - _SURE * noise)
 
 

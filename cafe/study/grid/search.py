@@ -164,7 +164,7 @@ def _search(
         for shots in space.shots
     }
     tested = {
-        shots: run_study(task, plan_for(space, point, [shots]), context=context, calibrated=True)
+        shots: run_study(task, plan_for(space, point, [shots]), context=context)
         for shots, point in chosen.items()
     }
     best = tuple(

@@ -1,0 +1,248 @@
+"""`cafe.train`: from labelled images to a model, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from cafe.datasets import load_dataset
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.make_split import SPLIT_BY_CAFE
+from cafe.devices import resolve_device
+from cafe.errors import CafeError, InputError, counted, escape_bytes, raise_as
+from cafe.extract.extractor import Extractor
+from cafe.features.task import load_task
+from cafe.inference.model import Model, load_model
+from cafe.methods.base import Context
+from cafe.progress import Progress
+from cafe.results.model_record import ModelRecord
+from cafe.results.record import RecordedEncoder
+from cafe.results.saved_head import SavedHead
+from cafe.results.saved_model import check_model_folder
+from cafe.store import FeatureCache, utc_now
+from cafe.store.files import check_folder, lock_file
+from cafe.store.paths import cache_name
+from cafe.study.train import DEFAULT_METHODS, Fitted, check_methods, fit_on_all
+
+_MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
+"""In the words of a source: its test split is cafe's own choice."""
+
+
+def train(
+    dataset: Dataset | FeatureCache | Path | str,
+    *,
+    method: str | Sequence[str] = DEFAULT_METHODS,
+    output: Path | str | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    split_file: Path | str | None = None,
+    data_root: Path | str | None = None,
+    template: str | Sequence[str] | None = None,
+    prompts: Path | str | None = None,
+    cache: Path | str | None = None,
+    on_error: Literal["skip", "fail"] = "skip",
+    allow_missing: bool = False,
+    download: bool = False,
+    rebuild: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Model:
+    """Make a model of labelled images: encode them once, fit on all of them, estimate, calibrate.
+
+    How good it will be on new images is estimated without a further label: on the dataset's own
+    test split, if it brought one, by a head that is fitted on the rest; else by 10-fold
+    cross-validation, in which every image is judged once, by a head that was fitted without it. The
+    head that is kept is then fitted on all images, the test split among them.
+
+    Parameters
+    ----------
+    dataset : Dataset, FeatureCache, Path or str
+        What `Extractor.extract` takes: a folder with one sub-folder per class, a manifest, a name
+        of `cafe datasets`; or a cache that is there.
+    method : str or sequence of str
+        Names of `cafe methods`. Of several the best on the held-out images is kept.
+    output : Path or str, optional
+        Folder that the model is saved in. A model of the same dataset that is there is replaced, or
+        returned as it is if images and method are the same. None saves nothing.
+    model, pretrained : str, optional
+        The encoder, as of `Extractor`.
+    split_file, data_root, template, prompts, cache, on_error, allow_missing, download, rebuild
+        As of `Extractor.extract`.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+    batch_size, workers : int, optional
+        As of `Extractor`.
+    command : str
+        The command that asked for it, for the record.
+    progress : callable, optional
+        See `cafe.progress.Progress`; a step is an image, and then a method.
+    note : callable, optional
+        Called with each line that is good to know before the work begins.
+    **settings
+        Hyper-parameters, as of `cafe.fit`; each method takes those that it knows.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    CafeError
+        If dataset, encoder or method cannot be had, or `output` cannot be written; what was there
+        stays.
+    BusyError
+        If another process makes the same model.
+
+    Examples
+    --------
+    >>> model = cafe.train("digits", method="gda", output="model")
+    >>> model.predict(["photos/three.png"]).tolist()
+    ['three']
+    >>> model.record.estimate.source, model.record.estimate.images
+    ('cross-validation', 1797)
+    """
+    methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
+    check_methods(methods, settings)
+    context = Context(resolve_device(device))
+    source = dataset
+    if not isinstance(source, FeatureCache | Dataset):
+        source = load_dataset(
+            str(source),
+            data_root=None if data_root is None else Path(data_root),
+            split_file=None if split_file is None else Path(split_file),
+            download=download,
+            allow_missing=allow_missing,
+        )
+
+    def make(folder: Path | None = None, earlier: ModelRecord | None = None) -> Model:
+        features = source
+        if not isinstance(features, FeatureCache):
+            features = Extractor(
+                model, pretrained, device=device, batch_size=batch_size, workers=workers
+            ).extract(
+                features,
+                template=template,
+                prompts=prompts,
+                cache=cache,
+                on_error=on_error,
+                rebuild=rebuild,
+                progress=progress,
+                note=note,
+            )
+        if note is not None and features.header.skipped:
+            note(
+                f"{_unreadable(features)}; 'cafe cache show {cache_name(features.path)}' lists "
+                "them with the reason."
+            )
+        if folder and earlier and _is_of(earlier, features, methods, settings):
+            with suppress(InputError):  # its files do not belong together: it is made again
+                return replace(load_model(folder), was_there=True)
+        return _fit(features, methods, settings, context, earlier, command, progress)
+
+    if output is None:
+        return make()
+    folder = Path(output)
+    name = source.header.dataset if isinstance(source, FeatureCache) else source.name
+    problem = partial(
+        raise_as, CafeError, f"cannot write '{folder}'", "choose another with output="
+    )
+    with ExitStack() as stack:
+        with problem():
+            check_folder(folder.parent)
+            stack.enter_context(lock_file(folder.resolve()))
+        made = make(folder, check_model_folder(folder, name))
+        if not made.was_there:
+            with problem():
+                made.save_locked(folder)
+    return made
+
+
+def _is_of(
+    record: ModelRecord, cache: FeatureCache, methods: Sequence[str], settings: Mapping[str, Any]
+) -> bool:
+    """Whether a model is what training on a cache would give again."""
+    found = (record.content_sha256, record.asked, dict(record.settings))
+    return found == (cache.content_sha256, tuple(methods), dict(settings))
+
+
+def _fit(
+    cache: FeatureCache,
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    context: Context,
+    earlier: ModelRecord | None,
+    command: str,
+    progress: Progress | None,
+) -> Model:
+    header = cache.header
+    own_test = _MADE_HERE not in header.source
+    fitted = fit_on_all(
+        load_task(cache), methods, settings, own_test=own_test, context=context, progress=progress
+    )
+    record = ModelRecord(
+        dataset=header.dataset,
+        source=header.source,
+        method=fitted.head.method,
+        encoder=RecordedEncoder.of_cache(cache),
+        class_names=tuple(header.class_names),
+        images=fitted.images,
+        estimate=fitted.estimate,
+        rivals=fitted.rivals,
+        calibration=fitted.calibration,
+        words=_words(fitted, cache),
+        settings=settings,
+        asked=tuple(methods),
+        cache=escape_bytes(str(cache.path)),
+        content_sha256=cache.content_sha256,
+        cache_key=dict(header.key),
+        command=command,
+        created=utc_now(),
+        versions=dict(header.versions),
+        earlier=earlier.as_earlier() if earlier else None,
+    )
+    about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
+    return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)
+
+
+def _unreadable(cache: FeatureCache) -> str:
+    return f"{counted(len(cache.header.skipped), 'image')} could not be read"
+
+
+def _words(fitted: Fitted, cache: FeatureCache) -> str:
+    """How a model was trained and judged, in sentences."""
+    estimate, images, source = fitted.estimate, sum(fitted.images), cache.header.source
+    words = [f"Data: {source}."] if source else []
+    words += [f"{fitted.head.method} was fitted on all {images:,} labelled images."]
+    words += [f"{_unreadable(cache)}."] if cache.header.skipped else []
+    if estimate is None:
+        words.append("Its accuracy is not known: no class has two images, one of them to hold out.")
+    elif estimate.source == "test split":
+        words.append(
+            f"Its accuracy is estimated on the dataset's own test split of {estimate.images:,} "
+            "images, by a head that was fitted on all others."
+        )
+    else:
+        words.append(
+            f"Its accuracy is estimated by {estimate.folds}-fold cross-validation: each image is "
+            "judged once, by a head that was fitted without it."
+        )
+        if alone := images - estimate.images:
+            words.append(f"The only image of a class is not judged; there are {alone} of these.")
+    if estimate is not None:
+        words.append("The interval is 95 % (Wilson), for so many images.")
+    if fitted.rivals:
+        others = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.rivals.items())
+        words.append(
+            f"It is the best of {1 + len(fitted.rivals)} methods there ({others}); in the "
+            "estimate each tenth of the images is judged by the method that the others choose."
+        )
+    return " ".join(words)

@@ -1,0 +1,160 @@
+"""`cafe train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from cafe.errors import escape_bytes
+
+from .. import completion
+from .. import options as opt
+from ..output import megabytes, note, print_json, print_table, say
+from ..parsing import parse_methods
+from ..progress import progress_bar
+from .extract import AllowMissing, Download, OnError, Prompts, Rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cafe.inference.model import Model
+    from cafe.results.estimate import Share
+
+DatasetName = Annotated[
+    str,
+    Argument(
+        metavar="DATASET",
+        help="A folder, a CSV or JSONL manifest, or a known dataset.",
+        autocompletion=completion.datasets,
+    ),
+]
+Folder = Annotated[
+    Path, Option("--output", "-o", metavar="FOLDER", help="The folder of the model to write.")
+]
+Methods = Annotated[
+    list[str] | None,
+    Option(
+        "--method",
+        help="A name of 'cafe methods', or several, again or with commas between, of which the "
+        "best on held-out images is kept [default: auto,map-probe].",
+        autocompletion=completion.methods,
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    Option(
+        help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
+        "[default: ViT-B-32; nano for digits].",
+        autocompletion=completion.models,
+    ),
+]
+EncoderWeights = Annotated[
+    str | None,
+    Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
+]
+
+_MOST_CLASSES = 20  # in the table; of more, those that are right least often
+_INTERRUPTED = "images that are encoded are kept: run the same command again to go on."
+
+
+def train(
+    dataset: DatasetName,
+    output: Folder = Path("model"),
+    method: Methods = None,
+    model: Encoder = None,
+    pretrained: EncoderWeights = None,
+    split_file: opt.SplitFile = None,
+    data_root: opt.DataRoot = None,
+    template: opt.Template = None,
+    prompts: Prompts = None,
+    cache: opt.CacheHome = None,
+    device: opt.Device = "auto",
+    batch_size: opt.ForwardBatch = None,
+    workers: opt.Workers = None,
+    on_error: OnError = "skip",
+    allow_missing: AllowMissing = False,
+    download: Download = False,
+    rebuild: Rebuild = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Make a model of labelled images: fitted on all of them, with an estimate of its accuracy.
+
+    Again after images were added, it does the new work and says what changed.
+
+    Example: cafe train ./photos -o model
+    """
+    from cafe.inference.train import train as run
+    from cafe.study.train import DEFAULT_METHODS
+
+    with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
+        made = run(
+            dataset,
+            method=parse_methods(method) or DEFAULT_METHODS,
+            output=output,
+            model=model,
+            pretrained=pretrained,
+            split_file=split_file,
+            data_root=data_root,
+            template=template,
+            prompts=prompts,
+            cache=cache,
+            on_error=on_error,
+            allow_missing=allow_missing,
+            download=download,
+            rebuild=rebuild,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            command=escape_bytes(shlex.join(["cafe", *sys.argv[1:]])),
+            progress=progress,
+            note=note,
+        )
+    _print(made, output, as_json=as_json)
+
+
+def _print(model: Model, folder: Path, *, as_json: bool) -> None:
+    from cafe.results.model_record import changes
+
+    record = model.record
+    if as_json:
+        print_json({**record.json, "folder": str(folder), "was_there": model.was_there})
+        return
+    images, classes = sum(record.images), len(record.class_names)
+    say(
+        f"{record.dataset}, {record.encoder.name}: {record.method} on all {images:,} images of "
+        f"{classes} classes"
+    )
+    if record.estimate is None:
+        say("accuracy on new images: not known, because no class has two images")
+    else:
+        say(f"accuracy on new images: {record.estimate.words}")
+        _print_classes(record.class_names, record.estimate.per_class)
+    if model.was_there:
+        say(f"{folder} is there already, made of the same images in the same way.")
+        return
+    for line in changes(record):
+        say(f"since the model before: {line}")
+    size = megabytes(folder / record.head)
+    say("", record.words, f"{folder}: {size}. Next: cafe predict {folder} new-images/")
+
+
+def _print_classes(class_names: Sequence[str], shares: Sequence[Share]) -> None:
+    """One row per class; of many classes those that are right least often."""
+    from cafe.datasets.text_files import distinct_names
+
+    rows = list(zip(distinct_names(class_names), shares, strict=True))
+    more = len(rows) - _MOST_CLASSES
+    if more > 0:
+        rows = sorted(rows, key=lambda row: row[1].accuracy or 0.0)[:_MOST_CLASSES]
+    table = []
+    for name, share in rows:
+        low, high = share.interval
+        accuracy = "-" if share.accuracy is None else f"{share.accuracy:.1f}"
+        table.append([name, str(share.images), accuracy, f"{low:.0f} to {high:.0f}"])
+    print_table(["class", "images judged", "right %", "95 %"], table, numbers=(1, 2, 3))
+    if more > 0:
+        say(f"and {more} more classes, which are right at least as often")
