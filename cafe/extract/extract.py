@@ -16,11 +16,11 @@ from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
-from cafe.extract.changes import Changes
-from cafe.extract.follow import find, known_splits
+from cafe.extract.dataset_diff import Changes
+from cafe.extract.existing_cache import find_existing, keep_known_splits
+from cafe.extract.extraction_plan import ExtractionPlan
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
 from cafe.extract.text_notes import text_notes
-from cafe.extract.work import Work
 from cafe.store import FeatureCache, write_cache
 from cafe.store.key import Key, digest_of_array, digest_of_names
 
@@ -141,17 +141,17 @@ def extract(
     """
     options = options or ExtractOptions()
     with contextlib.ExitStack() as stack:
-        job = Job(dataset, encoder, path, sentences)
+        job = ExtractionJob(dataset, encoder, path, sentences)
         run = begin(stack, job, options, rebuild=rebuild, note=note)
         if isinstance(run, Extraction):
             return run
         # from here on a kill costs no more than the block that is under way
-        new = run.work.new_images
+        new = run.plan.new_images
         images = engine(new, encoder, run.resume, run.blocks, options) if new else 0
         return finish(run, images)
 
 
-class Job(NamedTuple):
+class ExtractionJob(NamedTuple):
     """One cache to make; see `extract`."""
 
     dataset: Dataset
@@ -160,11 +160,11 @@ class Job(NamedTuple):
     sentences: Sequence[Sequence[str]]
 
 
-class Run(NamedTuple):
+class RunningExtraction(NamedTuple):
     """An extraction under way: what is to be encoded, and where finished blocks are kept."""
 
-    job: Job
-    work: Work
+    job: ExtractionJob
+    plan: ExtractionPlan
     blocks: Sequence[PlannedBlock]
     resume: ResumeFolder
     start: float
@@ -172,17 +172,17 @@ class Run(NamedTuple):
 
 def begin(
     stack: contextlib.ExitStack,
-    job: Job,
+    job: ExtractionJob,
     options: ExtractOptions,
     *,
     rebuild: bool = False,
     note: Callable[[str], None] | None = None,
-) -> Extraction | Run:
-    """Find out what is to be encoded, and lock the cache until `stack` is left; see `extract`.
+) -> Extraction | RunningExtraction:
+    """Plan an extraction, and lock its cache until `stack` is left; see `extract`.
 
     Returns
     -------
-    Extraction or Run
+    Extraction or RunningExtraction
         The extraction where there is nothing to do.
     """
     dataset, encoder, path, sentences = job
@@ -191,42 +191,40 @@ def begin(
     def key_of(data: Dataset, texts: Sequence[Sequence[str]]) -> Key:
         return cache_key(data, encoder, texts, options.augmentation, grid)
 
-    found = find(path, dataset, sentences, key_of, rebuild=rebuild)
-    if found is not None and found.is_current:
+    existing = find_existing(path, dataset, sentences, key_of, rebuild=rebuild)
+    if existing is not None and existing.is_current:
         clean_up(path)
-        kept = found.comparison.changes
-        return Extraction(path, 0, 0, 0.0, True, found.by_content, kept)
+        kept = existing.diff.changes
+        return Extraction(path, 0, 0, 0.0, True, existing.by_content, kept)
     if note is not None:
         for line in text_notes(encoder, dataset.class_names, sentences):
             note(line)
-    if found is not None:
-        work = Work(found.comparison.dataset, encoder, path, found.key, found)
+    if existing is not None:
+        plan = ExtractionPlan(existing.diff.dataset, encoder, path, existing.key, existing)
     else:
-        anew = known_splits(path, dataset, rebuild=rebuild)
-        work = Work(anew, encoder, path, key_of(anew, sentences), None)
-    start, new = time.perf_counter(), work.new_images
+        anew = keep_known_splits(path, dataset, rebuild=rebuild)
+        plan = ExtractionPlan(anew, encoder, path, key_of(anew, sentences), None)
+    start, new = time.perf_counter(), plan.new_images
     blocks = plan_blocks(new, encoder, options) if new else []
-    batch, since = (
-        blocks[0].batch_size if blocks else 0,
-        found.cache.content_sha256 if found else "",
-    )
+    batch = blocks[0].batch_size if blocks else 0
+    since = existing.cache.content_sha256 if existing else ""
     with contextlib.ExitStack() as inner:
-        resume = inner.enter_context(open_resume_folder(path, work.key, batch, note, since))
-        if not work.is_late(rebuild=rebuild):
+        resume = inner.enter_context(open_resume_folder(path, plan.key, batch, note, since))
+        if not plan.is_outdated(rebuild=rebuild):
             stack.push(inner.pop_all())
-            return Run(job, work, blocks, resume, start)
+            return RunningExtraction(job, plan, blocks, resume, start)
         resume.discard()  # another process made the file just now
     return begin(stack, job, options, rebuild=rebuild, note=note)
 
 
-def finish(run: Run, images: int) -> Extraction:
+def finish(run: RunningExtraction, images: int) -> Extraction:
     """Write the file of an extraction whose blocks are all finished."""
     seconds = time.perf_counter() - run.start
-    header, splits = run.work.contents(run.resume, run.blocks, run.job.sentences)
+    header, splits = run.plan.contents(run.resume, run.blocks, run.job.sentences)
     write_cache(run.job.path, header, splits)
     run.resume.discard()  # only now: the cache file is complete and on disk
-    found = run.work.found
-    changes = found.comparison.changes if found else Changes()
+    existing = run.plan.existing
+    changes = existing.diff.changes if existing else Changes()
     return Extraction(run.job.path, images, len(header.skipped), seconds, changes=changes)
 
 

@@ -17,8 +17,8 @@ from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.encode import LoaderOptions
-from cafe.extract.extract import Extraction, Job, precision_at_hand
-from cafe.extract.follow import prompts_differ
+from cafe.extract.existing_cache import prompts_differ
+from cafe.extract.extract import Extraction, ExtractionJob, precision_at_hand
 from cafe.extract.images import OnError, encode_all
 from cafe.extract.importers.zero_shot_check import doubts_of_extraction
 from cafe.extract.prepare import load_named, sentences_of, size_of_maps
@@ -259,10 +259,10 @@ class Extractor:
         cache: Path | str | None,
         *,
         rebuild: bool,
-    ) -> Job:
+    ) -> ExtractionJob:
         model = self._model(dataset)
         names = encoder_names(model, self.pretrained)
         path = cache_path(cache_folder(cache), dataset.name, *names)
         is_anew = rebuild and not prompts_differ(path, dataset, sentences)
         encoder = self.encoder(model, None if is_anew else precision_at_hand(path, self.device))
-        return Job(dataset, encoder, path, sentences)
+        return ExtractionJob(dataset, encoder, path, sentences)

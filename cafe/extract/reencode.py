@@ -12,7 +12,7 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.recorded import WEIGHTS, check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, InputError, counted, verb
-from cafe.extract.changes import cached_splits
+from cafe.extract.dataset_diff import cached_splits
 from cafe.extract.decode import decode_item
 from cafe.extract.encode import encode_batch
 from cafe.extract.file_states import changed_images

@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -22,7 +23,15 @@ from cafe.extract.blocks import (
     unfinished,
 )
 from cafe.extract.decode import DecodedImage, decode_item_for
-from cafe.extract.extract import Engine, Extraction, Job, Run, begin, extract, finish
+from cafe.extract.extract import (
+    Engine,
+    Extraction,
+    ExtractionJob,
+    RunningExtraction,
+    begin,
+    extract,
+    finish,
+)
 from cafe.progress import Progress
 
 _MOST_WAITING = 1 << 28
@@ -93,7 +102,7 @@ class SharedDecoder:
 
 
 def extract_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[ExtractionJob],
     options: ExtractOptions,
     *,
     engine: Engine = encode_blocks,
@@ -104,7 +113,7 @@ def extract_all(
 
     Parameters
     ----------
-    jobs : sequence of Job
+    jobs : sequence of ExtractionJob
         Of one dataset, with different encoders and paths.
     options : ExtractOptions
     engine, rebuild, note
@@ -122,17 +131,8 @@ def extract_all(
     """
     if len(jobs) == 1:
         data, encoder, path, sentences = jobs[0]
-        one = extract(
-            data,
-            encoder,
-            path,
-            sentences=sentences,
-            options=options,
-            rebuild=rebuild,
-            engine=engine,
-            note=note,
-        )
-        return [one]
+        how: dict[str, Any] = {"options": options, "rebuild": rebuild, "engine": engine}
+        return [extract(data, encoder, path, sentences=sentences, note=note, **how)]
     if engine is not encode_blocks:
         raise InputError("the engine 'ray' takes one model at a time; name one.")
     if len({job.path for job in jobs}) < len(jobs):
@@ -140,19 +140,21 @@ def extract_all(
         raise InputError(f"two of these models have one cache ({names}); name each model once.")
     with contextlib.ExitStack() as stack:
         runs = [begin(stack, job, options, rebuild=rebuild, note=note) for job in jobs]
-        pending = {place: run for place, run in enumerate(runs) if isinstance(run, Run)}
+        pending = {
+            place: run for place, run in enumerate(runs) if isinstance(run, RunningExtraction)
+        }
         images = _encode(pending, options)
         return [
-            finish(run, images[place]) if isinstance(run, Run) else run
+            finish(run, images[place]) if isinstance(run, RunningExtraction) else run
             for place, run in enumerate(runs)
         ]
 
 
-def _encode(runs: Mapping[int, Run], options: ExtractOptions) -> dict[int, int]:
+def _encode(runs: Mapping[int, RunningExtraction], options: ExtractOptions) -> dict[int, int]:
     """Encode the unfinished blocks of all, the one that is behind first; counts the images."""
     images = dict.fromkeys(runs, 0)
     todo = {
-        place: unfinished(run.work.dataset, run.resume, run.blocks) for place, run in runs.items()
+        place: unfinished(run.plan.dataset, run.resume, run.blocks) for place, run in runs.items()
     }
     wanted: dict[str, list[Preprocess]] = defaultdict(list)
     for place, blocks in todo.items():
@@ -169,7 +171,7 @@ def _encode(runs: Mapping[int, Run], options: ExtractOptions) -> dict[int, int]:
                 own = replace(own, workers=workers)
             done = total - count_images(todo[place])
             steps[place] = block_steps(
-                run.work.dataset, run.job.encoder, run.resume, todo[place], own, done, decode
+                run.plan.dataset, run.job.encoder, run.resume, todo[place], own, done, decode
             )
         left = {place: len(blocks) for place, blocks in todo.items() if blocks}
         with contextlib.ExitStack() as stack:

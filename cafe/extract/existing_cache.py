@@ -1,4 +1,4 @@
-"""The cache that is there before an extraction: taken as it is, brought up to date, or refused."""
+"""The existing cache of an extraction: used as it is, brought up to date, or refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cafe.datasets.dataset import Dataset
 from cafe.datasets.make_split import keep_splits
 from cafe.datasets.text_files import distinct_names, quote_some
 from cafe.errors import CacheError, CacheFormatError, CacheMismatchError, counted
-from cafe.extract.changes import Changes, Comparison, Place, cached_splits, compare_images
+from cafe.extract.dataset_diff import Changes, DatasetDiff, Place, cached_splits, compare_with_cache
 from cafe.store import FeatureCache, Header
 from cafe.store.key import Key, differences
 from cafe.store.paths import list_caches
@@ -20,18 +20,18 @@ from cafe.store.paths import list_caches
 KeyOf = Callable[[Dataset, Sequence[Sequence[str]]], Key]
 """The key of an extraction of a dataset with these sentences."""
 
-_FOLLOWED = ("class_names_sha256", "dataset_sha256", "sentences_sha256")
-"""Parts of a key that may change: what they stand for is compared image by image, class by class"""
+_COMPARED_BY_ITEM = ("class_names_sha256", "dataset_sha256", "sentences_sha256")
+"""Parts of a key that may change: images and classes are compared one by one instead."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A cache beside what is asked for now.
+class ExistingCache:
+    """An existing cache, compared with what is asked for now.
 
     Attributes
     ----------
     cache : FeatureCache
-    comparison : Comparison
+    diff : DatasetDiff
     key : Key
         What is asked for.
     by_content : bool
@@ -39,25 +39,25 @@ class Found:
     """
 
     cache: FeatureCache
-    comparison: Comparison
+    diff: DatasetDiff
     key: Key
     by_content: bool
 
     @property
     def is_current(self) -> bool:
         """Whether there is nothing to do."""
-        return not str(self.comparison.changes) and not differences(self.cache.header.key, self.key)
+        return not str(self.diff.changes) and not differences(self.cache.header.key, self.key)
 
 
-def find(
+def find_existing(
     path: Path,
     dataset: Dataset,
     sentences: Sequence[Sequence[str]],
     key_of: KeyOf,
     *,
     rebuild: bool = False,
-) -> Found | None:
-    """Compare the cache that is there with what is asked for.
+) -> ExistingCache | None:
+    """Find the cache file that exists, and compare it with what is asked for.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def find(
 
     Returns
     -------
-    Found or None
-        None where there is none, or none that may be taken.
+    ExistingCache or None
+        None where there is none, or none that can be used.
 
     Raises
     ------
@@ -90,25 +90,25 @@ def find(
             return None
         raise
     different, prompts = _differences(cache, dataset, sentences, key_of)
-    found = None if different else _compare(cache, dataset, sentences, key_of)
-    if found is not None:
-        prompts = [*_renamed(found.comparison), *prompts][:1]
+    existing = None if different else _compare(cache, dataset, sentences, key_of)
+    if existing is not None:
+        prompts = [*_renamed(existing.diff), *prompts][:1]
     if rebuild:
-        return found if prompts and found and not found.comparison.is_of_others else None
-    if different or prompts or found is None:
+        return existing if prompts and existing and not existing.diff.is_other_dataset else None
+    if different or prompts or existing is None:
         advice = _BOTH if different or not prompts else _TEXT_ALONE
         why = [*different, *prompts] or [_of_images(cache, dataset)]
         raise CacheMismatchError(f"'{path}' was made differently: {'; '.join(why)}. {advice}")
-    if found.comparison.is_of_others:
-        raise CacheMismatchError(f"{_of_others(found.cache, found.comparison)}. {_BOTH}")
-    return found
+    if existing.diff.is_other_dataset:
+        raise CacheMismatchError(f"{_of_others(existing.cache, existing.diff)}. {_BOTH}")
+    return existing
 
 
 _BOTH = "Replace it with rebuild=True, or keep both with another name=."
 _TEXT_ALONE = "With rebuild=True the prompts alone are encoded anew; name= keeps both."
 
 
-def known_splits(path: Path, dataset: Dataset, *, rebuild: bool = False) -> Dataset:
+def keep_known_splits(path: Path, dataset: Dataset, *, rebuild: bool = False) -> Dataset:
     """A dataset whose images are in the splits that they have in the newest cache of its name.
 
     Parameters
@@ -125,45 +125,35 @@ def known_splits(path: Path, dataset: Dataset, *, rebuild: bool = False) -> Data
         If a cache of the name, made with another encoder, is of other images.
     """
     folder = path.parent
-    own = [path] if path.is_file() else []
-    beside = [
-        *own,
-        *(
-            other
-            for other in list_caches(folder.parent)
-            if other.parent == folder and other.is_file()
-        ),
-    ]
-    for other in beside if dataset.knows_content else ():
+    listed = [path, *(other for other in list_caches(folder.parent) if other.parent == folder)]
+    for other in filter(Path.is_file, listed) if dataset.knows_content else ():
         with contextlib.suppress(CacheError):
             cache = FeatureCache.open(other)
             splits = cached_splits(cache)
-            comparison = compare_images(cache, dataset)
-            if comparison is None:  # an older cafe made it, or an import
+            diff = compare_with_cache(cache, dataset)
+            if diff is None:  # an older cafe made it, or an import
                 dataset = keep_splits(dataset, splits)
-            elif not comparison.is_of_others:
-                return comparison.dataset
+            elif not diff.is_other_dataset:
+                return diff.dataset
             elif not rebuild:
                 break
     else:
         return dataset
-    raise CacheMismatchError(
-        f"{_of_others(cache, comparison)}. Give this one another name with name=."
-    )
+    raise CacheMismatchError(f"{_of_others(cache, diff)}. Give this one another name with name=.")
 
 
-def _of_others(cache: FeatureCache, comparison: Comparison) -> str:
-    now = sum(map(len, comparison.dataset.splits.values()))
+def _of_others(cache: FeatureCache, diff: DatasetDiff) -> str:
+    now = sum(map(len, diff.dataset.splits.values()))
     before = counted(sum(cache.counts.values()), "image")
     return (
         f"'{cache.path}' was made differently: of its {before} "
-        f"{len(comparison.places):,} are among the {now:,} of this '{comparison.dataset.name}'"
+        f"{len(diff.places):,} are among the {now:,} of this '{diff.dataset.name}'"
     )
 
 
-def _renamed(comparison: Comparison) -> list[str]:
+def _renamed(diff: DatasetDiff) -> list[str]:
     """The clause that tells of classes that had another name."""
-    renamed = comparison.renamed
+    renamed = diff.renamed
     if not renamed:
         return []
     pairs = first_pairs([*renamed], [*renamed.values()])
@@ -180,7 +170,7 @@ def _differences(
     before = [[text for text in row if text] for row in header.sentences]
     asked = {**key_of(dataset, before if any(before) else sentences)}
     key = {**header.key}
-    for part in _FOLLOWED:
+    for part in _COMPARED_BY_ITEM:
         asked.pop(part, None)
         key.pop(part, None)
     prompts = differences(
@@ -215,22 +205,22 @@ def _other_prompts(
 
 def _compare(
     cache: FeatureCache, dataset: Dataset, sentences: Sequence[Sequence[str]], key_of: KeyOf
-) -> Found | None:
-    """The cache where it can be followed; None where it cannot tell what has changed."""
-    comparison = compare_images(cache, dataset)
-    if comparison is not None:
-        return Found(cache, comparison, key_of(comparison.dataset, sentences), by_content=True)
+) -> ExistingCache | None:
+    """The cache with its differences; None where it does not tell what has changed."""
+    diff = compare_with_cache(cache, dataset)
+    if diff is not None:
+        return ExistingCache(cache, diff, key_of(diff.dataset, sentences), by_content=True)
     dataset = keep_splits(dataset, cached_splits(cache))
     key = key_of(dataset, sentences)
     if key["dataset_sha256"] != cache.header.key.get("dataset_sha256"):
         return None
     places = {n: Place(s, row) for s in cache.counts for row, n in enumerate(cache.ids(s))}
-    comparison = Comparison(dataset, Changes(kept=len(places)), places, {})
-    return Found(cache, comparison, key, by_content=not dataset.knows_content)
+    diff = DatasetDiff(dataset, Changes(kept=len(places)), places, {})
+    return ExistingCache(cache, diff, key, by_content=not dataset.knows_content)
 
 
 def _of_images(cache: FeatureCache, dataset: Dataset) -> str:
-    """How the images differ from those of a cache that cannot be followed."""
+    """How the images differ from those of a cache that does not tell what has changed."""
     before, now = set(cached_splits(cache)), {i.id for s in dataset.splits.values() for i in s}
     counts = {"new": len(now - before), "gone": len(before - now)}
     names = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)

@@ -1,4 +1,4 @@
-"""What a cache file is to hold: images just encoded, beside those of the cache that was there."""
+"""The plan of a cache file: which images to encode, and which to copy from an existing cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cafe.datasets.open_image import NO_STATE
 from cafe.encoders.encoder import Encoder
 from cafe.errors import DatasetError, counted
 from cafe.extract.blocks import PlannedBlock
+from cafe.extract.existing_cache import ExistingCache
 from cafe.extract.file_states import state_array
-from cafe.extract.follow import Found
+from cafe.extract.merge_blocks import merge_blocks
 from cafe.extract.resume import ResumeFolder
-from cafe.extract.take_over import joined_blocks
 from cafe.store import Block, FeatureCache, Header, utc_now
 from cafe.store.key import Key
 
@@ -31,35 +31,35 @@ _VERSIONS = ("cafe-clip", "open_clip_torch", "torch", "torchvision", "pillow", "
 
 
 @dataclass(frozen=True)
-class Work:
-    """A cache file to write, anew or from the one that is there and images that it lacks."""
+class ExtractionPlan:
+    """A cache file to write: all images encoded, or those that an existing cache lacks."""
 
     dataset: Dataset
     encoder: Encoder
     path: Path
     key: Key
-    found: Found | None
+    existing: ExistingCache | None
 
     @cached_property
     def new_images(self) -> Dataset | None:
         """The images that are to be encoded; None where there are none."""
-        if self.found is None:
+        if self.existing is None:
             return self.dataset
-        there = self.found.comparison.places
+        there = self.existing.diff.places
         splits = {
             split: tuple(item for item in items if item.id not in there)
             for split, items in self.dataset.splits.items()
         }
         return replace(self.dataset, splits=splits) if any(splits.values()) else None
 
-    def is_late(self, *, rebuild: bool) -> bool:
-        """Whether the file is not the one that was found, and may not be replaced unseen."""
-        if rebuild and self.found is None:
+    def is_outdated(self, *, rebuild: bool) -> bool:
+        """Whether another process has changed the file since the plan was made."""
+        if rebuild and self.existing is None:
             return False
-        if self.found is None or not self.path.is_file():
-            return (self.found is None) == self.path.is_file()
+        if self.existing is None or not self.path.is_file():
+            return (self.existing is None) == self.path.is_file()
         now = FeatureCache.open(self.path)
-        return now.content_sha256 != self.found.cache.content_sha256
+        return now.content_sha256 != self.existing.cache.content_sha256
 
     def contents(
         self,
@@ -81,19 +81,19 @@ class Work:
         ]
         skipped = tuple((split, failure.id, failure.reason) for split, failure in failures)
         _refuse_empty(self.dataset, skipped, resume)
-        before = self.found.cache.header if self.found else None
+        before = self.existing.cache.header if self.existing else None
         header = _header(self.dataset, self.encoder, self.key, sentences, skipped, before)
         if self.dataset.knows_content:
             states = state_array(failure.state or NO_STATE for _, failure in failures)
             header = replace(header, skipped_files=states)
         counts = collections.Counter(block.split for block in blocks)
         made = {split: resume.blocks(split, counts[split]) for split in self.dataset.splits}
-        if self.found is not None:
+        if self.existing is not None:
             unread = {row[:2] for row in skipped}
             for split, items in self.dataset.splits.items():
                 read = [item for item in items if (split, item.id) not in unread]
-                made[split] = joined_blocks(
-                    self.found.cache, self.found.comparison, read, made[split]
+                made[split] = merge_blocks(
+                    self.existing.cache, self.existing.diff, read, made[split]
                 )
         return header, made
 

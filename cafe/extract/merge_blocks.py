@@ -1,4 +1,4 @@
-"""Blocks of a cache file whose images are partly in an older one, and partly just encoded."""
+"""Blocks of a cache file, merged from an existing cache and from newly encoded images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cafe.datasets.dataset import Item
 from cafe.errors import CacheError
-from cafe.extract.changes import Comparison
+from cafe.extract.dataset_diff import DatasetDiff
 from cafe.extract.file_states import state_array
 from cafe.store import Block, FeatureCache
 from cafe.store.schema import slabs
@@ -19,8 +19,8 @@ Rows = Mapping[str, NDArray[Any]]
 """Arrays by name, one row for each image."""
 
 
-def joined_blocks(
-    cache: FeatureCache, comparison: Comparison, items: Sequence[Item], encoded: Iterator[Block]
+def merge_blocks(
+    cache: FeatureCache, diff: DatasetDiff, items: Sequence[Item], encoded: Iterator[Block]
 ) -> Iterator[Block]:
     """Images of one split in their order, a few megabytes at a time.
 
@@ -28,7 +28,7 @@ def joined_blocks(
     ----------
     cache : FeatureCache
         Its features are copied bit for bit.
-    comparison : Comparison
+    diff : DatasetDiff
         Of the dataset with this cache.
     items : sequence of Item
         The images that could be read, in the order of the dataset.
@@ -40,7 +40,7 @@ def joined_blocks(
     # bytes of an image: V features as stored, and a map in float16
     width = cache.width * (cache.views * np.dtype(cache.dtype).itemsize + 2 * cache.spatial_size)
     for slab in slabs(len(items), width):
-        some, at = items[slab], comparison.places
+        some, at = items[slab], diff.places
         parts, order = [], []
         for split in cache.counts:
             here = [n for n, i in enumerate(some) if i.id in at and at[i.id].split == split]
@@ -53,8 +53,8 @@ def joined_blocks(
         places = np.argsort([*order, *new])
         arrays = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
         for number, item in enumerate(some):
-            if item.id in at and item.id in comparison.states:
-                arrays["files"][number] = state_array([comparison.states[item.id]])[0]
+            if item.id in at and item.id in diff.states:
+                arrays["files"][number] = state_array([diff.states[item.id]])[0]
         labels = np.array([item.label for item in some], np.int32)
         yield Block([item.id for item in some], labels, **arrays)
 

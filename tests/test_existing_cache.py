@@ -19,7 +19,7 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CacheMismatchError
 from cafe.extract.blocks import ExtractOptions
-from cafe.extract.changes import Changes, cached_splits
+from cafe.extract.dataset_diff import Changes, cached_splits
 from cafe.extract.extract import Extraction, extract
 from cafe.store import FeatureCache, verify_cache, write_cache
 

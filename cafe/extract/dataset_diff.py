@@ -59,8 +59,8 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A dataset beside a cache of it.
+class DatasetDiff:
+    """How a dataset differs from a cache of it.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Comparison:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def is_of_others(self) -> bool:
+    def is_other_dataset(self) -> bool:
         """Whether cache and dataset share so few images that they are hardly the same dataset."""
         before = self.changes.total - self.changes.added
         now = sum(map(len, self.dataset.splits.values()))
@@ -111,7 +111,7 @@ def cached_splits(cache: FeatureCache) -> dict[str, str]:
     return skipped | {name: split for split in cache.counts for name in cache.ids(split)}
 
 
-def compare_images(cache: FeatureCache, dataset: Dataset) -> Comparison | None:
+def compare_with_cache(cache: FeatureCache, dataset: Dataset) -> DatasetDiff | None:
     """Compare the images of a dataset with those of a cache.
 
     A file is read only where its size, times or inode are not what the cache knows, or where its
@@ -119,7 +119,7 @@ def compare_images(cache: FeatureCache, dataset: Dataset) -> Comparison | None:
 
     Returns
     -------
-    Comparison or None
+    DatasetDiff or None
         None where it cannot be told: the images are no files, an older cafe made the cache, or two
         images share an id.
     """
@@ -135,7 +135,7 @@ def compare_images(cache: FeatureCache, dataset: Dataset) -> Comparison | None:
     dataset = keep_splits(dataset, {name: known[origin].split for name, origin in origins.items()})
     renamed = _renamed(cache, dataset, known)
     changes = _count(dataset, known, origins, now, renamed)
-    return Comparison(dataset, changes, _places(cache, dataset, known, now), now, renamed)
+    return DatasetDiff(dataset, changes, _places(cache, dataset, known, now), now, renamed)
 
 
 def _known(cache: FeatureCache) -> Iterator[tuple[str, _Known]]:
