@@ -36,8 +36,8 @@ from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
 from cafe.results.image_scores import ImageScores
 from cafe.store import FeatureCache
-from cafe.study.testing import score_head
-from cafe.study.train import DEFAULT_METHODS, fit_on_all
+from cafe.study.fit_on_all import DEFAULT_METHODS, fit_on_all
+from cafe.study.score_head import score_head
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {  # splits of plain images, and images of a draw

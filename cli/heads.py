@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .output import note
 
 if TYPE_CHECKING:
-    from cafe.results.choice import ChosenResult
+    from cafe.results.head_selection import ChosenResult
     from cafe.results.runs import ChosenHead
     from cafe.results.saved_head import SavedHead
 

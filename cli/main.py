@@ -32,7 +32,7 @@ from .commands import (
     train,
 )
 from .output import READER_GONE, note, prepare_streams, say
-from .stopping import on_stop, stopping_on_signals
+from .signals import on_stop, stopping_on_signals
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .output import shown
-from .stopping import on_stop
+from .signals import on_stop
 
 
 @contextmanager

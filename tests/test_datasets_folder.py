@@ -11,7 +11,7 @@ import pytest
 from cafe.datasets import Dataset, load_dataset
 from cafe.datasets.image_list import Entry
 from cafe.datasets.list_folder import images_below
-from cafe.datasets.make_split import deal, hold_out_validation, make_split
+from cafe.datasets.make_split import assign_splits, hold_out_validation, make_split
 from cafe.errors import DatasetError, MissingFilesError
 
 
@@ -186,12 +186,12 @@ def test_dealt_sizes() -> None:
 @pytest.mark.parametrize("n", range(1, 8))
 def test_small_classes_have_training_images_and_test_images(n: int) -> None:
     for c in range(300):
-        dealt = [e.split for e in make_split([Entry("", f"{c}/{i}.png", "a") for i in range(n)])]
-        assert "train" in dealt
-        assert "test" in dealt or n == 1
+        splits = [e.split for e in make_split([Entry("", f"{c}/{i}.png", "a") for i in range(n)])]
+        assert "train" in splits
+        assert "test" in splits or n == 1
 
 
-def test_deal_depends_on_the_image_alone() -> None:
+def test_a_split_depends_on_the_image_alone() -> None:
     entries = [Entry("", f"{c}/{i}.png", c) for c in "ab" for i in range(20)]
     there = {e.path: e.split for e in make_split(entries)}
     back = {e.path: e.split for e in make_split(entries[::-1])}
@@ -201,7 +201,7 @@ def test_deal_depends_on_the_image_alone() -> None:
         assert fewer.items() <= there.items()
 
 
-def test_deal_is_for_ever() -> None:
+def test_a_split_is_for_ever() -> None:
     entries = [Entry("", f"a/{i}.png", "a") for i in range(10)]
     assert "".join(e.split[1] for e in make_split(entries)) == "rareeaerra"
 
@@ -209,12 +209,12 @@ def test_deal_is_for_ever() -> None:
 def test_images_that_are_known_stay() -> None:
     paths = [(f"a/{i}.png", "a") for i in range(4)]
     for known in ({"a/0.png": "val"}, {"a/0.png": "test", "a/1.png": "val"}):
-        splits = dict(zip([path for path, _ in paths], deal(paths, known), strict=True))
+        splits = dict(zip([path for path, _ in paths], assign_splits(paths, known), strict=True))
         assert known.items() <= splits.items()
         assert "train" in splits.values()
     alone = {path: "val" for path, _ in paths}  # the training images of a class are gone
-    assert sorted(deal(paths, alone)) == ["train", "val", "val", "val"]
-    assert deal(paths[:2], {"a/0.png": "train"}) == ["train", "test"]
+    assert sorted(assign_splits(paths, alone)) == ["train", "val", "val", "val"]
+    assert assign_splits(paths[:2], {"a/0.png": "train"}) == ["train", "test"]
 
 
 def test_validation_is_held_out_of_train_alone() -> None:

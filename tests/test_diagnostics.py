@@ -15,7 +15,7 @@ WRONG = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0, 1]), 3).float() * 
 
 def look_at(z: torch.Tensor, y: torch.Tensor = Y, temperature: float | None = None) -> ImageScores:
     scores = ImageScores.room_for(y, z.shape[-1], temperature)
-    scores.look_at(z)
+    scores.add(z)
     return scores
 
 

@@ -113,7 +113,7 @@ WORDS: dict[str, tuple[Any, str]] = {
         "1 of 2 classes have other prompts: 'a disc.', 'one disc.' for 'disc', asked for 'a disc.'",
     ),
     "a prompt more": ((*SENTENCES[:1], ("a square.", "x")), "for 'square', asked for .*, 'x'"),
-    "the same prompts, dealt otherwise": (
+    "the same prompts, in other classes": (
         (("a disc.",), ("one disc.", "a square.")),
         "2 of 2 classes have other prompts",
     ),

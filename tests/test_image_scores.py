@@ -21,7 +21,7 @@ def score_images(
     scores = ImageScores.room_for(labels, blocks[0].shape[-1], temperature)
     start = 0
     for logits in blocks:
-        scores.look_at(logits, start)
+        scores.add(logits, start)
         start += len(logits)
     return scores
 

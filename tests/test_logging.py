@@ -12,7 +12,7 @@ import pytest
 from making import draw_image
 
 import cafe
-from cafe.extract.sources import list_images
+from cafe.extract.image_sources import list_images
 
 
 @pytest.fixture

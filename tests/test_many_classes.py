@@ -22,8 +22,8 @@ from cafe.methods.head import NUMBERS, rows_at_a_time
 from cafe.methods.nearest_class import MOST, NearestClassHead
 from cafe.methods.zero_shot import ZeroShotHead
 from cafe.store import FeatureCache
-from cafe.study.calibration import LOGITS, _most, cautious_temperature
-from cafe.study.testing import score_head
+from cafe.study.calibration import LOGITS, cautious_temperature, most_judged
+from cafe.study.score_head import score_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +78,7 @@ def test_blocks_in_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch
     images, text = draw_images(), TASK.text
     head = make_method("zero-shot", Context(), {}).fit(TASK)
     whole = score_head(head, images, len(text.names))
-    monkeypatch.setattr("cafe.study.testing.rows_at_a_time", lambda _: 7)
+    monkeypatch.setattr("cafe.study.score_head.rows_at_a_time", lambda _: 7)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     blocks = score_head(head, images, len(text.names))
     assert torch.equal(blocks.predicted, whole.predicted)
@@ -120,8 +120,8 @@ def test_sixteen_shots_of_20_000_classes_fit_a_small_budget() -> None:
 
 
 def test_a_temperature_holds_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _most(1000) == 2000
-    assert _most(1_000_000) * 1_000_000 <= LOGITS
+    assert most_judged(1000) == 2000
+    assert most_judged(1_000_000) * 1_000_000 <= LOGITS
     logits = 20 * torch.randn(60, 1000)
     y = logits.argmax(dim=-1)
     y[::4] = 0

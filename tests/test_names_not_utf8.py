@@ -18,8 +18,8 @@ from safetensors.torch import save
 import cafe
 from cafe.encoders.checkpoint import _read_tensors
 from cafe.errors import escape_bytes, unescape_bytes
+from cafe.extract.image_sources import list_images
 from cafe.extract.importers.arrays import read_array
-from cafe.extract.sources import list_images
 from cafe.inference.neighbours import find_cache
 from cafe.report.page import write_report
 from cafe.results.saved_head import load_head

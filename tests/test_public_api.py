@@ -92,8 +92,8 @@ EXAMPLES = [
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",
     "cafe.store.read.FeatureCache",
-    "cafe.store.split.CacheSplit",
-    "cafe.datasets.packs.find_packs",
+    "cafe.store.split_dataset.CacheSplit",
+    "cafe.datasets.packed_sources.find_packed_source",
     "cafe.datasets.shards.expand",
 ]
 

@@ -26,7 +26,7 @@ from cafe_cli import output
 from cafe_cli.heatmap import print_heatmaps
 from cafe_cli.main import app, main
 from cafe_cli.prediction_formats import FORMATS
-from cafe_cli.stopping import stopping_on_signals
+from cafe_cli.signals import stopping_on_signals
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07"
 HOSTILE = (

@@ -29,7 +29,7 @@ from cafe.results.model_record import changes
 from cafe.results.saved_model import MODEL, ModelNotFoundError, read_model
 from cafe.store import Block, write_cache
 from cafe.store.files import lock_file
-from cafe.study.train import FOLDS, fit_on_all, right_by_the_others_choice
+from cafe.study.fit_on_all import FOLDS, fit_on_all, right_by_the_others_choice
 
 Run = Callable[..., Answer]
 

@@ -11,7 +11,7 @@ from typing import Any
 from cafe.datasets.columns import Columns, choose_columns, key_of
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
 from cafe.datasets.left_out import LeftOut
-from cafe.datasets.packed import Place, Row, Stamp
+from cafe.datasets.packed_dataset import Place, Row, Stamp
 from cafe.errors import DatasetError, ImageError, InputError, how_to_install, raise_as
 
 PREFIX = "hf:"

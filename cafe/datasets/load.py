@@ -18,7 +18,7 @@ from cafe.datasets.image_list import ClassNames, ImageList, choose_names, pairs_
 from cafe.datasets.known import default_data_root, how_to_get, image_roots, read_known
 from cafe.datasets.list_folder import subfolders
 from cafe.datasets.manifest import SUFFIXES, read_manifest
-from cafe.datasets.packs import find_packs, read_packs
+from cafe.datasets.packed_sources import find_packed_source, read_packed_source
 from cafe.datasets.text_files import in_words, quote, quote_some
 from cafe.errors import DatasetError, InputError, UnknownNameError, escape_bytes, verb
 
@@ -78,16 +78,16 @@ def load_dataset(
     name = _known_name(str(name_or_path))
     if name == "digits":
         return _load_digits(split_file, templates, class_names)
-    if name is None and (packs := find_packs(str(name_or_path))) is not None:
+    if name is None and (packed := find_packed_source(str(name_or_path))) is not None:
         if split_file is not None or download:
             raise InputError(f"'{name_or_path}' takes no split file and no download.")
-        packed = read_packs(
-            packs,
+        images = read_packed_source(
+            packed,
             templates=templates or prompts.templates_for("default"),
             class_names=class_names,
             allow_missing=allow_missing,
         )
-        return packed if class_names is not None else _with_words(packed)
+        return images if class_names is not None else _with_words(images)
     if name is None:
         path = _existing_path(str(name_or_path), download)
         source = _read_path(path, data_root, split_file, class_names)

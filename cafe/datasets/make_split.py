@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from cafe.datasets.dataset import SPLITS, Dataset
 from cafe.datasets.image_list import Entry
-from cafe.errors import raw_name
+from cafe.errors import CafeError, DatasetError, raw_name, verb
 
 SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"
@@ -37,7 +37,7 @@ def _by_class(images: Sequence[tuple[str, int | str]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def deal(images: Sequence[tuple[str, int | str]], known: Mapping[str, str]) -> list[str]:
+def assign_splits(images: Sequence[tuple[str, int | str]], known: Mapping[str, str]) -> list[str]:
     """The split of each image.
 
     Parameters
@@ -61,16 +61,46 @@ def deal(images: Sequence[tuple[str, int | str]], known: Mapping[str, str]) -> l
         new = [row for row in rows if images[row][0] not in known]
         if not any(splits[row] == "train" for row in rows):
             splits[(new or rows)[0]] = "train"
-        dealt = [splits[row] for row in rows]
-        if "test" not in dealt and new and (splits[new[-1]] != "train" or dealt.count("train") > 1):
+        assigned = [splits[row] for row in rows]
+        can_move = new and (splits[new[-1]] != "train" or assigned.count("train") > 1)
+        if can_move and "test" not in assigned:
             splits[new[-1]] = "test"
     return splits
 
 
 def make_split(entries: Sequence[Entry]) -> list[Entry]:
     """Give each entry a split; their own splits are not looked at. The order stays."""
-    splits = deal([(entry.path, entry.key) for entry in entries], {})
+    splits = assign_splits([(entry.path, entry.key) for entry in entries], {})
     return [entry._replace(split=split) for entry, split in zip(entries, splits, strict=True)]
+
+
+def complete_splits(
+    entries: Sequence[Entry], where: str, unit: str, error: type[CafeError] = DatasetError
+) -> tuple[list[Entry], bool]:
+    """Give each entry a split where none has one; refuse where only some have.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    where, unit : str
+        What they are read from, and what it calls them ("lines"), for messages.
+    error : type of CafeError
+        What is raised where only some have a split.
+
+    Returns
+    -------
+    (list of Entry, bool)
+        The entries with their splits, and whether cafe made these.
+    """
+    unsplit = sum(not entry.split for entry in entries)
+    if unsplit == len(entries):
+        return make_split(entries), True
+    if unsplit:
+        raise error(
+            f"{where}: {unsplit:,} of {len(entries):,} {unit} {verb(unsplit, 'have')} no split; "
+            "give one to all or to none."
+        )
+    return list(entries), False
 
 
 def keep_splits(dataset: Dataset, known: Mapping[str, str]) -> Dataset:
@@ -82,11 +112,11 @@ def keep_splits(dataset: Dataset, known: Mapping[str, str]) -> Dataset:
     known : mapping of str to str
         Id of an image -> its split.
     """
-    splits = deal([(item.id, item.label) for item in dataset.unsplit], known)
-    dealt = list(zip(splits, dataset.unsplit, strict=True))
-    by_split = {name: tuple(item for split, item in dealt if split == name) for name in SPLITS}
+    splits = assign_splits([(item.id, item.label) for item in dataset.unsplit], known)
+    assigned = list(zip(splits, dataset.unsplit, strict=True))
+    by_split = {name: tuple(item for split, item in assigned if split == name) for name in SPLITS}
     by_split = {name: items for name, items in by_split.items() if items}
-    if not dealt or by_split == {name: items for name, items in dataset.splits.items() if items}:
+    if not assigned or by_split == {name: items for name, items in dataset.splits.items() if items}:
         return dataset
     source = f"{dataset.source}; images that were there before keep their split"
     return replace(dataset, splits=by_split, source=source)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
-from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
+from cafe.datasets.make_split import SPLIT_BY_CAFE, complete_splits
 from cafe.datasets.parquet import table_rows
 from cafe.datasets.text_files import clean_path, quote, quote_some, read_text, unique_names
-from cafe.errors import DatasetError, verb
+from cafe.errors import DatasetError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -185,18 +185,13 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     entries = _one_kind_of_key([_entry(line, root) for line in lines])
     if not entries:
         raise DatasetError(f"{path} names no images; a manifest has 'path' and 'label'.")
-    unsplit = sum(not entry.split for entry in entries)
+    entries, is_split_made = complete_splits(entries, str(path), "lines")
     source = f"manifest {path.name}"
-    if unsplit == len(entries):
-        entries, source = make_split(entries), f"{source}, which has no splits; {SPLIT_BY_CAFE}"
-    elif unsplit:
-        raise DatasetError(
-            f"{path}: {unsplit} of {len(entries)} lines {verb(unsplit, 'have')} no split; give one "
-            "to all or to none."
-        )
+    if is_split_made:
+        source += f", which has no splits; {SPLIT_BY_CAFE}"
     images = make_image_list(entries, str(path), class_names)
-    notes = [*images.notes, *_unused(lines, bool(unsplit))]
-    paths = [entry.path for entry in entries] if unsplit else []
+    notes = [*images.notes, *_unused(lines, is_split_made)]
+    paths = [entry.path for entry in entries] if is_split_made else []
     return replace(images, notes=notes, unsplit=paths), source
 
 

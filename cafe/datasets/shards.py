@@ -19,7 +19,7 @@ from cafe.datasets.image_formats import known_suffixes
 from cafe.datasets.image_list import Entry
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.open_image import MOST_FILE_BYTES
-from cafe.datasets.packed import Place, Row, Stamp, file_stamp, split_word
+from cafe.datasets.packed_dataset import Place, Row, Stamp, file_stamp, split_word
 from cafe.datasets.text_files import clean_path, quote, quote_some
 from cafe.errors import DatasetError
 

@@ -17,14 +17,14 @@ from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.encode import LoaderOptions
+from cafe.extract.encode_images import OnError, encode_all
 from cafe.extract.existing_cache import prompts_differ
 from cafe.extract.extract import Extraction, ExtractionJob, precision_at_hand
-from cafe.extract.images import OnError, encode_all
+from cafe.extract.image_sources import Images
 from cafe.extract.importers.zero_shot_check import doubts_of_extraction
 from cafe.extract.prepare import load_named, sentences_of, size_of_maps
 from cafe.extract.ray import RayEngine
-from cafe.extract.several import extract_all
-from cafe.extract.sources import Images
+from cafe.extract.several_encoders import extract_all
 from cafe.progress import Progress, log
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_path

@@ -16,8 +16,8 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.weights import DEFAULT_MODEL
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
-from cafe.extract.images import encode_all
-from cafe.extract.sources import Images, ImageSource, list_images
+from cafe.extract.encode_images import encode_all
+from cafe.extract.image_sources import Images, ImageSource, list_images
 
 
 @dataclass(repr=False, eq=False)  # scikit-learn prints, compares and copies estimators itself

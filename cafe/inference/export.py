@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CacheError, CafeError, InputError, counted, raise_as
-from cafe.extract.images import pixel_inputs, read_pixels
-from cafe.extract.sources import ImageSource, list_images
+from cafe.extract.encode_images import pixel_inputs, read_pixels
+from cafe.extract.image_sources import ImageSource, list_images
 from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
 from cafe.inference import graphs

@@ -14,7 +14,7 @@ from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CafeError, raise_as
-from cafe.extract.sources import Images
+from cafe.extract.image_sources import Images
 from cafe.inference.model_card import write_model_card
 from cafe.inference.predictor import Predictor, record_of_head
 from cafe.results.model_record import ModelRecord
@@ -26,11 +26,11 @@ from cafe.results.saved_model import (
     save_model,
 )
 from cafe.store.files import lock_file
-from cafe.store.shown import Shown, name_some
+from cafe.store.repr_mixin import ReprMixin, name_some
 
 
 @dataclass(repr=False, eq=False)
-class Model(Shown):
+class Model(ReprMixin):
     """A classifier of images, as `cafe.train` and `cafe.load_model` give it.
 
     Parameters

@@ -17,19 +17,19 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import EncoderRecord, check_recorded_encoder, load_recorded_encoder
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
-from cafe.extract.images import EncodedImages, OnError, encode_images, stack_rows
-from cafe.extract.sources import Images, list_images
+from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
+from cafe.extract.image_sources import Images, list_images
 from cafe.features.splits import Shots
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores
 from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
-from cafe.store.shown import Shown
+from cafe.store.repr_mixin import ReprMixin
 
 
 @dataclass(repr=False, eq=False)
-class Predictor(Shown):
+class Predictor(ReprMixin):
     """A saved head with the encoder that it was fitted on.
 
     Parameters

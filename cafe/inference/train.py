@@ -26,7 +26,7 @@ from cafe.results.saved_model import check_model_folder
 from cafe.store import FeatureCache, utc_now
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
-from cafe.study.train import DEFAULT_METHODS, Fitted, check_methods, fit_on_all
+from cafe.study.fit_on_all import DEFAULT_METHODS, Fitted, check_methods, fit_on_all
 
 _MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
 """In the words of a source: its test split is cafe's own choice."""

@@ -26,7 +26,7 @@ from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.diagnostics import bins_json
-from cafe.study.testing import score_head
+from cafe.study.score_head import score_head
 
 MOST_POINTS = 1000
 """Test images on a map; more are drawn from evenly."""

@@ -12,7 +12,7 @@ from cafe.errors import CafeError, InputError, unescape_bytes
 from cafe.report.analysis import analyse
 from cafe.report.published import DATASETS, protocol_differences, published_beside
 from cafe.report.report_data import Key, ReportData, read_heat_maps
-from cafe.results.choice import HeadSelector, choose_result
+from cafe.results.head_selection import HeadSelector, choose_result
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
 from cafe.results.run_folders import newest_run

@@ -55,11 +55,11 @@ class ImageScores:
     def room_for(
         cls, labels: Tensor, classes: int, temperature: float | None = None
     ) -> ImageScores:
-        """Scores that are still to be filled in, by `look_at`."""
+        """Scores that are still to be filled in, by `add`."""
         parts = [labels.new_empty(len(labels), dtype=dtype) for dtype in _TYPES]
         return cls(labels, classes, temperature, *parts)
 
-    def look_at(self, logits: Tensor, start: int = 0) -> None:
+    def add(self, logits: Tensor, start: int = 0) -> None:
         """Fill in the images from number `start` on, by their logits. (n, C)"""
         rows = max(1, _CACHED // self.classes)
         for place, z in enumerate(torch.split(logits, rows)):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cafe.errors import escape_bytes
 from cafe.methods.base import Protocol
-from cafe.results.frames import RecordViews
+from cafe.results.dataframes import RecordFrames
 from cafe.results.predictions import HeadName, Predictions
 from cafe.results.result import ChosenConfiguration, Difference, Result
 from cafe.results.typed_json import Count, Index, Name, NotNegative, from_json, read_text, to_json
@@ -69,7 +69,7 @@ class Halves:
 
 
 @dataclass(frozen=True, repr=False)
-class Record(RecordViews):
+class Record(RecordFrames):
     """What a study found and how.
 
     Attributes

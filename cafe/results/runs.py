@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.errors import CafeError, InputError, raise_as
-from cafe.results.choice import HeadSelector as HeadSelector
-from cafe.results.choice import choose_result
+from cafe.results.head_selection import HeadSelector as HeadSelector
+from cafe.results.head_selection import choose_result
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
 from cafe.results.predictions import write_predictions
 from cafe.results.record import RECORD, Record, read_record

@@ -20,15 +20,15 @@ from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
-from cafe.results.head_about import HeadAbout
+from cafe.results.head_metadata import HeadMetadata
 from cafe.results.typed_json import check_json
-from cafe.store.shown import Shown, name_some
+from cafe.store.repr_mixin import ReprMixin, name_some
 
 _ZERO_SHOT = "zero_shot."
 
 
 @dataclass(frozen=True, repr=False)
-class SavedHead(Shown):
+class SavedHead(ReprMixin):
     """A head read back, with what its file says of it.
 
     Attributes
@@ -189,7 +189,7 @@ def load_head(path: Path | str) -> SavedHead:
         raise InputError(f"no head '{path}'; 'cafe fit' saves one for every method, shot and seed.")
     try:
         about = read_about(path, "cafe")
-        check_json(HeadAbout, about, Path(path))
+        check_json(HeadMetadata, about, Path(path))
         tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cafe.errors import InputError
 from cafe.store.header import SPLITS, Block, Header, SplitArrays
+from cafe.store.interop import CacheInterop
 from cafe.store.open_file import (
     FileState,
     file_state,
@@ -27,11 +28,10 @@ from cafe.store.paths import find_caches
 from cafe.store.rows import read_rows
 from cafe.store.schema import get_text, slabs
 from cafe.store.structure import InvalidFileError
-from cafe.store.views import CacheViews
 
 
 @dataclass(frozen=True, repr=False)
-class FeatureCache(CacheViews):
+class FeatureCache(CacheInterop):
     """A cache file: its header in memory, its features read when asked for.
 
     Attributes

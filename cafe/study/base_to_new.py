@@ -27,7 +27,7 @@ from cafe.results.record import Halves
 from cafe.results.result import Result
 from cafe.study.plan import StudyPlan, check_plan
 from cafe.study.runner import run_study
-from cafe.study.testing import score_head
+from cafe.study.score_head import score_head
 
 
 def supports_new_classes(methods: Sequence[str]) -> list[str]:

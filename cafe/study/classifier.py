@@ -21,8 +21,8 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.study.calibration import out_of_fold, settings_in_force
+from cafe.study.equal_texts import check_texts
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
-from cafe.study.same_text import check_texts
 
 
 @dataclass(repr=False, eq=False)  # scikit-learn prints, compares and copies estimators itself

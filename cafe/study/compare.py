@@ -19,7 +19,7 @@ from cafe.results.record import Record, RecordedEncoder, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, each_cache
-from cafe.store.shown import Shown
+from cafe.store.repr_mixin import ReprMixin
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
@@ -35,7 +35,7 @@ DEFAULT_SHOTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Shown):
+class Comparison(ReprMixin):
     """Methods over shot counts on one cache, or on several with their average.
 
     Attributes

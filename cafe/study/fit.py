@@ -16,6 +16,7 @@ from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.study.cost import cost_notes
+from cafe.study.equal_texts import choose_baselines
 from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
@@ -27,7 +28,6 @@ from cafe.study.plan import (
     resolve_shots,
 )
 from cafe.study.runner import run_study
-from cafe.study.same_text import choose_baselines
 
 DEFAULT_SHOTS = 16
 

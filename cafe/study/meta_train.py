@@ -18,8 +18,8 @@ from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
 from cafe.store import FeatureCache, utc_now
 from cafe.store.files import lock_file, real_path
+from cafe.study.equal_texts import check_texts
 from cafe.study.plan import open_caches, resolve_seeds
-from cafe.study.same_text import check_texts
 
 DEFAULT_SHOTS = 16
 """K in the authors' configurations."""

@@ -17,7 +17,7 @@ from cafe.methods.base import Protocol
 from cafe.methods.catalog import find_method
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
-from cafe.study.same_text import check_texts
+from cafe.study.equal_texts import check_texts
 
 COMMON_SETTINGS = ("ratio", "bottleneck", "epochs", "lr", "weight_decay", "batch_size")
 """Hyper-parameters that `fit`, `compare` and `AdapterClassifier` name in their signatures."""

@@ -22,7 +22,7 @@ from cafe.results.result import Calibration, Result
 from cafe.study.calibration import calibrate
 from cafe.study.diagnostics import Diagnostics, diagnose
 from cafe.study.plan import StudyPlan, check_plan
-from cafe.study.testing import score_head
+from cafe.study.score_head import score_head
 
 
 def run_study(

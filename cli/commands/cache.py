@@ -14,7 +14,7 @@ from cafe.errors import CacheError, CafeError, counted
 from .. import options as opt
 from ..caches import count_images, open_cache, refuse_present, summarize_cache
 from ..output import confirm_removal, megabytes, note, print_json, print_table, say
-from ..stopping import WHOLE, on_stop
+from ..signals import WHOLE, on_stop
 
 EqualIds = Annotated[
     Literal["rename", "refuse"],

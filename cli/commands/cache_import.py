@@ -12,7 +12,7 @@ from cafe.errors import counted
 from .. import options as opt
 from ..caches import count_images, refuse_present, summarize_cache
 from ..output import note, print_json, say
-from ..stopping import WHOLE, on_stop
+from ..signals import WHOLE, on_stop
 
 Source = Annotated[
     Path,

@@ -13,7 +13,7 @@ from .. import options as opt
 from ..heads import note_choice
 from ..output import megabytes, say
 from ..parsing import parse_head_selector
-from ..stopping import WHOLE, on_stop
+from ..signals import WHOLE, on_stop
 
 Format = Annotated[
     Literal["safetensors", "onnx", "torch"],

@@ -13,7 +13,7 @@ from cafe.errors import CafeError, InputError, counted
 
 from .. import options as opt
 from ..heads import note_calibration, note_choice
-from ..image_words import expand_images
+from ..image_arguments import expand_images
 from ..output import note, print_json
 from ..parsing import parse_head_selector
 from ..prediction_formats import FORMATS, Write
@@ -72,7 +72,7 @@ def predict(
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.encoders.recorded import load_recorded_encoder
-    from cafe.extract.sources import list_images
+    from cafe.extract.image_sources import list_images
     from cafe.inference.predictor import Predictor, record_of_head
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head

@@ -88,7 +88,7 @@ def train(
     Example: cafe train ./photos -o model
     """
     from cafe.inference.train import train as run
-    from cafe.study.train import DEFAULT_METHODS
+    from cafe.study.fit_on_all import DEFAULT_METHODS
 
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(

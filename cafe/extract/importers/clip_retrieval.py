@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cafe.datasets.class_order import are_numbered, has_two_orders, in_class_order
 from cafe.datasets.image_list import SPLIT_NAMES, Entry
-from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
+from cafe.datasets.make_split import SPLIT_BY_CAFE, complete_splits
 from cafe.datasets.text_files import quote, quote_some
 from cafe.errors import CacheFormatError, InputError, counted, how_to_install, raise_as, verb
 from cafe.extract.importers.arrays import read_array
@@ -43,7 +43,8 @@ def read_clip_retrieval(source: Path, options: ImportOptions) -> FeatureSet | No
         for entry in _entries(metadata, table.columns, features.name, len(array))
     ]
     names, labels = _class_numbers(source, entries, options.known_names())
-    entries, how = _split(source, entries)
+    entries, is_made = complete_splits(entries, f"'{source}'", "images", CacheFormatError)
+    how = SPLIT_BY_CAFE if is_made else "splits as the metadata says"
     splits = {}
     for split in dict.fromkeys(entry.split for entry in entries):
         is_ours = np.array([entry.split == split for entry in entries])  # (N,)
@@ -53,7 +54,7 @@ def read_clip_retrieval(source: Path, options: ImportOptions) -> FeatureSet | No
         splits[split] = SplitFeatures(source, what, labels[is_ours], shards, ids)
     description = f"embeddings of clip-retrieval, imported from {source.name}; {how}"
     files = [file for pair in pairs for file in pair]
-    notes = [*_left_out(source, pairs, tables), *([how] if how == SPLIT_BY_CAFE else [])]
+    notes = [*_left_out(source, pairs, tables), *([how] if is_made else [])]
     return FeatureSet(source, description, splits, files, class_names=names, notes=notes)
 
 
@@ -232,18 +233,6 @@ def _order_classes(source: Path, found: set[str], known: Sequence[str]) -> tuple
             "column of the class with label=."
         )
     return tuple(own)
-
-
-def _split(source: Path, entries: Sequence[Entry]) -> tuple[list[Entry], str]:
-    unsplit = sum(not entry.split for entry in entries)
-    if not unsplit:
-        return list(entries), "splits as the metadata says"
-    if unsplit == len(entries):
-        return make_split(entries), SPLIT_BY_CAFE
-    raise CacheFormatError(
-        f"'{source}': {unsplit:,} of {len(entries):,} images {verb(unsplit, 'have')} no split; "
-        "give one to all or to none."
-    )
 
 
 def _shards(arrays: Sequence[NDArray[Any]], is_ours: NDArray[np.bool_]) -> list[Shard]:

@@ -27,7 +27,7 @@ from cafe.results.record import Record, make_record
 from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
-from cafe.store.shown import Shown
+from cafe.store.repr_mixin import ReprMixin
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
@@ -42,7 +42,7 @@ SHARED_CHOICE = (
 
 
 @dataclass(frozen=True, repr=False)
-class GridResult(Shown):
+class GridResult(ReprMixin):
     """What a grid found.
 
     Attributes

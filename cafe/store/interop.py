@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cafe.store.header import Header
-from cafe.store.shown import Shown, name_some
+from cafe.store.repr_mixin import ReprMixin, name_some
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cafe.store.read import FeatureCache
-    from cafe.store.split import CacheSplit
+    from cafe.store.split_dataset import CacheSplit
 
 
-class CacheViews(Shown):
+class CacheInterop(ReprMixin):
     """What `FeatureCache` has beside its arrays."""
 
     path: Path
@@ -37,7 +37,7 @@ class CacheViews(Shown):
         InputError
             If there is no such split.
         """
-        from cafe.store.split import CacheSplit  # torch is slow to import
+        from cafe.store.split_dataset import CacheSplit  # torch is slow to import
 
         return CacheSplit(cast("FeatureCache", self), split)
 
@@ -61,7 +61,7 @@ class CacheViews(Shown):
         InputError
             If there is no such split, or pandas is not installed.
         """
-        from cafe.store.split import cache_frame
+        from cafe.store.split_dataset import cache_frame
 
         return cache_frame(cast("FeatureCache", self), split, features=features)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from cafe.datasets.dataset import Dataset, Item
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, make_image_list
 from cafe.datasets.left_out import LeftOut
-from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
+from cafe.datasets.make_split import SPLIT_BY_CAFE, complete_splits
 from cafe.datasets.open_image import NO_STATE, STATE, FileState, open_image, quick_state
 from cafe.errors import DatasetError, ImageError
 
@@ -27,7 +27,7 @@ def file_stamp(path: Path) -> Stamp:
     return quick_state(path)[1:]
 
 
-class Pack(Protocol):
+class PackFile(Protocol):
     """A file that holds images."""
 
     def read(self, place: int, size: int) -> bytes:
@@ -40,7 +40,7 @@ class Pack(Protocol):
 class Place(NamedTuple):
     """Where an image lies: in a file, from a byte or in a row, and how many bytes it has."""
 
-    pack: Pack
+    pack: PackFile
     place: int
     size: int
 
@@ -130,16 +130,8 @@ def packed_dataset(
         entries = [entry._replace(key=str(entry.key)) for entry in entries]
     if not entries:
         raise DatasetError(f"{source} has no labelled images; {'; '.join(left_out.lines())}.")
-    unsplit = sum(not entry.split for entry in entries)
-    if unsplit == len(entries):
-        entries, words = make_split(entries), f"{source}; {SPLIT_BY_CAFE}"
-    elif unsplit:
-        raise DatasetError(
-            f"{source}: {unsplit:,} of {len(entries):,} images have no split; give one to all or "
-            "to none."
-        )
-    else:
-        words = f"{source}, with its splits"
+    entries, is_split_made = complete_splits(entries, source, "images")
+    words = f"{source}; {SPLIT_BY_CAFE}" if is_split_made else f"{source}, with its splits"
     images = make_image_list(entries, source, class_names)
     places = {row.entry.path: row.place for row in rows}
     splits = {
@@ -157,7 +149,7 @@ def packed_dataset(
         notes=(*images.notes, *left_out.lines()),
         places=places,
     )
-    if not unsplit:
+    if not is_split_made:
         return dataset
     return replace(dataset, unsplit=tuple(items[entry.path] for entry in entries))
 

@@ -11,7 +11,7 @@ import cafe
 from cafe.results.metrics import summarize
 from cafe.results.record import read_record
 from cafe.results.result import Result, accuracy_rows
-from cafe.store.shown import MOST_ROWS, Shown
+from cafe.store.repr_mixin import MOST_ROWS, ReprMixin
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_results_that_are_not_there_are_blank() -> None:
 
 
 def test_long_tables_are_cut() -> None:
-    class Long(Shown):
+    class Long(ReprMixin):
         def _title(self) -> str:
             return "Long"
 

@@ -24,13 +24,13 @@ from cafe.methods.head import Head
 from cafe.methods.validation import pick_best
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.progress import Progress
-from cafe.results.choice import best_of
 from cafe.results.estimate import Estimate, Share, make_estimate
+from cafe.results.head_selection import best_of
 from cafe.results.result import NOT_CALIBRATED, Calibration
 from cafe.study.calibration import fit_temperature, judge, most_judged
+from cafe.study.equal_texts import check_texts
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
-from cafe.study.same_text import check_texts
-from cafe.study.testing import score_head
+from cafe.study.score_head import score_head
 
 FOLDS = 10
 """Folds of the estimate: each head is fitted on nine tenths of the images, nearly on all."""
@@ -82,7 +82,7 @@ def fit_on_all(
         Features of one cache; all of its splits are used.
     methods : sequence of str
         Names of the catalog that need nothing beside a cache. Of several the best on held-out
-        images is kept; see `cafe.results.choice.best_of`.
+        images is kept; see `cafe.results.head_selection.best_of`.
     settings : mapping, optional
         Hyper-parameters; each method takes those that it knows.
     own_test : bool

@@ -11,7 +11,7 @@ MOST_ROWS = 30
 _MOST_NAMES, _LONGEST = 3, 60
 
 
-class Shown:
+class ReprMixin:
     """What shows itself by `_title` and `_rows`, which may hold any text."""
 
     def _title(self) -> str:

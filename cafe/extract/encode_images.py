@@ -28,7 +28,7 @@ from cafe.extract.encode import (
     decoder_threads,
     encode_batch,
 )
-from cafe.extract.sources import Images, ImageSource, list_images, to_image
+from cafe.extract.image_sources import Images, ImageSource, list_images, to_image
 from cafe.progress import log
 
 OnError = Literal["fail", "skip"]

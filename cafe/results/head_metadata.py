@@ -57,7 +57,7 @@ class _Required(TypedDict):
     cache_key: _CacheKey
 
 
-class HeadAbout(_Required, total=False):
+class HeadMetadata(_Required, total=False):
     """What heads say since version 0.1."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]

@@ -43,7 +43,7 @@ def score_head(
 
     def look(start: int, report: Report) -> None:
         block = images.block(slice(start, start + rows), spatial=head.spatial)
-        scores.look_at(predict_in_blocks(head, block, rows), start)
+        scores.add(predict_in_blocks(head, block, rows), start)
         report(len(block))
 
     def on_progress(count: int) -> None:

@@ -119,7 +119,7 @@ def test_one_that_is_there_and_one_that_is_not(
 def test_pixels_that_wait_are_bounded(
     models: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cafe.extract.several._MOST_WAITING", 0)
+    monkeypatch.setattr("cafe.extract.several_encoders._MOST_WAITING", 0)
     alone = [e.extract(photos, cache=tmp_path / "alone") for e in extractors(models)]
     first, second = extractors(models)
     first.extract(photos, cache=tmp_path / "cache", also=[second])

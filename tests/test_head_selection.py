@@ -16,7 +16,7 @@ from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
-from cafe.results.choice import HeadSelector, best_result, choose_result
+from cafe.results.head_selection import HeadSelector, best_result, choose_result
 from cafe.results.metrics import summarize
 from cafe.results.record import read_record
 from cafe.results.result import NOT_CALIBRATED, Calibration, Result

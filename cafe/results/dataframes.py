@@ -14,7 +14,7 @@ from cafe.features.splits import Shots
 from cafe.results.page import read_page
 from cafe.results.predictions import PREDICTIONS, HeadName, read_pairs
 from cafe.results.result import Result, accuracy_rows, largest_shots
-from cafe.store.shown import Shown
+from cafe.store.repr_mixin import ReprMixin
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cafe.results.record import Record, RecordedEncoder
 
 
-class RecordViews(Shown):
+class RecordFrames(ReprMixin):
     """What `Record` has beside its values: tables, and a few lines for people."""
 
     dataset: str
