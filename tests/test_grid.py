@@ -22,8 +22,9 @@ from cafe.extract.importers import import_features
 from cafe.methods.base import Context
 from cafe.results.page import GridRow
 from cafe.store import FeatureCache
+from cafe.study.grid.choose import choose
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
-from cafe.study.grid.search import SHARED_CHOICE, choose, search
+from cafe.study.grid.search import SHARED_CHOICE, search
 from cafe.study.grid.space import Cell, Configuration, GridSpace, span
 
 SWEEP = GridSpace(

@@ -45,7 +45,7 @@ def test_heads_and_predictors(run: Path) -> None:
         "temperature",
     ]
     assert lines[3].split(maxsplit=1)[1] == "10: zero, one, two, ..."
-    predictor = cafe.Predictor.load(run, device="cpu")
+    predictor = cafe.Predictor.load(run, method="clip-adapter", device="cpu")
     assert repr(predictor).splitlines()[0] == "Predictor of clip-adapter, 4 shots, seed 0"
     assert "<td>cpu</td>" in predictor._repr_html_()
 

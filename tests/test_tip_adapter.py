@@ -15,7 +15,8 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.tip_adapter.search import CandidateGrid, count_hits, search
-from cafe.methods.tip_adapter.tip_adapter import TipAdapter, TipAdapterF, affinities, cache_keys
+from cafe.methods.tip_adapter.tip_adapter import TipAdapter, affinities, cache_keys
+from cafe.methods.tip_adapter.tip_adapter_f import TipAdapterF
 from cafe.methods.validation import Fold
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -29,7 +29,8 @@ from cafe.results.model_record import changes
 from cafe.results.saved_model import MODEL, ModelNotFoundError, read_model
 from cafe.store import Block, write_cache
 from cafe.store.files import lock_file
-from cafe.study.fit_on_all import FOLDS, fit_on_all, right_by_the_others_choice
+from cafe.study.estimate import FOLDS, nested_choice_hits
+from cafe.study.fit_on_all import fit_on_all
 
 Run = Callable[..., Answer]
 
@@ -115,10 +116,10 @@ def test_a_choice_does_not_judge_itself() -> None:
     """Two methods of chance: each is the better on one half, and the other half chooses it."""
     right = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]).bool()
     group, losses = torch.tensor([0, 0, 1, 1]), torch.zeros(2, 4)
-    assert right_by_the_others_choice(right, losses, group).tolist() == [False] * 4
+    assert nested_choice_hits(right, losses, group).tolist() == [False] * 4
     same = right[:1].repeat(2, 1)
-    assert right_by_the_others_choice(same, losses, group).tolist() == same[0].tolist()
-    assert right_by_the_others_choice(right, losses, torch.zeros(4)).tolist() == right[0].tolist()
+    assert nested_choice_hits(same, losses, group).tolist() == same[0].tolist()
+    assert nested_choice_hits(right, losses, torch.zeros(4)).tolist() == right[0].tolist()
 
 
 def test_tiny_classes(tmp_path: Path) -> None:

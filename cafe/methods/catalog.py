@@ -22,7 +22,7 @@ CATALOG: dict[str, str] = {
     "knn": "cafe.methods.knn:Knn",
     "linear-probe": "cafe.methods.linear_probe:LinearProbe",
     "tip-adapter": "cafe.methods.tip_adapter.tip_adapter:TipAdapter",
-    "tip-adapter-f": "cafe.methods.tip_adapter.tip_adapter:TipAdapterF",
+    "tip-adapter-f": "cafe.methods.tip_adapter.tip_adapter_f:TipAdapterF",
     "vt-clip": "cafe.methods.vt_clip:VtClip",
     "gda": "cafe.methods.gda:Gda",
     "cross-modal": "cafe.methods.cross_modal:CrossModalLinear",

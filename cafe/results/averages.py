@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from cafe.errors import InputError
 from cafe.results.metrics import Summary, summarize
-from cafe.results.record import Record
+from cafe.results.record import Record, RecordedEncoder
 from cafe.results.result import Difference, Result
 
 REFERENCE = "clip-adapter"
@@ -51,6 +53,43 @@ def average(records: Sequence[Record]) -> tuple[Result, ...]:
     tables = [{(r.method, r.shots): r for r in record.results} for record in records]
     shared = [key for key in tables[0] if all(key in table for table in tables)]
     return tuple(_average_of([table[key] for table in tables]) for key in shared)
+
+
+def average_record(records: Sequence[Record]) -> Record:
+    """The average of several caches, in the shape of a record."""
+    first, results = records[0], average(records)
+    if not results:
+        raise InputError(
+            "these caches share no shot count, so there is no average; name some with shots=."
+        )
+    names = [record.dataset for record in records]
+    words = (
+        f"Average over {len(records)} caches, seed by seed. Of the first, {first.dataset}: "
+        f"{first.protocol.words}"
+    )
+    words += "".join(f" Of {r.dataset}: {r.source}." for r in records[1:] if r.source)
+    brief = f"Average over {len(records)} caches. Of {first.dataset}: {first.protocol.brief}"
+    # only the shot counts that every cache has can be averaged
+    shots = tuple(dict.fromkeys(result.shots for result in results))
+    return replace(
+        first,
+        kind=f"{first.kind}-average",
+        cache=tuple(str(record.cache) for record in records),
+        dataset=f"average-of-{len(records)}",
+        datasets=tuple(names),
+        runs=tuple(record.folder.name for record in records if record.folder is not None),
+        encoder=RecordedEncoder(
+            "+".join(dict.fromkeys(record.encoder.model for record in records)),
+            "+".join(dict.fromkeys(record.encoder.pretrained for record in records)),
+        ),
+        protocol=replace(first.protocol, shots=shots, words=words, brief=brief),
+        results=results,
+        differences=differences(results),
+        cache_key={},
+        opened=None,
+        class_names=(),
+        folder=None,
+    )
 
 
 def _average_of(results: Sequence[Result]) -> Result:

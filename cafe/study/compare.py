@@ -14,8 +14,8 @@ from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import methods_that_need
 from cafe.progress import Progress
-from cafe.results.averages import average, differences
-from cafe.results.record import Record, RecordedEncoder, make_record
+from cafe.results.averages import average_record, differences
+from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, each_cache
@@ -180,7 +180,7 @@ def compare(
         records.append(record if runs is None else save_run(record, Path(runs)))
     if len(records) == 1:
         return Comparison(records[0], records)
-    mean = _average_record(records)
+    mean = average_record(records)
     return Comparison(mean if runs is None else save_run(mean, Path(runs)), records)
 
 
@@ -232,41 +232,4 @@ def _base_to_new(
         kind="base-to-new",
         base_to_new=halves,
         class_names=base.text.names,
-    )
-
-
-def _average_record(records: Sequence[Record]) -> Record:
-    """The average of several caches, in the shape of a record."""
-    first, results = records[0], average(records)
-    if not results:
-        raise InputError(
-            "these caches share no shot count, so there is no average; name some with shots=."
-        )
-    names = [record.dataset for record in records]
-    words = (
-        f"Average over {len(records)} caches, seed by seed. Of the first, {first.dataset}: "
-        f"{first.protocol.words}"
-    )
-    words += "".join(f" Of {r.dataset}: {r.source}." for r in records[1:] if r.source)
-    brief = f"Average over {len(records)} caches. Of {first.dataset}: {first.protocol.brief}"
-    # only the shot counts that every cache has can be averaged
-    shots = tuple(dict.fromkeys(result.shots for result in results))
-    return replace(
-        first,
-        kind=f"{first.kind}-average",
-        cache=tuple(str(record.cache) for record in records),
-        dataset=f"average-of-{len(records)}",
-        datasets=tuple(names),
-        runs=tuple(record.folder.name for record in records if record.folder is not None),
-        encoder=RecordedEncoder(
-            "+".join(dict.fromkeys(record.encoder.model for record in records)),
-            "+".join(dict.fromkeys(record.encoder.pretrained for record in records)),
-        ),
-        protocol=replace(first.protocol, shots=shots, words=words, brief=brief),
-        results=results,
-        differences=differences(results),
-        cache_key={},
-        opened=None,
-        class_names=(),
-        folder=None,
     )

@@ -21,19 +21,15 @@ from cafe.features.tensors import LARGE, ClassText, Features, TrainingSet, join
 from cafe.methods.base import Context, Job, Method
 from cafe.methods.catalog import find_method, make_method, methods_that_need
 from cafe.methods.head import Head
-from cafe.methods.validation import pick_best
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.progress import Progress
-from cafe.results.estimate import Estimate, Share, make_estimate
+from cafe.results.estimate import Estimate
 from cafe.results.head_selection import best_of
 from cafe.results.result import NOT_CALIBRATED, Calibration
 from cafe.study.calibration import fit_temperature, judge, most_judged
 from cafe.study.equal_texts import check_texts
+from cafe.study.estimate import FOLDS, estimate_accuracy
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
-from cafe.study.score_head import score_head
-
-FOLDS = 10
-"""Folds of the estimate: each head is fitted on nine tenths of the images, nearly on all."""
 
 DEFAULT_METHODS = ("auto", "map-probe")
 """Of which the better on held-out images is kept; `docs/train.md` says why these."""
@@ -124,7 +120,7 @@ def fit_on_all(
     source: Literal["test", "out-of-fold"] = "test" if own_test else "out-of-fold"
     calibrations = [_calibrate(judges, held_out, len(text.names), source) for _, judges in fits]
     best = best_of(calibrations)
-    estimate, accuracies = _estimate(
+    estimate, accuracies = estimate_accuracy(
         [judges for _, judges in fits], held_out, text, zero_shot, source
     )
     rivals = {n: a for n, a in zip(methods, accuracies, strict=True) if n != methods[best]}
@@ -189,70 +185,3 @@ def _calibrate(
     most = -(-most_judged(classes) // len(held_out))
     pairs = [judge(head, part, most) for head, part in zip(judges, held_out, strict=True)]
     return fit_temperature(pairs, source)
-
-
-def _estimate(
-    judges: Sequence[Sequence[Head]],
-    held_out: Sequence[Features],
-    text: ClassText,
-    zero_shot: Head | None,
-    source: Literal["test", "out-of-fold"],
-) -> tuple[Estimate, list[float]]:
-    """The estimate, and the accuracy of each method on the same images."""
-    classes, device = len(text.names), text.features.device
-    parts = [part.to(device) for part in held_out]
-    scores = [
-        [score_head(head, part, classes) for head, part in zip(heads, parts, strict=True)]
-        for heads in judges
-    ]
-    y = torch.cat([part.y for part in parts])  # (J,)
-    right = torch.stack([torch.cat([one.right for one in row]) for row in scores])  # (M, J)
-    losses = -torch.stack([torch.cat([one.own for one in row]) for row in scores])  # (M, J)
-    sizes = torch.tensor([len(part) for part in parts], device=device)
-    group = torch.arange(len(parts), device=device).repeat_interleave(sizes)  # (J,)
-    if source == "test":  # one head judges all: its images in tenths
-        group = torch.arange(len(y), device=device) % FOLDS
-    hits = right_by_the_others_choice(right, losses, group)
-    images = _count(y, classes)
-    plain = score_head(zero_shot, join(parts), classes).accuracy if zero_shot else None
-    estimate = make_estimate(
-        [Share(*pair) for pair in zip(images, _count(y[hits], classes), strict=True)],
-        "test split" if source == "test" else "cross-validation",
-        len(parts),
-        plain,
-    )
-    return estimate, (100 * right.double().mean(dim=1)).tolist()
-
-
-def _count(labels: Tensor, classes: int) -> list[int]:
-    counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
-    return counts
-
-
-def right_by_the_others_choice(right: Tensor, losses: Tensor, group: Tensor) -> Tensor:
-    """Whether images are labelled right by the method that the other groups of images choose.
-
-    The accuracy of the best of several methods, on the images that it was chosen by, is too high.
-    So the method that labels a group of images is chosen without these.
-
-    Parameters
-    ----------
-    right : Tensor
-        Whether each of M methods labels each of J images right. (M, J) bool
-    losses : Tensor
-        Their negative log-likelihoods. (M, J)
-    group : Tensor
-        The group of each image. (J,)
-
-    Returns
-    -------
-    Tensor
-        (J,) bool
-    """
-    hits = right[0].clone()
-    for number in range(int(group.max()) + 1):
-        own = group == number
-        others = ~own if not own.all() else own
-        best = pick_best(right[:, others].double().mean(dim=1), losses[:, others].mean(dim=1))
-        hits[own] = right[best, own]
-    return hits

@@ -15,12 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cafe.devices import resolve_precision
-from cafe.features.splits import Shots
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context
-from cafe.methods.checks import parse_bottleneck
-from cafe.methods.clip_adapter.method import ClipAdapter
-from cafe.methods.validation import pick_best
 from cafe.progress import Progress, log
 from cafe.results.page import GridRow
 from cafe.results.record import Record, make_record
@@ -28,6 +24,7 @@ from cafe.results.result import ChosenConfiguration
 from cafe.results.runs import save_run
 from cafe.store import FeatureCache
 from cafe.store.repr_mixin import ReprMixin
+from cafe.study.grid.choose import choose, mean_over_seeds, nearest_to_defaults
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
@@ -171,7 +168,9 @@ def _search(
         ChosenConfiguration(
             shots,
             *point,
-            val=_mean("val", journal.rows, space, shots, point) if shots in judged else None,
+            val=mean_over_seeds("val", journal.rows, space, shots, point)
+            if shots in judged
+            else None,
             test=tested[shots][-1].accuracy,  # the adapter stands behind the baselines
         )
         for shots, point in chosen.items()
@@ -193,53 +192,6 @@ def _search(
         runs_per_second=trained / seconds if seconds else 0.0,
     )
     return record, _with_tests(journal.rows, space, best), trained
-
-
-def choose(rows: Mapping[Cell, GridRow], space: GridSpace, shots: Shots) -> Configuration | None:
-    """The configuration that does best on average over seeds; None where no run was judged.
-
-    Of equals it is the one with the smaller ratio; see `cafe.methods.validation.pick_best`.
-    """
-    # the first of equals wins, so the smaller ratio stands first
-    points = sorted(space.points, key=lambda point: point.ratio)
-    if Cell(shots, space.seeds[0], points[0]) not in rows:
-        return None
-    accuracies = [_mean("val", rows, space, shots, point) for point in points]
-    losses = [_mean("val_nll", rows, space, shots, point) for point in points]
-    return points[pick_best(accuracies, losses)]
-
-
-def _mean(
-    name: Literal["val", "val_nll"],
-    rows: Mapping[Cell, GridRow],
-    space: GridSpace,
-    shots: Shots,
-    point: Configuration,
-) -> float:
-    """Mean over seeds of a value of a configuration's rows."""
-    values = [rows[Cell(shots, seed, point)][name] for seed in space.seeds]
-    return sum(values) / len(values)
-
-
-def nearest_to_defaults(space: GridSpace, width: int) -> Configuration:
-    """The configuration nearest to CLIP-Adapter's defaults: in ratio, then in width, then in rate.
-
-    Parameters
-    ----------
-    space : GridSpace
-    width : int
-        Feature width D.
-    """
-    default = ClipAdapter()
-    hidden = parse_bottleneck(default.bottleneck, width)
-    return min(
-        space.points,
-        key=lambda point: (
-            abs(point.ratio - default.ratio),
-            abs(parse_bottleneck(point.bottleneck, width) - hidden),
-            abs(point.lr - default.recipe.lr),
-        ),
-    )
 
 
 def _with_tests(
