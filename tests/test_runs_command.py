@@ -12,6 +12,7 @@ import pytest
 from digits_run import Answer, call, digits_run
 
 from cafe.errors import CafeError, InputError
+from cafe.results import run_folders
 from cafe.results.record import read_record
 from cafe.results.run_folders import list_runs, remove_run
 
@@ -183,3 +184,20 @@ def test_records_that_are_no_files(run: Run, runs: Path) -> None:
             assert (answer.code in (1, 2), len(answer.err.splitlines())) == (True, 1)
     with pytest.raises(InputError, match="it is no file"):
         read_record(runs / "pipe")
+
+
+def test_a_run_that_is_removed_meanwhile(
+    run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run_folders.size_of_run
+
+    def gone(folder: Path) -> int:
+        shutil.rmtree(folder)
+        return real(folder)
+
+    monkeypatch.setattr(run_folders, "size_of_run", gone)
+    assert run("ls", "--json") == (0, "[]\n", "")
+    (runs / "next").mkdir()
+    (runs / "next/record.json").touch()
+    monkeypatch.setattr(os.path, "isfile", lambda path: not shutil.rmtree(path.parent))
+    assert list_runs(runs) == [runs / "next"]

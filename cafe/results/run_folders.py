@@ -25,7 +25,14 @@ def list_runs(runs: Path) -> list[Path]:
     """The runs of a folder, newest first."""
     records = filter(os.path.isfile, runs.glob(f"[!.]*/{RECORD}"))  # no link to nothing
     found = [path.parent for path in records]
-    return sorted(found, key=lambda run: ((run / RECORD).stat().st_mtime, run.name), reverse=True)
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(run: Path) -> tuple[float, str]:
+    try:
+        return (run / RECORD).stat().st_mtime, run.name
+    except OSError:  # removed just now
+        return 0.0, run.name
 
 
 def newest_run(folder: Path) -> Path:
