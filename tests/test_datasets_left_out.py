@@ -93,11 +93,13 @@ def test_files_of_other_kinds_are_counted_by_suffix(root: Path) -> None:
     plant(root, "a/1.dng", "a/2.NEF", content=b"II*\0 a thumbnail of 160 x 120")
     os.mkfifo(root / "a/pipe.jpg")
     (root / "a/gone").symlink_to("nowhere")
+    (root / "a/itself").symlink_to("itself")
+    (root / "itself").symlink_to("itself")
     (root / "a/loop").symlink_to("..")
     dataset = load_dataset(root)
     assert len(ids(dataset)) == 4
     assert dataset.notes == (
-        "left out: broken links (1: without suffix)",
+        "left out: broken links (3: 3 without suffix)",
         "left out: files of no image format that cafe reads (6: 2 without suffix, 2 .txt, .eps, "
         ".mp4)",
         "left out: links to a folder that they lie in (1: a/loop)",

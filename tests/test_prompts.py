@@ -69,6 +69,8 @@ def test_sentences_from_a_file(tmp_path: Path) -> None:
         ('{"a": ["x"], "b": ["y"], "bb": ["z"]}', "unknown class 'bb'; did you mean b"),
         ('{"a": [], "b": ["y"]}', "'a' needs a list of sentences"),
         ('{"a": [" "], "b": ["y"]}', "'a' needs a list of sentences"),
+        ('{"a": ["x\\u0000"], "b": ["y"]}', "x00' of 'a' is no text"),
+        ('{"a": ["x\\ud800"], "b": ["y"]}', "of 'a' is no text"),
         ('{"a": 3, "b": ["y"]}', "'a' needs a list of sentences"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from digits_run import Answer, call, digits_run
 
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError
+from cafe.results import run_folders
+from cafe.results.record import read_record
 from cafe.results.run_folders import list_runs, remove_run
 
 Run = Callable[..., Answer]
@@ -166,3 +169,35 @@ def test_a_run_that_cannot_be_removed_stays(
     assert (answer.code, answer.out) == (1, "")
     assert "cannot remove 'runs/mine' (Permission denied)" in answer.err
     assert sorted(runs.rglob("*")) == before
+
+
+def test_records_that_are_no_files(run: Run, runs: Path) -> None:
+    for name, target in (("nothing", "no"), ("loop", "record.json"), ("endless", "/dev/zero")):
+        (runs / name).mkdir()
+        (runs / name / "record.json").symlink_to(target)
+    (runs / "pipe").mkdir()
+    os.mkfifo(runs / "pipe/record.json")
+    assert [row["run"] for row in json.loads(run("ls", "--json").out)] == ["mine"]
+    for name in ("nothing", "loop", "endless", "pipe"):
+        for word in ("show", "rm"):
+            answer = run(word, name)
+            assert (answer.code in (1, 2), len(answer.err.splitlines())) == (True, 1)
+    with pytest.raises(InputError, match="it is no file"):
+        read_record(runs / "pipe")
+
+
+def test_a_run_that_is_removed_meanwhile(
+    run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run_folders.size_of_run
+
+    def gone(folder: Path) -> int:
+        shutil.rmtree(folder)
+        return real(folder)
+
+    monkeypatch.setattr(run_folders, "size_of_run", gone)
+    assert run("ls", "--json") == (0, "[]\n", "")
+    (runs / "next").mkdir()
+    (runs / "next/record.json").touch()
+    monkeypatch.setattr(os.path, "isfile", lambda path: not shutil.rmtree(path.parent))
+    assert list_runs(runs) == [runs / "next"]

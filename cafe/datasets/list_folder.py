@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +79,10 @@ def _walk(
     are_images = any(Path(entry.name).suffix.lower() in known_suffixes() for entry in entries)
     for entry in entries:
         path = f"{prefix}{entry.name}"
-        if entry.is_dir() and are_images and _THUMBNAILS.fullmatch(entry.name):
+        is_folder = _answer(entry.is_dir)
+        if is_folder and are_images and _THUMBNAILS.fullmatch(entry.name):
             left_out.add("folders of thumbnails beside images", path)
-        elif entry.is_dir():
+        elif is_folder:
             listing.folders.append(path)
             _walk(folder / entry.name, f"{path}/", above | {here}, listing, left_out)
         elif _is_image(folder / entry.name, entry, left_out):
@@ -102,9 +103,17 @@ def _visible_entries(folder: Path, left_out: LeftOut) -> Iterator[os.DirEntry[st
             yield entry
 
 
+def _answer(question: Callable[[], bool]) -> bool:
+    """What a folder says of an entry; no, of a link that leads in a circle or where none may go."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
 def _is_image(path: Path, entry: os.DirEntry[str], left_out: LeftOut) -> bool:
     suffix = path.suffix.lower()
-    if entry.is_file():
+    if _answer(entry.is_file):
         reason = reason_against(path)
     elif entry.is_symlink() and suffix in known_suffixes():
         reason = ""
@@ -117,7 +126,7 @@ def _is_image(path: Path, entry: os.DirEntry[str], left_out: LeftOut) -> bool:
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the visible folders in a folder, links to folders included, sorted."""
-    return [entry.name for entry in _visible_entries(folder, LeftOut()) if entry.is_dir()]
+    return [entry.name for entry in _visible_entries(folder, LeftOut()) if _answer(entry.is_dir)]
 
 
 def images_below(folder: Path, left_out: LeftOut | None = None) -> list[str]:

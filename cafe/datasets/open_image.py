@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,10 +107,12 @@ def read_image_file(path: Path) -> ImageFile:
     Raises
     ------
     ImageError
-        If it is empty or too large.
+        If it is too large, or a pipe or a device, which would be waited for.
     OSError
         If it cannot be read.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError("it is a folder, a pipe or a device, and no file")
     with path.open("rb") as stream:
         status = os.fstat(stream.fileno())
         if status.st_size > MOST_FILE_BYTES:

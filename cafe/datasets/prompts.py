@@ -13,8 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cafe.datasets.text_files import clean_name, distinct_names, quote_some, read_json
-from cafe.errors import InputError, UnknownNameError
+from cafe.datasets.text_files import clean_name, distinct_names, quote, quote_some, read_json
+from cafe.errors import InputError, UnknownNameError, is_utf8
 
 
 class TemplateSet(NamedTuple):
@@ -160,6 +160,9 @@ def _sentences(value: Any, name: str, path: Path) -> list[str]:
     listed = [value] if isinstance(value, str) else value
     if isinstance(listed, list) and listed:
         sentences = [text.strip() for text in listed if isinstance(text, str) and text.strip()]
+        for text in sentences:
+            if "\0" in text or not is_utf8(text):  # of the escapes of JSON
+                raise InputError(f"{path}: {quote(text)} of '{name}' is no text that can be kept.")
         if len(sentences) == len(listed):
             return sentences
     raise InputError(f"{path}: '{name}' needs a list of sentences, none of them empty.")

@@ -23,6 +23,7 @@ from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
 from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
 from cafe.inference.predictor import record_of_head
+from cafe.results.run_folders import check_output
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
 from cafe.store.files import lock_file, move, real_path, temporary_folder
@@ -109,8 +110,8 @@ def export_head(
     Raises
     ------
     CafeError
-        If packages, head or encoder are missing, the file does not answer as the original does, or
-        it cannot be written; nothing is left behind.
+        If packages, head or encoder are missing, the file does not answer as the original does,
+        it cannot be written, or something else is there; nothing is left behind.
     BusyError
         If another process writes the file.
 
@@ -144,6 +145,7 @@ def export_head(
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
     name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
     path = Path(output or safe_name(name))
+    check_output(path, SUFFIXES[format])
     problem = raise_as(CafeError, f"cannot write '{path}'", "choose another file")
     with problem:
         path = real_path(path)

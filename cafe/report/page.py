@@ -16,6 +16,7 @@ from cafe.report import figures, head_figures
 from cafe.report.figures import Figure
 from cafe.report.read_runs import collect
 from cafe.report.report_data import ReportData
+from cafe.results.run_folders import check_output
 from cafe.store.files import remove_left_overs, write_text
 
 _POLICY = (
@@ -41,7 +42,7 @@ def write_report(
     runs : sequence of Path or str
         Folders of runs; of a folder of runs the newest counts.
     target : Path or str
-        The file to write; one that is there is replaced.
+        The file to write; a page that is there is replaced.
     images : Path or str, optional
         Folder that the dataset's images lie in, for thumbnails; None tries what ships with cafe and
         `$CAFE_DATA`.
@@ -60,14 +61,15 @@ def write_report(
     InputError
         If a run cannot be read.
     CafeError
-        If the file cannot be written.
+        If the file cannot be written, or is there and no page.
     """
+    path = Path(target)
+    check_output(path, ".html", ".htm")
     data = collect(runs, None if images is None else Path(images), method)
     for run in data:
         if on_run is not None:
             on_run(run)
     text = render(data)
-    path = Path(target)
     with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
         remove_left_overs(path.parent)
         write_text(path, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +23,16 @@ class RunNotFoundError(CafeError, FileNotFoundError):
 
 def list_runs(runs: Path) -> list[Path]:
     """The runs of a folder, newest first."""
-    found = [path.parent for path in runs.glob(f"[!.]*/{RECORD}")]
-    return sorted(found, key=lambda run: ((run / RECORD).stat().st_mtime, run.name), reverse=True)
+    records = filter(os.path.isfile, runs.glob(f"[!.]*/{RECORD}"))  # no link to nothing
+    found = [path.parent for path in records]
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(run: Path) -> tuple[float, str]:
+    try:
+        return (run / RECORD).stat().st_mtime, run.name
+    except OSError:  # removed just now
+        return 0.0, run.name
 
 
 def newest_run(folder: Path) -> Path:
@@ -117,3 +126,30 @@ def check_run_removable(run: Path) -> None:
         of_cafe = path.name in _FILES or _HEAD.fullmatch(path.name)
         if not of_cafe or path.is_symlink() or not path.is_file():
             raise CafeError(f"'{run}' holds '{path.name}', which no run has; move it away first.")
+
+
+def check_output(output: Path, *suffixes: str) -> None:
+    """Refuse, before the work, to write over what no earlier call can have made.
+
+    Parameters
+    ----------
+    output : Path
+        A file to write; one that is there is replaced.
+    *suffixes : str
+        How the names of such files end, in lower case.
+
+    Raises
+    ------
+    CafeError
+        If a file of another kind is there, or the head of a run.
+    """
+    file = Path(os.path.realpath(output))
+    if not file.is_file():
+        return
+    if file.suffix.lower() not in suffixes:
+        raise CafeError(
+            f"'{output}' is there already and is no {suffixes[0]} file; remove it, or choose "
+            "another with output=."
+        )
+    if _HEAD.fullmatch(file.name) and (file.parent / RECORD).is_file():
+        raise CafeError(f"'{output}' is a head of a run; choose another with output=.")

@@ -6,6 +6,7 @@ out of bounds is one error that names file and field.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -71,6 +72,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def read_text(path: Path) -> bytes:
-    """The bytes of a file of a run; an `InputError` where it cannot be read."""
+    """The bytes of a file of a run; an `InputError` where it cannot be read, or is none."""
     with raise_as(InputError, f"cannot read '{path}'"):
+        if not path.is_file() and path.exists():  # a pipe would be waited for, a device has no end
+            raise OSError(errno.EINVAL, "it is no file")
         return path.read_bytes()

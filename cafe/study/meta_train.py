@@ -16,6 +16,7 @@ from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.methods.meta_adapter.weights import MetaFile, load_meta, save_meta
 from cafe.progress import Progress
 from cafe.results.record import RecordedEncoder
+from cafe.results.run_folders import check_output
 from cafe.store import FeatureCache, utc_now
 from cafe.store.files import lock_file, real_path
 from cafe.study.equal_texts import check_texts
@@ -83,6 +84,7 @@ def meta_train(
     ('digits', 512)
     """
     path = Path(output)
+    check_output(path, ".safetensors")
     if not path.absolute().parent.is_dir():  # refused before the training, not after it
         raise InputError(
             f"no folder '{path.parent}' to write '{path.name}' to; choose another with output=."

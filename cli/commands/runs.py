@@ -45,6 +45,8 @@ def list_(runs: opt.RunsHome = Path("runs"), as_json: opt.Json = False) -> None:
             rows.append(_summary(folder))
         except CafeError as error:
             note(f"cafe: {error}")
+        except FileNotFoundError:  # removed just now
+            continue
     if as_json:
         print_json(rows)
     elif rows:

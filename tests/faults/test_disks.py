@@ -133,3 +133,27 @@ def test_reading_what_cannot_be_written(
     assert answer.code == code, answer
     assert code == 0 or answer.err.count("\n") == 1, answer
     assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "runs/mine", "-o", "photos/a/0.png"],
+        ["report", "runs/mine", "-o", "runs/mine/record.json"],
+        ["report", "runs/mine", "-o", "trees.html"],
+        ["export", "runs/mine", "-o", "cache/trees/toy.test.h5"],
+        ["export", "runs/mine", "-o", "runs/seen/clip-adapter.2shot.seed0.safetensors"],
+        ["export", "runs/mine", "--format", "torch", "-o", "trees.npz"],
+        ["meta-train", "trees/toy.test", "-o", "trees.npz", "--shots", "2"],
+        ["meta-train", "trees/toy.test", "-o", "runs/mine/clip-adapter.2shot.seed0.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_is_no_earlier_output_is_kept(words: list[str], cafe: Cafe, work: Work) -> None:
+    folder = work()
+    (folder / "trees.html").symlink_to("trees.npz")
+    before = content(folder)
+    answer = cafe.run(words, folder)
+    assert answer.code == 1
+    assert is_one_line(answer, "choose another with --output")
+    assert content(folder) == before
