@@ -104,13 +104,18 @@ def _decode(
 ) -> list[DecodedImage]:
     """The pixels of one image for each of several encoders."""
     try:
-        with open_image() as file, _ROOM.hold(file.width * file.height):
-            image = upright_rgb(file)
-            crops = augmentation.crops(image, image_id) if augmentation else []
-            return [
-                DecodedImage(np.stack([own.pixels(image), *map(own.crop_pixels, crops)]))
-                for own in preprocesses
-            ]
+        found: dict[int, DecodedImage] = {}
+        sizes = [own.least_size(augmentation) for own in preprocesses]
+        for least in dict.fromkeys(sizes):  # each encoder sees what it sees alone
+            # all pixels are counted: a progressive JPEG keeps them all, at every scale
+            with open_image() as file, _ROOM.hold(file.width * file.height):
+                image = upright_rgb(file, least)
+                crops = augmentation.crops(image, image_id) if augmentation else []
+                for number, own in enumerate(preprocesses):
+                    if sizes[number] == least:
+                        views = [own.pixels(image), *map(own.crop_pixels, crops)]
+                        found[number] = DecodedImage(np.stack(views))
+        return [found[number] for number in range(len(preprocesses))]
     except FileNotFoundError:
         reason = NO_FILE
     except ImageError as error:
