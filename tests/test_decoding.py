@@ -45,8 +45,13 @@ def preprocess(decode: Decode = "scaled", **config: Any) -> Preprocess:
     return Preprocess({**CONFIG, **config}).decoding(decode)
 
 
+def opened(file: bytes, way: Preprocess, augmentation: Augmentation | None = None) -> Image.Image:
+    image = open_image(file)
+    return upright_rgb(image, way.scale(image, augmentation))
+
+
 def size_of(file: bytes, way: Preprocess, augmentation: Augmentation | None = None) -> Any:
-    return upright_rgb(open_image(file), way.least_size(augmentation)).size
+    return opened(file, way, augmentation).size
 
 
 FILES: dict[str, Callable[[], bytes]] = {
@@ -77,10 +82,7 @@ def test_pixels_are_nearly_those_of_exact_decoding(
     height, width = scaled.size
     assert small[0] >= 2 * width
     assert small[1] >= 2 * height
-    a, b = (
-        way.pixels(upright_rgb(open_image(file), way.least_size())).astype(np.float64)
-        for way in (exact, scaled)
-    )
+    a, b = (way.pixels(opened(file, way)).astype(np.float64) for way in (exact, scaled))
     assert np.sqrt(((a - b) ** 2).mean()) < 1.5
 
 
@@ -111,7 +113,7 @@ def test_crops_are_of_more_pixels() -> None:
     augmentation = Augmentation(30)
     assert size_of(file, way) == (100, 75)
     assert size_of(file, way, Augmentation(1)) == (100, 75)
-    image = upright_rgb(open_image(file), way.least_size(augmentation))
+    image = opened(file, way, augmentation)
     assert image.size == (200, 150)
     assert min(min(crop.size) for crop in augmentation.crops(image, "a")) >= 48
 
@@ -159,7 +161,7 @@ def test_the_budget_is_that_of_the_whole_file(
 def test_a_truncated_jpeg_is_an_error() -> None:
     file = jpeg(textured((640, 480)))
     with pytest.raises(OSError, match="truncated"):
-        upright_rgb(open_image(file[: len(file) // 2]), (48, 48))
+        upright_rgb(open_image(file[: len(file) // 2]), 4)
 
 
 @pytest.fixture

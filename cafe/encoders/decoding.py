@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Decode = Literal["exact", "scaled"]
-"""All pixels of a file; or of a JPEG 1/2, 1/4 or 1/8 of each side, not below `least_size`."""
+"""All pixels of a file; or of a JPEG 1/2, 1/4 or 1/8 of each side (`Preprocess.scale`)."""
 
 DECODING: Mapping[Decode, str] = {
     "exact": "first frame, EXIF upright, alpha on white, 16-bit scaled, RGB",
@@ -20,7 +19,8 @@ DECODING: Mapping[Decode, str] = {
 }
 """What a cache's key says of each, as its part `decoding`."""
 
-_TIMES = 2  # an antialiased resize to half hides how the image was scaled before
+TIMES = 2  # an antialiased resize to half hides how the image was scaled before
+_SCALABLE = ("JPEG", "MPO")
 
 
 def check_decode(decode: str) -> None:
@@ -41,19 +41,25 @@ def decode_of(key: Mapping[str, Any]) -> Decode | None:
     return named.get(key.get("decoding"))
 
 
-def least_size(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """The least width and height of an upright image that is scaled while it is decoded.
+def smallest_scale(image: Image.Image, least: tuple[int, int]) -> int:
+    """Into how many a JPEG's sides may be divided so that neither is below a width and a height.
 
     Parameters
     ----------
-    size : tuple of int
-        Height and width of the encoder's input.
-    share : float
-        Of the image's side, the least that is resized to the input; see `Augmentation.least_share`.
+    image : PIL.Image.Image
+        Not yet decoded. Other formats have no scales.
+    least : tuple of int
+        Width and height, turned as the file is.
+
+    Returns
+    -------
+    int
+        1, 2, 4 or 8.
     """
-    # a crop may be as narrow on either side of the image
-    height, width = size if share == 1 else (max(size), max(size))
-    return math.ceil(_TIMES * width / share), math.ceil(_TIMES * height / share)
+    if image.format not in _SCALABLE:
+        return 1
+    most = min(image.width // least[0], image.height // least[1])
+    return max((scale for scale in (2, 4, 8) if scale <= most), default=1)
 
 
 class Scaled(NamedTuple):
@@ -76,15 +82,15 @@ SCALED = "cafe_scaled"
 """Where an image that was scaled while it was decoded keeps from what, in its `info`."""
 
 
-def scale_file(image: Image.Image, least: tuple[int, int], orientation: int) -> Scaled | None:
-    """Have an opened image decoded at the smallest scale that its format has for the size.
+def scale_file(image: Image.Image, scale: int, orientation: int) -> Scaled | None:
+    """Have an opened JPEG decoded at 1/2, 1/4 or 1/8 of its sides.
 
     Parameters
     ----------
     image : PIL.Image.Image
-        Not yet decoded; a JPEG, as others have no scales.
-    least : tuple of int
-        Width and height, of the upright image.
+        Not yet decoded.
+    scale : int
+        From `smallest_scale`.
     orientation : int
         From EXIF, 1 to 8.
 
@@ -93,13 +99,14 @@ def scale_file(image: Image.Image, least: tuple[int, int], orientation: int) -> 
     Scaled or None
         None where all pixels will be decoded.
     """
-    is_turned, whole = orientation >= 5, image.size
-    drafted = image.draft(None, least[::-1] if is_turned else least)
-    if drafted is None or image.size == whole:
+    whole = width, height = image.size
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
+    if image.size == whole:
         return None
-    (_, _, width, height), (columns, rows) = drafted[1], image.size
-    if is_turned:
-        whole, width, height, columns, rows = whole[::-1], height, width, rows, columns
-    left = columns - width if orientation in (2, 3, 6, 7) else 0.0
-    top = rows - height if orientation in (3, 4, 7, 8) else 0.0
-    return Scaled(whole, (left, top, left + width, top + height))
+    box, (columns, rows) = (width / scale, height / scale), image.size
+    if orientation >= 5:
+        whole, box, columns, rows = whole[::-1], box[::-1], rows, columns
+    left = columns - box[0] if orientation in (2, 3, 6, 7) else 0.0
+    top = rows - box[1] if orientation in (3, 4, 7, 8) else 0.0
+    return Scaled(whole, (left, top, left + box[0], top + box[1]))

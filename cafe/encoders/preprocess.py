@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from cafe.compat import import_open_clip
 from cafe.encoders.crop_resize import Side, crop_resize
-from cafe.encoders.decoding import SCALED, Decode, Scaled, least_size, scale_file
+from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, smallest_scale
 from cafe.encoders.to_rgb import to_rgb
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ CROP_SCALE = (0.5, 1.0)
 resized crop with this scale, then a horizontal flip with probability 1/2)."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
+_LEAST_SHARE = math.sqrt(CROP_SCALE[0] * CROP_RATIO[0])  # of the shorter side, in either of a crop
 
 _MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
 _MOST_RESIZED = 1 << 24  # pixels of a resized image; of a larger one only the crop is computed
@@ -36,7 +37,7 @@ _COLOURS = ("RGB", "RGBA", "LA", "CMYK")
 """Modes in which Pillow keeps 8 bits of 16."""
 
 
-def upright_rgb(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Image:
+def upright_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
     """Decode an image into upright RGB.
 
     Parameters
@@ -44,9 +45,8 @@ def upright_rgb(image: Image.Image, least: tuple[int, int] | None = None) -> Ima
     image : PIL.Image.Image
         Any mode. The first frame of an animation is used, wide numbers are scaled to 8 bits
         (`cafe.encoders.to_rgb`), transparency is put on white, and the EXIF orientation is applied.
-    least : tuple of int, optional
-        Width and height: a JPEG may be scaled by 1/2, 1/4 or 1/8 while it is decoded, to no less
-        than this once it is upright. None decodes all pixels.
+    scale : int
+        Into how many the sides of a JPEG are divided while it is decoded; see `Preprocess.scale`.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def upright_rgb(image: Image.Image, least: tuple[int, int] | None = None) -> Ima
     # read first: a decoded image has no tiles, and a converted one no EXIF
     sixteen_bits = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", ""))
     orientation = _orientation(image)
-    scaled = None if least is None else scale_file(image, least, orientation)
+    scaled = scale_file(image, scale, orientation)
     image.load()
     upright = to_rgb(image, orientation, sixteen_bits=sixteen_bits and image.mode in _COLOURS)
     if scaled is not None:
@@ -117,11 +117,6 @@ class Augmentation:
             return None
         policy = f"resized crop {CROP_SCALE} ratio {CROP_RATIO[0]:.3f} to {CROP_RATIO[1]:.3f}, flip"
         return {"views": self.views, "seed": self.seed, "policy": policy}
-
-    @property
-    def least_share(self) -> float:
-        """The least share of an image's shorter side that is resized to the encoder's input."""
-        return 1.0 if self.views == 1 else math.sqrt(CROP_SCALE[0] * CROP_RATIO[0])
 
     def crops(self, image: Image.Image, image_id: str) -> list[Image.Image]:
         """The augmented views of an image, without the plain one."""
@@ -193,11 +188,19 @@ class Preprocess:
         other.decode = decode
         return other
 
-    def least_size(self, augmentation: Augmentation | None = None) -> tuple[int, int] | None:
-        """The size to which files may be scaled while they are decoded; see `upright_rgb`."""
+    def scale(self, image: Image.Image, augmentation: Augmentation | None = None) -> int:
+        """Into how many the sides of an opened file are divided while it is decoded: 1, 2, 4 or 8.
+
+        As many as leave twice the encoder's input, to an augmented view too.
+        """
         if self.decode == "exact":
-            return None
-        return least_size(self.size, augmentation.least_share if augmentation else 1.0)
+            return 1
+        height, width = self.size
+        if augmentation is not None and augmentation.views > 1:
+            # a crop may be as narrow on either side of the image
+            height = width = math.ceil(max(self.size) / _LEAST_SHARE)
+        least = TIMES * width, TIMES * height
+        return smallest_scale(image, least[::-1] if _orientation(image) >= 5 else least)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""

@@ -105,14 +105,15 @@ def _decode(
     """The pixels of one image for each of several encoders."""
     try:
         found: dict[int, DecodedImage] = {}
-        sizes = [own.least_size(augmentation) for own in preprocesses]
-        for least in dict.fromkeys(sizes):  # each encoder sees what it sees alone
+        while len(found) < len(preprocesses):  # once per scale: each sees what it sees alone
             # all pixels are counted: a progressive JPEG keeps them all, at every scale
             with open_image() as file, _ROOM.hold(file.width * file.height):
-                image = upright_rgb(file, least)
+                scales = [own.scale(file, augmentation) for own in preprocesses]
+                scale = next(s for number, s in enumerate(scales) if number not in found)
+                image = upright_rgb(file, scale)
                 crops = augmentation.crops(image, image_id) if augmentation else []
                 for number, own in enumerate(preprocesses):
-                    if sizes[number] == least:
+                    if scales[number] == scale:
                         views = [own.pixels(image), *map(own.crop_pixels, crops)]
                         found[number] = DecodedImage(np.stack(views))
         return [found[number] for number in range(len(preprocesses))]
