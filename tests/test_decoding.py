@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digits_run import Answer, call
 from making import draw_image
 from PIL import Image
 from test_preprocess import CONFIG
@@ -270,3 +271,27 @@ def test_an_encoder_keeps_its_network(tiny: Encoder) -> None:
     assert tiny.decoding("exact") is tiny
     assert tiny.decoding("scaled")._network is tiny._network
     assert tiny.preprocess.decode == "exact"
+
+
+def test_on_the_command_line(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*words: str) -> Answer:
+        return call(monkeypatch, capsys, *words, "--model", "nano", "--device", "cpu")
+
+    monkeypatch.chdir(tmp_path)
+    assert run("extract", "photos", "--decode", "exact").code == 0
+    assert "is there already" in run("extract", "photos").out
+    refused = run("extract", "photos", "--decode", "scaled")
+    assert (refused.code, len(refused.err.splitlines())) == (1, 1)
+    assert "decoding is" in refused.err
+    assert "--rebuild" in refused.err
+    train = ("train", "photos", "--method", "nearest-class")
+    assert run(*train, "-o", "first").code == 0
+    assert cafe.load_model("first").predictor.encoder.preprocess.decode == "exact"
+    assert run(*train, "-o", "second", "--decode", "scaled", "--rebuild").code == 0
+    assert cafe.load_model("second").predictor.encoder.preprocess.decode == "scaled"
+    assert run("train", "photos", "--decode", "half").code == 2

@@ -60,10 +60,6 @@ Views = Annotated[int, Option(help="Views per training image, the plain one coun
 ViewSeed = Annotated[int, Option(help="Seed of the augmented views.")]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
 Pool = Annotated[int | None, Option(help="Largest side of the maps' grid [default: 7].")]
-Decode = Annotated[
-    Literal["auto", "exact", "scaled"],
-    Option(help="Compute all pixels, or scale large JPEGs to no less than twice what is needed."),
-]
 OnError = Annotated[
     Literal["skip", "fail"], Option(help="Skip and record an image that cannot be read, or stop.")
 ]
@@ -99,7 +95,7 @@ def extract(
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
     precision: opt.Precision[Literal["auto", "fp32", "bf16", "fp16"]] = "auto",
-    decode: Decode = "auto",
+    decode: opt.Decode = "auto",
     batch_size: opt.ForwardBatch = None,
     workers: opt.Workers = None,
     on_error: OnError = "skip",
