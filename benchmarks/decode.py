@@ -34,7 +34,7 @@ import cafe
 from cafe.encoders.decoding import Decode
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
-from cafe.extract.images import decode_source
+from cafe.extract.encode_images import decode_source
 
 WAYS: tuple[Decode, Decode] = ("exact", "scaled")
 SIZES = ((4000, 3000), (4032, 3024), (3024, 4032), (4608, 3456), (4923, 3261), (3457, 4611))

@@ -22,7 +22,7 @@ from cafe.encoders.decoding import DECODING, Decode, decode_of
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation, Preprocess, quiet_pillow, upright_rgb
 from cafe.errors import CacheMismatchError, InputError
-from cafe.extract.images import decode_source
+from cafe.extract.encode_images import decode_source
 from cafe.store.merge import merge_caches
 
 SCALED = "16-bit scaled, RGB, scaled to >= 2x"
