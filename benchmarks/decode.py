@@ -182,7 +182,8 @@ def page(record: dict[str, Any]) -> str:
         f"{record['photographs']} real photographs of ten classes of DTD, **enlarged** to 12 "
         "megapixels (bicubic, quality 90): they are smoother than photographs that a camera took "
         "at this size. `nano` was trained on drawn shapes and digits, and the ViT-B-32 is "
-        "untrained, so that accuracies are low; what counts is that both columns agree.",
+        "untrained, so that accuracies are low; what counts is whether both columns agree: 0.42 is "
+        "one of 80 test images in one of 3 seeds.",
     ]
     for model, found in record["features"].items():
         rows = [f"| {name} | {value} |" for name, value in found.items() if name != "accuracy"]
