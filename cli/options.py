@@ -119,6 +119,10 @@ MetaWeights = Annotated[
 ]
 Precision = Annotated[T, Option(help="Floating-point precision.")]
 ProductPrecision = Precision[Literal["auto", "fp32", "bf16"]]
+Decode = Annotated[
+    Literal["auto", "exact", "scaled"],
+    Option(help="Compute all pixels, or scale large JPEGs to no less than twice what is needed."),
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 
 # runs and saved heads

@@ -65,9 +65,9 @@ def test_each_image_is_decoded_once_and_the_caches_are_the_same(
     decoded: Counter[tuple[int, int]] = Counter()
     real = decode.upright_rgb
 
-    def count(image: object) -> object:
+    def count(image: object, scale: int) -> object:
         decoded[image.getpixel((3, 3))] += 1  # type: ignore[attr-defined]
-        return real(image)  # type: ignore[arg-type]
+        return real(image, scale)  # type: ignore[arg-type]
 
     monkeypatch.setattr(decode, "upright_rgb", count)
     calls: list[tuple[int, int]] = []
@@ -86,6 +86,21 @@ def test_each_image_is_decoded_once_and_the_caches_are_the_same(
         done = extractor.extraction_
         assert (done.images, done.skipped) == (40, 1)
         assert FeatureCache.open(done.path).content_sha256 == one.content_sha256
+
+
+def test_encoders_share_no_scale_that_one_alone_would_not_take(
+    models: list[str], tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for number in range(8):
+        (photos / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        # a quarter of each side is twice 32, not twice 48
+        draw_image(number, (300, 300)).save(photos / "ab"[number % 2] / f"{number}.jpg")
+    alone = [e.extract(photos, cache=tmp_path / "alone") for e in extractors(models)]
+    first, second = extractors(models)
+    first.extract(photos, cache=tmp_path / "both", also=[second])
+    for one, extractor in zip(alone, (first, second), strict=True):
+        assert FeatureCache.open(extractor.extraction_.path).content_sha256 == one.content_sha256
 
 
 def test_an_interrupted_pass_goes_on(models: list[str], photos: Path, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_copies_and_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
             "pretrained": None,
             "device": "cpu",
             "precision": "auto",
+            "decode": "auto",
             "batch_size": 3,
             "workers": None,
         }

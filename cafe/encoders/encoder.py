@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import cafe.encoders.hub as hub
 from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.encoders.checkpoint import load_weights
+from cafe.encoders.decoding import DECODING, Decode
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
 from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
@@ -67,12 +68,19 @@ class Encoder:
         config = sorted(self.preprocess.config.items())
         return {
             "architecture_sha256": self.architecture_sha256,
+            "decoding": DECODING[self.preprocess.decode],
             "model": self.model,
             "precision": self.precision,
             "preprocess": {k: list(v) if isinstance(v, tuple) else v for k, v in config},
             "pretrained": self.pretrained,
             "weights_sha256": self.weights_sha256,
         }
+
+    def decoding(self, decode: Decode) -> Encoder:
+        """The encoder for image files that are decoded in this way, "exact" or "scaled"."""
+        if decode == self.preprocess.decode:
+            return self
+        return replace(self, preprocess=self.preprocess.decoding(decode))
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import random
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from cafe.compat import import_open_clip
 from cafe.encoders.crop_resize import Side, crop_resize
+from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, smallest_scale
 from cafe.encoders.to_rgb import to_rgb
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ CROP_SCALE = (0.5, 1.0)
 resized crop with this scale, then a horizontal flip with probability 1/2)."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
+_LEAST_SHARE = math.sqrt(CROP_SCALE[0] * CROP_RATIO[0])  # of the shorter side, in either of a crop
 
 _MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
 _MOST_RESIZED = 1 << 24  # pixels of a resized image; of a larger one only the crop is computed
@@ -34,7 +37,7 @@ _COLOURS = ("RGB", "RGBA", "LA", "CMYK")
 """Modes in which Pillow keeps 8 bits of 16."""
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
     """Decode an image into upright RGB.
 
     Parameters
@@ -42,11 +45,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image : PIL.Image.Image
         Any mode. The first frame of an animation is used, wide numbers are scaled to 8 bits
         (`cafe.encoders.to_rgb`), transparency is put on white, and the EXIF orientation is applied.
+    scale : int
+        Into how many the sides of a JPEG are divided while it is decoded; see `Preprocess.scale`.
 
     Returns
     -------
     PIL.Image.Image
-        Mode RGB.
+        Mode RGB. From what it was scaled is in its `info`, under `SCALED`.
 
     Raises
     ------
@@ -63,8 +68,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         )
     # read first: a decoded image has no tiles, and a converted one no EXIF
     sixteen_bits = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", ""))
+    orientation = _orientation(image)
+    scaled = scale_file(image, scale, orientation)
     image.load()
-    return to_rgb(image, _orientation(image), sixteen_bits=sixteen_bits and image.mode in _COLOURS)
+    upright = to_rgb(image, orientation, sixteen_bits=sixteen_bits and image.mode in _COLOURS)
+    if scaled is not None:
+        upright.info[SCALED] = scaled
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:
@@ -140,7 +150,14 @@ class Preprocess:
     config : mapping
         open_clip's preprocess configuration: size, mean, std, interpolation, resize_mode,
         fill_color.
+
+    Attributes
+    ----------
+    decode : {"exact", "scaled"}
+        How image files are decoded; see `decoding`.
     """
+
+    decode: Decode = "exact"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         open_clip = import_open_clip()
@@ -153,32 +170,68 @@ class Preprocess:
         steps = list(transform.transforms)
         tensor_at = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
         self._geometry = Compose(steps[:tensor_at])
+        self._crop = Compose(steps[1:tensor_at])
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         # an augmented crop has chosen its content: resize all of it, crop no more
         bilinear = config["interpolation"] == "bilinear"
         mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
         self._squash = Resize(self.size, mode)
+        self._mode: str = config.get("resize_mode") or "shortest"
+        # open_clip resizes the shorter side to an oblong by its own default
+        is_oblong = self._mode == "shortest" and self.size[0] != self.size[1]
+        self._kernel = "bilinear" if bilinear and not is_oblong else "bicubic"
+
+    def decoding(self, decode: Decode) -> Preprocess:
+        """The preprocess for image files that are decoded in this way."""
+        other = copy.copy(self)
+        other.decode = decode
+        return other
+
+    def scale(self, image: Image.Image, augmentation: Augmentation | None = None) -> int:
+        """Into how many the sides of an opened file are divided while it is decoded: 1, 2, 4 or 8.
+
+        As many as leave twice the encoder's input, to an augmented view too.
+        """
+        if self.decode == "exact":
+            return 1
+        height, width = self.size
+        if augmentation is not None and augmentation.views > 1:
+            # a crop may be as narrow on either side of the image
+            height = width = math.ceil(max(self.size) / _LEAST_SHARE)
+        least = TIMES * width, TIMES * height
+        return smallest_scale(image, least[::-1] if _orientation(image) >= 5 else least)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""
+        scaled: Scaled | None = image.info.get(SCALED)
+        if scaled is not None:
+            resample = Image.Resampling[self._kernel.upper()]
+            resized = image.resize(self._resized(*scaled.size), resample, scaled.box)
+            return np.asarray(self._crop(resized))
         sides = self._sides_of_sliver(*image.size)
         if sides is None:
             return np.asarray(self._geometry(image))
-        is_square = self.size[0] == self.size[1]  # open_clip resizes others by its own default
-        return crop_resize(image, *sides, self.config["interpolation"] if is_square else "bicubic")
+        return crop_resize(image, *sides, self._kernel)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an image is resized before it is cropped."""
+        h, w = self.size
+        if self._mode == "squash":
+            return w, h
+        if self._mode == "shortest" and h == w:  # as torchvision rounds
+            short = min(width, height)
+            return (w, h * height // short) if width == short else (w * width // short, h)
+        choose = min if self._mode == "shortest" else max
+        ratio = choose(height / h, width / w)  # as open_clip does
+        return round(width / ratio), round(height / ratio)
 
     def _sides_of_sliver(self, width: int, height: int) -> tuple[Side, Side] | None:
         """How an image is resized and cropped of which hardly anything is kept; None for others."""
-        if self.config.get("resize_mode", "shortest") != "shortest":
+        if self._mode != "shortest":
             return None
         h, w = self.size
-        if h == w:  # as torchvision rounds
-            short = min(width, height)
-            resized = (w, h * height // short) if width == short else (w * width // short, h)
-        else:  # as open_clip does
-            ratio = min(height / h, width / w)
-            resized = round(width / ratio), round(height / ratio)
+        resized = self._resized(width, height)
         if resized[0] * resized[1] <= _MOST_RESIZED:
             return None
         left, top = round((resized[0] - w) / 2), round((resized[1] - h) / 2)

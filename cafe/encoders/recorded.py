@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cafe.devices import resolve_device
+from cafe.encoders.decoding import decode_of
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import CacheMismatchError, InputError, UnknownNameError, WeightsError
 from cafe.store import FeatureCache
@@ -54,7 +55,7 @@ def load_recorded_encoder(
     precision: str | None = None,
     parts: Sequence[str] = IMAGE_TOWER,
 ) -> Encoder:
-    """Load the encoder that features were made with.
+    """Load the encoder that features were made with, which decodes files as it did then.
 
     Parameters
     ----------
@@ -99,7 +100,12 @@ def load_recorded_encoder(
             "that with model= and pretrained=."
         ) from error
     check_recorded_encoder(record, encoder, parts)
-    return encoder
+    return decoding_as(record, encoder)
+
+
+def decoding_as(record: EncoderRecord, encoder: Encoder) -> Encoder:
+    """The encoder for files that are decoded as those of the record were."""
+    return encoder.decoding(decode_of(record.key) or "exact")
 
 
 def check_recorded_encoder(

@@ -104,13 +104,19 @@ def _decode(
 ) -> list[DecodedImage]:
     """The pixels of one image for each of several encoders."""
     try:
-        with open_image() as file, _ROOM.hold(file.width * file.height):
-            image = upright_rgb(file)
-            crops = augmentation.crops(image, image_id) if augmentation else []
-            return [
-                DecodedImage(np.stack([own.pixels(image), *map(own.crop_pixels, crops)]))
-                for own in preprocesses
-            ]
+        found: dict[int, DecodedImage] = {}
+        while len(found) < len(preprocesses):  # once per scale: each sees what it sees alone
+            # all pixels are counted: a progressive JPEG keeps them all, at every scale
+            with open_image() as file, _ROOM.hold(file.width * file.height):
+                scales = [own.scale(file, augmentation) for own in preprocesses]
+                scale = next(s for number, s in enumerate(scales) if number not in found)
+                image = upright_rgb(file, scale)
+                crops = augmentation.crops(image, image_id) if augmentation else []
+                for number, own in enumerate(preprocesses):
+                    if scales[number] == scale:
+                        views = [own.pixels(image), *map(own.crop_pixels, crops)]
+                        found[number] = DecodedImage(np.stack(views))
+        return [found[number] for number in range(len(preprocesses))]
     except FileNotFoundError:
         reason = NO_FILE
     except ImageError as error:

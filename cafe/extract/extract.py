@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cafe.datasets.dataset import Dataset
 from cafe.devices import resolve_device
+from cafe.encoders.decoding import Decode, decode_of
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
@@ -78,7 +79,6 @@ def cache_key(
         "class_names_sha256": digest_of_names(dataset.class_names),
         "dataset": dataset.name,
         "dataset_sha256": dataset.fingerprint(),
-        "decoding": "first frame, EXIF upright, alpha on white, 16-bit scaled, RGB",
         "sentences_sha256": digest_of_names([s for row in sentences for s in [*row, "\0"]]),
         "templates": list(dataset.templates),
         "tokens_sha256": digest_of_array(encoder.token_ids(flat).numpy()),
@@ -233,10 +233,18 @@ def precision_at_hand(path: Path, device: str) -> str | None:
 
     What is there decides, not the speed of the machine; but a CPU has no fp16.
     """
-    key = unfinished_key(path)
-    with contextlib.suppress(CacheError):
-        key = FeatureCache.open(path).header.key
-    precision = key and key.get("precision")
+    precision = _key_at_hand(path).get("precision")
     if precision == "fp16" and resolve_device(device).type == "cpu":
         return None
     return precision if isinstance(precision, str) else None
+
+
+def decode_at_hand(path: Path) -> Decode | None:
+    """How images were decoded for a cache, or for its unfinished extraction; None for neither."""
+    return decode_of(_key_at_hand(path))
+
+
+def _key_at_hand(path: Path) -> Key:
+    with contextlib.suppress(CacheError):
+        return FeatureCache.open(path).header.key
+    return unfinished_key(path) or {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from cafe.encoders.decoding import check_decode
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.weights import DEFAULT_MODEL
 from cafe.errors import InputError
@@ -35,6 +36,8 @@ class CLIPFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         "auto", "cpu", "cuda", "cuda:N".
     precision : str
         "auto", "fp32", "bf16" or "fp16".
+    decode : {"auto", "exact", "scaled"}
+        As of `cafe.Extractor`; "auto" is "scaled".
     batch_size, workers : int, optional
         Images per forward pass, and threads that decode; None fits them to the machine.
 
@@ -52,6 +55,7 @@ class CLIPFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     _: KW_ONLY
     device: str = "auto"
     precision: str = "auto"
+    decode: Literal["auto", "exact", "scaled"] = "auto"
     batch_size: int | None = None
     workers: int | None = None
 
@@ -93,7 +97,9 @@ class CLIPFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return encode_all(self._encoder(), _rows(X), options)
 
     def _encoder(self) -> Encoder:
-        return _load(self.model or DEFAULT_MODEL, self.pretrained, self.device, self.precision)
+        check_decode(self.decode)
+        loaded = _load(self.model or DEFAULT_MODEL, self.pretrained, self.device, self.precision)
+        return loaded.decoding("exact" if self.decode == "exact" else "scaled")
 
     @property
     def _n_features_out(self) -> int:

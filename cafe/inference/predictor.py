@@ -14,7 +14,12 @@ from torch import Tensor
 
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import EncoderRecord, check_recorded_encoder, load_recorded_encoder
+from cafe.encoders.recorded import (
+    EncoderRecord,
+    check_recorded_encoder,
+    decoding_as,
+    load_recorded_encoder,
+)
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
@@ -36,7 +41,7 @@ class Predictor(ReprMixin):
     ----------
     saved : SavedHead
     encoder : Encoder
-        The encoder whose features the head was fitted on.
+        The encoder whose features the head was fitted on; it decodes files as was done for these.
     neighbours : NeighbourIndex, optional
         The training images, for explanations.
 
@@ -66,7 +71,9 @@ class Predictor(ReprMixin):
         return [*self.saved._rows(), ["device", str(self.encoder.device)]]
 
     def __post_init__(self) -> None:
-        check_recorded_encoder(record_of_head(self.saved), self.encoder)
+        record = record_of_head(self.saved)
+        check_recorded_encoder(record, self.encoder)
+        self.encoder = decoding_as(record, self.encoder)
 
     @classmethod
     def load(

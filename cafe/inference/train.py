@@ -49,6 +49,7 @@ def train(
     download: bool = False,
     rebuild: bool = False,
     device: str = "auto",
+    decode: Literal["auto", "exact", "scaled"] = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
     command: str = "",
@@ -79,7 +80,7 @@ def train(
         As of `Extractor.extract`.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
-    batch_size, workers : int, optional
+    decode, batch_size, workers : optional
         As of `Extractor`.
     command : str
         The command that asked for it, for the record.
@@ -127,7 +128,12 @@ def train(
         features = source
         if not isinstance(features, FeatureCache):
             features = Extractor(
-                model, pretrained, device=device, batch_size=batch_size, workers=workers
+                model,
+                pretrained,
+                device=device,
+                decode=decode,
+                batch_size=batch_size,
+                workers=workers,
             ).extract(
                 features,
                 template=template,
