@@ -1,4 +1,4 @@
-"""What is said of a head before it answers."""
+"""Notes on the head that a command takes: which it is, and whether it is calibrated."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def confirm_removal(
 ) -> None:
     """Ask whether to remove what is named; where nobody can answer only `yes` removes it."""
     names = ", ".join(f"'{path}'" for path in paths)
-    asked = visible(f"Remove {names}?")
-    if not yes and not (sys.stdin.isatty() and typer.confirm(asked, err=True)):
+    question = visible(f"Remove {names}?")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
         raise error(
             f"{names} {'is' if len(paths) == 1 else 'are'} kept; --yes removes it without asking."
         )

@@ -285,7 +285,9 @@ def test_beside_others(
     answer = call(monkeypatch, capsys, "compare", *words, "--json")
     assert answer.code == 0, answer.err
     assert [row["method"] for row in json.loads(answer.out)["results"]] == ["zero-shot", "coop"]
-    page = call(monkeypatch, capsys, "report", tmp_path, "-o", tmp_path / "page.html")
+    page = call(
+        monkeypatch, capsys, "report", tmp_path, "--method", "coop", "-o", tmp_path / "page.html"
+    )
     assert page.code == 0, page.err
     text = (tmp_path / "page.html").read_text()
     assert "coop leaves the image features as they are" in text

@@ -51,7 +51,7 @@ def test_the_loss_has_every_digit_of_cross_entropy() -> None:
 
 def test_blocks_are_as_good_as_all_at_once() -> None:
     blocks = score_images(torch.split(LOGITS, 33), LABELS)
-    for name in ("predicted", "in_top_5", "own", "confidence"):
+    for name in ("predicted", "in_top_5", "log_likelihood", "confidence"):
         assert torch.equal(getattr(blocks, name), getattr(SCORES, name))
     assert blocks.negative_log_likelihood == SCORES.negative_log_likelihood
     assert torch.equal(blocks.reliability(), SCORES.reliability())

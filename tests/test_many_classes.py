@@ -82,7 +82,7 @@ def test_blocks_in_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     blocks = score_head(head, images, len(text.names))
     assert torch.equal(blocks.predicted, whole.predicted)
-    torch.testing.assert_close(blocks.own, whole.own)
+    torch.testing.assert_close(blocks.log_likelihood, whole.log_likelihood)
 
 
 def test_the_nearest_class_is_not_searched_for_among_very_many() -> None:

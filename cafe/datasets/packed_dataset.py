@@ -1,4 +1,4 @@
-"""Images that lie in larger files: members of archives, and rows of tables."""
+"""Datasets whose images lie in larger files: members of archives, and rows of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user names to archives, Parquet files, or a dataset of the Hub."""
+"""Finding and reading packed images: tar shards, Parquet files, datasets of the Hub."""
 
 from __future__ import annotations
 

@@ -109,13 +109,15 @@ def _read_file(path: Path, left_out: LeftOut) -> Iterator[Row]:
         splits = (
             table.column(columns.split).to_pylist() if columns.split else itertools.repeat(None)
         )
-        for size, label, said in zip(sizes, labels, splits, strict=False):
+        for size, label, split_cell in zip(sizes, labels, splits, strict=False):
             row += 1
             key = key_of(label, f"{path}, row {row}")
             if size is None or key is None:
                 left_out.add("rows without an image or without a label", path.name)
                 continue
-            split = word if said is None else SPLIT_NAMES.get(str(said).strip().lower(), "")
+            split = (
+                word if split_cell is None else SPLIT_NAMES.get(str(split_cell).strip().lower(), "")
+            )
             name = names[key] if isinstance(key, int) and key < len(names) else None
             image = f"{path.name}/{row:08d}"
             yield Row(Entry(split, image, key, name), Place(pack, row, size))

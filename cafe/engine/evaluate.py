@@ -136,8 +136,8 @@ def _rows_in(budget: int, group: Sequence[Trained], train: TrainingSet) -> int:
     classes, _, width = train.text.features.shape
     parameters = sum(value.numel() for value in group[0].tensors.values())
     architecture = group[0].run.architecture
-    one, two = (architecture.activations(parameters, rows, classes, width) for rows in (1, 2))
-    row = len(group) * max(two - one, 1) + (
+    of_one, of_two = (architecture.activations(parameters, rows, classes, width) for rows in (1, 2))
+    row = len(group) * max(of_two - of_one, 1) + (
         architecture.row_numbers(width) if architecture.spatial else 0
     )
     return max(1, int(budget // (4 * row)))

@@ -1,4 +1,4 @@
-"""Images of any kind -> features, by the batch and in order; knows no dataset, stores nothing."""
+"""Images of any kind -> features, a batch at a time and in order; nothing is stored."""
 
 from __future__ import annotations
 

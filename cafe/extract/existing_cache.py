@@ -168,15 +168,15 @@ def _differences(
     """In what encoder and preparation differ, and in what the prompts do."""
     header = cache.header
     before = [[text for text in row if text] for row in header.sentences]
-    asked = {**key_of(dataset, before if any(before) else sentences)}
+    wanted = {**key_of(dataset, before if any(before) else sentences)}
     key = {**header.key}
     for part in _COMPARED_BY_ITEM:
-        asked.pop(part, None)
+        wanted.pop(part, None)
         key.pop(part, None)
     prompts = differences(
-        {"templates": key.pop("templates", None)}, {"templates": asked.pop("templates")}
+        {"templates": key.pop("templates", None)}, {"templates": wanted.pop("templates")}
     )
-    return differences(key, asked), prompts or _other_prompts(header, dataset, sentences)
+    return differences(key, wanted), prompts or _other_prompts(header, dataset, sentences)
 
 
 def prompts_differ(path: Path, dataset: Dataset, sentences: Sequence[Sequence[str]]) -> bool:

@@ -45,9 +45,9 @@ class ExtractionPlan:
         """The images that are to be encoded; None where there are none."""
         if self.existing is None:
             return self.dataset
-        there = self.existing.diff.places
+        known = self.existing.diff.places
         splits = {
-            split: tuple(item for item in items if item.id not in there)
+            split: tuple(item for item in items if item.id not in known)
             for split, items in self.dataset.splits.items()
         }
         return replace(self.dataset, splits=splits) if any(splits.values()) else None

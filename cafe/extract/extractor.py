@@ -255,14 +255,14 @@ class Extractor:
         for line in data.notes:
             note(line)
         extractors = (self, *also)
-        jobs = [own._job(data, sentences, cache, rebuild=rebuild) for own in extractors]
+        jobs = [each._job(data, sentences, cache, rebuild=rebuild) for each in extractors]
         for job in jobs if spatial is not None else ():
             note(size_of_maps(data, job.encoder, spatial or 0))
-        is_ray = any(own.engine == "ray" for own in extractors)
+        is_ray = any(each.engine == "ray" for each in extractors)
         engine = RayEngine(self._model(data), self.pretrained) if is_ray else encode_blocks
         done = extract_all(jobs, options, engine=engine, rebuild=rebuild, note=note)
-        for own, extraction in zip(extractors, done, strict=True):
-            own.extraction_ = extraction
+        for extractor, extraction in zip(extractors, done, strict=True):
+            extractor.extraction_ = extraction
         for extraction in done:
             if not extraction.was_there:
                 for line in doubts_of_extraction(FeatureCache.open(extraction.path)):

@@ -1,4 +1,4 @@
-"""What people name as images: files, folders, images of Pillow, arrays, tensors; opens no file."""
+"""Listing images that a caller names: files, folders, images of Pillow, arrays, tensors."""
 
 from __future__ import annotations
 

@@ -40,23 +40,27 @@ def merge_blocks(
     # bytes of an image: V features as stored, and a map in float16
     width = cache.width * (cache.views * np.dtype(cache.dtype).itemsize + 2 * cache.spatial_size)
     for slab in slabs(len(items), width):
-        some, at = items[slab], diff.places
+        images, places = items[slab], diff.places
         parts, order = [], []
         for split in cache.counts:
-            here = [n for n, i in enumerate(some) if i.id in at and at[i.id].split == split]
-            if here:
-                rows = [at[some[n].id].row for n in here]
+            in_split = [
+                n for n, i in enumerate(images) if i.id in places and places[i.id].split == split
+            ]
+            if in_split:
+                rows = [places[images[n].id].row for n in in_split]
                 parts.append(_cached(cache, split, rows, states[split]))
-                order += here
-        new = [number for number, item in enumerate(some) if item.id not in at]
-        parts += stream.take([some[number].id for number in new])
-        places = np.argsort([*order, *new])
-        arrays = {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
-        for number, item in enumerate(some):
-            if item.id in at and item.id in diff.states:
+                order += in_split
+        new = [number for number, item in enumerate(images) if item.id not in places]
+        parts += stream.take([images[number].id for number in new])
+        positions = np.argsort([*order, *new])
+        arrays = {
+            name: np.concatenate([part[name] for part in parts])[positions] for name in parts[0]
+        }
+        for number, item in enumerate(images):
+            if item.id in places and item.id in diff.states:
                 arrays["files"][number] = state_array([diff.states[item.id]])[0]
-        labels = np.array([item.label for item in some], np.int32)
-        yield Block([item.id for item in some], labels, **arrays)
+        labels = np.array([item.label for item in images], np.int32)
+        yield Block([item.id for item in images], labels, **arrays)
 
 
 def _cached(

@@ -70,7 +70,7 @@ class SharedDecoder:
             ready = self._take(item.id, preprocess)
             if ready is not None:
                 return ready
-            others = [own for own in self._wanted[item.id] if own is not preprocess]
+            others = [other for other in self._wanted[item.id] if other is not preprocess]
             if self._bytes > _MOST_WAITING:
                 others = []
             images = decode_item_for(
@@ -95,9 +95,10 @@ class SharedDecoder:
     ) -> None:
         with self._lock:
             served = [preprocess, *others]
-            self._wanted[image][:] = [own for own in self._wanted[image] if own not in served]
-            for own, decoded in zip(others, images, strict=True):
-                self._ready[image, id(own)] = decoded
+            wanted = self._wanted[image]
+            wanted[:] = [other for other in wanted if other not in served]
+            for other, decoded in zip(others, images, strict=True):
+                self._ready[image, id(other)] = decoded
                 self._bytes += 0 if decoded.views is None else decoded.views.nbytes
 
 
@@ -166,12 +167,12 @@ def _encode(runs: Mapping[int, RunningExtraction], options: ExtractOptions) -> d
         steps: dict[int, Iterator[int]] = {}
         for place, run in runs.items():
             total = count_images(run.blocks)
-            own = replace(options, progress=shown.of(place, total))
+            of_run = replace(options, progress=shown.of(place, total))
             if run.job.encoder.device.type == "cpu":
-                own = replace(own, workers=workers)
+                of_run = replace(of_run, workers=workers)
             done = total - count_images(todo[place])
             steps[place] = block_steps(
-                run.plan.dataset, run.job.encoder, run.resume, todo[place], own, done, decode
+                run.plan.dataset, run.job.encoder, run.resume, todo[place], of_run, done, decode
             )
         left = {place: len(blocks) for place, blocks in todo.items() if blocks}
         with contextlib.ExitStack() as stack:

@@ -88,14 +88,18 @@ def train_with_folds(
         For each job the runs on all of its shots, and those on each of its folds.
     """
     wanted = [(job.train, job.seed) for job in jobs]
-    wanted += [(fold.train, job.seed) for job, own in zip(jobs, folds, strict=True) for fold in own]
+    wanted += [
+        (fold.train, job.seed)
+        for job, job_folds in zip(jobs, folds, strict=True)
+        for fold in job_folds
+    ]
     sets = {(id(train), seed): train for train, seed in wanted}  # what is wanted twice, once
     runs = [runs_for(train, place, seed) for place, ((_, seed), train) in enumerate(sets.items())]
     trained = iter(context.train([run for some in runs for run in some], list(sets.values())))
     fitted = {key: [next(trained) for _ in some] for key, some in zip(sets, runs, strict=True)}
     in_order = iter([fitted[id(train), seed] for train, seed in wanted])
     fits = [next(in_order) for _ in jobs]  # on all shots
-    of_folds = [[(fold, next(in_order)) for fold in own] for own in folds]
+    of_folds = [[(fold, next(in_order)) for fold in job_folds] for job_folds in folds]
     return list(zip(fits, of_folds, strict=True))
 
 
@@ -203,26 +207,30 @@ def train_best(
     folds = [folds_for(j) if some else [] for j, some in zip(jobs, candidates, strict=True)]
     trials = iter(_try(candidates, folds, context))
     best: list[Run | Trained] = list(defaults)
-    for i, (options, own) in enumerate(zip(candidates, folds, strict=True)):
-        table = [[next(trials) for _ in options] for _ in own]  # folds x candidates
+    for i, (options, job_folds) in enumerate(zip(candidates, folds, strict=True)):
+        table = [[next(trials) for _ in options] for _ in job_folds]  # folds x candidates
         if not table:
             continue
-        scores = [mean_score([s for _, s in column], own) for column in zip(*table, strict=True)]
+        scores = [
+            mean_score([s for _, s in column], job_folds) for column in zip(*table, strict=True)
+        ]
         place = pick_best([s.accuracy for s in scores], [s.nll for s in scores])
         best[i] = options[place]
-        if own[0].train is jobs[i].train:  # trained on all shots already
+        if job_folds[0].train is jobs[i].train:  # trained on all shots already
             best[i] = replace(table[0][place][0], run=options[place])
     trains = [job.train for job in jobs]
     rest = iter(context.train([run for run in best if isinstance(run, Run)], trains))
-    return [next(rest) if isinstance(one, Run) else one for one in best]
+    return [next(rest) if isinstance(run, Run) else run for run in best]
 
 
 def _try(
     candidates: Sequence[Sequence[Run]], folds: Sequence[Sequence[Fold]], context: Context
 ) -> list[tuple[Trained, Score]]:
     """Train and score every candidate on every fold: job by job, within them fold by fold."""
-    flat = [fold for own in folds for fold in own]
-    of_folds = [options for options, own in zip(candidates, folds, strict=True) for _ in own]
+    flat = [fold for job_folds in folds for fold in job_folds]
+    of_folds = [
+        options for options, job_folds in zip(candidates, folds, strict=True) for _ in job_folds
+    ]
     runs = [
         replace(option, data=place) for place, options in enumerate(of_folds) for option in options
     ]

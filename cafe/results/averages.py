@@ -1,4 +1,4 @@
-"""Differences between methods, paired by seed, and averages over caches."""
+"""Differences between methods, paired by seed; averages over caches, and their record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record as others take it: tables of pandas, a few lines for people."""
+"""A record as tables of pandas, and its representation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RecordFrames(ReprMixin):
-    """What `Record` has beside its values: tables, and a few lines for people."""
+    """The tables of a `Record`, and its representation."""
 
     dataset: str
     encoder: RecordedEncoder
@@ -144,8 +144,8 @@ def _confusion_frame(
             raise InputError(f"'{record.folder / PREDICTIONS}' has no row of {method}; fit again.")
     counts = np.zeros((len(names), len(names)))
     place = {name: index for index, name in enumerate(names)}
-    for one in pairs.values():
-        for (label, guess), images in one.items():
+    for counted in pairs.values():
+        for (label, guess), images in counted.items():
             counts[place[label], place[guess]] += images
     pandas = import_pandas()
     axes = pandas.Index(names, name="label"), pandas.Index(names, name="guess")

@@ -1,4 +1,4 @@
-"""How good a model will be on images that it has not seen: an estimate, and its interval."""
+"""The estimated accuracy of a model on new images, and its interval."""
 
 from __future__ import annotations
 

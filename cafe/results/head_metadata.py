@@ -1,4 +1,4 @@
-"""What the file of a head says of itself, as types."""
+"""The types of the metadata in a head's file."""
 
 from __future__ import annotations
 

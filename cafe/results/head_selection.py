@@ -1,4 +1,4 @@
-"""Which head of a run answers where none is named: a rule that never looks at the test set."""
+"""Selecting a head of a run where none is named; the test set is never looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What logits say of each image, and all metrics of it: the logits of all images may not fit."""
+"""Scores of a head on each image, and all metrics over them; logits are not kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TYPES = (torch.int64, torch.bool, torch.float64, torch.float64, torch.float64)
 
 @dataclass(frozen=True)
 class ImageScores:
-    """N test images as a head sees them.
+    """Scores of a head on N labelled images.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class ImageScores:
         The class of the highest logit. (N,)
     in_top_5 : Tensor
         Whether the label is among the five highest. (N,) bool
-    own : Tensor
+    log_likelihood : Tensor
         Log-probability of the label. (N,) float64
     confidence : Tensor
         Highest probability. (N,) float64
@@ -47,7 +47,7 @@ class ImageScores:
     temperature: float | None
     predicted: Tensor
     in_top_5: Tensor
-    own: Tensor
+    log_likelihood: Tensor
     confidence: Tensor
     calibrated: Tensor
 
@@ -70,7 +70,7 @@ class ImageScores:
         y, z = self.labels[rows], logits.double()
         self.predicted[rows] = logits.max(dim=-1).indices
         self.in_top_5[rows] = in_top(logits, y, 5)
-        self.own[rows] = torch.log_softmax(z, dim=-1).gather(1, y[:, None]).squeeze(1)
+        self.log_likelihood[rows] = torch.log_softmax(z, dim=-1).gather(1, y[:, None]).squeeze(1)
         self.confidence[rows] = torch.softmax(z, dim=-1).amax(dim=-1)
         self.calibrated[rows] = self.confidence[rows]
         if self.temperature is not None:
@@ -108,7 +108,7 @@ class ImageScores:
     def negative_log_likelihood(self) -> float:
         """Mean negative log-likelihood of the right class, in nats."""
         # as torch sums cross-entropy, which a plain mean does not to the last digit
-        return nll_loss(self.own[:, None], torch.zeros_like(self.labels)).item()
+        return nll_loss(self.log_likelihood[:, None], torch.zeros_like(self.labels)).item()
 
     def reliability(self, bins: int = BINS, *, calibrated: bool = False) -> Tensor:
         """Images, summed confidence and hits in equal bins of the highest probability.

@@ -1,4 +1,4 @@
-"""What is known of a model: how it was made, how good it will be, and what it replaced."""
+"""The record of a model: how it was made, how good it is, and what it replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache as others take it: datasets of torch, tables of pandas, a few lines for people."""
+"""A cache for other libraries: datasets of torch, tables of pandas, and its representation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CacheInterop(ReprMixin):
-    """What `FeatureCache` has beside its arrays."""
+    """The conversions of a `FeatureCache` to other libraries, and its representation."""
 
     path: Path
     header: Header

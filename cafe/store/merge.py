@@ -170,8 +170,8 @@ def _refuse_same_images(one: FeatureCache, other: FeatureCache, shared: Set[str]
             (rows[name], row, name) for row, name in enumerate(other.ids(its_split)) if name in rows
         ]
         for start in range(0, len(pairs), _ROWS):
-            mine, theirs, names = zip(*pairs[start : start + _ROWS], strict=True)
-            x, y = _unit_features(one, split, mine), _unit_features(other, its_split, theirs)
+            left, right, names = zip(*pairs[start : start + _ROWS], strict=True)
+            x, y = _unit_features(one, split, left), _unit_features(other, its_split, right)
             same = np.flatnonzero((x * y).sum(1) > _SAME_IMAGE)
             if same.size:
                 raise InputError(

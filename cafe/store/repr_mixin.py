@@ -1,4 +1,4 @@
-"""How an object shows itself at a prompt and in a notebook: a title and a few rows."""
+"""The representation of an object at a prompt and in a notebook: a title and a few rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_NAMES, _LONGEST = 3, 60
 
 
 class ReprMixin:
-    """What shows itself by `_title` and `_rows`, which may hold any text."""
+    """Gives a class its representations by `_title` and `_rows`, which may hold any text."""
 
     def _title(self) -> str:
         raise NotImplementedError

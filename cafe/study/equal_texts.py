@@ -1,4 +1,4 @@
-"""Classes that their texts do not tell apart: what a study refuses or leaves out for them."""
+"""Classes whose texts are equal: what a study refuses or leaves out for them."""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ def estimate_accuracy(
         for heads in judges
     ]
     y = torch.cat([part.y for part in parts])  # (J,)
-    right = torch.stack([torch.cat([one.right for one in row]) for row in scores])  # (M, J)
-    losses = -torch.stack([torch.cat([one.own for one in row]) for row in scores])  # (M, J)
+    right = torch.stack([torch.cat([s.right for s in each]) for each in scores])  # (M, J)
+    likelihoods = [torch.cat([s.log_likelihood for s in each]) for each in scores]
+    losses = -torch.stack(likelihoods)  # (M, J)
     sizes = torch.tensor([len(part) for part in parts], device=device)
     group = torch.arange(len(parts), device=device).repeat_interleave(sizes)  # (J,)
     if source == "test":  # one head judges all: its images in tenths
@@ -78,8 +79,8 @@ def nested_choice_hits(right: Tensor, losses: Tensor, group: Tensor) -> Tensor:
     """
     hits = right[0].clone()
     for number in range(int(group.max()) + 1):
-        own = group == number
-        others = ~own if not own.all() else own
+        in_group = group == number
+        others = ~in_group if not in_group.all() else in_group
         best = pick_best(right[:, others].double().mean(dim=1), losses[:, others].mean(dim=1))
-        hits[own] = right[best, own]
+        hits[in_group] = right[best, in_group]
     return hits

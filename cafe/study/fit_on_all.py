@@ -110,8 +110,8 @@ def fit_on_all(
         methods = methods[:1]
     fits = []
     for place, name in enumerate(methods):
-        told = _told(context, name, place, len(methods), progress)
-        fits.append(_fit(make_method(name, told, settings), images, rows, text))
+        reporting = _reporting(context, name, place, len(methods), progress)
+        fits.append(_fit(make_method(name, reporting, settings), images, rows, text))
     plain = TrainingSet(images[torch.arange(0)].to(context.device), text)
     zero_shot = None if text.equal else cast("ZeroShotHead", ZeroShot(context).fit(plain))
     if not rows:
@@ -140,7 +140,9 @@ def check_methods(methods: Sequence[str], settings: Mapping[str, Any]) -> None:
     resolve_settings(methods, [None] * len(COMMON_SETTINGS), settings)
 
 
-def _told(context: Context, name: str, done: int, total: int, progress: Progress | None) -> Context:
+def _reporting(
+    context: Context, name: str, done: int, total: int, progress: Progress | None
+) -> Context:
     """The context that reports the epochs of a method."""
     if progress is None:
         return context

@@ -1,4 +1,4 @@
-"""Heads looked at on labelled images, a block of images at a time in each core."""
+"""Scoring a head on labelled images, a block of images at a time in each core."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def score_head(
     temperature: float | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> ImageScores:
-    """What a head says of labelled images.
+    """Score a head on labelled images.
 
     Parameters
     ----------

@@ -126,12 +126,14 @@ class ClipAdapter(BatchedMethod):
     def run_for(self, train: TrainingSet, job: int, seed: int, ratio: float) -> Run:
         """The engine's run for one training set (number `job` of a call), seed and ratio."""
         width = train.text.features.shape[-1]
-        told: Any = {"weight": self.counterfactual} if self.counterfactual else {}
-        architecture: AdapterArchitecture = (CounterfactualAdapter if told else self.architecture)(
+        weighting: Any = {"weight": self.counterfactual} if self.counterfactual else {}
+        architecture: AdapterArchitecture = (
+            CounterfactualAdapter if weighting else self.architecture
+        )(
             bottleneck=parse_bottleneck(self.bottleneck, width),
             final_relu=self.final_relu,
             learn_ratio=self.learn_ratio,
-            **told,
+            **weighting,
         )
         both = len(self.architecture.branches) > 1
         last = self.text_ratio if both and self.text_ratio is not None else ratio

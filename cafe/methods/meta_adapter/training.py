@@ -207,7 +207,7 @@ def train_meta(
         If no class has two images.
     """
     episodes = [Episodes(train, shots, recipe, seed) for train in trains]
-    turns = BatchOrder(seed, sum(len(one) for one in episodes))
+    turns = BatchOrder(seed, sum(map(len, episodes)))
     if not turns.images:
         raise InputError("meta-training needs a class with two images: one to ask, one to tell.")
     text = trains[0].text.features
@@ -219,13 +219,13 @@ def train_meta(
     weights = MetaWeights(**leaves)
     losses: list[float] = []
     steps = recipe.epochs * turns.images
-    for one, queries in _turns(episodes, turns, recipe.epochs):
+    for episode, queries in _turns(episodes, turns, recipe.epochs):
         optimizer.param_groups[0]["lr"] = recipe.lr * cosine(len(losses), steps)
-        loss = episode_loss(weights, one.text, one.shelves, queries)
+        loss = episode_loss(weights, episode.text, episode.shelves, queries)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        one.shelves.refresh(queries)
+        episode.shelves.refresh(queries)
         losses.append(loss.item())
         if progress is not None:
             progress("meta-training", len(losses), steps)

@@ -90,8 +90,8 @@ class MetaWeights:
             Unit class weights w. (..., D)
         """
         seen = torch.cat([text[..., None, :], shots], dim=-2)  # (..., K + 1, D)
-        asked = text @ self.query.mT @ self.key  # (..., D): one product a text, not one a shot
-        scores = (seen @ asked[..., None]).squeeze(-1) / math.sqrt(self.width)  # (..., K + 1)
+        query = text @ self.query.mT @ self.key  # (..., D): one product a text, not one a shot
+        scores = (seen @ query[..., None]).squeeze(-1) / math.sqrt(self.width)  # (..., K + 1)
         if filled is not None:
             there = torch.cat([torch.ones_like(filled[..., :1]), filled], dim=-1)
             scores = scores.masked_fill(~there, -torch.inf)

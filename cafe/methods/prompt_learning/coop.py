@@ -147,7 +147,9 @@ class Coop(BatchedMethod):
             for train, _, seed in jobs
         ]
         learned = learn_contexts(runs, prompts, self.objective(text), self.context)
-        return [self._head(run, one, prompts) for run, one in zip(runs, learned, strict=True)]
+        return [
+            self._head(run, context, prompts) for run, context in zip(runs, learned, strict=True)
+        ]
 
     def _start(self, prompts: Prompts, seed: int) -> Tensor:
         """Where a context starts. (1 or C, T, W)"""

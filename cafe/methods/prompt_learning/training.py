@@ -219,10 +219,10 @@ class _Images:
         recipe = runs[0].recipe
         trains = list({id(run.train): run.train for run in runs}.values())
         images = len(trains[0].features)
-        flat = [flatten_views(one.features) if recipe.views else one.features for one in trains]
-        seen = [objective.see(f.unit, f.y, one) for f, one in zip(flat, trains, strict=True)]
+        flat = [flatten_views(t.features) if recipe.views else t.features for t in trains]
+        seen = [objective.see(f.unit, f.y, t) for f, t in zip(flat, trains, strict=True)]
         self._x = torch.stack(seen).to(device)  # (U, N * V, D), each training set once
-        self._y = torch.stack([one.y for one in flat]).to(device)  # (U, N * V)
+        self._y = torch.stack([f.y for f in flat]).to(device)  # (U, N * V)
         place = {id(train): number for number, train in enumerate(trains)}
         self._set = torch.tensor([[place[id(run.train)]] for run in runs], device=device)  # (R, 1)
         self._orders = [BatchOrder(run.seed, images, len(flat[0]) // images) for run in runs]

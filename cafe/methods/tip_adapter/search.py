@@ -126,17 +126,17 @@ def count_hits(cache: Affinities, betas: Tensor, alphas: Tensor) -> Tensor:
 def _cache_logits(cache: Affinities, betas: Tensor) -> Iterator[Tensor]:
     """`exp(-beta (1 - affinity)) V` for a few betas at a time. (b, n, C)"""
     distance = cache.affinity - 1  # (n, M)
-    for some in torch.split(betas, max(1, BLOCK // distance.numel())):
-        yield (some.to(distance)[:, None, None] * distance).exp() @ cache.values
+    for block in torch.split(betas, max(1, BLOCK // distance.numel())):
+        yield (block.to(distance)[:, None, None] * distance).exp() @ cache.values
 
 
 def _sum_nats(cache: Affinities, pairs: Tensor) -> Tensor:
     """Negative log-likelihood of each (beta, alpha). (T,)"""
-    found = []
+    sums = []
     step = max(1, BLOCK // max(cache.affinity.numel(), cache.zero_shot.numel()))
-    for some in torch.split(pairs, step):
-        votes = torch.cat(list(_cache_logits(cache, some[:, 0])))  # (t, n, C)
-        logits = cache.zero_shot + some[:, 1].to(votes)[:, None, None] * votes  # (t, n, C)
-        labels = cache.y.expand(len(some), -1)  # (t, n)
-        found.append(cross_entropy(logits.mT, labels, reduction="none").double().sum(dim=-1).cpu())
-    return torch.cat(found)
+    for block in torch.split(pairs, step):
+        votes = torch.cat(list(_cache_logits(cache, block[:, 0])))  # (t, n, C)
+        logits = cache.zero_shot + block[:, 1].to(votes)[:, None, None] * votes  # (t, n, C)
+        labels = cache.y.expand(len(block), -1)  # (t, n)
+        sums.append(cross_entropy(logits.mT, labels, reduction="none").double().sum(dim=-1).cpu())
+    return torch.cat(sums)
