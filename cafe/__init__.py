@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     from cafe.inference.predictor import Predictor as Predictor
     from cafe.inference.train import train as train
     from cafe.report import write_report as write_report
-    from cafe.results.load import load_record as load_record
+    from cafe.results.run_folders import load_record as load_record
     from cafe.results.saved_head import load_head as load_head
     from cafe.store import FeatureCache as FeatureCache
     from cafe.study.classifier import AdapterClassifier as AdapterClassifier
@@ -50,7 +50,7 @@ _MODULES = {
     "load_encoder": "cafe.encoders.encoder",
     "load_head": "cafe.results.saved_head",
     "load_model": "cafe.inference.model",
-    "load_record": "cafe.results.load",
+    "load_record": "cafe.results.run_folders",
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
     "train": "cafe.inference.train",

@@ -84,7 +84,7 @@ EXAMPLES = [
     "cafe.extract.transformer.CLIPFeatures",
     "cafe.study.fit.fit",
     "cafe.study.fit.grid",
-    "cafe.results.load.load_record",
+    "cafe.results.run_folders.load_record",
     "cafe.results.saved_head.SavedHead",
     "cafe.study.meta_train.meta_train",
     "cafe.methods.checks.parse_bottleneck",

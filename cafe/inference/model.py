@@ -133,7 +133,7 @@ class Model(ReprMixin):
             return self.save_locked(Path(folder))
 
     def save_locked(self, folder: Path) -> Path:
-        """The same, for who holds the lock of the folder."""
+        """Save while the caller holds the lock of the folder; see `save`."""
         check_model_folder(folder, self.record.dataset)
         path, head, zero_shot = folder.resolve(), self.saved.head, self.saved.zero_shot
         card = write_model_card(self.saved, path.name)

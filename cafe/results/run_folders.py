@@ -1,4 +1,4 @@
-"""The runs of a folder: listing, naming and removing them; nothing else is ever removed."""
+"""The runs of a folder: listing, finding, reading and removing them; nothing else is removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
 from cafe.results.page import GRID_ROWS, PAGE
-from cafe.results.record import RECORD, read_record
+from cafe.results.record import RECORD, Record, read_record
 from cafe.store.files import move, temporary_folder
 
 _FILES = {RECORD, PAGE, GRID_ROWS, "grid.csv", "runs.csv", "predictions.csv"}
@@ -72,6 +72,37 @@ def locate_run(runs: Path, run: str | None = None) -> Path:
     if "/" not in run and names:
         raise UnknownNameError("run", run, names, f"In '{runs}'.")
     raise RunNotFoundError(f"no run '{run}'; 'cafe runs ls' lists those in '{runs}'.")
+
+
+def load_record(run: Path | str = "runs") -> Record:
+    """Read the record of a run back.
+
+    Parameters
+    ----------
+    run : Path or str
+        The folder of a run, or a folder of runs, of which it takes the newest.
+
+    Returns
+    -------
+    Record
+        Without the heads, which `cafe.load_head` reads.
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no such run.
+    InputError
+        If its record is damaged.
+
+    Examples
+    --------
+    >>> record = cafe.load_record("runs/mine")
+    >>> [result.method for result in record.results][:3]
+    ['zero-shot', 'nearest-class', 'clip-adapter']
+    >>> len(record.frame())  # methods x shots x seeds
+    12
+    """
+    return read_record(newest_run(Path(run)))
 
 
 def size_of_run(run: Path) -> int:
