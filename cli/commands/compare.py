@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,7 +27,6 @@ from ..result_tables import (
 from ..text_tower import tower_loader
 
 if TYPE_CHECKING:
-    from cafe.report.reproduction import Reproduction
     from cafe.store import FeatureCache
     from cafe.study.compare import Comparison
 
@@ -41,6 +40,8 @@ Paper = Annotated[
     bool,
     Option("--paper", help="All caches of the paper's eleven datasets, beside published numbers."),
 ]
+
+_INTERRUPTED = "runs of finished caches were saved."
 
 
 def compare(
@@ -87,23 +88,18 @@ def compare(
     }
     if paper and (base_to_new or caches or dataset or model or meta):
         raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
-    saved = "runs of finished caches were saved."
     if paper:
-        from cafe.report.reproduction import reproduce
-
-        with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
-            reproductions = reproduce(
-                root=cache, progress=progress, command=recorded_command(context, []), **arguments
-            )
-        _print_paper(reproductions, as_json=as_json, verbose=verbose)
+        arguments |= {"root": cache, "command": recorded_command(context, [])}
+        _compare_paper(arguments, as_json=as_json, verbose=verbose)
         return
     from cafe.study.compare import compare as run
 
-    arguments |= {"base_to_new": base_to_new, "meta": meta}
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
-    with progress_bar("fits", interrupted=saved, quiet=as_json) as progress:
-        comparison = run(features, progress=progress, **arguments)
+    with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
+        comparison = run(
+            features, base_to_new=base_to_new, meta=meta, progress=progress, **arguments
+        )
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
     elif format_ == "csv":
@@ -129,7 +125,12 @@ def _print(comparison: Comparison, caches: Sequence[FeatureCache], *, verbose: b
     say(f"Next: cafe report {record.folder}")
 
 
-def _print_paper(reproductions: list[Reproduction], *, as_json: bool, verbose: bool) -> None:
+def _compare_paper(arguments: Mapping[str, Any], *, as_json: bool, verbose: bool) -> None:
+    """Compare on every cache of the paper's datasets, and print published numbers beside."""
+    from cafe.report.reproduction import reproduce
+
+    with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
+        reproductions = reproduce(progress=progress, **arguments)
     if as_json:
         parts = [reproduction.json() for reproduction in reproductions]
         rows = [{**row, "encoder": r.encoder} for r in reproductions for row in r.rows]
