@@ -69,7 +69,6 @@ def compare(
     """Compare methods over shot counts on the same images and seeds of one or several caches.
 
     The name of a dataset means each encoder's cache of it: the encoders stand side by side.
-
     Without --method it takes all of them, without --shots 1, 2, 4, 8 and 16 images per class, as
     far as they reach.
 
@@ -94,12 +93,11 @@ def compare(
         return
     from cafe.study.compare import compare as run
 
+    arguments |= {"base_to_new": base_to_new, "meta": meta}
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
-        comparison = run(
-            features, base_to_new=base_to_new, meta=meta, progress=progress, **arguments
-        )
+        comparison = run(features, progress=progress, **arguments)
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
     elif format_ == "csv":
