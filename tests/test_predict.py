@@ -20,7 +20,7 @@ import cafe
 from cafe.datasets.prompts import fill
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CafeError, ImageError, InputError
-from cafe.extract import images
+from cafe.extract import encode_images
 from cafe.extract.decode import DecodedImage
 from cafe.extract.extract import extract
 from cafe.features.splits import draw_shots
@@ -129,11 +129,11 @@ def test_images_are_read_as_answers_are_taken(
 ) -> None:
     read = []
 
-    def count(source: images.ImageSource, preprocess: object) -> DecodedImage:
+    def count(source: encode_images.ImageSource, preprocess: object) -> DecodedImage:
         read.append(source)
         return DecodedImage(None, "counted")
 
-    monkeypatch.setattr(images, "decode_source", count)
+    monkeypatch.setattr(encode_images, "decode_source", count)
     answers = predictor.predict(["photo.png"] * 1000, batch_size=2, workers=2)
     assert next(answers).reason == "counted"
     assert len(read) < 20
