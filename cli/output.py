@@ -116,9 +116,9 @@ def print_csv(values: Iterable[Any]) -> None:
 
 
 def megabytes(file: Path | int) -> str:
-    """`1.5 MB`, of a file or of a number of bytes."""
+    """`1.5 MB`, of a file or of a number of bytes; `12.3 kB` where it is small."""
     size = file if isinstance(file, int) else file.stat().st_size
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def confirm_removal(

@@ -466,7 +466,7 @@ def test_the_commands(
     words = ["one/tiny.none", "two/tiny.none", "--shots", "2", "--epochs", "1", "-o", "m.st"]
     assert call(monkeypatch, "meta-train", *words) == 0
     out = capsys.readouterr().out
-    assert "m.st: 0.0 MB, trained on one (5 classes), two (5 classes) of tiny.none, loss" in out
+    assert " kB, trained on one (5 classes), two (5 classes) of tiny.none, loss" in out
     assert "--method meta-adapter --meta m.st" in out
     fit = ["fit", "three/other.none", "--method", "meta-adapter", "--shots", "1", "--seeds", "1"]
     assert call(monkeypatch, *fit, "--meta", "m.st", "--json") == 0
