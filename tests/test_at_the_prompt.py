@@ -15,7 +15,9 @@ import typer.main
 from digits_run import Answer, call, digits_run
 from making import draw_image
 
+import cafe
 from cafe.errors import counted
+from cafe.extract.importers import zero_shot_check
 from cafe.results.record import read_record
 from cafe.results.run_folders import list_runs
 from cafe_cli.main import app
@@ -184,6 +186,17 @@ def draw_folder(folder: Path, images: int) -> None:
         (folder / name).mkdir(parents=True)
         for index in range(images):
             draw_image(1000 * number + index).save(folder / name / f"{index}.png", compress_level=1)
+
+
+def test_a_good_zero_shot_on_few_images_is_not_doubted(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("cache", "ls").code == 0  # where the digits are
+    cache = cafe.FeatureCache.open("digits/nano.glyphs")
+    for right, doubted in ((80.0, False), (40.0, True)):
+        few = zero_shot_check.ZeroShotCheck("test", 50, right, 32, 96, at_chance=True)
+        monkeypatch.setattr(zero_shot_check, "check_zero_shot", lambda _, few=few: few)
+        assert bool(zero_shot_check.doubts_of_extraction(cache)) is doubted
 
 
 def test_zero_shot_at_chance_is_said_where_a_cache_is_made(run: Run, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from cafe.extract.ray import RayEngine
 from cafe.extract.several_encoders import extract_all
 from cafe.progress import Progress, log
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_folder, cache_path
+from cafe.store.paths import cache_folder, cache_name, cache_path
 
 
 @dataclass(eq=False)
@@ -265,8 +265,9 @@ class Extractor:
             extractor.extraction_ = extraction
         for extraction in done:
             if not extraction.was_there:
+                which = f"{cache_name(extraction.path)}: " if also else ""
                 for line in doubts_of_extraction(FeatureCache.open(extraction.path)):
-                    note(line)
+                    note(f"{which}{line}")
         return FeatureCache.open(jobs[0].path)
 
     def _model(self, dataset: Dataset) -> str:

@@ -105,7 +105,8 @@ def doubts_of_extraction(cache: FeatureCache) -> list[str]:
     check, classes = check_zero_shot(cache), len(cache.header.class_names)
     by_guessing = check.images / classes
     luck = by_guessing + _SURE * math.sqrt(by_guessing * (1 - 1 / classes))
-    return doubts([check], _UNKNOWN_CLASSES) if luck < check.images else []
+    is_good = check.accuracy > (100 + check.chance) / 2  # few images cannot prove even that
+    return doubts([check], _UNKNOWN_CLASSES) if luck < check.images and not is_good else []
 
 
 def doubts(checks: Sequence[ZeroShotCheck], at_chance: str = _IMPORTED) -> list[str]:
