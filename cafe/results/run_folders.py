@@ -42,7 +42,10 @@ def newest_run(folder: Path) -> Path:
     inside = list_runs(folder)
     if not inside:
         what = "holds no run" if folder.is_dir() else "is neither a run nor a head's file"
-        raise RunNotFoundError(f"'{folder}' {what}; 'cafe fit' makes one and says where.")
+        raise RunNotFoundError(
+            f"'{folder}' {what} and is no model; 'cafe train' makes a model and 'cafe fit' a run, "
+            "and either is named before the images."
+        )
     return inside[0]
 
 

@@ -64,11 +64,11 @@ def predict(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Say what is on new images, and how sure that is, with a head that 'cafe fit' saved.
+    """Say what is on new images, and how sure that is.
 
-    RUN is the folder of a run, a folder of runs (the newest counts), or a head's file.
+    RUN is a model of 'cafe train', a run, a folder of runs (the newest counts), or a head's file.
 
-    Example: cafe predict runs photo.jpg ./photos --top 3
+    Example: cafe predict model photo.jpg ./photos --top 3
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.encoders.recorded import load_recorded_encoder
