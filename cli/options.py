@@ -69,7 +69,30 @@ Template = Annotated[
         "[default: the dataset's]."
     ),
 ]
+Prompts = Annotated[Path | None, Option(help="JSON file: class name -> list of sentences.")]
+ClassNames = Annotated[
+    Path | None,
+    Option(
+        help="File of class names to use instead: one a line in the order of the labels, or JSON "
+        "(a list, or old name -> new name)."
+    ),
+]
+Name = Annotated[
+    str | None, Option(help="Name of the dataset in its cache's name [default: the folder's].")
+]
 Replace = Annotated[bool, Option("--replace", help="Replace a file of that name.")]
+
+# extracting
+OnError = Annotated[
+    Literal["skip", "fail"], Option(help="Skip and record an image that cannot be read, or stop.")
+]
+AllowMissing = Annotated[
+    bool, Option("--allow-missing", help="Go on without files that the split names.")
+]
+Download = Annotated[bool, Option("--download", help="Fetch the dataset where torchvision can.")]
+Rebuild = Annotated[
+    bool, Option("--rebuild", help="Encode anew; the prompts alone, if only they differ.")
+]
 
 # encoders
 LocalModel = Annotated[
@@ -109,6 +132,17 @@ Shots = Annotated[
 Seeds = Annotated[str, Option(help="How many seeds, or a list such as 0,5,7.")]
 Validation = Annotated[T, Option(help="What hyper-parameters are chosen on.")]
 AnyValidation = Validation[Literal["none", "few-shot", "full", "cv"]]
+Ratio = Annotated[
+    str | None,
+    Option(
+        help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
+        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2]."
+    ),
+]
+Bottleneck = Annotated[
+    str | None,
+    Option(help="Hidden width: a number, or a part of the feature width [default: D/4]."),
+]
 Epochs = Annotated[T, Option(help="Passes over the training images.")]
 LearningRate = Annotated[T, Option("--lr", help="Learning rate of the first step.")]
 WeightDecay = Annotated[T, Option(help="Decoupled weight decay.")]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from digits_run import Answer, call, digits_run
+from letters import draw_letters
 from making import make_header
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import cafe
 from cafe.errors import CacheMismatchError, CafeError, InputError
@@ -346,62 +344,25 @@ def test_the_command_line(run: Run, tmp_path: Path) -> None:
     assert lines[-1].startswith("cafe: ")
 
 
-def draw_letter(letter: str, seed: int) -> Image.Image:
-    """A letter in some place and grey."""
-    noise = np.random.default_rng(seed)
-    image = Image.new("L", (64, 64), int(noise.integers(230, 255)))
-    place = tuple(noise.integers(6, 12, 2).tolist())
-    font = ImageFont.load_default(int(noise.integers(44, 50)))
-    ImageDraw.Draw(image).text(place, letter, int(noise.integers(0, 40)), font=font)
-    return image
-
-
-def draw_letters(root: Path, letters: str, count: int, start: int = 0) -> None:
-    """JPEGs in a folder per letter."""
-    for number, letter in enumerate(letters):
-        (root / letter).mkdir(parents=True, exist_ok=True)
-        for row in range(start, start + count):
-            draw_letter(letter, 1000 * number + row).save(root / letter / f"{row}.jpg")
-
-
-def test_the_journey_of_a_new_user(tmp_path: Path) -> None:
-    """From a folder to a model, and to a new one when images and a class were added."""
-    draw_letters(tmp_path / "photos", "OTWX", 150)
-    (tmp_path / "photos/O/torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
-    draw_letters(tmp_path / "new", "OX", 3, start=500)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAFE", "PYTHONPATH"))}
-
-    def cafe_(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cafe_cli", *words],
-            cwd=tmp_path,
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    train = ("train", "./photos", "--model", "nano", "--method", "gda,lda-prior")
-    told = cafe_(*train)
-    assert "on all 600 images of 4 classes" in told
-    assert "1 image could not be read." in told
-    labels = [
-        line.split(",")[1]
-        for line in cafe_("predict", "model", "new", "--format", "csv").splitlines()
-    ]
-    assert labels == ["label", "O", "O", "O", "X", "X", "X"]
-
-    draw_letters(tmp_path / "photos", "J", 20)
-    draw_letters(tmp_path / "new", "J", 1, start=500)
-    told = cafe_(*train)
-    assert "on all 620 images of 5 classes" in told
-    assert "since the model before: images: 600 -> 620" in told
-    assert "since the model before: new classes: J" in told
-    assert "since the model before: estimated accuracy: " in told
-    values = [
-        json.loads(line)
-        for line in cafe_("predict", "model", "new/J", "--format", "jsonl").splitlines()
-    ]
-    assert [value["label"] for value in values] == ["J"]
+def test_the_options_of_extract_and_fit(run: Run, tmp_path: Path) -> None:
+    draw_letters(tmp_path / "photos", "OX", 4)
+    names = tmp_path / "names.json"
+    names.write_text('{"O": "circle", "X": "cross"}')
+    words = ("train", tmp_path / "photos", "--model", "nano", "--cache", tmp_path / "cache")
+    words += ("--name", "letters", "--class-names", names, "-o", tmp_path / "model")
+    words += ("--method", "clip-adapter", "--epochs", "2", "--lr", "0.01")
+    answer = run(*words, "--ratio", "0.3", "--bottleneck", "8", "--weight-decay", "0.1")
+    assert answer.code == 0, answer.err
+    assert "letters/nano.glyphs: 8 images encoded." in answer.err
+    assert "Fitted on all 8 labelled images: clip-adapter. (--verbose tells more.)" in answer.out
+    record = read_model(tmp_path / "model")
+    assert (record.dataset, record.class_names) == ("letters", ("circle", "cross"))
+    given = {"ratio": 0.3, "bottleneck": "8", "epochs": 2, "lr": 0.01, "weight_decay": 0.1}
+    assert dict(record.settings) == given
+    again = run(*words, "--ratio", "0.5", "--verbose")
+    assert "is there already" not in again.out
+    assert record.words in again.out
+    names.write_text('{"O": "ring", "X": "cross"}')
+    assert run(*words).code != 0  # other prompts need --rebuild
+    assert run(*words, "--rebuild").code == 0
+    assert read_model(tmp_path / "model").class_names == ("ring", "cross")

@@ -46,6 +46,12 @@ class Changes:
         return ", ".join(f"{count:,} {name}" for count, name in named if count)
 
     @property
+    def words(self) -> list[str]:
+        """What has changed, and how many images have not; empty where there was no cache."""
+        kept = f"{self.kept:,} as {'it was' if self.kept == 1 else 'they were'}"
+        return [str(self) or "no image has changed", kept] if self.total else []
+
+    @property
     def total(self) -> int:
         """Images counted: none where there was no cache."""
         return sum(getattr(self, kind.name) for kind in fields(self))

@@ -15,7 +15,7 @@ from cafe.encoders.decoding import Decode, decode_of
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
-from cafe.errors import CacheError
+from cafe.errors import CacheError, counted
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
 from cafe.extract.dataset_diff import Changes
 from cafe.extract.existing_cache import find_existing, keep_known_splits
@@ -60,6 +60,10 @@ class Extraction:
     was_there: bool = False
     by_content: bool = True
     changes: Changes = field(default_factory=Changes)
+
+    def __str__(self) -> str:
+        """`20 images encoded; 20 added; 600 as they were`."""
+        return "; ".join([f"{counted(self.images, 'image')} encoded", *self.changes.words])
 
 
 def cache_key(

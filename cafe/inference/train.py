@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from cafe.datasets import load_dataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.make_split import SPLIT_BY_CAFE
 from cafe.devices import resolve_device
-from cafe.errors import CafeError, InputError, counted, escape_bytes, raise_as
+from cafe.errors import CafeError, InputError, escape_bytes, raise_as
 from cafe.extract.extractor import Extractor
+from cafe.extract.prepare import load_named
 from cafe.features.task import load_task
 from cafe.inference.model import Model, load_model
+from cafe.inference.model_words import unreadable, words_of
 from cafe.methods.base import Context
 from cafe.progress import Progress
 from cafe.results.model_record import ModelRecord
@@ -26,7 +27,7 @@ from cafe.results.saved_model import check_model_folder
 from cafe.store import FeatureCache, utc_now
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
-from cafe.study.fit_on_all import DEFAULT_METHODS, Fitted, check_methods, fit_on_all
+from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
 
 _MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
 """In the words of a source: its test split is cafe's own choice."""
@@ -43,6 +44,8 @@ def train(
     data_root: Path | str | None = None,
     template: str | Sequence[str] | None = None,
     prompts: Path | str | None = None,
+    class_names: Path | Sequence[str] | Mapping[str, str] | None = None,
+    name: str | None = None,
     cache: Path | str | None = None,
     on_error: Literal["skip", "fail"] = "skip",
     allow_missing: bool = False,
@@ -76,7 +79,8 @@ def train(
         returned as it is if images and method are the same. None saves nothing.
     model, pretrained : str, optional
         The encoder, as of `Extractor`.
-    split_file, data_root, template, prompts, cache, on_error, allow_missing, download, rebuild
+    split_file, data_root, template, prompts, class_names, name, cache, on_error, allow_missing,
+    download, rebuild
         As of `Extractor.extract`.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
@@ -115,9 +119,12 @@ def train(
     check_methods(methods, settings)
     context = Context(resolve_device(device))
     source = dataset
-    if not isinstance(source, FeatureCache | Dataset):
-        source = load_dataset(
-            str(source),
+    if not isinstance(source, FeatureCache):
+        source = load_named(
+            source,
+            template,
+            class_names,
+            name,
             data_root=None if data_root is None else Path(data_root),
             split_file=None if split_file is None else Path(split_file),
             download=download,
@@ -127,16 +134,16 @@ def train(
     def make(folder: Path | None = None, earlier: ModelRecord | None = None) -> Model:
         features = source
         if not isinstance(features, FeatureCache):
-            features = Extractor(
+            extractor = Extractor(
                 model,
                 pretrained,
                 device=device,
                 decode=decode,
                 batch_size=batch_size,
                 workers=workers,
-            ).extract(
+            )
+            features = extractor.extract(
                 features,
-                template=template,
                 prompts=prompts,
                 cache=cache,
                 on_error=on_error,
@@ -144,9 +151,11 @@ def train(
                 progress=progress,
                 note=note,
             )
+            if note is not None and not extractor.extraction_.was_there:
+                note(f"{cache_name(features.path)}: {extractor.extraction_}.")
         if note is not None and features.header.skipped:
             note(
-                f"{_unreadable(features)}; 'cafe cache show {cache_name(features.path)}' lists "
+                f"{unreadable(features)}; 'cafe cache show {cache_name(features.path)}' lists "
                 "them with the reason."
             )
         if folder and earlier and _is_of(earlier, features, methods, settings):
@@ -157,7 +166,7 @@ def train(
     if output is None:
         return make()
     folder = Path(output)
-    name = source.header.dataset if isinstance(source, FeatureCache) else source.name
+    named = source.header.dataset if isinstance(source, FeatureCache) else source.name
     problem = partial(
         raise_as, CafeError, f"cannot write '{folder}'", "choose another with output="
     )
@@ -165,7 +174,7 @@ def train(
         with problem():
             check_folder(folder.parent)
             stack.enter_context(lock_file(folder.resolve()))
-        made = make(folder, check_model_folder(folder, name))
+        made = make(folder, check_model_folder(folder, named))
         if not made.was_there:
             with problem():
                 made.save_locked(folder)
@@ -204,7 +213,7 @@ def _fit(
         estimate=fitted.estimate,
         rivals=fitted.rivals,
         calibration=fitted.calibration,
-        words=_words(fitted, cache),
+        words=words_of(fitted, cache),
         settings=settings,
         asked=tuple(methods),
         cache=escape_bytes(str(cache.path)),
@@ -217,38 +226,3 @@ def _fit(
     )
     about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
     return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)
-
-
-def _unreadable(cache: FeatureCache) -> str:
-    return f"{counted(len(cache.header.skipped), 'image')} could not be read"
-
-
-def _words(fitted: Fitted, cache: FeatureCache) -> str:
-    """How a model was trained and judged, in sentences."""
-    estimate, images, source = fitted.estimate, sum(fitted.images), cache.header.source
-    words = [f"Data: {source}."] if source else []
-    words += [f"{fitted.head.method} was fitted on all {images:,} labelled images."]
-    words += [f"{_unreadable(cache)}."] if cache.header.skipped else []
-    if estimate is None:
-        words.append("Its accuracy is not known: no class has two images, one of them to hold out.")
-    elif estimate.source == "test split":
-        words.append(
-            f"Its accuracy is estimated on the dataset's own test split of {estimate.images:,} "
-            "images, by a head that was fitted on all others."
-        )
-    else:
-        words.append(
-            f"Its accuracy is estimated by {estimate.folds}-fold cross-validation: each image is "
-            "judged once, by a head that was fitted without it."
-        )
-        if alone := images - estimate.images:
-            words.append(f"The only image of a class is not judged; there are {alone} of these.")
-    if estimate is not None:
-        words.append("The interval is 95 % (Wilson), for so many images.")
-    if fitted.rivals:
-        others = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.rivals.items())
-        words.append(
-            f"It is the best of {1 + len(fitted.rivals)} methods there ({others}); in the "
-            "estimate each tenth of the images is judged by the method that the others choose."
-        )
-    return " ".join(words)

@@ -114,6 +114,14 @@ class ModelRecord:
             "protocol": self.words,
         }
 
+    @property
+    def brief(self) -> str:
+        """One line on how the method was chosen, and on what it was fitted."""
+        others = ", ".join(f"{name} {value:.1f} %" for name, value in self.rivals.items())
+        chosen = f"{self.method}, the best of {1 + len(self.rivals)} methods there ({others})"
+        what = chosen if others else self.method
+        return f"Fitted on all {sum(self.images):,} labelled images: {what}."
+
     def as_earlier(self) -> Earlier:
         """What a model that takes its place says of it."""
         accuracy = self.estimate.accuracy if self.estimate else None

@@ -45,31 +45,10 @@ Pretrained = Annotated[
     str | None,
     Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
 ]
-Prompts = Annotated[Path | None, Option(help="JSON file: class name -> list of sentences.")]
-ClassNames = Annotated[
-    Path | None,
-    Option(
-        help="File of class names to use instead: one a line in the order of the labels, or JSON "
-        "(a list, or old name -> new name)."
-    ),
-]
-Name = Annotated[
-    str | None, Option(help="Name of the dataset in its cache's name [default: the folder's].")
-]
 Views = Annotated[int, Option(help="Views per training image, the plain one counted.")]
 ViewSeed = Annotated[int, Option(help="Seed of the augmented views.")]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
 Pool = Annotated[int | None, Option(help="Largest side of the maps' grid [default: 7].")]
-OnError = Annotated[
-    Literal["skip", "fail"], Option(help="Skip and record an image that cannot be read, or stop.")
-]
-AllowMissing = Annotated[
-    bool, Option("--allow-missing", help="Go on without files that the split names.")
-]
-Download = Annotated[bool, Option("--download", help="Fetch the dataset where torchvision can.")]
-Rebuild = Annotated[
-    bool, Option("--rebuild", help="Encode anew; the prompts alone, if only they differ.")
-]
 Engine = Annotated[
     Literal["local", "ray"], Option(help="Encode on this machine, or on all of a Ray cluster.")
 ]
@@ -85,9 +64,9 @@ def extract(
     model: Model = None,
     pretrained: Pretrained = None,
     template: opt.Template = None,
-    prompts: Prompts = None,
-    class_names: ClassNames = None,
-    name: Name = None,
+    prompts: opt.Prompts = None,
+    class_names: opt.ClassNames = None,
+    name: opt.Name = None,
     views: Views = 1,
     view_seed: ViewSeed = 0,
     spatial: Spatial = False,
@@ -98,10 +77,10 @@ def extract(
     decode: opt.Decode = "auto",
     batch_size: opt.ForwardBatch = None,
     workers: opt.Workers = None,
-    on_error: OnError = "skip",
-    allow_missing: AllowMissing = False,
-    download: Download = False,
-    rebuild: Rebuild = False,
+    on_error: opt.OnError = "skip",
+    allow_missing: opt.AllowMissing = False,
+    download: opt.Download = False,
+    rebuild: opt.Rebuild = False,
     engine: Engine = "local",
     as_json: opt.Json = False,
 ) -> None:
@@ -209,8 +188,7 @@ def _print_one(extraction: Extraction) -> None:
             )
         return
     if extraction.changes.total:
-        changes = str(extraction.changes) or "no image has changed"
-        say(f"{path}: {changes}; {extraction.changes.kept:,} as they were.")
+        say(f"{path}: {'; '.join(extraction.changes.words)}.")
     rate = f" ({images / extraction.seconds:,.0f} images/s)" if images else ""
     took = f"in {extraction.seconds:.1f} s{rate}, {megabytes(path)}"
     say(f"{path}: {counted(images, 'image')} encoded {took}.")

@@ -27,17 +27,6 @@ from ..text_tower import tower_loader
 if TYPE_CHECKING:
     from cafe.results.record import Record
 
-Ratio = Annotated[
-    str | None,
-    Option(
-        help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
-        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2]."
-    ),
-]
-Bottleneck = Annotated[
-    str | None,
-    Option(help="Hidden width: a number, or a part of the feature width [default: D/4]."),
-]
 Counterfactual = Annotated[
     bool | None,
     Option("--counterfactual", help="Train clip-adapter to tell images from counterfactuals."),
@@ -67,8 +56,8 @@ def fit(
     context: typer.Context,
     cache_argument: opt.CacheName = None,
     method: opt.Methods = None,
-    ratio: Ratio = None,
-    bottleneck: Bottleneck = None,
+    ratio: opt.Ratio = None,
+    bottleneck: opt.Bottleneck = None,
     shots: opt.Shots[str | None] = None,
     seeds: opt.Seeds = "3",
     validation: opt.AnyValidation = "none",

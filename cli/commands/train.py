@@ -14,9 +14,8 @@ from cafe.errors import escape_bytes
 from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, print_table, say
-from ..parsing import parse_methods
+from ..parsing import parse_methods, parse_ratio, without_none
 from ..progress import progress_bar
-from .extract import AllowMissing, Download, OnError, Prompts, Rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,19 +66,27 @@ def train(
     method: Methods = None,
     model: Encoder = None,
     pretrained: EncoderWeights = None,
+    name: opt.Name = None,
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     template: opt.Template = None,
-    prompts: Prompts = None,
+    prompts: opt.Prompts = None,
+    class_names: opt.ClassNames = None,
+    ratio: opt.Ratio = None,
+    bottleneck: opt.Bottleneck = None,
+    epochs: opt.Epochs[int | None] = None,
+    lr: opt.LearningRate[float | None] = None,
+    weight_decay: opt.WeightDecay[float | None] = None,
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
     decode: opt.Decode = "auto",
     batch_size: opt.ForwardBatch = None,
     workers: opt.Workers = None,
-    on_error: OnError = "skip",
-    allow_missing: AllowMissing = False,
-    download: Download = False,
-    rebuild: Rebuild = False,
+    on_error: opt.OnError = "skip",
+    allow_missing: opt.AllowMissing = False,
+    download: opt.Download = False,
+    rebuild: opt.Rebuild = False,
+    verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
     """Make a model of labelled images: fitted on all of them, with an estimate of its accuracy.
@@ -91,6 +98,11 @@ def train(
     from cafe.inference.train import train as run
     from cafe.study.fit_on_all import DEFAULT_METHODS
 
+    source = {"split_file": split_file, "data_root": data_root, "download": download}
+    forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
+    words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
+    recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
+    given = without_none(**source, **forward, **words, **recipe, **parse_ratio(ratio))
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(
             dataset,
@@ -98,27 +110,19 @@ def train(
             output=output,
             model=model,
             pretrained=pretrained,
-            split_file=split_file,
-            data_root=data_root,
-            template=template,
-            prompts=prompts,
             cache=cache,
             on_error=on_error,
             allow_missing=allow_missing,
-            download=download,
             rebuild=rebuild,
-            device=device,
-            decode=decode,
-            batch_size=batch_size,
-            workers=workers,
             command=escape_bytes(shlex.join(["cafe", *sys.argv[1:]])),
             progress=progress,
             note=note,
+            **given,
         )
-    _print(made, output, as_json=as_json)
+    _print(made, output, as_json=as_json, verbose=verbose)
 
 
-def _print(model: Model, folder: Path, *, as_json: bool) -> None:
+def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
     from cafe.results.model_record import changes
 
     record = model.record
@@ -141,7 +145,8 @@ def _print(model: Model, folder: Path, *, as_json: bool) -> None:
     for line in changes(record):
         say(f"since the model before: {line}")
     size = megabytes(folder / record.head)
-    say("", record.words, f"{folder}: {size}. Next: cafe predict {folder} new-images/")
+    say("", record.words if verbose else f"{record.brief} (--verbose tells more.)")
+    say(f"{folder}: {size}. Next: cafe predict {folder} new-images/")
 
 
 def _print_classes(class_names: Sequence[str], shares: Sequence[Share]) -> None:
