@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError, one_line
-from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.catalog import find_method
 from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
@@ -201,8 +201,8 @@ def load_head(path: Path | str) -> SavedHead:
         raise
     except FAULTS as error:
         raise InputError(
-            f"'{path}' is not a head that cafe saved ({one_line(error)}); known methods are "
-            f"{', '.join(CATALOG)}."
+            f"'{path}' is not a head that cafe saved ({one_line(error)}); name a model's or run's "
+            "folder, or a .safetensors file in it."
         ) from error
     return saved
 
