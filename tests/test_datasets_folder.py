@@ -116,6 +116,15 @@ def test_one_folder_too_high(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
+def test_two_folders_too_high(tmp_path: Path) -> None:
+    plant(tmp_path, "data/images/cat/1.png", "data/images/dog/1.png")
+    with pytest.raises(DatasetError, match=r"\('cat', 'dog'\) may be the classes: try .*images\.$"):
+        load_dataset(tmp_path)
+    plant(tmp_path, "one/images/more/1.png")  # nothing but one folder in the other
+    with pytest.raises(DatasetError, match="put the images of each class into a folder"):
+        load_dataset(tmp_path / "one")
+
+
 def test_two_folders_of_one_name(tmp_path: Path) -> None:
     plant(tmp_path, "red_fox/1.png", "red fox/1.png")
     with pytest.raises(DatasetError, match="two classes are called 'red fox'"):

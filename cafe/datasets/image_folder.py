@@ -242,6 +242,9 @@ def _check_classes(
         found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
         raise DatasetError(f"{root} has {content}; {hint}{found}.")
     inner = root / classes.pop()
-    if inner.is_dir() and len(subfolders(inner)) > 1:
-        hint = f"its folders ({quote_some(subfolders(inner))}) may be the classes: try {inner}"
+    likely = inner
+    while likely.is_dir() and len(inside := subfolders(likely)) == 1:
+        likely /= inside[0]
+    if likely.is_dir() and (inside := subfolders(likely)):
+        hint = f"its folders ({quote_some(inside)}) may be the classes: try {likely}"
     raise DatasetError(f"{root} has images of one class only, '{inner.name}'; {hint}.")
