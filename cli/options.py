@@ -136,7 +136,7 @@ Ratio = Annotated[
     str | None,
     Option(
         help="Weight of the adapter, ratio * A(f) + (1 - ratio) * f: 0 to 1, learn, or auto; "
-        "several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2]."
+        "of fit, several (0.1,0.2,0.4) are chosen among by --validation [default: 0.2]."
     ),
 ]
 Bottleneck = Annotated[

@@ -362,6 +362,8 @@ def test_the_options_of_extract_and_fit(run: Run, tmp_path: Path) -> None:
     again = run(*words, "--ratio", "0.5", "--verbose")
     assert "is there already" not in again.out
     assert record.words in again.out
+    several = run(*words, "--ratio", "0.1,0.9")
+    assert (several.code, "training takes one ratio" in several.err) == (2, True)
     names.write_text('{"O": "ring", "X": "cross"}')
     assert run(*words).code != 0  # other prompts need --rebuild
     assert run(*words, "--rebuild").code == 0

@@ -138,6 +138,11 @@ def check_methods(methods: Sequence[str], settings: Mapping[str, Any]) -> None:
                 f"take it; fit it with 'cafe fit', or train {', '.join(methods_that_need(''))}."
             )
     resolve_settings(methods, [None] * len(COMMON_SETTINGS), settings)
+    if "ratios" in settings:
+        raise InputError(
+            "training takes one ratio, as all images are fitted on and none is left to choose "
+            "among several by; give one, 'learn' or 'auto'."
+        )
 
 
 def _reporting(

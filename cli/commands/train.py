@@ -27,7 +27,7 @@ DatasetName = Annotated[
     str,
     Argument(
         metavar="DATASET",
-        help="A folder, a CSV or JSONL manifest, or a known dataset.",
+        help="What 'cafe extract' takes: a folder, a table, shards, or a known dataset.",
         autocompletion=completion.datasets,
     ),
 ]
@@ -38,6 +38,7 @@ Methods = Annotated[
     list[str] | None,
     Option(
         "--method",
+        "--methods",
         help="A name of 'cafe methods', or several, again or with commas between, of which the "
         "best on held-out images is kept [default: auto,map-probe].",
         autocompletion=completion.methods,
