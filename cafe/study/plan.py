@@ -83,7 +83,8 @@ def resolve_settings(
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise InputError(
-            f"{', '.join(methods)} has no setting '{unknown[0]}'; it has "
+            f"{', '.join(methods)} {verb(len(methods), 'have')} no setting '{unknown[0]}'; "
+            f"{'it has' if len(methods) == 1 else 'they have'} "
             f"{', '.join(sorted(known)) or 'none'}."
         )
     return settings
