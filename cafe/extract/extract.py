@@ -209,7 +209,10 @@ def begin(
     batch = blocks[0].batch_size if blocks else 0
     since = existing.cache.content_sha256 if existing else ""
     with contextlib.ExitStack() as inner:
-        resume = inner.enter_context(open_resume_folder(path, plan.key, batch, note, since))
+        knows = dataset.knows_content
+        resume = inner.enter_context(
+            open_resume_folder(path, plan.key, batch, note, since, knows_content=knows)
+        )
         if not plan.is_outdated(rebuild=rebuild):
             stack.push(inner.pop_all())
             return RunningExtraction(job, plan, blocks, resume, start)
