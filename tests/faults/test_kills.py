@@ -47,6 +47,7 @@ def test_killed_at_a_change_of_a_file(name: str, cafe: Cafe, work: Work) -> None
             assert answer.code == 0, answer.err
             check_whole(folder)
             assert len(list(folder.glob("older/*"))) == 3  # none of the older head is left
+            assert hidden(folder) == []
 
 
 def test_killed_while_it_removes(cafe: Cafe, work: Work) -> None:
