@@ -209,8 +209,7 @@ def begin(
     batch, knows = blocks[0].batch_size if blocks else 0, dataset.knows_content
     since = existing.cache.content_sha256 if existing else ""
     with contextlib.ExitStack() as inner:
-        keeping = open_resume_folder(path, plan.key, batch, note, since, knows_content=knows)
-        resume = inner.enter_context(keeping)
+        resume = inner.enter_context(open_resume_folder(path, plan.key, batch, note, since, knows))
         if not plan.is_outdated(rebuild=rebuild):
             stack.push(inner.pop_all())
             return RunningExtraction(job, plan, blocks, resume, start)

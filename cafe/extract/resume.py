@@ -76,7 +76,6 @@ def open_resume_folder(
     batch_size: int,
     note: Callable[[str], None] | None = None,
     since: str = "",
-    *,
     knows_content: bool = False,
 ) -> Iterator[ResumeFolder]:
     """The folder of an extraction, for this process alone while the block runs.
