@@ -176,8 +176,12 @@ def _kept_speedup(device: torch.device) -> float:
 
 
 def user_cache_folder() -> Path:
-    """What cafe keeps for a user between commands: `$XDG_CACHE_HOME/cafe` or `~/.cache/cafe`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cafe"
+    """What cafe keeps for a user between commands: `$XDG_CACHE_HOME/cafe` or `~/.cache/cafe`.
+
+    A relative `XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "cafe"
 
 
 def _read_numbers(file: Path) -> dict[str, float]:

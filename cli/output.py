@@ -22,6 +22,8 @@ import typer
 
 from cafe.errors import STEERING, CafeError, visible
 
+from .json_pieces import json_pieces
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -92,11 +94,15 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def print_json(values: Any, *, readable: bool = False) -> None:
-    """Print the result as one line of JSON; `readable` keeps letters that are not ASCII."""
-    as_ascii = not readable or not can_show("é漢")
-    text = json.dumps(values, ensure_ascii=as_ascii)
-    # JSON's own escapes, which programs read back
-    _write(sys.stdout, STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+    """Print the result as one line of JSON; `readable` keeps letters that are not ASCII.
+
+    Iterators in a dict are written piece by piece, as lists.
+    """
+    encode = json.JSONEncoder(ensure_ascii=not readable or not can_show("é漢")).encode
+    for text in json_pieces(values, encode):
+        # JSON's own escapes, which programs read back
+        _write(sys.stdout, STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text))
+    _write(sys.stdout, "\n")
 
 
 def print_saved_json(values: Any, folder: Path | None) -> None:

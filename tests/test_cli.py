@@ -24,6 +24,7 @@ from cafe_cli.commands.extract import extract
 from cafe_cli.commands.fit import fit
 from cafe_cli.commands.grid import grid
 from cafe_cli.commands.meta_train import meta_train
+from cafe_cli.json_pieces import json_pieces
 from cafe_cli.main import app, main, name_options
 
 COMMANDS = [
@@ -212,6 +213,14 @@ def test_show_unpacks_no_more_names_than_it_prints(run: Run, tmp_path: Path) -> 
     assert "missing: 500000\n  ab\n" in shown
     assert "skipped: 200000\n  cd | cd | cd\n" in shown
     assert len(json.loads(run("cache", "show", "--json").out)["missing"]) == 500_000
+
+
+def test_json_of_a_long_list_comes_in_pieces() -> None:
+    values = {"a": [1], "many": map(str, range(50_000)), "none": iter(()), "b": {"c": None}}
+    pieces = list(json_pieces(values, json.dumps))
+    assert max(map(len, pieces)) < 50_000
+    whole = {**values, "many": [*map(str, range(50_000))], "none": []}
+    assert "".join(pieces) == json.dumps(whole)
 
 
 def test_lists(run: Run) -> None:

@@ -19,7 +19,7 @@ from cafe.extract.blocks import ExtractOptions
 from cafe.extract.extract import extract
 from cafe.extract.importers import import_features
 from cafe.extract.reencode import reencode_sample
-from cafe.store import FeatureCache, verify_cache, write_cache
+from cafe.store import FILE_STATE, FeatureCache, verify_cache, write_cache
 from cafe.store.conversion import export_cache
 from cafe.store.files import lock_file
 from cafe.store.merge import merge_caches
@@ -137,6 +137,23 @@ def test_an_image_of_training_is_not_merged_into_the_test_split(tmp_path: Path) 
     write_cache(paths[1], make_header(), {"test": [near]})
     with pytest.raises(InputError, match=r"is the same image in .* \(train\) and in .* \(test\)"):
         merge_caches([FeatureCache.open(path) for path in paths], tmp_path / "all" / "t.n.h5")
+
+
+def test_an_image_in_training_and_test_under_two_ids_is_noted(tmp_path: Path) -> None:
+    """By the content of the files, where caches know it."""
+    paths = [tmp_path / name / "t.n.h5" for name in "ab"]
+    for number, (path, split) in enumerate(zip(paths, ("train", "test"), strict=True)):
+        states = np.zeros(5, FILE_STATE)
+        states["sha256"] = np.arange(5 * 32, dtype=np.uint8).reshape(5, 32)
+        states["sha256"][0] = 0  # not known
+        states["sha256"][1:3] += np.uint8(number)  # of another image
+        block = replace(make_block(5, start=20 * number), files=states)
+        write_cache(path, make_header(dataset=path.parent.name), {split: [block]})
+    notes: list[str] = []
+    parts = [FeatureCache.open(path) for path in paths]
+    merge_caches(parts, tmp_path / "both" / "t.n.h5", note=notes.append)
+    (note,) = notes
+    assert note.startswith("2 images in both training and test by content, such as '3.png' and '23")
 
 
 def test_what_cannot_be_merged(tmp_path: Path) -> None:

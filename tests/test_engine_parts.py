@@ -131,6 +131,15 @@ def test_the_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert resolve_precision("auto", CPU) == "fp32"
 
 
+@pytest.mark.parametrize("value", ["kept", "./kept", "~/kept", ""])
+def test_a_relative_cache_home_is_ignored(
+    value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert devices.user_cache_folder() == tmp_path / ".cache/cafe"
+
+
 def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

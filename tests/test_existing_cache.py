@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -389,3 +390,35 @@ def test_splits_of_folders_are_followed(photos: Path, tiny: Encoder, path: Path)
 def test_changes_in_words() -> None:
     assert str(Changes(kept=3)) == ""
     assert str(Changes(1200, 1, 0, 2)) == "1,200 added, 1 removed, 2 relabelled"
+
+
+@pytest.mark.parametrize("is_update", [False, True])
+def test_finished_blocks_outlive_a_change_of_the_folder(
+    photos: Path, tiny: Encoder, path: Path, tmp_path: Path, is_update: bool
+) -> None:
+    """Those of images that are the same; the others are encoded again, and nothing else."""
+    if is_update:
+        run(photos, tiny, path)
+    for row in range(40):
+        save(photos, f"ash/new-{row:02}.png", 200 + row)
+
+    def stop(_: str, done: int, __: int) -> None:
+        if done == 25:  # three blocks are finished by now
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tiny, path, options=dataclasses.replace(SMALL, progress=stop))
+    first, *others = sorted(path.parent.glob(".*.partial/*.npz"))
+    assert len(others) == 2
+    with np.load(first) as block:
+        save(photos, json.loads(block["names"].tobytes())["ids"][0], 400)  # replaced
+    save(photos, "birch/zebra.png", 300)  # behind the finished blocks
+    notes: list[str] = []
+    images = run(photos, tiny, path, note=notes.append).images
+    assert notes == []
+    assert images == len(rows(path)) - (24 if is_update else 0) - 16  # two blocks were kept
+    anew = tmp_path / "anew.h5"
+    run(photos, tiny, anew)
+    ours, fresh = rows(path), rows(anew)
+    assert {name: row[1:] for name, row in ours.items()} == {n: r[1:] for n, r in fresh.items()}
+    assert verify_cache(path).problems == ()

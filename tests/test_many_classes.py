@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from drawing import CLASSES, draw_images, draw_task
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_info
 
 import cafe
 from cafe.engine.chunks import cost
@@ -21,6 +24,7 @@ from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.head import NUMBERS, rows_at_a_time
 from cafe.methods.nearest_class import MOST, NearestClassHead
 from cafe.methods.zero_shot import ZeroShotHead
+from cafe.report import analysis, collect, write_report
 from cafe.store import FeatureCache
 from cafe.study.calibration import LOGITS, cautious_temperature, most_judged
 from cafe.study.score_head import score_head
@@ -52,6 +56,44 @@ def test_a_fit_of_many_classes(many: FeatureCache) -> None:
     page = record.results[0].page
     assert len(page["per_class"]) == 2100
     assert len(page["confusions"]) == 20
+
+
+def test_a_report_of_many_classes(
+    many: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its map, figures and tables are bounded, and it says so; t-SNE takes one core."""
+    cafe.fit(many, method=["zero-shot", "nearest-class"], shots=2, seeds=1, runs=tmp_path / "runs")
+    seen: list[tuple[int, ...]] = []
+
+    def fit_transform(self: TSNE, x: Any) -> Any:
+        assert all(pool["num_threads"] == 1 for pool in threadpool_info())
+        seen.append(x.shape)
+        return x[:, :2]
+
+    monkeypatch.setattr(TSNE, "fit_transform", fit_transform)
+    page = write_report([tmp_path / "runs"], tmp_path / "page.html", method="nearest-class")
+    text = page.read_text(encoding="utf-8")
+    assert seen == [(1000, 32)]
+    assert text.count(">class ") < 1100  # of 2,100
+    assert "Table of the 500 classes at either end, of 2,100 classes" in text
+    assert "of 2100 classes and loses on" in text
+    assert "The 16 at either end are shown." in text
+
+
+def test_a_report_fits_nothing_that_is_large_again(
+    many: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cafe.fit(many, method="nearest-class", shots=2, seeds=1, runs=tmp_path / "runs")
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+    record = json.loads(path.read_text())
+    for result in record["results"]:
+        result.pop("calibration")  # as before version 1
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr(analysis, "MOST_LOGITS", 2 * 2100**2 - 1)
+    monkeypatch.setattr(analysis, "out_of_fold", None)
+    (run,) = collect([tmp_path / "runs"], None, None)
+    said = "No temperature was fitted: to fit nearest-class again to 4,200 images of 2,100 classes"
+    assert [note for note in run.notes if note.startswith(said)]
 
 
 def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:

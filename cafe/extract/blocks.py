@@ -108,18 +108,22 @@ def _default_batch_size(encoder: Encoder, views: int) -> int:
 def unfinished(
     dataset: Dataset, resume: ResumeFolder, blocks: Iterable[PlannedBlock]
 ) -> list[PlannedBlock]:
-    """The blocks that the resume folder does not hold yet, or holds of files that have changed."""
+    """The blocks that the resume folder does not hold yet, or holds of others."""
     return [block for block in blocks if not _is_finished(dataset, resume, block)]
 
 
 def _is_finished(dataset: Dataset, resume: ResumeFolder, block: PlannedBlock) -> bool:
-    kept = resume.find(block.split, block.number)
-    if kept is None:
+    if (kept := resume.find(block.split, block.number)) is None:
         return False
     done, failures = kept
+    failed = {failure.id for failure in failures}
+    asked = [(item.id, item.label) for item in block.items if item.id not in failed]
+    kept_pairs = list(zip(done.ids, done.labels.tolist(), strict=False))
+    if asked != kept_pairs or len(asked) + len(failures) != len(block.items):
+        return False  # of the dataset as it was at an earlier sitting
+    if not dataset.knows_content:
+        return True
     ids = [*done.ids, *(failure.id for failure in failures)]
-    if len(ids) != len(block.items) or not dataset.knows_content:
-        return len(ids) == len(block.items)
     states = [failure.state for failure in failures]
     if done.files is None or None in states:  # an older cafe kept it
         return False

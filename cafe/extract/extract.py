@@ -210,10 +210,10 @@ def begin(
         plan = ExtractionPlan(anew, encoder, path, key_of(anew, sentences), None)
     start, new = time.perf_counter(), plan.new_images
     blocks = plan_blocks(new, encoder, options) if new else []
-    batch = blocks[0].batch_size if blocks else 0
+    batch, knows = blocks[0].batch_size if blocks else 0, dataset.knows_content
     since = existing.cache.content_sha256 if existing else ""
     with contextlib.ExitStack() as inner:
-        resume = inner.enter_context(open_resume_folder(path, plan.key, batch, note, since))
+        resume = inner.enter_context(open_resume_folder(path, plan.key, batch, note, since, knows))
         if not plan.is_outdated(rebuild=rebuild):
             stack.push(inner.pop_all())
             return RunningExtraction(job, plan, blocks, resume, start)

@@ -12,7 +12,7 @@ import glob
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,10 @@ from cafe.store.files import check_archive, lock_file, remove_left_overs, write_
 from cafe.store.key import Key, differences
 
 _IDENTITY = "extraction.json"
+
+_FOLLOWED = ["class_names_sha256", "dataset_sha256", "sentences_sha256"]
+_FOLLOWED += ["templates", "tokens_sha256"]
+"""Parts of a key that say nothing of how an image is encoded."""
 
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What NumPy raises for an archive that is damaged."""
@@ -72,6 +76,7 @@ def open_resume_folder(
     batch_size: int,
     note: Callable[[str], None] | None = None,
     since: str = "",
+    knows_content: bool = False,
 ) -> Iterator[ResumeFolder]:
     """The folder of an extraction, for this process alone while the block runs.
 
@@ -87,6 +92,9 @@ def open_resume_folder(
         Told when finished blocks are removed, and why.
     since : str
         Digest of the cache whose images are taken over, so that the blocks hold the others alone.
+    knows_content : bool
+        Whether the files of a block's images can be compared with those of the dataset. Then blocks
+        of the dataset as it was earlier are kept, and count where their images are the same.
 
     Raises
     ------
@@ -101,12 +109,15 @@ def open_resume_folder(
             stack.enter_context(lock_file(cache))
             folder.mkdir(exist_ok=True)
             identity = {"batch": batch_size, "key": dict(key)} | ({"since": since} if since else {})
-            _drop_others(folder, identity, note)
+            _drop_others(folder, identity, note, _FOLLOWED if knows_content else ())
         yield ResumeFolder(folder)
 
 
 def _drop_others(
-    folder: Path, identity: Mapping[str, Any], note: Callable[[str], None] | None
+    folder: Path,
+    identity: Mapping[str, Any],
+    note: Callable[[str], None] | None,
+    followed: Sequence[str],
 ) -> None:
     """Remove blocks of another extraction, and what a killed run was writing."""
     remove_left_overs(folder)
@@ -115,8 +126,14 @@ def _drop_others(
     if there == identity:
         return
     finished = list(folder.glob("*.npz"))
+    before, now = (
+        {name: part for name, part in own.get("key", {}).items() if name not in followed}
+        for own in (there, identity)
+    )
+    if followed and (there.get("batch"), before) == (identity["batch"], now):
+        finished = []
     if finished and note is not None:
-        different = differences(there.get("key", {}), identity["key"])
+        different = differences(before, now)
         if there.get("batch") != identity["batch"]:
             different.append(f"batch size is {there.get('batch')}, asked for {identity['batch']}")
         if there.get("since") != identity.get("since"):

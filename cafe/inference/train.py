@@ -23,7 +23,7 @@ from cafe.progress import Progress
 from cafe.results.model_record import ModelRecord
 from cafe.results.record import RecordedEncoder
 from cafe.results.saved_head import SavedHead
-from cafe.results.saved_model import check_model_folder
+from cafe.results.saved_model import check_model_folder, remove_older_heads
 from cafe.store import FeatureCache, utc_now
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
@@ -160,7 +160,9 @@ def train(
             )
         if folder and earlier and _is_of(earlier, features, methods, settings):
             with suppress(InputError):  # its files do not belong together: it is made again
-                return replace(load_model(folder), was_there=True)
+                made = load_model(folder)
+                remove_older_heads(folder, made.record)
+                return replace(made, was_there=True)
         return _fit(features, methods, settings, context, earlier, command, progress)
 
     if output is None:

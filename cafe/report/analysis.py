@@ -34,6 +34,9 @@ MOST_POINTS = 1000
 FEWEST_FOR_TSNE = 60
 """Below, t-SNE has no neighbourhoods to keep: a map is by PCA."""
 
+MOST_LOGITS = 1 << 30
+"""Logits of the shots that a page fits a temperature for at most: 16 shots of 8,192 classes."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -129,9 +132,15 @@ def _temperature(cache: FeatureCache, head: Head, result: Result, seed: int) -> 
     if find_method(result.method).needs == "text tower":  # a page loads no tower
         return None
     labels = torch.from_numpy(cache.labels("train"))
-    drawn = StoredFeatures(cache, "train")[draw_shots(labels, result.shots, seed)]
+    text, rows = class_text(cache.header), draw_shots(labels, result.shots, seed)
+    if len(rows) * len(text.names) > MOST_LOGITS:
+        raise InputError(
+            f"to fit {result.method} again to {len(rows):,} images of {len(text.names):,} classes "
+            "takes long; a run that is made now has one."
+        )
+    drawn = StoredFeatures(cache, "train")[rows]
     features = Features(drawn.x, drawn.y, spatial_maps=drawn.spatial_maps)
-    settings, text = settings_in_force(result.method, {}, head.params), class_text(cache.header)
+    settings = settings_in_force(result.method, {}, head.params)
     return out_of_fold(result.method, settings, features, text, seed=seed).temperature
 
 
@@ -144,6 +153,7 @@ def project(
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     width = min(50, *x.shape)
     main = PCA(n_components=width, random_state=0).fit_transform(x)  # (n, width)
@@ -156,7 +166,9 @@ def project(
             if start is not None:  # shrunk to the spread that scikit-learn gives PCA
                 place = np.asarray(start, np.float32)
                 init = place / place[:, 0].std() * np.float32(1e-4)
-            points = TSNE(perplexity=30, init=init, random_state=0).fit_transform(main)
+            # its threads spin while they wait, for minutes where other work has the cores
+            with threadpool_limits(1):
+                points = TSNE(perplexity=30, init=init, random_state=0).fit_transform(main)
         words = f"t-SNE (scikit-learn, perplexity 30) of {len(x)} test images, after PCA to {width}"
     plane = np.zeros((len(x), 2))
     plane[:, : points.shape[1]] = points  # features of one dimension stay on the first axis

@@ -21,12 +21,14 @@ _STYLES = {"before": ("as fitted", "@1", "square"), "after": ("with temperature"
 Bins = Sequence[Mapping[str, float]]
 
 
+def ends(by_class: Sequence[tuple[str, float]], most: int) -> list[tuple[str, float]]:
+    """The first and the last of many classes, `most` each; all where there are not so many."""
+    return [*by_class[:most], *by_class[max(most, len(by_class) - most) :]]
+
+
 def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
     """Gain of every class over zero-shot as bars, blue for a gain and orange for a loss."""
-    shown = list(by_class)
-    if len(shown) > 2 * _MOST_GAINS:
-        shown = [*shown[:_MOST_GAINS], *shown[-_MOST_GAINS:]]
-    shown.reverse()  # plotly draws the first at the bottom
+    shown = ends(by_class, _MOST_GAINS)[::-1]  # plotly draws the first at the bottom
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -43,6 +45,8 @@ def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
     }
     up, down = sum(gain > 0 for _, gain in by_class), sum(gain < 0 for _, gain in by_class)
     label = f"Bars: {method} gains on {up} of {len(by_class)} classes and loses on {down}."
+    if len(shown) < len(by_class):
+        label += f" The {_MOST_GAINS} at either end are shown."
     return Figure([bars], layout, label)
 
 

@@ -111,6 +111,7 @@ def _templates() -> Environment:
     )
     templates.filters["shots"] = lambda shots: counted(shots, "shot")
     templates.filters["counted"] = counted
+    templates.filters["ends"] = head_figures.ends
     templates.filters["escape_bytes"] = escape_bytes
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates

@@ -7,6 +7,7 @@ when a model is written, over an older one too: who reads finds the old model or
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +141,13 @@ def save_model(
         fill(temporary)
         for file in (record.head, CARD, MODEL):
             move(temporary / file, folder / file)
+    remove_older_heads(folder, record)
+    return record
+
+
+def remove_older_heads(folder: Path, record: ModelRecord) -> None:
+    """Remove what `save_model` leaves that is killed when the new model is whole."""
     for other in folder.glob("head-*.safetensors"):
         if other.name != record.head:
-            other.unlink()
-    return record
+            with suppress(OSError):  # the model is whole without it
+                other.unlink()

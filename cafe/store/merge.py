@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cafe.errors import CacheMismatchError, InputError
+from cafe.errors import CacheMismatchError, InputError, counted
 from cafe.progress import Note, log
 from cafe.store import SPLITS, Block, FeatureCache, lock_cache, utc_now, write_cache
 from cafe.store.key import differences, digest_of_array
@@ -32,6 +33,7 @@ _LEFT_OUT = _DATASET_PARTS + _RESTATED
 
 _SAME_IMAGE = 0.9999  # cosine that one image reaches in another batch, and two hardly ever
 _ROWS = 1000  # compared at once
+_DIGEST = np.dtype("V32")
 
 
 def merge_caches(
@@ -84,6 +86,7 @@ def merge_caches(
     splits = [split for split in SPLITS if any(split in cache.counts for cache in caches)]
     dataset, _, _ = cache_name(path).partition("/")
     parts = list(zip(prefixes, caches, strict=True))
+    _note_same_files(parts, note or log.info)
     # what remains of the first key holds for all; the parts are named by their content
     header = dataclasses.replace(
         first.header,
@@ -178,6 +181,35 @@ def _refuse_same_images(one: FeatureCache, other: FeatureCache, shared: Set[str]
                     f"'{names[same[0]]}' is the same image in '{one.path}' ({split}) and in "
                     f"'{other.path}' ({its_split}); merge caches of different images."
                 )
+
+
+def _note_same_files(parts: Sequence[tuple[str, FeatureCache]], note: Note) -> None:
+    """Note images of one content that lie in the training and in the test split."""
+    train, test = (_digests(parts, split) for split in ("train", "test"))
+    same = np.setdiff1d(np.intersect1d(train, test), np.zeros(1, _DIGEST))
+    if same.size:
+        one, other = (
+            [f"{before}{name}" for before, cache in parts for name in _ids(cache, split)]
+            for split in ("train", "test")
+        )
+        row, its_row = (np.flatnonzero(side == same[0])[0] for side in (train, test))
+        note(
+            f"{counted(len(same), 'image')} in both training and test by content, such as "
+            f"'{one[row]}' and '{other[its_row]}': accuracy on test is too high by these."
+        )
+
+
+def _digests(parts: Sequence[tuple[str, FeatureCache]], split: str) -> NDArray[np.void]:
+    """SHA-256 of the images' files, of the caches that know them. (N,)"""
+    files = [cache.files(split) for _, cache in parts if split in cache.counts]
+    known = [states["sha256"].reshape(-1, 32) for states in files if states is not None]
+    return np.concatenate([np.zeros((0, 32), np.uint8), *known]).view(_DIGEST).ravel()
+
+
+def _ids(cache: FeatureCache, split: str) -> Sequence[str]:
+    """Ids of the images whose files a cache knows."""
+    is_known = split in cache.counts and cache.files(split) is not None
+    return cache.ids(split) if is_known else ()
 
 
 def _unit_features(cache: FeatureCache, split: str, rows: Sequence[int]) -> Any:

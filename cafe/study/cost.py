@@ -50,4 +50,5 @@ def training_flops(task: Task, plan: StudyPlan) -> float:
     drawn = [sizes if shots == "all" else sizes.clamp(max=shots) for shots in plan.shots]
     images = sum(int(count.sum()) for count in drawn)
     # forward and back to the images: two products, two operations for each of their numbers
-    return 4.0 * len(task.text.names) * task.width * images * epochs * len(plan.seeds)
+    fits = len(plan.seeds) + (plan.validation in ("none", "cv"))  # one at least for the temperature
+    return 4.0 * len(task.text.names) * task.width * images * epochs * fits

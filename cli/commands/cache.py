@@ -96,10 +96,17 @@ def show(
         "notes": header.notes,
     }
     if as_json:
-        print_json({name: _plain(name, value) for name, value in details.items()})
+        print_json({name: _streamed(name, value) for name, value in details.items()})
         return
     for name, value in details.items():
         _show(name, value)
+
+
+def _streamed(name: str, value: Any) -> Any:
+    """As `_plain`, with rows that are unpacked when they are printed."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return _plain(name, value)
+    return (_plain(name, row) for row in value)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -31,7 +31,7 @@ def check_whole(work: Path) -> None:
             library.load_head(file)
         if record.json.get("best_per_shots"):
             assert read_grid_rows(run)
-    for path in work.glob("*/model.json"):
+    for path in work.glob("[!.]*/model.json"):
         assert library.load_model(path.parent).record.estimate is not None
     for path in work.glob("[!.]*"):
         check_file(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.commands import EXTRACT, FIT
+from faults.commands import EXTRACT, FIT, TRAIN
 from faults.harness import Cafe, serve
 from making import draw_image
 
@@ -46,11 +46,17 @@ def made(tmp_path_factory: pytest.TempPathFactory, cafe: Cafe) -> Path:
         make_features(folder / f"{name}.npz", seed)
         answer = cafe.run(["cache", "import", f"{name}.npz", f"{name}/toy.test"], folder)
         assert answer.code == 0, answer.err
-    for number in range(24):
-        path = folder / ("photos", "seen")[number % 2] / "ab"[number // 2 % 2] / f"{number}.png"
+    for number in range(36):
+        source = ("photos", "seen", "grown")[number % 3]
+        path = folder / source / "ab"[number // 3 % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_image(number).save(path)
-    assert cafe.run([*EXTRACT[:2], "seen", *EXTRACT[3:]], folder).code == 0
+    for source in ("seen", "grown"):
+        assert cafe.run([*EXTRACT[:2], source, *EXTRACT[3:]], folder).code == 0
+    assert cafe.run(TRAIN, folder).code == 0
+    (folder / "grown/a/2.png").unlink()  # since then the folder has changed
+    for number in (36, 37, 38):
+        draw_image(number).save(folder / "grown/b" / f"{number}.png")
     for cache, name in (("trees/toy.test", "mine"), ("seen/nano.glyphs", "seen")):
         answer = cafe.run(["fit", cache, *FIT, "--json"], folder)
         assert answer.code == 0, answer.err
