@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -158,3 +159,14 @@ def test_data_files_are_package_data() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert files == listed
+
+
+def test_commands_call_the_library_and_little_else() -> None:
+    """No function of the command line is longer than 60 lines with its signature."""
+    lengths = {
+        f"{path.name}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in (ROOT / "cli").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 60} == {}

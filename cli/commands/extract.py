@@ -88,16 +88,9 @@ def extract(
 
     Example: cafe extract eurosat --data-root ~/data --model ViT-B-32
     """
-    first, *others = _extractors(
-        model,
-        pretrained,
-        device=device,
-        precision=precision,
-        decode=decode,
-        batch_size=batch_size,
-        workers=workers,
-        engine=engine,
-    )
+    how = {"device": device, "precision": precision, "decode": decode, "engine": engine}
+    sizes = {"batch_size": batch_size, "workers": workers}
+    first, *others = _extractors(model, pretrained, **how, **sizes)
     with progress_bar("images", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         first.extract(
             _one_of(source, dataset),
