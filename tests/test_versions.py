@@ -48,3 +48,9 @@ def test_what_is_installed_is_allowed(name: str) -> None:
         return [int(part) for part in re.findall(r"\d+", number)[:2]]
 
     assert parts(version(name)) >= parts(floors()[name])
+
+
+def test_the_script_names_files_that_are_there() -> None:
+    named = re.findall(r"tests/\w+\.py", (ROOT / "scripts/test-versions").read_text())
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
