@@ -148,7 +148,8 @@ def test_an_image_in_training_and_test_under_two_ids_is_noted(tmp_path: Path) ->
         states["sha256"][0] = 0  # not known
         states["sha256"][1:3] += np.uint8(number)  # of another image
         block = replace(make_block(5, start=20 * number), files=states)
-        write_cache(path, make_header(dataset=path.parent.name), {split: [block]})
+        header = make_header(dataset=path.parent.name, skipped_files=np.zeros(0, FILE_STATE))
+        write_cache(path, header, {split: [block]})
     notes: list[str] = []
     parts = [FeatureCache.open(path) for path in paths]
     merge_caches(parts, tmp_path / "both" / "t.n.h5", note=notes.append)

@@ -190,5 +190,5 @@ def test_what_takes_long_is_said_before(
     cafe.fit(many, shots=1, seeds=1, epochs=1, runs=None, note=told.append)
     assert told == [
         "training will take 10 minutes or more at this machine's rate of matrix products, with "
-        "2,100 classes and 1 seeds; fewer seeds, epochs or shots take less."
+        "2,100 classes and 1 seed; fewer seeds, epochs or shots take less."
     ]

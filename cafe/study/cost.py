@@ -6,6 +6,7 @@ import torch
 
 from cafe.devices import product_rate
 from cafe.engine import Recipe
+from cafe.errors import counted
 from cafe.features.task import Task
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
@@ -36,8 +37,8 @@ def cost_notes(task: Task, plan: StudyPlan, context: Context) -> list[str]:
         return []
     return [
         f"training will take {seconds / 60:,.0f} minutes or more at this machine's rate of matrix "
-        f"products, with {len(task.text.names):,} classes and {len(plan.seeds)} seeds; fewer "
-        "seeds, epochs or shots take less."
+        f"products, with {len(task.text.names):,} classes and {counted(len(plan.seeds), 'seed')}; "
+        "fewer seeds, epochs or shots take less."
     ]
 
 
@@ -48,7 +49,9 @@ def training_flops(task: Task, plan: StudyPlan) -> float:
     epochs = sum(recipe.epochs for recipe in recipes if isinstance(recipe, Recipe))
     sizes = torch.bincount(task.splits["train"].y)
     drawn = [sizes if shots == "all" else sizes.clamp(max=shots) for shots in plan.shots]
-    images = sum(int(count.sum()) for count in drawn)
+    # where a class has two images, the temperature takes one fit more at the least
+    is_held_out = plan.validation in ("none", "cv")
+    fits = [len(plan.seeds) + (is_held_out and int(count.max()) > 1) for count in drawn]
+    images = sum(int(count.sum()) * times for count, times in zip(drawn, fits, strict=True))
     # forward and back to the images: two products, two operations for each of their numbers
-    fits = len(plan.seeds) + (plan.validation in ("none", "cv"))  # one at least for the temperature
-    return 4.0 * len(task.text.names) * task.width * images * epochs * fits
+    return 4.0 * len(task.text.names) * task.width * images * epochs

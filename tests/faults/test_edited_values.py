@@ -27,7 +27,7 @@ from cafe.methods.meta_adapter.weights import load_meta
 from cafe.methods.tensor_file import pack, read_about
 from cafe.results.page import read_grid_rows, read_page
 from cafe.results.record import read_record
-from cafe.results.runs import find_head
+from cafe.results.runs import HeadSelector, find_head
 from cafe.store import Block, Header, write_cache
 from cafe_cli.main import main
 
@@ -371,8 +371,9 @@ def test_a_run_knows_its_heads(work: Path, monkeypatch: pytest.MonkeyPatch) -> N
     words = ("fit", "few/tiny.none", "--method", "gda", "--shots", "2", "--seeds", "1")
     assert runs_without_traceback(monkeypatch, *words, "--runs", "new") == 0
     (head,) = (work / "new").glob("*/gda.*.safetensors")
-    assert find_head(head.parent) == head
+    gda = HeadSelector(method="gda")
+    assert find_head(head.parent, gda) == head
     shutil.copy(WRITTEN / "runs/compare/gda.4shot.seed0.safetensors", head)  # of another run
     with pytest.raises(InputError, match="is not the head that this run saved"):
-        find_head(head.parent)
+        find_head(head.parent, gda)
     assert find_head(head) == head
