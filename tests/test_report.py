@@ -326,7 +326,8 @@ def page_with_names(folder: Path, suffix: str) -> Path:
         path.write_text(json.dumps(values))
     path = searched / "grid.jsonl"
     path.write_text(path.read_text().replace("D/4", json.dumps(f"D/4{suffix}")[1:-1]))
-    return write_report([compared, searched], folder / "page.html", images=folder / "images")
+    runs, page = [compared, searched], folder / "page.html"
+    return write_report(runs, page, images=folder / "images", method="clip-adapter")
 
 
 @pytest.fixture(scope="module")
