@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -131,44 +131,49 @@ def train(
             allow_missing=allow_missing,
         )
 
-    def make(folder: Path | None = None, earlier: ModelRecord | None = None) -> Model:
-        features = source
-        if not isinstance(features, FeatureCache):
-            extractor = Extractor(
-                model,
-                pretrained,
-                device=device,
-                decode=decode,
-                batch_size=batch_size,
-                workers=workers,
-            )
-            features = extractor.extract(
-                features,
-                prompts=prompts,
-                cache=cache,
-                on_error=on_error,
-                rebuild=rebuild,
-                progress=progress,
-                note=note,
-            )
-            if note is not None and not extractor.extraction_.was_there:
-                note(f"{cache_name(features.path)}: {extractor.extraction_}.")
-        if note is not None and features.header.skipped:
-            note(
-                f"{unreadable(features)}; 'cafe cache show {cache_name(features.path)}' lists "
-                "them with the reason."
-            )
-        if folder and earlier and _is_of(earlier, features, methods, settings):
-            with suppress(InputError):  # its files do not belong together: it is made again
-                made = load_model(folder)
-                remove_older_heads(folder, made.record)
-                return replace(made, was_there=True)
-        return _fit(features, methods, settings, context, earlier, command, progress)
-
+    extractor = Extractor(
+        model, pretrained, device=device, decode=decode, batch_size=batch_size, workers=workers
+    )
+    how = {
+        "prompts": prompts,
+        "cache": cache,
+        "on_error": on_error,
+        "rebuild": rebuild,
+        "progress": progress,
+    }
+    encode = partial(_features_of, source, extractor, how, note)
+    training = _Training(methods, settings, context, command, progress)
     if output is None:
-        return make()
-    folder = Path(output)
+        return training.fit(encode())
     named = source.header.dataset if isinstance(source, FeatureCache) else source.name
+    return _train_into(Path(output), named, encode, training)
+
+
+def _features_of(
+    source: Dataset | FeatureCache,
+    extractor: Extractor,
+    how: Mapping[str, Any],
+    note: Callable[[str], None] | None,
+) -> FeatureCache:
+    """The cache to train on, brought up to date with its dataset."""
+    if isinstance(source, FeatureCache):
+        cache = source
+    else:
+        cache = extractor.extract(source, note=note, **how)
+        if note is not None and not extractor.extraction_.was_there:
+            note(f"{cache_name(cache.path)}: {extractor.extraction_}.")
+    if note is not None and cache.header.skipped:
+        note(
+            f"{unreadable(cache)}; 'cafe cache show {cache_name(cache.path)}' lists them with the "
+            "reason."
+        )
+    return cache
+
+
+def _train_into(
+    folder: Path, dataset: str, encode: Callable[[], FeatureCache], training: _Training
+) -> Model:
+    """Train and save, unless the folder has the very model; it is locked from before the work."""
     problem = partial(
         raise_as, CafeError, f"cannot write '{folder}'", "choose another with output="
     )
@@ -176,55 +181,65 @@ def train(
         with problem():
             check_folder(folder.parent)
             stack.enter_context(lock_file(folder.resolve()))
-        made = make(folder, check_model_folder(folder, named))
-        if not made.was_there:
-            with problem():
-                made.save_locked(folder)
+        earlier = check_model_folder(folder, dataset)
+        cache = encode()
+        if earlier and training.is_of(earlier, cache):
+            with suppress(InputError):  # its files do not belong together: it is made again
+                made = load_model(folder)
+                remove_older_heads(folder, made.record)
+                return replace(made, was_there=True)
+        made = training.fit(cache, earlier)
+        with problem():
+            made.save_locked(folder)
     return made
 
 
-def _is_of(
-    record: ModelRecord, cache: FeatureCache, methods: Sequence[str], settings: Mapping[str, Any]
-) -> bool:
-    """Whether a model is what training on a cache would give again."""
-    found = (record.content_sha256, record.asked, dict(record.settings))
-    return found == (cache.content_sha256, tuple(methods), dict(settings))
+@dataclass(frozen=True)
+class _Training:
+    """What is fitted once there are features."""
 
+    methods: Sequence[str]
+    settings: Mapping[str, Any]
+    context: Context
+    command: str
+    progress: Progress | None
 
-def _fit(
-    cache: FeatureCache,
-    methods: Sequence[str],
-    settings: Mapping[str, Any],
-    context: Context,
-    earlier: ModelRecord | None,
-    command: str,
-    progress: Progress | None,
-) -> Model:
-    header = cache.header
-    own_test = _MADE_HERE not in header.source
-    fitted = fit_on_all(
-        load_task(cache), methods, settings, own_test=own_test, context=context, progress=progress
-    )
-    record = ModelRecord(
-        dataset=header.dataset,
-        source=header.source,
-        method=fitted.head.method,
-        encoder=RecordedEncoder.of_cache(cache),
-        class_names=tuple(header.class_names),
-        images=fitted.images,
-        estimate=fitted.estimate,
-        rivals=fitted.rivals,
-        calibration=fitted.calibration,
-        words=words_of(fitted, cache),
-        settings=settings,
-        asked=tuple(methods),
-        cache=escape_bytes(str(cache.path)),
-        content_sha256=cache.content_sha256,
-        cache_key=dict(header.key),
-        command=command,
-        created=utc_now(),
-        versions=dict(header.versions),
-        earlier=earlier.as_earlier() if earlier else None,
-    )
-    about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
-    return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)
+    def is_of(self, record: ModelRecord, cache: FeatureCache) -> bool:
+        """Whether a model is what training on a cache would give again."""
+        found = (record.content_sha256, record.asked, dict(record.settings))
+        return found == (cache.content_sha256, tuple(self.methods), dict(self.settings))
+
+    def fit(self, cache: FeatureCache, earlier: ModelRecord | None = None) -> Model:
+        """A model of all images of a cache, which knows the model that it follows."""
+        header = cache.header
+        fitted = fit_on_all(
+            load_task(cache),
+            self.methods,
+            self.settings,
+            own_test=_MADE_HERE not in header.source,
+            context=self.context,
+            progress=self.progress,
+        )
+        record = ModelRecord(
+            dataset=header.dataset,
+            source=header.source,
+            method=fitted.head.method,
+            encoder=RecordedEncoder.of_cache(cache),
+            class_names=tuple(header.class_names),
+            images=fitted.images,
+            estimate=fitted.estimate,
+            rivals=fitted.rivals,
+            calibration=fitted.calibration,
+            words=words_of(fitted, cache),
+            settings=self.settings,
+            asked=tuple(self.methods),
+            cache=escape_bytes(str(cache.path)),
+            content_sha256=cache.content_sha256,
+            cache_key=dict(header.key),
+            command=self.command,
+            created=utc_now(),
+            versions=dict(header.versions),
+            earlier=earlier.as_earlier() if earlier else None,
+        )
+        about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
+        return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)
