@@ -148,6 +148,16 @@ def test_the_interval_is_wilsons() -> None:
     assert Share(0, 0).accuracy is None
 
 
+def test_another_precision_is_another_model(tmp_path: Path) -> None:
+    cache, folder = make_cache(tmp_path / "a/b.c.h5", {"train": [9, 9, 9]}), tmp_path / "model"
+    first = cafe.train(cache, method="gda", precision="fp32", output=folder)
+    assert first.record.precision == "fp32"
+    assert cafe.train(cache, method="gda", precision="fp32", output=folder).was_there
+    second = cafe.train(cache, method="gda", precision="bf16", output=folder)
+    assert not second.was_there
+    assert cafe.load_model(folder).record.precision == "bf16"
+
+
 def test_a_model_folder_is_whole_and_found_again(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "a/b.c.h5", {"train": [9, 9, 9]})
     folder = tmp_path / "model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -61,6 +61,8 @@ class ModelRecord:
         ISO 8601.
     versions : mapping
         Of the cache.
+    precision : {"fp32", "bf16"} or None
+        Of the matrix products of its training; None where it was not recorded.
     earlier : Earlier or None
         The model of the same dataset that it replaced.
     head, head_sha256 : str
@@ -85,6 +87,7 @@ class ModelRecord:
     command: str
     created: str
     versions: Mapping[str, Any] = field(default_factory=dict)
+    precision: Literal["fp32", "bf16"] | None = None
     earlier: Earlier | None = None
     head: str = ""
     head_sha256: str = ""

@@ -80,6 +80,7 @@ def train(
     weight_decay: opt.WeightDecay[float | None] = None,
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
+    precision: opt.ProductPrecision = "auto",
     decode: opt.Decode = "auto",
     batch_size: opt.ForwardBatch = None,
     workers: opt.Workers = None,
@@ -100,18 +101,16 @@ def train(
     from cafe.study.fit_on_all import DEFAULT_METHODS
 
     source = {"split_file": split_file, "data_root": data_root, "download": download}
+    encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
     forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
     words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
     recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
-    given = without_none(**source, **forward, **words, **recipe, **parse_ratio(ratio))
+    given = without_none(**encoder, **source, **forward, **words, **recipe, **parse_ratio(ratio))
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(
             dataset,
             method=parse_methods(method) or DEFAULT_METHODS,
             output=output,
-            model=model,
-            pretrained=pretrained,
-            cache=cache,
             on_error=on_error,
             allow_missing=allow_missing,
             rebuild=rebuild,
