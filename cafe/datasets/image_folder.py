@@ -131,12 +131,12 @@ def _check_one_reading(root: Path, tops: Tops, splits: Mapping[str, str]) -> Non
     is_sure = sum(map(len, named)) > len(classes)  # two splits share a class
     if not others or (is_sure and not any(_classes(tops[name]) & classes for name in others)):
         return
-    left = quote_some(others)
+    left, them = quote_some(others), "it" if len(others) == 1 else "each"
     raise DatasetError(
         f"{root} can be read in two ways: as the splits {quote_some(splits)} of the classes "
         f"{quote_some(sorted(classes))}, which leaves {left} out, or as the classes "
-        f"{quote_some(tops)}. For the first, move {left} away or rename it to a split (train, val, "
-        f"test); for the second, rename {quote_some(splits)}."
+        f"{quote_some(tops)}. For the first, move {left} away or rename {them} to a split (train, "
+        f"val, test); for the second, rename {quote_some(splits)}."
     )
 
 
