@@ -199,6 +199,25 @@ def test_a_library_that_wants_a_path_has_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.bin"]
 
 
+def test_a_lock_that_is_made_again_during_the_removal_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that looks for left-overs opens the lock file, which makes it."""
+    rmdir, times = os.rmdir, []
+
+    def late(path: Path, dir_fd: int | None = None) -> None:
+        if not times:
+            times.append(1)
+            (next(tmp_path.glob(".cafe-*")) / "lock").touch()
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    with temporary_folder(tmp_path):
+        pass
+    assert times
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_link_is_written_where_it_points(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     link = tmp_path / "a.txt"

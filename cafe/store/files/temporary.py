@@ -37,7 +37,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)  # first: a network folder keeps an open file, and its folder with it
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(TRIES):  # who looks for left-overs makes its lock file again meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
