@@ -62,6 +62,18 @@ DataRoot = Annotated[
     Path | None, Option(help="Where datasets lie [default: $CAFE_DATA, else ./data].")
 ]
 SplitFile = Annotated[Path | None, Option(help="A split in CoOp's JSON format, or a manifest.")]
+EncoderName = Annotated[
+    str | None,
+    Option(
+        help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
+        "[default: ViT-B-32; nano for digits].",
+        autocompletion=completion.models,
+    ),
+]
+EncoderWeights = Annotated[
+    str | None,
+    Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
+]
 Template = Annotated[
     list[str] | None,
     Option(

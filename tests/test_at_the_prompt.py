@@ -140,7 +140,7 @@ def test_an_interval_from_two_seeds_says_so(run: Run) -> None:
 
 def test_the_demo_recommends_no_nano_for_photographs(run: Run) -> None:
     answer = run("demo")
-    assert "cafe extract ./photos --model ViT-B-32" in answer.out
+    assert "cafe train ./photos --model ViT-B-32" in answer.out
     assert "--model nano" not in answer.out
 
 

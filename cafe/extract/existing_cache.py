@@ -26,7 +26,7 @@ _COMPARED_BY_ITEM = ("class_names_sha256", "dataset_sha256", "sentences_sha256")
 
 @dataclass(frozen=True)
 class ExistingCache:
-    """An existing cache, compared with what is asked for now.
+    """An existing cache, compared with the extraction that is asked for.
 
     Attributes
     ----------

@@ -237,8 +237,8 @@ class Extractor:
             template,
             class_names,
             name,
-            data_root=None if data_root is None else Path(data_root),
-            split_file=None if split_file is None else Path(split_file),
+            data_root=data_root,
+            split_file=split_file,
             download=download,
             allow_missing=allow_missing,
         )

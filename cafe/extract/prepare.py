@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cafe.datasets import load_dataset, read_class_names
 from cafe.datasets.dataset import Dataset
@@ -20,22 +19,32 @@ def load_named(
     template: str | Sequence[str] | None,
     class_names: Path | Sequence[str] | Mapping[str, str] | None,
     name: str | None,
-    **arguments: Any,
+    *,
+    split_file: Path | str | None,
+    data_root: Path | str | None,
+    download: bool,
+    allow_missing: bool,
 ) -> Dataset:
     """A dataset under a name, with its prompt templates.
 
     Parameters
     ----------
-    dataset, template, class_names, name
+    dataset, template, class_names, name, split_file, data_root, download, allow_missing
         As for `cafe.Extractor.extract`.
-    **arguments
-        Others of `cafe.datasets.load_dataset`.
     """
     listed = [template] if isinstance(template, str) else template
     templates = None if listed is None else tuple(listed)
     named = read_class_names(class_names) if isinstance(class_names, Path) else class_names
     if not isinstance(dataset, Dataset):
-        data = load_dataset(str(dataset), templates=templates, class_names=named, **arguments)
+        data = load_dataset(
+            str(dataset),
+            templates=templates,
+            class_names=named,
+            split_file=None if split_file is None else Path(split_file),
+            data_root=None if data_root is None else Path(data_root),
+            download=download,
+            allow_missing=allow_missing,
+        )
     else:
         data = dataset if templates is None else dataset.with_templates(templates)
     return data if name is None else replace(data, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from cafe.errors import visible
@@ -11,15 +12,16 @@ MOST_ROWS = 30
 _MOST_NAMES, _LONGEST = 3, 60
 
 
-class ReprMixin:
+class ReprMixin(ABC):
     """Gives a class its representations by `_title` and `_rows`, which may hold any text."""
 
+    @abstractmethod
     def _title(self) -> str:
-        raise NotImplementedError
+        """The first line."""
 
+    @abstractmethod
     def _rows(self) -> Sequence[Sequence[str]]:
         """Cells, the first being the name of the row."""
-        raise NotImplementedError
 
     def _shown(self) -> tuple[str, list[list[str]]]:
         rows = [[_cut(visible(cell)) for cell in row] for row in self._rows()]

@@ -51,6 +51,5 @@ def demo(
     print_protocol(record, verbose=verbose)
     say(f"Saved to {record.folder}", "")
     say("Next, on your own images (one folder per class), with a CLIP that has seen photographs:")
-    say("  cafe extract ./photos --model ViT-B-32")
-    say("  cafe fit --ratio 0.2 --shots 4")
-    say("  cafe cache ls")
+    say("  cafe train ./photos --model ViT-B-32")
+    say("  cafe predict model new-images/")

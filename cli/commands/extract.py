@@ -41,10 +41,6 @@ Model = Annotated[
         autocompletion=completion.models,
     ),
 ]
-Pretrained = Annotated[
-    str | None,
-    Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
-]
 Views = Annotated[int, Option(help="Views per training image, the plain one counted.")]
 ViewSeed = Annotated[int, Option(help="Seed of the augmented views.")]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
@@ -62,7 +58,7 @@ def extract(
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     model: Model = None,
-    pretrained: Pretrained = None,
+    pretrained: opt.EncoderWeights = None,
     template: opt.Template = None,
     prompts: opt.Prompts = None,
     class_names: opt.ClassNames = None,

@@ -44,19 +44,6 @@ Methods = Annotated[
         autocompletion=completion.methods,
     ),
 ]
-Encoder = Annotated[
-    str | None,
-    Option(
-        help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
-        "[default: ViT-B-32; nano for digits].",
-        autocompletion=completion.models,
-    ),
-]
-EncoderWeights = Annotated[
-    str | None,
-    Option(help="A tag of open_clip, a checkpoint file, or none [default: openai, else the only]."),
-]
-
 _MOST_CLASSES = 20  # in the table; of more, those that are right least often
 _INTERRUPTED = "images that are encoded are kept: run the same command again to go on."
 
@@ -65,8 +52,8 @@ def train(
     dataset: DatasetName,
     output: Folder = Path("model"),
     method: Methods = None,
-    model: Encoder = None,
-    pretrained: EncoderWeights = None,
+    model: opt.EncoderName = None,
+    pretrained: opt.EncoderWeights = None,
     name: opt.Name = None,
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
