@@ -144,14 +144,8 @@ def train(
         batch_size=batch_size,
         workers=workers,
     )
-    how = {
-        "prompts": prompts,
-        "cache": cache,
-        "on_error": on_error,
-        "rebuild": rebuild,
-        "progress": progress,
-    }
-    encode = partial(_features_of, source, extractor, how, note)
+    how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
+    encode = partial(_features_of, source, extractor, how, progress, note)
     training = _Training(methods, settings, context, command, progress)
     if output is None:
         return training.fit(encode())
@@ -163,13 +157,14 @@ def _features_of(
     source: Dataset | FeatureCache,
     extractor: Extractor,
     how: Mapping[str, Any],
+    progress: Progress | None,
     note: Callable[[str], None] | None,
 ) -> FeatureCache:
     """The cache to train on, brought up to date with its dataset."""
     if isinstance(source, FeatureCache):
         cache = source
     else:
-        cache = extractor.extract(source, note=note, **how)
+        cache = extractor.extract(source, progress=progress, note=note, **how)
         if note is not None and not extractor.extraction_.was_there:
             note(f"{cache_name(cache.path)}: {extractor.extraction_}.")
     if note is not None and cache.header.skipped:
