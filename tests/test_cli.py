@@ -477,7 +477,8 @@ def test_demo_ends_with_the_table_and_what_to_type_next(run: Run) -> None:
     assert answer.code == 0, answer.err
     for word in ("1 shot", "4 shots", "16 shots", "zero-shot", "nearest-class", "clip-adapter"):
         assert word in answer.out
-    assert sum(line.strip().startswith("cafe ") for line in answer.out.splitlines()) == 3
+    commands = [line.split()[1] for line in answer.out.splitlines() if line.startswith("  cafe ")]
+    assert commands == ["train", "predict"]
 
 
 def test_grid_prints_the_map_and_what_was_chosen(run: Run, trees: Path) -> None:
