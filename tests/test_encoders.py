@@ -48,6 +48,16 @@ def test_features_are_raw(tiny: Encoder) -> None:
     assert not torch.allclose(norms, torch.ones(4), atol=0.05)
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_pixels_are_standardized_as_the_preprocess_says(tiny: Encoder, count: int) -> None:
+    images = pixels(tiny)[:count]
+    mean, std = (torch.tensor(tiny.preprocess.config[name]) for name in ("mean", "std"))
+    expected = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    found = tiny.standardized(images)
+    assert torch.equal(found, expected)
+    assert count == 0 or found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_text_in_batches_is_text_at_once(tiny: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny.encode_text(SENTENCES)
     monkeypatch.setattr(encoders, "_SENTENCES_PER_BATCH", 2)
