@@ -158,6 +158,21 @@ Bottleneck = Annotated[
 Epochs = Annotated[T, Option(help="Passes over the training images.")]
 LearningRate = Annotated[T, Option("--lr", help="Learning rate of the first step.")]
 WeightDecay = Annotated[T, Option(help="Decoupled weight decay.")]
+Pool = Annotated[
+    str | None,
+    Option(
+        "--pool",
+        metavar="test|CACHE|none",
+        help="Images without labels to learn from: the test split, or all images of a cache.",
+    ),
+]
+ClassBalance = Annotated[
+    str | None,
+    Option(
+        metavar="FILE|uniform",
+        help="How many pool images are of each class, where it is known: JSON, name -> number.",
+    ),
+]
 BatchSize = Annotated[T, Option(help="Training images per step.")]
 MetaWeights = Annotated[
     str | None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cafe.errors import counted
@@ -13,6 +14,7 @@ from .output import can_show, note, print_csv, print_table, say
 if TYPE_CHECKING:
     from cafe.features.splits import Shots
     from cafe.report.reproduction import Reproduction
+    from cafe.results.leaderboard import Place
     from cafe.results.metrics import Summary
     from cafe.results.record import Record
     from cafe.results.result import ChosenConfiguration, Difference, Result
@@ -56,10 +58,23 @@ def print_protocol(record: Record, parts: Sequence[Record] = (), *, verbose: boo
 
 def print_results(record: Record) -> None:
     """Print what a run measured, over its shot counts where it has several."""
-    if len({result.shots for result in record.results}) > 1:
-        print_over_shots(record.results)
-    else:
-        _print_one_shot_count(record.results)
+    one_count = len({result.shots for result in record.results}) == 1
+    for results in _each_kind(record.results):
+        if one_count:
+            _print_one_shot_count(results)
+        else:
+            print_over_shots(results)
+
+
+def _each_kind(results: Sequence[Result]) -> Iterator[Sequence[Result]]:
+    """The results that may be ranked together; of several kinds, each under its words."""
+    from cafe.results.result import by_learning
+
+    groups = by_learning(results)
+    for place, (words, some) in enumerate(groups.items()):
+        if len(groups) > 1 or words != "inductive":
+            say(*[""] * bool(place), words)
+        yield some
 
 
 def _print_one_shot_count(results: Sequence[Result]) -> None:
@@ -149,7 +164,8 @@ def print_comparison(record: Record) -> None:
     if record.base_to_new is not None:
         _print_base_to_new(record.results)
         return
-    print_over_shots(record.results, compared=True)
+    for results in _each_kind(record.results):
+        print_over_shots(results, compared=True)
     if record.differences:
         title = f"points to {record.differences[0].to}, paired"
         headers, rows = _table_over_shots(title, record.differences, sign="+")
@@ -161,7 +177,15 @@ def print_leaderboard(records: Sequence[Record], caches: Sequence[FeatureCache])
     """Print encoders and methods on one dataset, the best first."""
     from cafe.results.leaderboard import leaderboard, other_test_images
 
-    places = leaderboard(records)
+    say("", f"{records[0].dataset}, accuracy % (95 %)")
+    for _, group in groupby(leaderboard(records), key=lambda place: place.kind):
+        _print_places([*group])
+    if different := other_test_images(caches):
+        note(f"{different}.")
+
+
+def _print_places(places: Sequence[Place]) -> None:
+    """Print encoders and methods that saw as much, under the words of it; the best in bold."""
     shots = list(dict.fromkeys(s for place in places for s in place.accuracies))
     best = {s: max(p.accuracies[s].mean for p in places if s in p.accuracies) for s in shots}
     rows, bold = [], set()
@@ -171,11 +195,10 @@ def print_leaderboard(records: Sequence[Record], caches: Sequence[FeatureCache])
             [place.encoder, place.method, *((c and format_accuracy(c)) or "" for c in cells)]
         )
         bold |= {(y, x) for x, c in enumerate(cells, 2) if c and c.mean == best[shots[x - 2]]}
-    say("", f"{records[0].dataset}, accuracy % (95 %)")
+    if places[0].learning != "inductive":
+        say("", places[0].learning)
     headers = ["encoder", "method", *(counted(count, "shot") for count in shots)]
     print_table(headers, rows, numbers=range(2, len(headers)), bold=bold)
-    if different := other_test_images(caches):
-        note(f"{different}.")
 
 
 def print_records_csv(records: Sequence[Record]) -> None:

@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from drawing import DrawnTower, draw_task
+from drawing import DrawnTower, draw_images, draw_task
 
 from cafe.engine import Recipe
+from cafe.features.pool import Pool
 from cafe.methods.catalog import find_method
 from cafe.methods.meta_adapter.training import train_meta
 from cafe.methods.meta_adapter.weights import MetaFile, save_meta
@@ -28,13 +29,22 @@ ABOUT: dict[str, Any] = {
 
 def settings_for(name: str) -> dict[str, Any]:
     """Settings without which a method cannot be made; none for most."""
-    made = {"meta file": lambda: {"meta": str(meta_file().path)}, "text tower": draw_tower}
+    made = {
+        "meta file": lambda: {"meta": str(meta_file().path)},
+        "text tower": draw_tower,
+        "pool": draw_pool,
+    }
     return made.get(find_method(name).needs, dict)()
 
 
 def draw_tower() -> dict[str, Any]:
     """A text tower of noise."""
     return {"tower": DrawnTower()}
+
+
+def draw_pool() -> dict[str, Any]:
+    """Unlabelled images of the drawn classes."""
+    return {"pool": Pool(draw_images(8, seed=21).x)}
 
 
 @cache

@@ -55,7 +55,15 @@ def read_back(record: Record) -> Record:
 def test_one_row_for_each_method_shot_count_and_seed(record: Record) -> None:
     for one in (record, read_back(record)):
         frame = one.frame()
-        assert list(frame.columns) == ["dataset", "encoder", "method", "shots", "seed", "accuracy"]
+        assert list(frame.columns) == [
+            "dataset",
+            "encoder",
+            "method",
+            "shots",
+            "seed",
+            "accuracy",
+            "learning",
+        ]
         assert len(frame) == sum(len(result.accuracy.per_seed) for result in record.results) == 16
         means = frame.groupby(["method", "shots"])["accuracy"].mean()
         for result in record.results:

@@ -83,6 +83,8 @@ EXAMPLES = [
     "cafe.extract.extractor.Extractor",
     "cafe.extract.transformer.CLIPFeatures",
     "cafe.study.fit.fit",
+    "cafe.features.pool.describe_pool",
+    "cafe.features.pool.join_learning",
     "cafe.study.fit.grid",
     "cafe.results.run_folders.load_record",
     "cafe.results.saved_head.SavedHead",

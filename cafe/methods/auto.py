@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any, cast
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cafe.engine import Recipe
+from cafe.errors import InputError
+from cafe.features.pool import Pool
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import BatchedMethod, Context, Job
 from cafe.methods.clip_adapter.method import ClipAdapter
@@ -21,6 +25,8 @@ from cafe.methods.ensemble import EnsembleHead, Member
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
 from cafe.methods.stacking import log_likelihood
+from cafe.methods.transductive.class_balance import ClassBalance
+from cafe.methods.transductive.lda_prior_pooled import LdaPriorPooled, add_pooled
 from cafe.methods.validation import Fold
 
 PAIRS = tuple(product(KAPPAS, BETAS))
@@ -44,6 +50,11 @@ class Auto(BatchedMethod):
         H of the adapters, as in `ClipAdapter`.
     recipe : Recipe or None
         How to optimise the adapters; None is `Recipe()`.
+    pool : Pool, array or None
+        Raw features without labels: half of the answer is then that of `lda-prior-pooled`, which
+        starts from the other half. (N, D)
+    class_balance : mapping of str to float, "uniform" or None
+        How many pool images are of each class, where that is known; it is never assumed.
     context : Context or None
         Where and how to compute.
 
@@ -63,15 +74,32 @@ class Auto(BatchedMethod):
         bottleneck: str | int = "D/4",
         *,
         recipe: Recipe | None = None,
+        pool: Pool | ArrayLike | None = None,
+        class_balance: ClassBalance | None = None,
         context: Context | None = None,
     ) -> None:
         super().__init__(context)
+        if class_balance is not None and pool is None:
+            raise InputError("a class balance is that of a pool, and there is none; give pool=.")
+        self._pooled = None
+        if pool is not None:
+            more: dict[str, Any] = {"pool": pool, "class_balance": class_balance}
+            self._pooled = LdaPriorPooled(context=context, **more)
         self.recipe = recipe or Recipe()
         self._adapter = ClipAdapter(bottleneck=bottleneck, recipe=self.recipe, context=context)
 
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Fit one ensemble per job, the adapters of all jobs side by side."""
-        return fit_ratio_ensembles(self._adapter, jobs, self.name, gaussian_members)
+        heads = fit_ratio_ensembles(self._adapter, jobs, self.name, gaussian_members)
+        if self._pooled is None:
+            return heads
+        return [self.fit_beside(head, job.train) for head, job in zip(heads, jobs, strict=True)]
+
+    def fit_beside(self, head: Head, train: TrainingSet) -> Head:
+        """An ensemble that was fitted without the pool, and the half that learns from it."""
+        if self._pooled is None:
+            return head
+        return add_pooled(cast("EnsembleHead", head), self._pooled.fit_from(head, train))
 
 
 def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:

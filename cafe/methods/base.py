@@ -137,7 +137,7 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     head: ClassVar[type[Head]]
-    needs: ClassVar[Literal["", "text tower", "meta file", "spatial features"]] = ""
+    needs: ClassVar[Literal["", "text tower", "meta file", "spatial features", "pool"]] = ""
     no_new_classes: ClassVar[str] = (
         "its head is made of the shots of each class, and a new class has none"
     )

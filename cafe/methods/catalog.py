@@ -35,6 +35,7 @@ CATALOG: dict[str, str] = {
     "sgva": "cafe.methods.sgva.sgva:Sgva",
     "meta-adapter": "cafe.methods.meta_adapter.meta_adapter:MetaAdapter",
     "auto": "cafe.methods.auto:Auto",
+    "lda-prior-pooled": "cafe.methods.transductive.lda_prior_pooled:LdaPriorPooled",
 }
 """Name of each method -> module and class. A row is all that a new method needs beside its file."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cafe.features.tensors import Features, TrainingSet
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative, check_positive
 from cafe.methods.linear import Candidates, LinearClassifier, SolvedLinear
@@ -125,13 +125,18 @@ def gaussian(moments: Moments, kappa: float) -> LinearClassifier:
 
 def candidate_heads(train: TrainingSet, pairs: Sequence[tuple[float, float]]) -> LinearClassifier:
     """`zero-shot + beta * gaussian(kappa)` for every (kappa, beta): (G, C, D) and (G, C)."""
-    text = train.text
-    moments = measure(train.features, text.weights)
+    moments = measure(train.features, train.text.weights)
     fitted = {kappa: gaussian(moments, kappa) for kappa in {kappa for kappa, _ in pairs}}
-    zero_shot = text.logit_scale * text.weights.double()  # (C, D)
-    weights = [zero_shot + beta * fitted[kappa].weights for kappa, beta in pairs]
-    intercepts = [text.logit_bias + beta * fitted[kappa].intercept for kappa, beta in pairs]
-    return LinearClassifier(torch.stack(weights).float(), torch.stack(intercepts).float())
+    heads = [beside_zero_shot(train.text, fitted[kappa], beta) for kappa, beta in pairs]
+    weights, intercepts = zip(*heads, strict=True)
+    return LinearClassifier(torch.stack(weights), torch.stack(intercepts))
+
+
+def beside_zero_shot(text: ClassText, fitted: LinearClassifier, beta: float) -> LinearClassifier:
+    """`zero-shot + beta * fitted`, in float32."""
+    weights = text.logit_scale * text.weights.double() + beta * fitted.weights  # (C, D)
+    intercept = text.logit_bias + beta * fitted.intercept
+    return LinearClassifier(weights.float(), intercept.float())
 
 
 class LdaPrior(SolvedLinear):

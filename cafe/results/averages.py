@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cafe.errors import InputError
+from cafe.features.pool import join_learning, kind_of
 from cafe.results.metrics import Summary, summarize
 from cafe.results.record import Record, RecordedEncoder
 from cafe.results.result import Difference, Result
@@ -27,11 +28,16 @@ def differences(results: Sequence[Result]) -> tuple[Difference, ...]:
         In `accuracy` the mean difference in points with its standard deviation and 95 % interval
         over seeds; empty where CLIP-Adapter is not among the methods.
     """
-    reference = {r.shots: r.accuracy.per_seed for r in results if r.method == REFERENCE}
+    reference = {
+        (r.shots, kind_of(r.learning)): r.accuracy.per_seed
+        for r in results
+        if r.method == REFERENCE
+    }
     rows = []
     for result in results:
-        if result.method != REFERENCE and result.shots in reference:
-            pairs = zip(result.accuracy.per_seed, reference[result.shots], strict=True)
+        key = result.shots, kind_of(result.learning)  # only what saw as much is compared
+        if result.method != REFERENCE and key in reference:
+            pairs = zip(result.accuracy.per_seed, reference[key], strict=True)
             gap = summarize([score - other for score, other in pairs])
             rows.append(Difference(result.method, result.shots, REFERENCE, gap))
     return tuple(rows)
@@ -50,7 +56,9 @@ def average(records: Sequence[Record]) -> tuple[Result, ...]:
     tuple of Result
         Without hyper-parameters; `seconds` is the sum.
     """
-    tables = [{(r.method, r.shots): r for r in record.results} for record in records]
+    tables = [
+        {(r.method, r.shots, kind_of(r.learning)): r for r in record.results} for record in records
+    ]
     shared = [key for key in tables[0] if all(key in table for table in tables)]
     return tuple(_average_of([table[key] for table in tables]) for key in shared)
 
@@ -101,6 +109,7 @@ def _average_of(results: Sequence[Result]) -> Result:
         params={},
         accuracy=_seed_by_seed([result.accuracy for result in results]),
         seconds=sum(result.seconds for result in results),
+        learning=join_learning([result.learning for result in results]),
         new=_seed_by_seed(new) if new else None,
         harmonic_mean=_seed_by_seed(harmonic) if harmonic else None,
     )

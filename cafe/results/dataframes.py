@@ -10,6 +10,7 @@ import numpy as np
 from cafe.compat import import_pandas
 from cafe.datasets.text_files import distinct_names
 from cafe.errors import InputError, UnknownNameError
+from cafe.features.pool import INDUCTIVE
 from cafe.features.splits import Shots
 from cafe.results.page import read_page
 from cafe.results.predictions import PREDICTIONS, HeadName, read_pairs
@@ -37,7 +38,7 @@ class RecordFrames(ReprMixin):
         -------
         DataFrame
             `dataset`, `encoder`, `method`, `shots`, `seed`, `accuracy` (percent); of base-to-new
-            also `new` and `harmonic_mean`.
+            also `new` and `harmonic_mean`; and `learning`, what the heads saw without labels.
         """
         return _result_frame(cast("Record", self))
 
@@ -103,6 +104,7 @@ def _result_frame(record: Record) -> DataFrame:
                     "shots": result.shots,
                     "seed": seed,
                     **{name: s.per_seed[place] for name, s in summaries.items() if s is not None},
+                    "learning": result.learning or INDUCTIVE,
                 }
             )
     return import_pandas().DataFrame(rows)

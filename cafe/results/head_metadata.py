@@ -67,6 +67,7 @@ class HeadMetadata(_Required, total=False):
     accuracy: Percent
     baselines: dict[str, Percent]
     calibration: _Calibration
+    learning: str
     cache: str
     protocol: str
     command: str

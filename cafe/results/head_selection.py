@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from cafe.errors import InputError, UnknownNameError, counted
+from cafe.features.pool import INDUCTIVE, kind_of
 from cafe.features.splits import Shots
 from cafe.methods.catalog import BASELINES
 from cafe.methods.validation import pick_best
 from cafe.results.record import Record
-from cafe.results.result import Calibration, Result, largest_shots
+from cafe.results.result import Calibration, Result, by_learning, largest_shots
 
 T = TypeVar("T")
 
@@ -77,9 +78,11 @@ def best_result(results: Sequence[Result]) -> tuple[Result, str]:
     Returns
     -------
     (Result, str)
+        Of results that saw a pool and results that did not, those that did are chosen among.
         Where accuracies on held-out images are kept, the best by them. Else "auto", or the last
         method, as the baselines stand first.
     """
+    results = _of_one_kind(results)
     judged = [r for r in results if r.calibration and r.calibration.accuracy is not None]
     if judged:
         calibrations = [r.calibration for r in judged if r.calibration]
@@ -91,6 +94,12 @@ def best_result(results: Sequence[Result]) -> tuple[Result, str]:
     own = [r for r in results if r.method not in BASELINES] or list(results)
     usual = next((r for r in own if r.method == USUAL), own[-1])
     return usual, "the run kept nothing to choose by"
+
+
+def _of_one_kind(results: Sequence[Result]) -> Sequence[Result]:
+    """Those that saw a pool, for which a run is given one; else all, which are inductive."""
+    groups = by_learning(results)
+    return next((some for words, some in groups.items() if words != INDUCTIVE), results)
 
 
 def choose_result(record: Record, selector: HeadSelector) -> ChosenResult:
@@ -105,7 +114,9 @@ def choose_result(record: Record, selector: HeadSelector) -> ChosenResult:
     seeds = record.protocol.seeds
     seed = _choose("seed", selector.seed, seeds, seeds[0])
     had_choice = selector.method is None and len(names) > 1
+    kind = kind_of(result.learning)
     which = f"{result.method}, {counted(shots, 'shot')}, seed {seed}"
+    which += "" if kind == INDUCTIVE else f", {kind}"
     accuracy = result.accuracy.per_seed[seeds.index(seed)]
     words = f"{which}{f' ({why})' if had_choice else ''}: {accuracy:.1f} % on the run's test split"
     return ChosenResult(result, seed, words, had_choice)

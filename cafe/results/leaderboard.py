@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from cafe.features.pool import INDUCTIVE, join_learning, kind_of
 from cafe.features.splits import Shots
 from cafe.results.metrics import Summary
 from cafe.results.record import Record
@@ -12,7 +13,10 @@ from cafe.results.result import Result, largest_shots
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_name
 
-COLUMNS = ("dataset", "encoder", "method", "shots", "seeds", "accuracy", "std", "ci95", "seconds")
+COLUMNS = (
+    *("dataset", "encoder", "method", "shots", "seeds", "accuracy", "std", "ci95", "seconds"),
+    "learning",
+)
 """Of `table_rows`: accuracies are in percent, `ci95` is half of the interval of 95 %."""
 
 
@@ -22,10 +26,18 @@ class Place(NamedTuple):
     encoder: str
     method: str
     accuracies: dict[Shots, Summary]
+    learning: str
+
+    @property
+    def kind(self) -> str:
+        """See `cafe.features.pool.kind_of`."""
+        return kind_of(self.learning)
 
 
 def leaderboard(records: Sequence[Record]) -> list[Place]:
     """Every encoder with every method, the best first at the most shots that all have.
+
+    What saw images without labels stands apart, behind what is inductive; see `kind_of`.
 
     Parameters
     ----------
@@ -33,14 +45,20 @@ def leaderboard(records: Sequence[Record]) -> list[Place]:
         Of one dataset.
     """
     places = [
-        Place(record.encoder.name, method, {r.shots: r.accuracy for r in results})
+        Place(
+            record.encoder.name,
+            method,
+            {r.shots: r.accuracy for r in results},
+            join_learning([r.learning for r in results]),
+        )
         for record in records
         for method, results in _by_method(record)
     ]
     shared = set.intersection(*({*place.accuracies} for place in places))
     most = largest_shots(shared or places[0].accuracies)
     means = {id(p): p.accuracies[most].mean if most in p.accuracies else -1.0 for p in places}
-    return sorted(places, key=lambda place: -means[id(place)])
+    kinds = list(dict.fromkeys([INDUCTIVE, *(place.kind for place in places)]))
+    return sorted(places, key=lambda p: (kinds.index(p.kind), -means[id(p)]))
 
 
 def _by_method(record: Record) -> Iterator[tuple[str, list[Result]]]:
@@ -61,6 +79,7 @@ def table_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
             f"{result.accuracy.std:.4f}",
             "" if result.accuracy.ci95 is None else f"{result.accuracy.ci95:.4f}",
             f"{result.seconds:.3f}",
+            result.learning or INDUCTIVE,
         )
         for record in records
         for result in record.results

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from cafe.features.pool import INDUCTIVE, kind_of
 from cafe.features.splits import Shots
 from cafe.methods.head import Head
 from cafe.results.metrics import Summary
@@ -64,6 +65,10 @@ class Result:
         More than top-1, means over seeds; see `cafe.study.diagnostics.Diagnostics`.
     calibration : Calibration or None
         None for averages over caches.
+    learning : str or None
+        "inductive", or in words which images without labels the heads saw; see
+        `cafe.features.pool`. None in records of earlier versions, which are inductive. Results of
+        two kinds are never ranked together.
     new, harmonic_mean : Summary or None
         Of base-to-new: accuracy on the new half, and the harmonic mean of both halves.
     heads : tuple of Head
@@ -82,6 +87,7 @@ class Result:
     seconds: NotNegative
     metrics: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
+    learning: str | None = None
     new: Summary | None = None
     harmonic_mean: Summary | None = None
     heads: Annotated[tuple[Head, ...], Field(exclude=True)] = field(default=(), repr=False)
@@ -96,10 +102,21 @@ class Result:
         return to_json(self)
 
 
+def by_learning(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results that may be ranked together, under the words of what they saw."""
+    groups: dict[str, list[Result]] = {}
+    words: dict[str, str] = {}
+    for result in results:
+        learning = result.learning or INDUCTIVE
+        groups.setdefault(words.setdefault(kind_of(learning), learning), []).append(result)
+    return groups
+
+
 def accuracy_rows(results: Sequence[Result]) -> list[list[str]]:
     """Mean accuracies with 95 % intervals, for people: a row for each method, a column of shots."""
     counts = list(dict.fromkeys(result.shots for result in results))
     found = {(result.method, result.shots): result.accuracy for result in results}
+    kinds = {result.method: kind_of(result.learning) for result in results}
 
     def cell(summary: Summary | None) -> str:
         if summary is None:
@@ -109,7 +126,7 @@ def accuracy_rows(results: Sequence[Result]) -> list[list[str]]:
     return [
         ["accuracy %", *(f"{shots} shot{'' if shots == 1 else 's'}" for shots in counts)],
         *(
-            [method, *(cell(found.get((method, shots))) for shots in counts)]
+            [f"{method}, {kinds[method]}", *(cell(found.get((method, shots))) for shots in counts)]
             for method in dict.fromkeys(result.method for result in results)
         ),
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cafe.errors import CafeError, InputError, raise_as
+from cafe.features.pool import INDUCTIVE, kind_of
 from cafe.results.head_selection import HeadSelector as HeadSelector
 from cafe.results.head_selection import choose_result
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
@@ -105,7 +106,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]
         writer.writerows(rows)
 
 
-_COLUMNS = ("method", "shots", "seed", "accuracy", "seconds", "params")
+_COLUMNS = ("method", "shots", "seed", "accuracy", "seconds", "params", "learning")
 
 
 def _table(record: Record) -> Iterable[Iterable[Any]]:
@@ -115,7 +116,8 @@ def _table(record: Record) -> Iterable[Iterable[Any]]:
         scores = zip(record.protocol.seeds, result.heads, result.accuracy.per_seed, strict=False)
         for seed, head, score in scores:
             params = json.dumps(dict(head.params), sort_keys=True)
-            yield result.method, result.shots, seed, score, share, params
+            learning = result.learning or INDUCTIVE
+            yield result.method, result.shots, seed, score, share, params, learning
 
 
 def _page(record: Record) -> Page:
@@ -144,7 +146,9 @@ def _about(record: Record, result: Result, place: int) -> dict[str, Any]:
     baselines = {
         other.method: other.accuracy.per_seed[place]
         for other in record.results
-        if other.shots == result.shots and other is not result
+        if other.shots == result.shots
+        and other is not result
+        and kind_of(other.learning) == kind_of(result.learning)
     }
     return {
         "class_names": list(record.class_names),
@@ -153,6 +157,7 @@ def _about(record: Record, result: Result, place: int) -> dict[str, Any]:
         "accuracy": result.accuracy.per_seed[place],
         "baselines": baselines,
         "calibration": to_json(result.calibration or NOT_CALIBRATED),
+        "learning": result.learning or INDUCTIVE,
         "protocol": record.protocol.words,
         **{name: record.json[name] for name in _OF_RECORD},
     }

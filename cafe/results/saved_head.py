@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError, one_line
+from cafe.features.pool import INDUCTIVE
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head, Numbers, in_kind
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
@@ -37,7 +38,7 @@ class SavedHead(ReprMixin):
     about : mapping
         `method`, `params`, `class_names`, `dataset`, `encoder`, `cache_key`; and, of runs since
         these are kept, `cache`, `shots`, `seed`, `accuracy` (percent on the test images),
-        `baselines`, `calibration`, `protocol`, `command`, `created` and `versions`.
+        `baselines`, `calibration`, `learning`, `protocol`, `command`, `created` and `versions`.
     zero_shot : ZeroShotHead or None
         Zero-shot CLIP on the same classes.
 
@@ -132,6 +133,7 @@ class SavedHead(ReprMixin):
             ["encoder", f"{names['model']}.{names['pretrained']}"],
             ["classes", name_some(self.class_names)],
             ["accuracy", accuracy],
+            ["learning", str(about.get("learning", INDUCTIVE))],
             ["temperature", f"{self.temperature:.3g}" if self.temperature else "not calibrated"],
         ]
 

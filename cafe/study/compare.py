@@ -29,6 +29,7 @@ from cafe.study.plan import (
     open_caches,
     resolve_settings,
 )
+from cafe.study.pool import PoolLike, pool_settings
 from cafe.study.runner import run_study
 
 DEFAULT_SHOTS = (1, 2, 4, 8, 16)
@@ -84,6 +85,7 @@ def compare(
     lr: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
+    pool: PoolLike | None = None,
     device: str = "auto",
     precision: ProductPrecision = "auto",
     runs: Path | str | None = "runs",
@@ -127,6 +129,9 @@ def compare(
         Decoupled weight decay.
     batch_size : int or None
         Images per step.
+    pool : Pool, FeatureCache, Path or str, optional
+        As of `cafe.fit`; the methods that need a pool then stand beside the others, in a ranking
+        of their own.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
@@ -157,7 +162,10 @@ def compare(
     >>> [(result.method, result.shots) for result in comparison.record.results]
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
-    sources, names = open_caches(_each(caches)), _methods(methods, meta)
+    has_pool = pool is not None and pool != "none"
+    sources, names = open_caches(_each(caches)), _methods(methods, meta, has_pool)
+    if base_to_new and has_pool:
+        raise InputError("base-to-new takes no pool: it would hold images of the new classes.")
     compared = supports_new_classes(names) if base_to_new else names
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     special = settings if meta is None else {**settings, "meta": str(meta)}
@@ -166,6 +174,7 @@ def compare(
     for source in sources:  # every refusal comes before the first fit
         task = load_task(source)
         own = {**(needs(source) if needs is not None else {}), **settings}
+        own |= pool_settings(source, pool, compared)
         plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
         meta_notes(source, own)  # refuses a meta file that is not for these features
     check_runs_folder(runs)
@@ -196,10 +205,11 @@ def _each(
     return [part for each in parts for part in each]
 
 
-def _methods(methods: Sequence[str] | None, meta: Path | str | None) -> list[str]:
+def _methods(methods: Sequence[str] | None, meta: Path | str | None, has_pool: bool) -> list[str]:
     """The methods to compare; a meta file is for one of them."""
     takers = [] if meta is None else methods_that_need("meta file")
-    names = list(dict.fromkeys(methods or [*methods_that_need(""), *takers]))
+    pooled = methods_that_need("pool") if has_pool else []
+    names = list(dict.fromkeys(methods or [*methods_that_need(""), *takers, *pooled]))
     if takers and not set(takers) & set(names):
         raise InputError(
             f"{', '.join(takers)} is not among the methods, and a meta file is for no other."

@@ -27,6 +27,7 @@ from cafe.study.plan import (
     resolve_settings,
     resolve_shots,
 )
+from cafe.study.pool import PoolLike, few_class_notes, pool_settings
 from cafe.study.runner import run_study
 
 DEFAULT_SHOTS = 16
@@ -45,6 +46,7 @@ def fit(
     lr: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
+    pool: PoolLike | None = None,
     device: str = "auto",
     precision: ProductPrecision = "auto",
     runs: Path | str | None = "runs",
@@ -80,6 +82,9 @@ def fit(
         Decoupled weight decay.
     batch_size : int or None
         Images per step.
+    pool : Pool, FeatureCache, Path or str, optional
+        Images without labels that `auto` and the methods that need a pool look at: "test" for the
+        test split, or another cache of the encoder. Their results are never ranked with others.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
@@ -121,6 +126,7 @@ def fit(
     methods = [method] if isinstance(method, str) else list(method)
     task = load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
+    settings |= pool_settings(source, pool, methods)
     baselines, notes = choose_baselines(task.text, methods)
     names = list(dict.fromkeys([*baselines, *methods]))
     settings = resolve_settings(methods, common, settings)
@@ -134,6 +140,9 @@ def fit(
             note(text)
     protocol = describe_protocol(task, plan, meta, notes)
     results = run_study(task, plan, context=context, progress=progress)
+    if note is not None:
+        for text in few_class_notes(results):
+            note(text)
     record = make_record(source, protocol, results, command, precision=products)
     return save_run(record, Path(runs)) if runs is not None else record
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cafe.errors import InputError, counted, verb
+from cafe.features.pool import INDUCTIVE
 from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
@@ -18,6 +19,7 @@ from cafe.methods.catalog import find_method
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
 from cafe.study.equal_texts import check_texts
+from cafe.study.pool import learning_in_words
 
 COMMON_SETTINGS = ("ratio", "bottleneck", "epochs", "lr", "weight_decay", "batch_size")
 """Hyper-parameters that `fit`, `compare` and `AdapterClassifier` name in their signatures."""
@@ -212,18 +214,23 @@ def describe_protocol(
     images = counted(len(task.splits["test"]), "test image")
     seeds, shots = counted(len(plan.seeds), "seed"), tuple(plan.shots)
     drawn = counted(shots[0] if len(shots) == 1 else ", ".join(map(str, shots)), "shot")
+    learning = learning_in_words(plan.methods, plan.settings)
+    seen = "transductive" in learning
+    looked = "whose labels are looked at once" if seen else "which are looked at once"
     words = [
         f"{drawn} per class from the training split, drawn "
         f"{'anew for each of the seeds' if len(plan.seeds) > 1 else 'with seed'} "
         f"{', '.join(map(str, plan.seeds))} (nested draws).",
         *short,
         *_choice_in_words(plan, int(sizes.max())),
-        f"Top-1 accuracy on all {images}, which are looked at once, after everything is chosen.",
+        f"Results are {learning}." if learning == INDUCTIVE else f"Learning: {learning}.",
+        f"Top-1 accuracy on all {images}, {looked}, after everything is chosen.",
         *([f"Intervals are 95 % (Student's t over {seeds})."] if len(plan.seeds) > 1 else ()),
         *notes,
         *exceptions,
     ]
-    line = f"{drawn} per class, {seeds}, validation {plan.validation}; {images}, looked at once."
+    line = f"{drawn} per class, {seeds}, validation {plan.validation}; {learning}; {images}, "
+    line += f"{looked.removeprefix('which are ')}."
     brief = " ".join([line, *short, *exceptions])
     counts = shots[0] if len(shots) == 1 else shots
     return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words), brief)

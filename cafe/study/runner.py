@@ -22,6 +22,7 @@ from cafe.results.result import Calibration, Result
 from cafe.study.calibration import calibrate
 from cafe.study.diagnostics import Diagnostics, diagnose
 from cafe.study.plan import StudyPlan, check_plan
+from cafe.study.pool import learning_of
 from cafe.study.score_head import score_head
 
 
@@ -91,7 +92,8 @@ def run_study(
             # the test set is looked at here, once for each head
             look = partial(score_head, images=test, classes=classes, tell=tell_tested)
             tested = diagnose(look(head, temperature=calibration.temperature) for head in heads)
-            results.append(_result(name, shots, heads, seconds, calibration, tested))
+            learning = learning_of(name, plan.settings)
+            results.append(_result(name, shots, heads, seconds, calibration, tested, learning))
     report("done")
     return results
 
@@ -103,6 +105,7 @@ def _result(
     seconds: float,
     calibration: Calibration,
     tested: Diagnostics,
+    learning: str,
 ) -> Result:
     return Result(
         method,
@@ -112,6 +115,7 @@ def _result(
         seconds=seconds,
         metrics=tested.metrics,
         calibration=calibration,
+        learning=learning,
         heads=tuple(heads),
         page=tested.page,
         predictions=tested.predictions,

@@ -13,8 +13,9 @@ from cafe.errors import InputError
 
 from .. import options as opt
 from ..caches import open_caches
+from ..class_balance import read_class_balance
 from ..output import print_json, print_saved_json, say
-from ..parsing import parse_methods, parse_seeds, parse_shots
+from ..parsing import parse_methods, parse_seeds, parse_shots, without_none
 from ..progress import progress_bar
 from ..recorded_command import recorded_command
 from ..result_tables import (
@@ -41,6 +42,7 @@ Paper = Annotated[
     Option("--paper", help="All caches of the paper's eleven datasets, beside published numbers."),
 ]
 
+_PAPER_ALONE = "--paper takes every cache of the eleven datasets; name none beside it."
 _INTERRUPTED = "runs of finished caches were saved."
 
 
@@ -56,6 +58,8 @@ def compare(
     encoder: opt.TowerModel = None,
     pretrained: opt.TowerWeights = None,
     meta: opt.MetaWeights = None,
+    pool: opt.Pool = None,
+    class_balance: opt.ClassBalance = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -81,19 +85,17 @@ def compare(
         "seeds": parse_seeds(seeds),
         "validation": validation,
         "needs": tower_loader(names or (), encoder, pretrained, device),
-        "device": device,
-        "precision": precision,
-        "runs": runs,
     }
-    if paper and (base_to_new or caches or dataset or model or meta):
-        raise InputError("--paper takes every cache of the eleven datasets; name none beside it.")
+    arguments |= {"device": device, "precision": precision, "runs": runs}
     if paper:
+        if base_to_new or caches or dataset or model or meta or pool:
+            raise InputError(_PAPER_ALONE)
         arguments |= {"root": cache, "command": recorded_command(context, [])}
         _compare_paper(arguments, as_json=as_json, verbose=verbose)
         return
     from cafe.study.compare import compare as run
 
-    arguments |= {"base_to_new": base_to_new, "meta": meta}
+    arguments |= {"base_to_new": base_to_new, "meta": meta, **_pooled(pool, class_balance)}
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
@@ -104,6 +106,10 @@ def compare(
         print_records_csv(comparison.records)
     else:
         _print(comparison, features, verbose=verbose)
+
+
+def _pooled(pool: str | None, class_balance: str | None) -> dict[str, Any]:
+    return without_none(pool=pool, class_balance=read_class_balance(class_balance))
 
 
 def _print(comparison: Comparison, caches: Sequence[FeatureCache], *, verbose: bool) -> None:

@@ -10,6 +10,7 @@ from typer import Option
 
 from .. import options as opt
 from ..caches import open_cache
+from ..class_balance import read_class_balance
 from ..output import note, print_saved_json, say
 from ..parsing import (
     parse_methods,
@@ -73,6 +74,8 @@ def fit(
     encoder: opt.TowerModel = None,
     pretrained: opt.TowerWeights = None,
     meta: opt.MetaWeights = None,
+    pool: opt.Pool = None,
+    class_balance: opt.ClassBalance = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -91,7 +94,9 @@ def fit(
     recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
     given = {**parse_ratio(ratio), "bottleneck": bottleneck, "prompt": parse_prompt(prompt)}
     flags = {"counterfactual": counterfactual, "balance": balance, "class_specific": class_specific}
-    settings = without_none(**recipe, **given, **flags, words=words, meta=meta)
+    pooled = {"pool": pool, "class_balance": read_class_balance(class_balance)}
+    where = {"validation": validation, "device": device, "precision": precision, "runs": runs}
+    settings = without_none(**recipe, **given, **flags, **pooled, **where, words=words, meta=meta)
     features = open_cache(cache_argument, cache, dataset, model)
     methods = parse_methods(method) or ["clip-adapter"]
     settings |= tower_loader(methods, encoder, pretrained, device)(features)
@@ -101,10 +106,6 @@ def fit(
             method=methods,
             shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
-            validation=validation,
-            device=device,
-            precision=precision,
-            runs=runs,
             command=recorded_command(context, [features]),
             progress=progress,
             note=lambda text: note(f"cafe: {text}"),

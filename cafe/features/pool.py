@@ -1,0 +1,230 @@
+"""Images without labels that a method may look at, and in words what a result owes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cafe.errors import CacheMismatchError, InputError
+from cafe.features.tensors import LARGE
+from cafe.store import FeatureCache
+from cafe.store.key import differences
+from cafe.store.paths import cache_name
+
+INDUCTIVE = "inductive"
+"""What a result is that saw nothing but labelled images and the classes' text."""
+
+SAME = 0.9999
+"""Cosine from which on two features are of one image: its own copies differ by rounding alone."""
+
+_BLOCK = 1 << 24  # cosines at a time
+_IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Image features without labels.
+
+    It has no field for labels and does not know where its features are from: no method can get at
+    a label of the pool, whatever it does.
+
+    Attributes
+    ----------
+    x : Tensor
+        Raw image features, at least one. (N, D)
+    learning : str
+        What a result is that saw them: "transductive: ..." or "semi-supervised: ...".
+    """
+
+    x: Tensor  # (N, D)
+    learning: str = ""
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or not len(self.x):
+            raise InputError(
+                f"a pool must be features (N, D) of at least one image; got {tuple(self.x.shape)}."
+            )
+        if not self.learning:
+            object.__setattr__(self, "learning", describe_pool(len(self.x)))
+
+    @classmethod
+    def of(cls, pool: Pool | ArrayLike) -> Pool:
+        """A pool as it is, or of an array of features."""
+        return pool if isinstance(pool, Pool) else cls(torch.from_numpy(np.array(pool, np.float32)))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """L2-normalised features. (N, D)"""
+        return normalize(self.x.float(), dim=-1)
+
+    def to(self, device: torch.device | str) -> Pool:
+        """The same pool on another device."""
+        return Pool(self.x.to(device), self.learning)
+
+
+def describe_pool(images: int, seen: int = 0, tests: int = 0) -> str:
+    """What a result is whose heads saw a pool.
+
+    Parameters
+    ----------
+    images : int
+        How many are in the pool.
+    seen : int
+        How many of these are in the test split.
+    tests : int
+        Images of the test split.
+
+    Examples
+    --------
+    >>> describe_pool(549, 549, 549)
+    'transductive: sees the 549 test images without their labels'
+    >>> describe_pool(80)
+    'semi-supervised: sees 80 further images without labels, none of them in the test split'
+    """
+    if not seen:
+        return (
+            f"semi-supervised: sees {images:,} further images without labels, none of them in the "
+            "test split"
+        )
+    which = f"the {seen:,}" if seen == tests else f"{seen:,} of the {tests:,}"
+    more = f", and {images - seen:,} further images" if images > seen else ""
+    return f"transductive: sees {which} test images without their labels{more}"
+
+
+def kind_of(learning: str | None) -> str:
+    """`inductive`, `transductive` or `semi-supervised`: results of two kinds are never ranked."""
+    return (learning or INDUCTIVE).partition(":")[0]
+
+
+def join_learning(words: Sequence[str | None]) -> str:
+    """What an average is of results of one kind, which may have seen different numbers of images.
+
+    Examples
+    --------
+    >>> join_learning([describe_pool(9, 9, 9), describe_pool(5, 5, 5)]).partition("; or ")[2]
+    'sees the 5 test images without their labels'
+    """
+    told = list(dict.fromkeys(word or INDUCTIVE for word in words))
+    details = [word.partition(": ")[2] for word in told]
+    return told[0] if len(told) == 1 else f"{kind_of(told[0])}: {'; or '.join(details)}"
+
+
+def load_pool(
+    cache: FeatureCache, pool: Pool | FeatureCache | Path | str | None = None
+) -> Pool | None:
+    """The unlabelled images that are meant; their labels are not read.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        What is fitted on.
+    pool : Pool, FeatureCache, Path or str, optional
+        "test" is the test split of `cache`; a cache, its file or its name is all of its images;
+        None and "none" are no pool.
+
+    Returns
+    -------
+    Pool or None
+        It says how many of its images are in the test split of `cache`, by their ids and by their
+        features.
+
+    Raises
+    ------
+    InputError
+        If the cache has no test split.
+    CacheMismatchError
+        If the features are of another encoder. The difference is named.
+    """
+    if pool is None or pool == "none":
+        return None
+    if pool == "test":
+        tests = cache.counts.get("test")
+        if tests is None:
+            raise InputError(
+                f"cache '{cache.path}' has no test split to take for a pool; name a cache."
+            )
+        return Pool(_read(cache, "test"), describe_pool(tests, tests, tests))
+    if isinstance(pool, Pool):
+        _check_width(cache, pool.x.shape[1], "the pool")
+        return pool
+    other = FeatureCache.open(pool)
+    _check_encoder(cache, other)
+    x = torch.cat([_read(other, split) for split in other.counts])
+    tests = cache.counts.get("test", 0)
+    return Pool(x, describe_pool(len(x), _count_shared(cache, other, x) if tests else 0, tests))
+
+
+def _read(cache: FeatureCache, split: str) -> Tensor:
+    """Features of a split, and nothing else of it. (N, D)"""
+    large = cache.counts[split] * cache.width > LARGE
+    arrays = cache.read(split, views=False, dtype=None if large else np.float32)
+    return torch.from_numpy(arrays.features)
+
+
+def _check_width(cache: FeatureCache, width: int, name: str) -> None:
+    if width != cache.width:
+        raise CacheMismatchError(
+            f"{name} has features of width {width}, and '{cache_name(cache.path)}' of "
+            f"{cache.width}; a pool must be of the same encoder."
+        )
+
+
+def _check_encoder(cache: FeatureCache, other: FeatureCache) -> None:
+    """Refuse a pool of another encoder."""
+    _check_width(cache, other.width, f"'{cache_name(other.path)}'")
+    keys = [{part: c.header.key.get(part) for part in _IMAGE_TOWER} for c in (cache, other)]
+    names = [(c.header.model, c.header.pretrained) for c in (cache, other)]
+    known = all(key["weights_sha256"] for key in keys)
+    different = differences(keys[1], keys[0]) if known else []
+    if not known and names[0] != names[1]:
+        different = [f"its encoder is {'.'.join(names[1])}, not {'.'.join(names[0])}"]
+    if different:
+        raise CacheMismatchError(
+            f"the pool '{cache_name(other.path)}' cannot be used with "
+            f"'{cache_name(cache.path)}': {different[0]}; extract it with the same encoder."
+        )
+
+
+def _count_shared(cache: FeatureCache, other: FeatureCache, x: Tensor) -> int:
+    """Images of a pool that are in the test split: by features, by their files, or by ids."""
+    test = normalize(_read(cache, "test").float(), dim=-1)  # (M, D)
+    rows = max(1, _BLOCK // len(test))
+    shared = torch.cat([_near(part, test) for part in torch.split(x, rows)])  # (N,)
+    for names_of in (_digests, _ids) if _same_dataset(cache, other) else (_digests,):
+        known = {name for name in names_of(cache, "test") if name}
+        names = [name for split in other.counts for name in names_of(other, split)]
+        shared |= torch.tensor([name in known for name in names])
+    return int(shared.sum())
+
+
+def _same_dataset(cache: FeatureCache, other: FeatureCache) -> bool:
+    """Whether ids of two caches mean the same images."""
+    return cache.header.dataset == other.header.dataset
+
+
+def _near(x: Tensor, test: Tensor) -> Tensor:
+    """Whether images are copies of test images. (n,)"""
+    return (normalize(x.float(), dim=-1) @ test.mT).amax(dim=1) >= SAME
+
+
+def _ids(cache: FeatureCache, split: str) -> Sequence[str | bytes]:
+    return cache.ids(split)
+
+
+def _digests(cache: FeatureCache, split: str) -> Sequence[str | bytes]:
+    """SHA-256 of the images' files; empty where it is not known."""
+    files = cache.files(split)
+    if files is None:
+        return [b""] * cache.counts[split]
+    return [state.tobytes() if state.any() else b"" for state in files["sha256"]]

@@ -1,0 +1,1 @@
+"""Methods that look at a pool of images without labels: `cafe.features.pool.Pool`."""

@@ -1,0 +1,81 @@
+"""A pool of unlabelled images in a study: which methods take it, and what their results are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cafe.errors import InputError
+from cafe.features.pool import INDUCTIVE, Pool, kind_of, load_pool
+from cafe.methods.catalog import CATALOG, find_method
+from cafe.results.result import Result
+from cafe.store import FeatureCache
+
+PoolLike = Pool | FeatureCache | Path | str
+"""A pool, "test" for the test split of the cache that is fitted on, "none", or another cache."""
+
+
+def takes_pool(method: str) -> bool:
+    """Whether a method looks at unlabelled images where there are some."""
+    return "pool" in find_method(method).settings()
+
+
+def pool_settings(
+    cache: FeatureCache, pool: PoolLike | None, methods: Sequence[str]
+) -> dict[str, Any]:
+    """The pool as a setting of the methods; none where there is none.
+
+    Raises
+    ------
+    InputError
+        If none of the methods would look at it, or one needs it and there is none.
+    """
+    for name in methods:
+        if pool in (None, "none") and find_method(name).needs == "pool":
+            raise InputError(
+                f"{name} learns from images without labels and has none; give pool=test "
+                "or pool=CACHE."
+            )
+    loaded = load_pool(cache, pool)
+    if loaded is None:
+        return {}
+    if not any(map(takes_pool, methods)):
+        raise InputError(
+            f"{', '.join(methods)} would not look at a pool; take one of "
+            f"{', '.join(filter(takes_pool, CATALOG))}, or pool=none."
+        )
+    return {"pool": loaded}
+
+
+def learning_of(method: str, settings: Mapping[str, Any]) -> str:
+    """What a result of a method is under settings: `inductive`, or what it saw in words."""
+    pool = settings.get("pool")
+    return pool.learning if isinstance(pool, Pool) and takes_pool(method) else INDUCTIVE
+
+
+def learning_in_words(methods: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """In a clause, what all results of a study are."""
+    groups: dict[str, list[str]] = {}
+    for method in methods:
+        groups.setdefault(learning_of(method, settings), []).append(method)
+    if [*groups] == [INDUCTIVE]:
+        return INDUCTIVE
+    return "; ".join(f"{', '.join(names)} {words}" for words, names in groups.items())
+
+
+def few_class_notes(results: Sequence[Result]) -> list[str]:
+    """In a sentence, which heads took their pool for one of few classes."""
+    found = [r for r in results if kind_of(r.learning) != INDUCTIVE]
+    return [
+        f"{r.method}, {r.shots} shots: the pool may hold few of the classes, so its images count "
+        "for a tenth of a shot each."
+        for r in found
+        if any(_few(dict(head.params)) for head in r.heads)
+    ]
+
+
+def _few(params: Mapping[str, Any]) -> bool:
+    """Whether a head, or a member of it, took the safe rule."""
+    parts = [params, *params.get("members", ())]
+    return any(part.get("few_classes", False) for part in parts)
