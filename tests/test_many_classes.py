@@ -91,7 +91,7 @@ def test_a_report_fits_nothing_that_is_large_again(
     path.write_text(json.dumps(record))
     monkeypatch.setattr(analysis, "MOST_LOGITS", 2 * 2100**2 - 1)
     monkeypatch.setattr(analysis, "out_of_fold", None)
-    (run,) = collect([tmp_path / "runs"], None, None)
+    (run,) = collect([tmp_path / "runs"], None, "nearest-class")
     said = "No temperature was fitted: to fit nearest-class again to 4,200 images of 2,100 classes"
     assert [note for note in run.notes if note.startswith(said)]
 

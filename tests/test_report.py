@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError, how_to_install
 from cafe.report import collect, write_report
 from cafe.report.analysis import project
+from cafe.report.figures import accuracy
 from cafe.report.page import render
+from cafe.report.ranking import ranking
+from cafe.report.telling_apart import overview, titles
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.compare import compare
@@ -29,6 +33,7 @@ from cafe.study.grid.search import search
 from cafe.study.grid.space import GridSpace
 from cafe_cli.main import main
 
+FIGURES = 13
 EVIL = "<script>alert(1)</script> & co"
 HOSTILE = (
     """ "><script>alert(1)</script><img src=x onerror='alert(2)'></title></style><!--"""
@@ -119,7 +124,10 @@ def read(page: Path) -> Reader:
 def test_it_names_no_host(read: Reader) -> None:
     links = [a[name] for _, a in read.tags for name in ("src", "href") if name in a]
     assert links
-    assert all(link and link.startswith(("#", "data:")) for link in links)
+    inside = [link for link in links if link and not link.startswith(("#", "data:"))]
+    assert all(links)
+    assert inside
+    assert all(link.startswith("images/test/") for link in inside)  # of the images, beside the page
     (policy,) = (a["content"] for a in read.all("meta") if "http-equiv" in a)
     assert policy is not None
     assert policy.startswith("default-src 'none'")
@@ -151,6 +159,75 @@ def test_what_is_confused_has_pictures(read: Reader) -> None:
     assert all((one["alt"] or "").startswith("test/") for one in pictures)
 
 
+def test_the_best_method_is_in_the_headline(runs: list[Path]) -> None:
+    (found,) = collect(runs[:1])
+    best = max((r for r in found.results.values() if r.shots == 2), key=lambda r: r.accuracy.mean)
+    assert found.focus == (best.method, 2)
+    text = " ".join(Reader(render([found])).words)
+    assert f"{best.method} is the best of 3 methods on dtd" in text
+    assert "With 2 training images per class" in text
+    (asked,) = collect(runs[:1], method="zero-shot")
+    assert asked.focus == ("zero-shot", 2)
+    assert f"{best.method} is the best of 3 methods on dtd" in render([asked])
+
+
+def test_methods_are_ranked_inside_their_groups(runs: list[Path]) -> None:
+    results = collect(runs[:1])[0].results.values()
+    (everything,) = ranking(results, 2)
+    means = [result.accuracy.mean for result in everything.results]
+    assert means == sorted(means, reverse=True)
+    groups = ranking(results, 2, lambda method: "text" if method == "zero-shot" else "images")
+    assert [group.group for group in groups] == ["text", "images"]
+    assert [result.method for result in groups[0].results] == ["zero-shot"]
+    assert len(groups[1].results) == 2
+
+
+def test_at_most_six_lines_are_in_colour(runs: list[Path]) -> None:
+    (found,) = collect(runs[:1])
+    many = {
+        (f"m{place}", shots): replace(result, method=f"m{place}")
+        for (_, shots), result in found.results.items()
+        for place in range(9)
+    }
+    figure = accuracy(replace(found, results=many, focus=("m0", 2), published=()))
+    assert [trace["meta"]["on"] for trace in figure.data] == [True] * 6 + [False] * 3
+    assert {trace["meta"]["off"] for trace in figure.data} == {"grey"}
+
+
+def test_several_runs_are_told_apart_by_what_differs(runs: list[Path]) -> None:
+    compared, swept = collect(runs)
+    assert titles([compared]) == ["dtd, RN50.none (comparison)"]
+    assert titles([compared, swept]) == ["comparison", "grid"]
+    twice = titles([compared, replace(compared, folder=Path("elsewhere"))])
+    assert twice == [compared.folder.name, "elsewhere"]
+    assert "validation" in overview([compared, swept])
+
+
+def test_the_worst_images_are_wrong_and_linked(home: Path, runs: list[Path]) -> None:
+    (found,) = collect(runs[:1], home / "images")
+    assert found.analysis is not None
+    losses = found.analysis.losses
+    assert losses
+    assert all(loss.label != loss.guess and 0 < loss.probability <= 1 for loss in losses)
+    text = render([found], home / "pages")
+    assert f'href="../images/test/{losses[0].row}.png"' in text
+    assert found.confusions is not None
+    assert set(found.confusions.classes) == set(range(4))
+
+
+def test_a_run_without_predictions_has_its_most_confused_pairs(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    (before,) = collect([copy])
+    (copy / "predictions.csv").unlink()
+    (after,) = collect([copy])
+    assert before.confusions is not None
+    assert after.confusions is not None
+    assert after.confusions.shares == pytest.approx(before.confusions.shares, abs=0.01)
+
+
 def test_class_names_are_text(read: Reader, page: Path) -> None:
     assert EVIL in " ".join(read.words)
     assert "<script>alert" not in page.read_text(encoding="utf-8")
@@ -158,7 +235,8 @@ def test_class_names_are_text(read: Reader, page: Path) -> None:
 
 def test_figures_are_described(read: Reader) -> None:
     plots = [a for a in read.all("div") if "plot" in (a.get("class") or "")]
-    assert len(plots) == 9  # accuracy, gains, reliability and map of two runs, one heat map
+    # accuracy, gains, confusions, reliability and a map of two sides of two runs, and a grid
+    assert len(plots) == FIGURES
     assert all(one["role"] == "img" and one["aria-label"] for one in plots)
     ids = [a["id"] for _, a in read.tags if a.get("id")]
     assert len(ids) == len(set(ids))
@@ -263,6 +341,20 @@ def test_the_command(
     main()  # it returns where all is well
     assert capsys.readouterr().out == f"{target}\n"
     assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_command_takes_the_newest_run(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ([], [runs[0].name]):
+        monkeypatch.setattr(sys, "argv", ["cafe", "report", *words, "--runs", str(runs[0].parent)])
+        main()
+        assert capsys.readouterr().out == "report.html\n"
+    monkeypatch.setattr(sys, "argv", ["cafe", "report", "no-such", "--runs", str(runs[0].parent)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no-such" in capsys.readouterr().err
 
 
 def suffixed(value: Any, suffix: str, own: bool = False) -> Any:
@@ -414,7 +506,7 @@ def test_a_browser_asks_no_host_and_finds_no_error(browser: Any, page: Path) -> 
 
 def test_a_browser_draws_each_figure(browser: Any) -> None:
     plots = browser.find_elements("css selector", ".plot")
-    assert len(plots) == 9
+    assert len(plots) == FIGURES
     for plot in plots:
         assert plot.find_elements("css selector", ".main-svg")
         marks = ".point, .lines, .heatmaplayer image"
@@ -449,6 +541,49 @@ def test_a_click_on_a_cell_shows_its_runs(browser: Any, runs: list[Path]) -> Non
     assert button.get_attribute("aria-pressed") == "true"
 
 
+def _outside(driver: Any, width: int = 390) -> list[str]:
+    """What a narrow screen does not show, or what makes the page scroll sideways."""
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    time.sleep(0.5)
+    found = driver.execute_script(
+        "const shown = 'h1, h2, h3, p, img, .main-svg, .legend button, figcaption, summary';"
+        "return [...document.querySelectorAll(shown)].filter((e) => {"
+        "  const r = e.getBoundingClientRect();"
+        "  return r.width && (r.left < -1 || r.right > innerWidth + 1); }).map((e) => e.outerHTML)"
+    )
+    wide = driver.execute_script("return document.documentElement.scrollWidth") > width
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    return [*found, *(["the page"] if wide else [])]
+
+
+def test_a_phone_shows_all_of_it(browser: Any) -> None:
+    assert _outside(browser) == []
+
+
+def test_a_click_on_a_name_shows_its_line(browser: Any) -> None:
+    name = "document.querySelector('#run1 .legend button')"
+    for pressed in ("false", "true"):
+        browser.execute_script(f"{name}.click()")
+        assert browser.execute_script(f"return {name}.ariaPressed") == pressed
+
+
+def test_a_click_on_a_confusion_shows_its_pair(browser: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    heat = browser.find_element("css selector", "#run1-confusions .nsewdrag")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", heat)
+    status, size = browser.find_element("id", "run1-pair"), heat.size
+    off_diagonal = {"xoffset": int(size["width"] * 0.37), "yoffset": -int(size["height"] * 0.37)}
+    move = ActionChains(browser).move_to_element_with_offset(heat, **off_diagonal)
+    move.pause(0.3).click().perform()
+    for _ in range(40):
+        if status.text != "No pair is chosen.":
+            break
+        time.sleep(0.1)
+    assert "% of ash are taken for " in status.text
+
+
 def test_dark_and_light(browser: Any) -> None:
     grounds = []
     for theme in ("dark", "light"):
@@ -468,7 +603,11 @@ def test_a_browser_runs_no_script_but_the_page_s_own(browser: Any, hostile: Path
     assert len(browser.find_elements("css selector", "script")) == 4
     assert browser.find_elements("css selector", ".plot a, [onerror]") == []
     (axis,) = browser.find_elements("css selector", "#run1-gains .yaxislayer-above")
-    assert f"a{HOSTILE}" in axis.get_attribute("textContent")
+    assert """a "><scr…""" in axis.get_attribute("textContent")  # long names lose their middle
+    buttons = browser.find_elements("css selector", "#run1 .legend button")
+    names = [button.get_attribute("textContent") for button in buttons]
+    assert any(f"a{HOSTILE}" in name for name in names)
+    assert _outside(browser) == []
     added = (
         "const script = document.createElement('script'); script.textContent = 'window.ran = 1';"
     )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from cafe.features.task import StoredFeatures, class_text
 from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head
+from cafe.results.image_scores import ImageScores
 from cafe.results.result import Result
 from cafe.results.runs import head_file
 from cafe.results.saved_head import load_head
@@ -34,8 +35,20 @@ MOST_POINTS = 1000
 FEWEST_FOR_TSNE = 60
 """Below, t-SNE has no neighbourhoods to keep: a map is by PCA."""
 
+MOST_LOSSES = 12
+"""Images that a page shows of those that the head judges worst."""
+
 MOST_LOGITS = 1 << 30
 """Logits of the shots that a page fits a temperature for at most: 16 shots of 8,192 classes."""
+
+
+class Loss(NamedTuple):
+    """A test image that the head judges badly: its row, classes, and the guess's probability."""
+
+    row: int
+    label: int
+    guess: int
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -57,10 +70,14 @@ class Analysis:
         Bins "before" and, where the run has a temperature, "after" it; see
         `cafe.study.diagnostics`.
     temperature : float or None
+    losses : list of Loss
+        Wrong answers, the one with the least probability of the label first.
     thumbnails : mapping of int to str
         Rows of the test split -> a small JPEG as a data URI.
     ids : mapping of int to str
         Names of the same rows.
+    paths : mapping of int to Path
+        Files of the same rows, where the folder of the images was given and has them.
     notes : list of str
         What is not shown, and why.
     """
@@ -72,8 +89,10 @@ class Analysis:
     projection: str
     reliability: Mapping[str, Any]
     temperature: float | None
+    losses: Sequence[Loss] = ()
     thumbnails: Mapping[int, str] = field(default_factory=dict)
     ids: Mapping[int, str] = field(default_factory=dict)
+    paths: Mapping[int, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -110,19 +129,23 @@ def analyse(
         temperature = temperature or _temperature(cache, saved.head, result, seed)
     except InputError as error:  # a file that the method needs may be gone
         notes.append(f"No temperature was fitted: {error}")
+    scores = score_head(saved.head, test, len(cache.header.class_names), temperature=temperature)
+    losses = _top_losses(scores)
     names = cache.ids("test")  # (N,)
-    confused = sorted({r for pair in result.page.get("confusions", ()) for r in pair["rows"]})
-    ids = {image: names[image] for image in confused}
+    confused = {r for pair in result.page.get("confusions", ()) for r in pair["rows"]}
+    ids = {image: names[image] for image in sorted(confused | {loss.row for loss in losses})}
     return Analysis(
         seed=seed,
         labels=test.y[points].tolist(),
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
         projection=projection,
-        reliability=_reliability(saved.head, test, len(cache.header.class_names), temperature),
+        reliability=_reliability(scores),
         temperature=temperature,
+        losses=losses,
         thumbnails=_thumbnails(cache, ids, images, notes),
         ids=ids,
+        paths=_paths(ids, images),
         notes=notes,
     )
 
@@ -175,14 +198,30 @@ def project(
     return np.round(plane, 2).tolist(), words
 
 
-def _reliability(
-    head: Head, test: Features, classes: int, temperature: float | None
-) -> dict[str, Any]:
-    scores = score_head(head, test, classes, temperature=temperature)
+def _reliability(scores: ImageScores) -> dict[str, Any]:
     bins = {"before": bins_json(scores.reliability())}
-    if temperature:
+    if scores.temperature:
         bins["after"] = bins_json(scores.reliability(calibrated=True))
     return bins
+
+
+def _top_losses(scores: ImageScores) -> list[Loss]:
+    loss = -scores.log_likelihood.masked_fill(scores.right, 0.0)  # (N,)
+    worst = torch.argsort(loss, descending=True, stable=True)[:MOST_LOSSES].tolist()
+    columns = (scores.labels, scores.predicted, scores.calibrated)
+    return [
+        Loss(row, *(column[row].item() for column in columns))  # type: ignore[arg-type]
+        for row in worst
+        if not scores.right[row]
+    ]
+
+
+def _paths(ids: Mapping[int, str], images: Path | None) -> dict[int, Path]:
+    """The files of some test images, where they lie in the folder that was given."""
+    if images is None:
+        return {}
+    inside = {row: images / name for row, name in ids.items() if stays_inside(images, name)}
+    return {row: path for row, path in inside.items() if path.is_file()}
 
 
 def _thumbnails(
@@ -200,5 +239,5 @@ def _thumbnails(
         thumbnails = {}
     if ids and not thumbnails:
         where = f"in '{images}'" if images else "at hand; --images FOLDER says where they are"
-        notes.append(f"The images are not {where}, so confusions have no thumbnails.")
+        notes.append(f"The images are not {where}, so mistakes have no pictures.")
     return thumbnails

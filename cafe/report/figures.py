@@ -1,7 +1,8 @@
 """Figures as plotly's JSON: data, layout and what a screen reader says; knows no HTML.
 
 Colours are names that the page looks up in its light or dark theme: "@0" to "@7" of the palette,
-"@ink", "@muted", "@grid", "@paper".
+"@ink", "@muted", "@grid", "@paper". The page makes the legend, a button for each trace: `meta` says
+what the trace looks like while its button is off ("hidden", or "grey") and whether it starts so.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from html import escape
 from typing import Any, NamedTuple
 
 from cafe.errors import counted
-from cafe.report.report_data import HeatMap, ReportData
+from cafe.report.heat_maps import HeatMap
+from cafe.report.report_data import ReportData
 from cafe.results.metrics import Summary
 
 Json = dict[str, Any]
-LEGEND_BELOW: Json = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
 _DRAWN_AT_FIRST = ("zero-shot", "clip-adapter")  # other published numbers wait in the legend
 _WIDEST_INTERVAL = 8.0  # points of a confidence interval that an axis makes room for
+_MOST_COLOURED = 6  # lines; an eye tells no more apart, and others are a click away
 _DASHES = ("solid", "longdash", "dashdot")  # tells apart lines of one colour
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon", "x")
 _HOVER = "%{fullData.name}: %{y:.2f} %<extra></extra>"
+
+
+def button(*, on: bool = True, off: str = "hidden") -> Json:
+    """What a trace's button in the legend does."""
+    return {"on": on, "off": off}
 
 
 class Figure(NamedTuple):
@@ -58,7 +65,7 @@ def accuracy(run: ReportData) -> Figure:
     # shot counts are evenly spaced words, not numbers: 1, 2, 4, 8 and 16 would crowd on a line
     numbers = {count for count in run.shots if count != "all"}
     ticks = [*sorted(published | numbers), *(["all"] if "all" in run.shots else [])]
-    data = [_line(run, method, ticks) for method in run.methods]
+    data = [_line(run, method, ticks) for method in run.ranked]
     data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
         "xaxis": axis(
@@ -69,20 +76,19 @@ def accuracy(run: ReportData) -> Figure:
             zeroline=False,
         ),
         "yaxis": axis("top-1 accuracy (%)", range=_accuracy_range(run)),
-        "legend": LEGEND_BELOW,
-        "height": 460 + 14 * (len(data) // 4),
+        "height": 430,
     }
     methods, counts = counted(len(run.methods), "method"), counted(len(ticks), "shot count")
     label = f"Lines: accuracy of {methods} at {counts}"
-    return Figure(data, layout, f"{label}; the table below has the numbers.")
+    return Figure(data, layout, f"{label}; the table has the numbers.")
 
 
 def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
     x = [place for place, shots in enumerate(ticks) if (method, shots) in run.results]
     summaries = [run.results[method, ticks[place]].accuracy for place in x]
-    in_focus, place = method == run.focus[0], run.methods.index(method)
-    colour = _colour(run, method)
-    dash = "dash" if method == "zero-shot" else _DASHES[place // 8 % len(_DASHES)]
+    in_focus, place = method == run.focus[0], _place(run, method)
+    colour, reference = _colour(run, method), method == "zero-shot"
+    dash = "dash" if reference else _DASHES[place // 8 % len(_DASHES)]
     return scatter(
         "lines+markers",
         x,
@@ -92,6 +98,7 @@ def _line(run: ReportData, method: str, ticks: Sequence[Any]) -> Json:
         line={"color": colour, "width": 3 if in_focus else 1.7, "dash": dash},
         marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 8 if in_focus else 6},
         hovertemplate=_HOVER,
+        meta=button(on=reference or in_focus or place < _MOST_COLOURED, off="grey"),
     )
 
 
@@ -108,13 +115,14 @@ def _published_line(row: Mapping[str, Any], ticks: Sequence[Any]) -> Json:
         name=f"{row['method']}, published",
         line={"color": "@muted", "width": 1.2, "dash": "dot"},
         marker={"symbol": "circle-open", "size": 6, "color": "@muted"},
-        visible=True if row["cafe"] in _DRAWN_AT_FIRST else "legendonly",
         hovertemplate=_HOVER,
+        meta=button(on=row["cafe"] in _DRAWN_AT_FIRST),
     )
 
 
 def _dots(run: ReportData) -> Figure:
-    results = list(run.results.values())[::-1]  # plotly draws the first at the bottom
+    found = [run.results[method, shots] for shots in run.shots for method in run.ranked]
+    results = found[::-1]  # plotly draws the first at the bottom
     data = [
         scatter(
             "markers",
@@ -138,12 +146,14 @@ def _dots(run: ReportData) -> Figure:
     )
 
 
+def _place(run: ReportData, method: str) -> int:
+    """A method's rank among those that take a colour: zero-shot takes none."""
+    return [name for name in run.ranked if name != "zero-shot" or name == method].index(method)
+
+
 def _colour(run: ReportData, method: str) -> str:
-    """The palette's name of a method's colour: grey for zero-shot, blue for the one in focus."""
-    if method == "zero-shot":
-        return "@muted"
-    others = [name for name in run.methods if name not in ("zero-shot", run.focus[0])]
-    return "@0" if method == run.focus[0] else f"@{1 + others.index(method) % 7}"
+    """The palette's name of a method's colour: grey for zero-shot, blue for the best."""
+    return "@muted" if method == "zero-shot" else f"@{_place(run, method) % 8}"
 
 
 def _error_bars(summaries: Sequence[Summary], colour: str) -> Json:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from cafe.errors import counted
 from cafe.report.analysis import Analysis
-from cafe.report.figures import LEGEND_BELOW, Figure, Json, axis, literal, scatter
+from cafe.report.confusions import ConfusionMap
+from cafe.report.figures import Figure, Json, axis, button, literal, scatter
 
 _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes
 _MOST_CLASSES = 24  # told apart on a map: eight colours by three symbols
 _MAP_SYMBOLS = ("circle", "diamond", "triangle-up")
-_SIDE_TITLES = ("encoder's features", "adapted features")  # they share a narrow screen
-_HALVES = ([0, 0.485], [0.515, 1])  # of the figure's width
-_TITLE: Json = {"showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "left", "y": 1.06}
-
+_MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
 _STYLES = {"before": ("as fitted", "@1", "square"), "after": ("with temperature", "@0", "circle")}
 
 Bins = Sequence[Mapping[str, float]]
@@ -29,6 +28,7 @@ def ends(by_class: Sequence[tuple[str, float]], most: int) -> list[tuple[str, fl
 def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
     """Gain of every class over zero-shot as bars, blue for a gain and orange for a loss."""
     shown = ends(by_class, _MOST_GAINS)[::-1]  # plotly draws the first at the bottom
+    ticks = ticks_of([literal(name) for name, _ in shown], [name for name, _ in shown])
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -39,7 +39,7 @@ def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
     }
     layout = {
         "xaxis": axis("points of accuracy", zeroline=True),
-        "yaxis": axis(automargin=True, showgrid=False, type="category", dtick=1),
+        "yaxis": axis(showgrid=False, type="category", **ticks),
         "height": 110 + 22 * len(shown),
         "bargap": 0.35,
     }
@@ -64,7 +64,6 @@ def reliability(bins: Mapping[str, Bins]) -> Figure:
     layout = {
         "xaxis": axis("confidence (%)", range=[0, 101]),
         "yaxis": axis("accuracy (%)", range=[0, 101]),
-        "legend": LEGEND_BELOW,
         "height": 440,
     }
     errors = [f"{name} {calibration_error(own):.1f} %" for own, name, *_ in lines]
@@ -91,28 +90,77 @@ def _reliability_line(bins: Bins, name: str, colour: str, symbol: str) -> Json:
         line={"color": colour, "width": 1.7},
         marker={"symbol": symbol, "color": colour, "size": sizes},
         customdata=[row["images"] for row in shown],
+        meta=button(),
         hovertemplate="%{y:.1f} % right at %{x:.1f} % sure, %{customdata:.0f} images"
         "<extra></extra>",
     )
 
 
-def feature_map(analysis: Analysis, class_names: Sequence[str]) -> Figure:
+def feature_maps(analysis: Analysis, class_names: Sequence[str]) -> dict[str, Figure]:
     """Two dimensions of the test features, before and after the adapter, coloured by class."""
-    sides = [side for side in (analysis.before, analysis.after) if side is not None]
+    sides = {"map": analysis.before, "map-after": analysis.after}
     plain = axis(showgrid=False, zeroline=False, showticklabels=False, showline=False, ticks="")
-    layout: Json = {"height": 500, "legend": LEGEND_BELOW, "annotations": []}
-    data = []
-    for place, (points, title) in enumerate(zip(sides, _SIDE_TITLES, strict=False)):
-        number, anchor = ("2", {"anchor": "x2"}) if place else ("", {})
-        domain = _HALVES[place] if len(sides) == 2 else [0, 1]
-        layout[f"xaxis{number}"] = {**plain, "domain": domain}
-        layout[f"yaxis{number}"] = {**plain, **anchor}
-        layout["annotations"].append({**_TITLE, "text": title, "x": domain[0]})
-        data += [
-            {**cloud, "xaxis": f"x{number}", "yaxis": f"y{number}", "showlegend": not place}
-            for cloud in _clouds(points, analysis.labels, class_names)
-        ]
-    return Figure(data, layout, f"Scatter of test features: {analysis.projection}.")
+    layout: Json = {
+        "height": 400,
+        "xaxis": plain,
+        "yaxis": plain,
+        "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
+    }
+    return {
+        name: Figure(
+            _clouds(points, analysis.labels, class_names),
+            layout,
+            f"Scatter of test features: {analysis.projection}.",
+        )
+        for name, points in sides.items()
+        if points is not None
+    }
+
+
+def confusions(found: ConfusionMap, class_names: Sequence[str]) -> Figure:
+    """How often each class is taken for each other, in percent of its images."""
+    classes, names = found.classes, [literal(class_names[label]) for label in found.classes]
+    shares = [
+        [None if a == b else round(found.shares.get((a, b), 0.0), 1) for b in classes]
+        for a in classes
+    ]
+    heat = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": shares,
+        "text": [[f"{z:.0f}" if z and round(z) else "" for z in row] for row in shares],
+        "texttemplate": "%{text}" if len(classes) <= _MOST_NUMBERED else "",
+        "customdata": [[f"{a}|{b}" for b in classes] for a in classes],
+        "colorscale": [[0, "@raised"], [1, "@0"]],
+        "zmin": 0,
+        "xgap": 1,
+        "ygap": 1,
+        "showscale": False,
+        "hoverongaps": False,
+        "hovertemplate": "%{z:.1f} % of %{y} are taken for %{x}<extra></extra>",
+    }
+    ticks = ticks_of(names, [class_names[label] for label in classes])
+    layout = {
+        "xaxis": axis("taken for", type="category", showgrid=False, tickangle=-90, **ticks),
+        "yaxis": axis("class", type="category", showgrid=False, autorange="reversed", **ticks),
+        "height": 190 + max(200, 21 * len(classes)),
+    }
+    shown = counted(len(classes), "class")
+    of_all = f" of {found.total:,}" if len(classes) < found.total else ""
+    label = f"Heat map: share of a class's images that are taken for another, {shown}{of_all}."
+    return Figure([heat], layout, label)
+
+
+def ticks_of(values: Sequence[str], names: Sequence[str]) -> Json:
+    """Marks of an axis of classes: all of them, long names without their middle."""
+    return {"tickvals": list(values), "ticktext": [literal(shortened(name)) for name in names]}
+
+
+def shortened(name: str, most: int = 16) -> str:
+    """A long name without its middle, for a narrow screen."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half].rstrip()}…{name[1 - half :].lstrip()}"
 
 
 def _clouds(
@@ -131,7 +179,7 @@ def _clouds(
     ]
     rest = [point for point, own in zip(points, labels, strict=True) if own not in largest]
     if rest:
-        clouds.append(("other classes", {"color": "@grid", "size": 4}, rest))
+        clouds.append(("other classes", {"color": "@rest", "size": 4}, rest))
     return [
         scatter(
             "markers",
@@ -141,6 +189,7 @@ def _clouds(
             legendgroup=name,
             marker={**marker, "opacity": 0.85},
             hoverinfo="name",
+            meta=button(),
         )
         for name, marker, cloud in clouds
     ]

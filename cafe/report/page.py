@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.errors import CafeError, counted, escape_bytes, is_utf8, raise_as
 from cafe.report import figures, head_figures
 from cafe.report.figures import Figure
+from cafe.report.headline import headline, standing
 from cafe.report.read_runs import collect
 from cafe.report.report_data import ReportData
+from cafe.report.telling_apart import overview, titles
 from cafe.results.run_folders import check_output
 from cafe.store.files import remove_left_overs, write_text
 
@@ -47,7 +52,7 @@ def write_report(
         Folder that the dataset's images lie in, for thumbnails; None tries what ships with cafe and
         `$CAFE_DATA`.
     method : str, optional
-        Whose head is looked into; None takes the best on held-out images, of the most shots.
+        Whose head is looked into; None takes the best of the run, at the most shots.
     on_run : callable, optional
         Called with each run, before the page is written.
 
@@ -69,15 +74,15 @@ def write_report(
     for run in data:
         if on_run is not None:
             on_run(run)
-    text = render(data)
+    text = render(data, path.parent)
     with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
         remove_left_overs(path.parent)
         write_text(path, text)
     return path
 
 
-def render(runs: Sequence[ReportData]) -> str:
-    """The page as text."""
+def render(runs: Sequence[ReportData], folder: Path = Path()) -> str:
+    """The page as text; links to images are relative to the folder that it will lie in."""
     by_id = {f"run{number}": run for number, run in enumerate(runs, start=1)}
     figures_by_id = {run_id: _figures(run) for run_id, run in by_id.items()}
     figure_data = [
@@ -86,10 +91,13 @@ def render(runs: Sequence[ReportData]) -> str:
         for name, figure in by_name.items()
     ]
     scripts = [plotting_library(), _source("page.js")]
-    page = _templates().get_template("page.html.j2")
-    return page.render(
+    templates = _templates()
+    templates.filters["link"] = partial(_link, folder=folder)
+    return templates.get_template("page.html.j2").render(
         runs=by_id,
-        datasets=", ".join(dict.fromkeys(run.name for run in runs)),
+        title=_title(runs),
+        titles=dict(zip(by_id, titles(runs), strict=True)),
+        overview=overview(runs),
         figures=figures_by_id,
         figure_data=figure_data,
         cell_data={run_id: run.cells for run_id, run in by_id.items()},
@@ -112,9 +120,22 @@ def _templates() -> Environment:
     templates.filters["shots"] = lambda shots: counted(shots, "shot")
     templates.filters["counted"] = counted
     templates.filters["ends"] = head_figures.ends
+    templates.filters["headline"] = headline
+    templates.filters["standing"] = standing
     templates.filters["escape_bytes"] = escape_bytes
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return templates
+
+
+def _title(runs: Sequence[ReportData]) -> str:
+    if len(runs) == 1:
+        return headline(runs[0])
+    return f"{counted(len(runs), 'run')} on {', '.join(dict.fromkeys(run.name for run in runs))}"
+
+
+def _link(path: Path, folder: Path) -> str:
+    """A file as a link that a page in a folder can hold: relative, so that both can move."""
+    return quote(os.fsencode(os.path.relpath(path.absolute(), folder.absolute())))
 
 
 def _utf8(value: Any) -> Any:
@@ -127,10 +148,12 @@ def _figures(run: ReportData) -> dict[str, Figure]:
     made |= {f"heat-{heat_map.shots}": figures.heat(heat_map) for heat_map in run.heat_maps}
     if run.gains:
         made["gains"] = head_figures.gains(run.gains, run.focus[0])
+    if run.confusions is not None:
+        made["confusions"] = head_figures.confusions(run.confusions, run.class_names)
     if run.reliability:
         made["reliability"] = head_figures.reliability(run.reliability)
     if run.analysis is not None:
-        made["map"] = head_figures.feature_map(run.analysis, run.class_names)
+        made |= head_figures.feature_maps(run.analysis, run.class_names)
     return made
 
 

@@ -10,8 +10,11 @@ from typing import Any
 from cafe.datasets.text_files import distinct_names
 from cafe.errors import CafeError, InputError, unescape_bytes
 from cafe.report.analysis import analyse
+from cafe.report.confusions import read_confusions
+from cafe.report.heat_maps import read_heat_maps
 from cafe.report.published import DATASETS, protocol_differences, published_beside
-from cafe.report.report_data import Key, ReportData, read_heat_maps
+from cafe.report.ranking import ranking
+from cafe.report.report_data import Key, ReportData
 from cafe.results.head_selection import HeadSelector, choose_result
 from cafe.results.page import ResultPage, read_page
 from cafe.results.record import Record, read_record
@@ -33,7 +36,7 @@ def collect(
     images : Path, optional
         Folder that the images of the dataset lie in, for thumbnails.
     method : str, optional
-        Whose head is looked into; None takes the one that `cafe.results.runs.choose_head` does.
+        Whose head is looked into; None takes the best at the most shots.
 
     Returns
     -------
@@ -66,7 +69,10 @@ def _collect_run(folder: Path, images: Path | None, method: str | None) -> Repor
         for result in record.results
         for key in [(result.method, result.shots)]
     }
-    chosen = choose_result(record, HeadSelector(method))
+    usual = choose_result(record, HeadSelector())
+    best = ranking(results.values(), usual.result.shots)[0].results[0]
+    chosen = choose_result(record, HeadSelector(method or best.method))
+    class_names = distinct_names(page.class_names)
     focus, notes, analysis = (chosen.result.method, chosen.result.shots), list[str](), None
     published = _published(record)
     cache = _unchanged_cache(record, notes)
@@ -85,12 +91,14 @@ def _collect_run(folder: Path, images: Path | None, method: str | None) -> Repor
         folder=folder,
         record=record,
         results=results,
-        class_names=distinct_names(page.class_names),
+        class_names=class_names,
         heat_maps=read_heat_maps(folder, record),
         focus=focus,
         focus_in_words=chosen.words,
-        had_choice=chosen.had_choice,
+        had_choice=method is None and usual.had_choice,
         published=published,
+        predicts=None if record.runs else usual.result,
+        confusions=read_confusions(folder, results[focus], record.protocol.seeds, class_names),
         analysis=analysis,
         notes=notes,
     )

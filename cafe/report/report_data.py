@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cafe.errors import counted
 from cafe.features.splits import Shots
 from cafe.report.analysis import Analysis
-from cafe.results.page import GridRow, read_grid_rows
+from cafe.report.confusions import ConfusionMap
+from cafe.report.heat_maps import HeatMap
+from cafe.report.ranking import Standing, ranking
 from cafe.results.record import Record
 from cafe.results.result import Result
 
@@ -27,69 +28,6 @@ _KINDS = {
     "compare-average": "comparison",
     "base-to-new-average": "base to new",
 }
-
-
-Cell = tuple[float, str]
-"""A ratio and a bottleneck."""
-
-
-class HeatMap(NamedTuple):
-    """Validation accuracy over ratio and bottleneck at one shot count.
-
-    Attributes
-    ----------
-    shots : int or "all"
-    cells : dict
-        (ratio, bottleneck) -> its runs, one per seed, at the learning rate with the best mean.
-    chosen : (ratio, bottleneck)
-        What validation chose.
-    """
-
-    shots: Shots
-    cells: dict[Cell, Sequence[GridRow]]
-    chosen: Cell
-
-    @property
-    def ratios(self) -> list[float]:
-        """Ratios, the smallest first."""
-        return sorted({ratio for ratio, _ in self.cells})
-
-    @property
-    def bottlenecks(self) -> list[str]:
-        """Bottlenecks in the order of the grid."""
-        return list(dict.fromkeys(bottleneck for _, bottleneck in self.cells))
-
-    def mean(self, ratio: float, bottleneck: str) -> float | None:
-        """Mean validation accuracy of a cell in percent; None where the grid has no such cell."""
-        runs = self.cells.get((ratio, bottleneck))
-        return None if runs is None else _mean_validation(runs)
-
-    def key(self, ratio: float, bottleneck: str) -> str:
-        """A cell's name in the page's data."""
-        return f"{self.shots}|{ratio:g}|{bottleneck}"
-
-
-def _mean_validation(runs: Sequence[GridRow]) -> float:
-    return float(sum(run["val"] for run in runs) / len(runs))
-
-
-def read_heat_maps(folder: Path, record: Record) -> list[HeatMap]:
-    """The heat maps of a grid, one per shot count; none where the run is no grid."""
-    rows = read_grid_rows(folder)
-    chosen = {best.shots: (best.ratio, best.bottleneck) for best in record.best_per_shots or ()}
-    return [
-        HeatMap(shots, _cells([row for row in rows if row["shots"] == shots]), chosen[shots])
-        for shots in dict.fromkeys(row["shots"] for row in rows)
-        if shots in chosen
-    ]
-
-
-def _cells(rows: Sequence[GridRow]) -> dict[Cell, Sequence[GridRow]]:
-    """Cells with their runs, of several learning rates the one with the best mean."""
-    rates: dict[Cell, dict[float, list[GridRow]]] = defaultdict(dict)
-    for row in rows:
-        rates[row["ratio"], row["bottleneck"]].setdefault(row["lr"], []).append(row)
-    return {cell: max(by_rate.values(), key=_mean_validation) for cell, by_rate in rates.items()}
 
 
 @dataclass(frozen=True)
@@ -111,8 +49,11 @@ class ReportData:
         Which head that is, and what is known of it.
     had_choice : bool
         Whether the run has other methods and none was asked for.
+    predicts : Result or None
+        Whose head `cafe predict` takes, chosen on held-out images, where the run has such.
     published : list of mapping
         Published numbers on the same data, where there are such.
+    confusions : ConfusionMap or None
     analysis : Analysis or None
         What the cached features show, where they are at hand.
     notes : list of str
@@ -128,6 +69,8 @@ class ReportData:
     focus_in_words: str
     had_choice: bool
     published: Sequence[Row]
+    predicts: Result | None = None
+    confusions: ConfusionMap | None = None
     analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -142,8 +85,12 @@ class ReportData:
     @property
     def title(self) -> str:
         """Dataset, encoder and kind of the run."""
-        kind = "grid" if self.heat_maps else _KINDS.get(self.record.kind or "", "fit")
-        return f"{self.name}, {self.record.encoder.name} ({kind})"
+        return f"{self.name}, {self.record.encoder.name} ({self.kind})"
+
+    @property
+    def kind(self) -> str:
+        """What made it, in a word."""
+        return "grid" if self.heat_maps else _KINDS.get(self.record.kind or "", "fit")
 
     @property
     def shots(self) -> list[Shots]:
@@ -172,22 +119,28 @@ class ReportData:
 
     @property
     def measured(self) -> list[Result]:
-        """Results at the shot count in focus that have metrics beyond top-1."""
-        return [
-            result
-            for (_, shots), result in self.results.items()
-            if shots == self.focus[1] and result.metrics
-        ]
+        """Results at the shot count in focus that have metrics beyond top-1, the best first."""
+        return [result for part in self.standings for result in part.results if result.metrics]
 
     @property
     def published_shots(self) -> list[int]:
         """Shot counts of the published numbers; 0 is zero-shot."""
         return sorted({int(count) for row in self.published for count in row["accuracy"]})
 
+    @property
+    def standings(self) -> list[Standing]:
+        """The ranking at the shot count in focus."""
+        return ranking(self.results.values(), self.focus[1])
+
+    @property
+    def ranked(self) -> list[str]:
+        """Methods, the best at the shot count in focus first; last those that have none there."""
+        first = [result.method for part in self.standings for result in part.results]
+        return list(dict.fromkeys([*first, *self.methods]))
+
     def best(self, shots: Shots) -> Result:
-        """The result with the highest mean accuracy at a shot count."""
-        results = [result for (_, count), result in self.results.items() if count == shots]
-        return max(results, key=lambda result: result.accuracy.mean)
+        """The best result at a shot count; see `ranking`."""
+        return ranking(self.results.values(), shots)[0].results[0]
 
     def seconds(self, method: str) -> float:
         """Time that all fits of a method took."""

@@ -7,14 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, say
 
 if TYPE_CHECKING:
     from cafe.report.report_data import ReportData
 
-Runs = Annotated[
-    list[Path], Argument(metavar="RUN...", help="Folders of runs; of a folder of runs, the newest.")
+Names = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="[RUN]...",
+        help="Folders of runs, or names in --runs; of a folder of runs, the newest "
+        "[default: the newest].",
+        autocompletion=completion.runs,
+    ),
+]
+Method = Annotated[
+    str | None,
+    Option(
+        "--method",
+        help="Look into this method's head [default: the best of the run].",
+        autocompletion=completion.methods,
+    ),
 ]
 ImageFolder = Annotated[
     Path | None,
@@ -23,21 +38,30 @@ ImageFolder = Annotated[
 
 
 def report(
-    runs: Runs,
+    names: Names = None,
     output: opt.Output[Path] = Path("report.html"),
     images: ImageFolder = None,
-    method: opt.HeadMethod = None,
+    method: Method = None,
+    runs: opt.RunsHome = Path("runs"),
 ) -> None:
-    """Write runs as one HTML page that works offline, with a closer look at one head of each.
+    """Write runs as one HTML page that works offline: the best method first, and what it confuses.
 
-    Example: cafe report runs -o report.html
+    Example: cafe report -o report.html
     """
     from cafe.report import write_report
 
-    path = write_report(runs, output, images=images, method=method, on_run=_note_focus)
+    folders = [runs] if not names else [_folder(runs, name) for name in names]
+    path = write_report(folders, output, images=images, method=method, on_run=_note_focus)
     size = megabytes(path)
     note(f"{size}; open it in any browser, no network is needed.")
     say(str(path))
+
+
+def _folder(runs: Path, name: str) -> Path:
+    """What is there by this name, else the run of this name."""
+    from cafe.results.run_folders import locate_run
+
+    return Path(name) if Path(name).exists() else locate_run(runs, name)
 
 
 def _note_focus(run: ReportData) -> None:

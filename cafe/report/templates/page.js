@@ -17,8 +17,11 @@
     const set = document.documentElement.dataset.theme;
     const night = !printing && (set ? set === "dark" : dark.matches);
     const colours = { ink: named("ink"), muted: named("muted"), grid: named("grid"),
-      paper: named("paper") };
-    if (printing) Object.assign(colours, { ink: "#000", muted: "#444", grid: "#ccc", paper: "#fff" });
+      paper: named("paper"), raised: named("raised"), rest: named("rest") };
+    if (printing) {
+      Object.assign(colours, { ink: "#000", muted: "#444", grid: "#ccc", paper: "#fff",
+        raised: "#f4f4f4", rest: "#ccc" });
+    }
     palettes[night ? "dark" : "light"].forEach((value, place) => { colours[place] = value; });
     return colours;
   };
@@ -39,22 +42,85 @@
     const layout = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colours.ink },
-      margin: { l: 60, r: 16, t: 34, b: 56 }, hovermode: "closest",
+      margin: { l: 48, r: 12, t: 12, b: 48 }, hovermode: "closest",
       hoverlabel: { bgcolor: colours.paper, bordercolor: colours.muted, namelength: -1,
         font: { family: getComputedStyle(document.body).fontFamily, color: colours.ink } },
       ...painted(own, colours),
     };
     for (const name of Object.keys(layout)) {
-      if (/^[xy]axis/.test(name)) layout[name] = { ...axis, ...layout[name] };
+      if (!/^[xy]axis/.test(name)) continue;
+      layout[name] = { ...axis, ...layout[name] };
+      if (layout[name].ticktext?.length > 8) layout[name].tickfont = { size: innerWidth < 600 ? 9 : 12 };
     }
     return layout;
   };
 
   const config = { displayModeBar: false, responsive: true, displaylogo: false };
-  const draw = () => Promise.all(figures.map(({ id, data, layout }) => {
+  // a trace whose button is off is grey or not there; grey ones are drawn below the others
+  const shown = (trace) => {
+    if (!trace.meta || trace.meta.on) return trace;
+    if (trace.meta.off === "hidden") return { ...trace, visible: false };
+    return { ...trace, error_y: { visible: false }, line: { ...trace.line, color: "@rest", width: 1 },
+      marker: { ...trace.marker, color: "@rest", size: 4 } };
+  };
+  const isOff = ({ meta }) => meta && !meta.on;
+  const drawOne = ({ id, data, layout }) => {
     const colours = theme();
-    return Plotly.react(id, painted(data, colours), layoutOf(layout, colours), config);
-  }));
+    const ordered = [...data.filter(isOff), ...data.filter((trace) => !isOff(trace))].map(shown);
+    return Plotly.react(id, painted(ordered, colours),
+      { ...layoutOf(layout, colours), showlegend: false }, config);
+  };
+  const draw = () => Promise.all(figures.map(drawOne)).then(label);
+
+  // legends are plain HTML: they wrap on any screen, and each name is a button
+  const legends = [...document.querySelectorAll(".legend")].map((place) => {
+    const plots = place.dataset.plots.split(" ");
+    return { place, members: figures.filter(({ id }) => plots.includes(id)) };
+  });
+  const text = (name) => new DOMParser().parseFromString(name, "text/html").body.textContent;
+  const toggle = (members, name) => {
+    for (const figure of members) {
+      const traces = figure.data.filter((trace) => trace.meta && trace.name === name);
+      for (const trace of traces) trace.meta.on = !trace.meta.on;
+      if (traces.length) drawOne(figure);
+    }
+    label();
+  };
+  const makeLegends = () => {
+    for (const { place, members } of legends) {
+      const named = (members[0]?.data ?? []).filter(({ meta }) => meta);
+      if (named.length < 2) continue;
+      for (const { name } of named) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.append(document.createElement("i"), text(name));
+        button.addEventListener("click", () => toggle(members, name));
+        place.append(button);
+      }
+    }
+  };
+  function label() {
+    const colours = theme();
+    for (const { place, members } of legends) {
+      const named = (members[0]?.data ?? []).filter(({ meta }) => meta);
+      [...place.children].forEach((button, number) => {
+        const { meta, line, marker } = named[number];
+        const colour = meta.on ? line?.color ?? marker.color : "@rest";
+        button.firstChild.style.background = painted(colour, colours);
+        button.setAttribute("aria-pressed", String(meta.on));
+      });
+    }
+  }
+
+  const choosePair = (id, run, { customdata, x, y, z }) => {
+    for (const item of document.querySelectorAll(`#${run} [data-pair]`)) {
+      const chosen = item.dataset.pair === customdata;
+      item.toggleAttribute("aria-current", chosen);
+      if (chosen) item.parentNode.scrollTop = item.offsetTop - item.parentNode.offsetTop;
+    }
+    document.getElementById(`${run}-pair`).textContent =
+      `${z.toFixed(1)} % of ${text(y)} are taken for ${text(x)}.`;
+  };
 
   const numbers = (value) => (value === null ? "" : value.toFixed(2));
   const show = (run, key) => {
@@ -92,20 +158,21 @@
   };
 
   const listen = () => {
-    for (const { id, run } of figures) {
-      const plot = document.getElementById(id);
-      if (run) {
-        plot.on("plotly_click", (event) => {
-          const point = event.points.find(({ customdata }) => typeof customdata === "string");
-          if (point) show(run, point.customdata);
-        });
-      }
+    for (const figure of figures) {
+      const { id, run } = figure;
+      document.getElementById(id).on("plotly_click", ({ points: [point, ...more] }) => {
+        const cell = [point, ...more].find(({ customdata }) => typeof customdata === "string");
+        if (id === `${run}-confusions`) choosePair(id, run, cell);
+        else if (cell) show(run, cell.customdata);
+        else if (point.data.meta?.off === "grey") toggle([figure], point.data.name);
+      });
     }
     for (const button of document.querySelectorAll("button[data-cell]")) {
       button.addEventListener("click", () => show(button.dataset.run, button.dataset.cell));
     }
   };
 
+  makeLegends();
   draw().then(() => {
     listen();
     document.documentElement.dataset.drawn = "yes";

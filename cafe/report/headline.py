@@ -1,0 +1,42 @@
+"""A run in two sentences: which method is the best, and by how much."""
+
+from __future__ import annotations
+
+from cafe.errors import counted
+from cafe.report.ranking import is_clear, score
+from cafe.report.report_data import ReportData
+from cafe.results.result import Result
+
+
+def headline(run: ReportData) -> str:
+    """The best method of a run, as a title."""
+    best, methods = run.best(run.focus[1]), len(run.methods)
+    if methods == 1:
+        return f"{best.method} on {run.name}"
+    return f"{best.method} is the best of {methods} methods on {run.name}"
+
+
+def standing(run: ReportData) -> str:
+    """How good the best method is, beside zero-shot CLIP and the next."""
+    shots = run.focus[1]
+    best = run.best(shots)
+    what = "harmonic mean of base and new classes" if best.harmonic_mean else "of the test images"
+    sentences = [f"With {counted(shots, 'training image')} per class: {score(best):.2f} % {what}"]
+    zero_shot = run.results.get(("zero-shot", shots))
+    if zero_shot is not None and best.method != "zero-shot":
+        gain = score(best) - score(zero_shot)
+        sentences[0] += f", {gain:+.2f} points beside zero-shot CLIP"
+    others = run.standings[0].results[1:]
+    return ". ".join([*sentences, *_next(best, others)]) + "."
+
+
+def _next(best: Result, others: list[Result]) -> list[str]:
+    if not others:
+        return []
+    second = others[0]
+    words = {
+        True: "the difference is larger than its 95 % interval over the seeds",
+        False: "the seeds do not tell the two apart",
+        None: "one seed cannot tell the two apart",
+    }[is_clear(best, second)]
+    return [f"Next is {second.method} with {score(second):.2f} %: {words}"]
