@@ -30,7 +30,7 @@ RESTRICTED = {
     "rich": {"cli"},
 }
 MOST_LOOSE_MODULES = 5
-FOLDERS = 11
+FOLDERS = 12
 
 
 def load_tool() -> ModuleType:

@@ -1,0 +1,1 @@
+"""Look, correct, repeat: what is wrong with labelled images, and putting it right."""
