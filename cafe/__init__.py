@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     __version__: str
+    from cafe.curation.next_images import next_images as next_images
     from cafe.datasets import load_dataset as load_dataset
     from cafe.encoders.encoder import load_encoder as load_encoder
     from cafe.errors import CafeError as CafeError
@@ -53,6 +54,7 @@ _MODULES = {
     "load_record": "cafe.results.run_folders",
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
+    "next_images": "cafe.curation.next_images",
     "train": "cafe.inference.train",
     "write_report": "cafe.report",
 }

@@ -24,7 +24,7 @@ RESTRICTED = {
     "open_clip": {"compat", "encoders"},
     "torchvision": {"compat", "datasets", "encoders"},
     "PIL": {"datasets", "encoders", "extract", "inference"},
-    "faiss": {"methods", "inference"},
+    "faiss": {"curation", "methods", "inference"},
     "h5py": {"store"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -34,6 +34,7 @@ NAMES = [
     "load_record",
     "load_task",
     "meta_train",
+    "next_images",
     "train",
     "write_report",
 ]
@@ -71,6 +72,7 @@ def test_no_module_hides_a_name() -> None:
 
 
 EXAMPLES = [
+    "cafe.curation.next_images.next_images",
     "cafe.datasets.class_order.first_pairs",
     "cafe.datasets.class_order.in_class_order",
     "cafe.study.classifier.AdapterClassifier",

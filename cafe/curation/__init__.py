@@ -1,1 +1,1 @@
-"""Look, correct, repeat: what is wrong with labelled images, and putting it right."""
+"""Looking after a dataset by its features: what to correct, and what to label next."""
