@@ -26,6 +26,7 @@ from .commands import (
     grid,
     meta_train,
     methods,
+    next_images,
     predict,
     report,
     runs,
@@ -78,6 +79,7 @@ app.command("grid")(grid.grid)
 app.command("compare")(compare.compare)
 app.command("meta-train")(meta_train.meta_train)
 app.command("predict")(predict.predict)
+app.command("next")(next_images.next_)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("datasets")(datasets.datasets)

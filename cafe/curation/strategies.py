@@ -139,8 +139,8 @@ def margins(p: Numbers) -> Numbers:
 def _answers(pool: Pool) -> Numbers:
     if pool.answers is None:
         raise InputError(
-            "this strategy goes by a head's answers, and there are neither class texts nor labelled "
-            "images of two classes; take strategy='typiclust', 'coreset' or 'random'."
+            "this strategy goes by a head's answers, and there are neither class texts nor "
+            "labelled images of two classes; take strategy='typiclust', 'coreset' or 'random'."
         )
     return pool.answers
 

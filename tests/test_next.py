@@ -1,0 +1,104 @@
+"""`cafe next`: where images without a label come from, and what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from digits_run import Answer
+from digits_run import call as call_cafe
+
+import cafe
+from cafe.curation.contact_sheet import write_contact_sheet
+from cafe.curation.suggestions import Suggestion, read_suggestions
+from cafe.datasets import load_dataset
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`photos/<class>/`, `new/` and `mixed/` (as photos, with `unlabelled/`), with their caches."""
+    folder = tmp_path_factory.mktemp("next")
+    digits = load_dataset("digits")
+    for target, split, step in (("photos", "train", 12), ("new", "test", 20)):
+        for item in digits.splits[split][::step]:
+            below = digits.class_names[item.label] if target == "photos" else ""
+            path = folder / target / below / f"{item.id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digits.open_image(item).save(path)
+    shutil.copytree(folder / "photos", folder / "mixed")
+    shutil.copytree(folder / "new", folder / "mixed/Unlabelled")
+    for name in ("photos", "mixed"):
+        cafe.Extractor("nano", device="cpu", precision="fp32").extract(
+            folder / name, cache=folder / "cache"
+        )
+    return folder
+
+
+@pytest.fixture
+def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(work)
+
+    def call(*words: str) -> Answer:
+        return call_cafe(monkeypatch, capsys, "next", *words)
+
+    return call
+
+
+def test_files_are_encoded_and_chosen_from(run: Run, work: Path) -> None:
+    answer = run("photos", "new", "--budget", "5", "-o", "n.csv", "--sheet", "n.html", "--json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)
+    assert len({row["id"] for row in rows}) == 5
+    assert all((work / row["id"]).is_file() and row["current"] == "" for row in rows)
+    assert [row.id for row in read_suggestions(work / "n.csv")] == [row["id"] for row in rows]
+    page = (work / "n.html").read_text()
+    assert page.count("data:image/jpeg") == 5
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_class_called_unlabelled_is_chosen_from(run: Run) -> None:
+    answer = run("mixed", "--budget", "4", "--json")
+    rows = json.loads(answer.out)
+    assert {row["current"] for row in rows} == {"Unlabelled"}
+    assert all(row["id"].startswith("Unlabelled/") for row in rows)
+    assert "Unlabelled" not in {row["proposed"] for row in rows}
+
+
+def test_another_cache_is_chosen_from_without_copies(run: Run) -> None:
+    answer = run("photos", "--pool", "mixed", "--budget", "999")
+    labelled = cafe.FeatureCache.open("cache/photos/nano.glyphs.h5").counts["train"]
+    assert f"{labelled} images left out: labelled in the cache already." in answer.err
+    assert "Unlabelled/" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["photos"], 1, "has a label; name files or folders .* give --pool another cache"),
+        (["photos", "new", "--pool", "mixed"], 2, "two places to choose from; give one"),
+        (["photos", "new", "--budget", "0"], 2, "--budget must be at least 1; got 0"),
+        (["photos", "new", "-o", "photos/"], 2, "cannot write 'photos'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    run: Run, words: list[str], code: int, message: str
+) -> None:
+    answer = run(*words)
+    assert answer.code == code
+    assert answer.out == ""
+    assert re.search(message, answer.err)
+
+
+def test_hostile_names_are_text_on_the_sheet(tmp_path: Path) -> None:
+    rows = [Suggestion("<script>alert(1)</script>", "unlabelled", "", "\udcff<b>", 0.5)]
+    assert write_contact_sheet(tmp_path / "s.html", rows) == 0
+    page = (tmp_path / "s.html").read_text()
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "no picture" in page
