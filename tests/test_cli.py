@@ -30,6 +30,7 @@ from cafe_cli.main import app, main, name_options
 COMMANDS = [
     ["demo"],
     ["train"],
+    ["next"],
     ["extract"],
     ["fit"],
     ["compare"],
