@@ -13,6 +13,7 @@ import pytest
 import torch
 from making import draw_image
 
+import cafe.extract.blocks as blocks_module
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation
@@ -397,6 +398,14 @@ def test_views_of_the_training_split(dataset: Dataset, tiny: Encoder, path: Path
     assert not np.allclose(read.views[:, 1], read.features)
     assert cache.read("test").views is None
     assert cache.header.key["augmentation"]["seed"] == 4
+
+
+def test_a_core_gets_as_many_images_as_its_cache_holds_tokens(
+    dataset: Dataset, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tiny.tokens is not None
+    monkeypatch.setattr(blocks_module, "_BATCH_TOKENS", 3 * tiny.tokens)
+    assert plan_blocks(dataset, tiny, ExtractOptions())[0].batch_size == 3
 
 
 def test_views_share_the_batch(tiny: Encoder, dataset: Dataset) -> None:

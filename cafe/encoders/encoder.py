@@ -63,6 +63,12 @@ class Encoder:
     _network: Any = field(repr=False)
     _tokenizer: Any = field(repr=False)
 
+    @property
+    def tokens(self) -> int | None:
+        """Tokens per image of a vision transformer of open_clip's own; None of other towers."""
+        places = getattr(self._network.visual, "positional_embedding", None)  # (tokens, width)
+        return None if places is None else len(places)
+
     def key(self) -> dict[str, Any]:
         """What the encoder contributes to the key of its caches, as JSON values."""
         config = sorted(self.preprocess.config.items())

@@ -28,6 +28,7 @@ ItemDecoder = Callable[..., DecodedImage]
 """Called as `cafe.extract.decode.decode_item`."""
 
 _BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
+_BATCH_TOKENS = 1600  # of vision transformers: more leave a core's cache (benchmarks/forward.py)
 _CUDA_FACTOR = 16  # a GPU is idle with the batch of a core
 _LARGEST_BATCH = 512
 
@@ -101,8 +102,11 @@ def plan_blocks(dataset: Dataset, encoder: Encoder, options: ExtractOptions) -> 
 
 def _default_batch_size(encoder: Encoder, views: int) -> int:
     height, width = encoder.preprocess.size
-    pixels = _BATCH_PIXELS * (_CUDA_FACTOR if encoder.device.type == "cuda" else 1)
-    return max(1, min(pixels // (height * width), _LARGEST_BATCH) // views)
+    factor = _CUDA_FACTOR if encoder.device.type == "cuda" else 1
+    images = _BATCH_PIXELS // (height * width)
+    if (tokens := encoder.tokens) is not None:
+        images = _BATCH_TOKENS // tokens
+    return max(1, min(images * factor, _LARGEST_BATCH) // views)
 
 
 def unfinished(
