@@ -1,0 +1,202 @@
+"""What a GPU gives, and that it computes what the CPU does; eight minutes at most, no downloads.
+
+    python benchmarks/accelerator.py [--device cuda] [--small]
+
+1. Every method that needs no extra files, fitted on the CPU and on the device on cafe's own digits:
+   the largest difference in accuracy. Features of the same images on both, in fp32.
+2. Extraction with untrained ViT-B-32, B-16 and L-14 from made-up photographs, beside the bare
+   forward pass and the decoder alone.
+3. A grid against the plain loop on the same device, fits a minute, `auto`, and peak memory.
+
+`--small` is a trial of the script itself, for machines without a GPU. The result is written to
+`results/accelerator_DEVICE.json` and `.md` (not with `--small`, which prints it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from extract import measure as measure_extraction
+from grid import GridResult, compare, machine, make_grid, time_engine
+from PIL import Image
+
+import cafe
+import cafe.devices
+from cafe.datasets import Dataset, load_dataset
+from cafe.encoders.encoder import load_encoder
+from cafe.features.tensors import ClassText, Features
+from cafe.methods.base import Context
+from cafe.methods.catalog import CATALOG, find_method
+
+MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
+SECONDS = 420.0  # after which no further part is begun
+LEAST_COSINE, POINTS = 0.9999, 1.0  # of features in fp32; of accuracy at 4 shots, mean of 3 seeds
+
+
+def made_up_photographs(folder: Path, count: int) -> Dataset:
+    """JPEG files of 500 x 375 pixels, smooth with some noise, as photographs are."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image).astype(int) + random.integers(-12, 13, (375, 500, 3))
+        path = folder / f"class {number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return load_dataset(str(folder))
+
+
+def compare_features(device: torch.device) -> dict[str, Any]:
+    """Features of 256 digits in fp32: the least cosine, and whether twice gives the same bits."""
+    digits = load_dataset("digits")
+    here = load_encoder("nano", device="cpu", precision="fp32")
+    there = load_encoder("nano", device=str(device), precision="fp32")
+    pixels = []
+    for item in digits.splits["test"][:256]:
+        with digits.open_image(item) as image:
+            pixels.append(here.preprocess.pixels(image))
+    batch = torch.from_numpy(np.stack(pixels))
+    a, b, again = (encoder.encode_pixels(batch) for encoder in (here, there, there))
+    cosine = float(torch.nn.functional.cosine_similarity(a, b).min())
+    return {"least_cosine": cosine, "same_bits_twice": bool(torch.equal(b, again))}
+
+
+def compare_methods(device: torch.device, small: bool) -> list[dict[str, Any]]:
+    """Mean accuracy of each method on the CPU and on the device, 4 shots of the digits."""
+    rows = []
+    with tempfile.TemporaryDirectory() as home:
+        cache = cafe.Extractor("nano").extract("digits", cache=home)
+        names = [name for name in CATALOG if not find_method(name).needs]
+        for name in names[: 4 if small else None]:
+            cpu, there = (accuracy(cache, name, where) for where in ("cpu", str(device)))
+            rows.append({"method": name, "cpu": round(cpu, 2), "device": round(there, 2)})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def accuracy(cache: cafe.FeatureCache, name: str, device: str) -> float:
+    """Mean accuracy of a method at 4 shots, 3 seeds."""
+    record = cafe.fit(cache, method=name, shots=4, device=device, runs=None)
+    (found,) = (result for result in record.results if result.method == name)
+    return found.accuracy.mean
+
+
+def measure_models(device: torch.device, small: bool) -> list[dict[str, Any]]:
+    """Images/s of extraction, of the bare forward pass and of the decoder, for each model."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        found = made_up_photographs(Path(folder), 16 if small else 256)
+        items = tuple(item for part in found.splits.values() for item in part)
+        for model in MODELS[: 1 if small else None]:
+            times = 1 if small else {"ViT-B-32": 32, "ViT-B-16": 16, "ViT-L-14": 8}[model]
+            dataset = replace(found, splits={"train": items * times})
+            encoder = load_encoder(model, "none", device=str(device))
+            rates = measure_extraction(dataset, encoder, encoder, os.cpu_count() or 1)
+            share = rates["extract"] / rates["bare forward"]
+            rows.append({"model": model, **rates, "share_of_forward": round(share, 3)})
+    return rows
+
+
+def made_up_grid(device: torch.device, small: bool) -> GridResult:
+    """The 135 runs of `grid.py` on made-up features: 66 classes of 16 images, D = 512."""
+    classes, width, shots, seeds = (8, 64, 4, 1) if small else (66, 512, 16, 3)
+    random = torch.Generator().manual_seed(0)
+    text = torch.randn(classes, 1, width, generator=random)
+
+    def draw(each: int) -> Features:
+        y = torch.arange(classes).repeat_interleave(each)
+        x = text[y, 0] + 2.0 * torch.randn(len(y), width, generator=random)
+        return Features(torch.nn.functional.normalize(x, dim=-1), y).to(device)
+
+    names = tuple(f"class {number}" for number in range(classes))
+    classes_text = ClassText(torch.nn.functional.normalize(text, dim=-1), names, 100.0).to(device)
+    return make_grid(classes_text, {"train": draw(shots), "test": draw(300)}, seeds, shots)
+
+
+def measure_fits(device: torch.device, small: bool) -> dict[str, Any]:
+    """The grid against the plain loop, fits a minute, and the seconds of one `auto`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    grid = made_up_grid(device, small)
+    record = compare(grid, ["fp32", "bf16"], pieces=1, stride=45 if small else 9)
+    spent, _, _ = time_engine(grid, "auto")
+    auto = find_method("auto")(context=Context(device))
+    start = time.perf_counter()
+    auto.fit(grid.sets[0], seed=0)
+    record["auto_seconds"] = round(time.perf_counter() - start, 2)
+    record["fits_per_minute"] = round(60 * len(grid.runs) / spent)
+    if device.type == "cuda":
+        record["peak_gigabytes"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    return record
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    fits = result.get("fits", {})
+    lines = ["| what | on this device |", "| --- | --- |"]
+    for row in result.get("extraction", []):
+        share = f"{100 * row['share_of_forward']:.0f} % of the bare forward pass"
+        lines.append(f"| {row['model']}, images/s | {row['extract']:,.0f} ({share}) |")
+    if fits:
+        lines.append(f"| fits of CLIP-Adapter a minute | {fits['fits_per_minute']:,} |")
+        lines += [
+            f"| grid, times a plain loop, {name} | {fits[name]['times_faster']:.1f} |"
+            for name in ("fp32", "bf16")
+        ]
+        lines.append(f"| `auto`, seconds | {fits['auto_seconds']} |")
+    return "\n".join(lines)
+
+
+def check(result: dict[str, Any]) -> list[str]:
+    """What differs between the CPU and the device by more than noise."""
+    wrong = [
+        f"{row['method']}: {row['cpu']} on the CPU, {row['device']} on the device"
+        for row in result["methods"]
+        if abs(row["cpu"] - row["device"]) > POINTS
+    ]
+    if result["features"]["least_cosine"] < LEAST_COSINE:
+        wrong.append(f"features: cosine {result['features']['least_cosine']}")
+    return wrong
+
+
+def main() -> None:
+    """Measure, print, check, and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    device, start = cafe.devices.resolve_device(args.device), time.perf_counter()
+    result: dict[str, Any] = {"machine": {**machine(device), "cores": os.cpu_count()}}
+    parts = {
+        "features": lambda: compare_features(device),
+        "methods": lambda: compare_methods(device, args.small),
+        "fits": lambda: measure_fits(device, args.small),
+        "extraction": lambda: measure_models(device, args.small),
+    }
+    for name, part in parts.items():
+        if time.perf_counter() - start < SECONDS:
+            result[name] = part()
+            print(f"{name}: done after {time.perf_counter() - start:.0f} s", flush=True)
+    out = io.StringIO()
+    json.dump(result, out, indent=2)
+    print(out.getvalue(), table(result), sep="\n")
+    if not args.small:
+        file = Path(__file__).parent / f"results/accelerator_{device.type}.json"
+        file.write_text(out.getvalue() + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(f"# {result['machine']}\n\n{table(result)}\n")
+    if wrong := check(result):
+        raise SystemExit("not the same on both: " + "; ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
