@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     __version__: str
+    from cafe.curation.check import check as check
     from cafe.curation.next_images import next_images as next_images
+    from cafe.curation.relabel import relabel as relabel
     from cafe.datasets import load_dataset as load_dataset
     from cafe.encoders.encoder import load_encoder as load_encoder
     from cafe.errors import CafeError as CafeError
@@ -42,6 +44,7 @@ _MODULES = {
     "FeatureCache": "cafe.store",
     "Model": "cafe.inference.model",
     "Predictor": "cafe.inference.predictor",
+    "check": "cafe.curation.check",
     "compare": "cafe.study.compare",
     "export_head": "cafe.inference.export",
     "fit": "cafe.study.fit",
@@ -55,6 +58,7 @@ _MODULES = {
     "load_task": "cafe.features.task",
     "meta_train": "cafe.study.meta_train",
     "next_images": "cafe.curation.next_images",
+    "relabel": "cafe.curation.relabel",
     "train": "cafe.inference.train",
     "write_report": "cafe.report",
 }

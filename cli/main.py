@@ -17,6 +17,7 @@ from .commands import (
     cache,
     cache_import,
     cache_verify,
+    check,
     compare,
     datasets,
     demo,
@@ -28,6 +29,7 @@ from .commands import (
     methods,
     next_images,
     predict,
+    relabel,
     report,
     runs,
     train,
@@ -82,6 +84,8 @@ app.command("predict")(predict.predict)
 app.command("next")(next_images.next_)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("check")(check.check)
+app.command("relabel")(relabel.relabel)
 app.command("datasets")(datasets.datasets)
 app.command("methods")(methods.methods)
 app.add_typer(cache_app, name="cache")

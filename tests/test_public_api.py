@@ -22,6 +22,7 @@ NAMES = [
     "FeatureCache",
     "Model",
     "Predictor",
+    "check",
     "compare",
     "export_head",
     "fit",
@@ -35,6 +36,7 @@ NAMES = [
     "load_task",
     "meta_train",
     "next_images",
+    "relabel",
     "train",
     "write_report",
 ]
@@ -73,6 +75,7 @@ def test_no_module_hides_a_name() -> None:
 
 EXAMPLES = [
     "cafe.curation.next_images.next_images",
+    "cafe.curation.check.check",
     "cafe.datasets.class_order.first_pairs",
     "cafe.datasets.class_order.in_class_order",
     "cafe.study.classifier.AdapterClassifier",

@@ -58,7 +58,7 @@ def _csv_lines(path: Path) -> Iterator[_Line]:
     text = read_text(path)
     mark = _MARK.match(text)
     skipped = mark.end() if mark else 0
-    delimiter = mark[1] if mark else _delimiter(text)
+    delimiter = mark[1] if mark else delimiter_of(text)
     stream = io.StringIO(text[skipped:], newline="")
     reader = csv.reader(stream, strict=True, delimiter=delimiter, skipinitialspace=True)
     header: list[str] = []
@@ -78,7 +78,7 @@ def _csv_lines(path: Path) -> Iterator[_Line]:
         raise DatasetError(f"{path}, line {reader.line_num}: not CSV ({error}).") from None
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
     """What stands between the columns: of the usual four the one that the header is made with."""
     header = text.lstrip().partition("\n")[0].lower()
     for delimiter in ",;\t|":

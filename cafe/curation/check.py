@@ -1,0 +1,251 @@
+"""`cafe.check`: what may be wrong with a labelled dataset, from its cached features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cafe.curation.class_texts import near_texts, report_classes
+from cafe.curation.findings import Check, Copies, Finding, Labelled
+from cafe.curation.label_errors import find_label_errors, fit_judges, usual_method
+from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
+from cafe.curation.outliers import find_outliers
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.load import DATASET_NAMES
+from cafe.datasets.manifest import SUFFIXES
+from cafe.datasets.pictures import Glance, glance
+from cafe.datasets.text_files import distinct_names
+from cafe.devices import resolve_device
+from cafe.errors import CacheError, InputError, UnknownNameError
+from cafe.extract.extractor import Extractor
+from cafe.extract.prepare import load_named
+from cafe.features.task import load_task
+from cafe.features.tensors import join
+from cafe.methods.base import Context
+from cafe.methods.catalog import find_method
+from cafe.progress import Note, Progress, log
+from cafe.store import FeatureCache
+
+_TINY = 24  # pixels of the shorter side
+_BLANK = 1.0  # standard deviation of grey values, of 255
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A cache, and where its images are."""
+
+    cache: FeatureCache
+    root: Path | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(
+    source: Dataset | FeatureCache | Path | str | None = None,
+    *,
+    images: Path | str | None = None,
+    method: str | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    split_file: Path | str | None = None,
+    data_root: Path | str | None = None,
+    class_names: Path | None = None,
+    cache: Path | str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Check:
+    """Look for wrong labels, copies, outliers, useless images and texts that read badly.
+
+    Features alone say most of it. Whether an image is almost blank or tiny, and whether a crop is
+    a copy, is told where the image files are at hand.
+
+    Parameters
+    ----------
+    source : Dataset, FeatureCache, Path or str, optional
+        A cache or its name; or what `Extractor.extract` takes, which is encoded first, or brought
+        up to date. None takes the newest cache.
+    images : Path or str, optional
+        Of a cache: the folder that its ids are relative to.
+    method : str, optional
+        Who judges the labels, a name of `cafe methods`. None takes `auto`, `lda-prior` where that
+        would take minutes, and a linear probe where the classes have no texts.
+    model, pretrained, split_file, data_root, class_names, cache : optional
+        As of `Extractor` and `Extractor.extract`.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N".
+    progress : callable, optional
+        See `cafe.progress.Progress`.
+    note : callable, optional
+        Called with each line that is good to know. None logs them.
+
+    Returns
+    -------
+    Check
+
+    Raises
+    ------
+    CafeError
+        If the dataset or the cache cannot be had, or the method needs more than a cache has.
+
+    Examples
+    --------
+    >>> found = cafe.check("digits/nano.glyphs")
+    >>> found.images, len(found.label_errors) < 60
+    (1797, True)
+    """
+    began, note = time.perf_counter(), note or log.info
+    if method is not None and (need := find_method(method).needs):
+        raise InputError(f"{method} needs more than a cache has ({need}); take auto or lda-prior.")
+    how = {"data_root": data_root, "split_file": split_file, "class_names": class_names}
+    extractor = Extractor(model, pretrained, device=device)
+    at_hand = _find(source, extractor, how, cache, progress, note)
+    if images is not None:
+        at_hand = replace(at_hand, root=Path(images))
+    found = _look(at_hand, method, Context(resolve_device(device)), progress)
+    return replace(found, seconds=round(time.perf_counter() - began, 2))
+
+
+def _find(
+    source: Dataset | FeatureCache | Path | str | None,
+    extractor: Extractor,
+    how: Mapping[str, Any],
+    folder: Path | str | None,
+    progress: Progress | None,
+    note: Note,
+) -> _Source:
+    if isinstance(source, FeatureCache):
+        return _Source(source)
+    if not isinstance(source, Dataset) and not _is_dataset(source):
+        try:
+            return _Source(FeatureCache.open(source, cache_folder=folder))
+        except (CacheError, UnknownNameError):
+            if str(source) not in DATASET_NAMES:
+                raise
+    assert source is not None  # noqa: S101 - the newest cache is there, or it was refused
+    dataset = load_named(
+        source,
+        None,
+        how["class_names"],
+        None,
+        data_root=how["data_root"],
+        split_file=how["split_file"],
+        download=False,
+        allow_missing=False,
+    )
+    made = extractor.extract(dataset, cache=folder, progress=progress, note=note)
+    named = {"dataset": source, **how}
+    origin = {
+        name: str(Path(value).absolute() if Path(value).exists() else value)
+        for name, value in named.items()
+        if isinstance(value, str | Path)
+    }
+    return _Source(made, dataset.root, origin)
+
+
+def _is_dataset(source: Path | str | None) -> bool:
+    """Whether it is a folder or a table; a file of another kind may be a cache."""
+    if source is None:
+        return False
+    path = Path(source)
+    try:
+        return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
+    except (OSError, ValueError):
+        return False
+
+
+def _look(
+    source: _Source, method: str | None, context: Context, progress: Progress | None
+) -> Check:
+    cache = source.cache
+    task, header = load_task(cache), cache.header
+    names = distinct_names(header.class_names)
+    rows = [(split, name) for split in cache.counts for name in cache.ids(split)]
+    images = join([split.to("cpu") for split in task.splits.values()])
+    labelled = [
+        Labelled(name, split, names[label])
+        for (split, name), label in zip(rows, images.y.tolist(), strict=True)
+    ]
+    notes = list[str]()
+    pixels = _glance(source.root, labelled, progress, notes)
+    near = find_neighbours(images.x, progress)
+    pairs = find_pairs(near, pixels.grey if pixels else None, progress)
+    used = method or usual_method(images, task.text)
+    judges = fit_judges(images, task.text, used, context, progress)
+    errors = find_label_errors(judges, images.y)
+    if not judges.parts:
+        notes.append("labels are not judged: no class has two images, or there is one class only")
+    classes, zero_shot = report_classes(
+        images, [split for split, _ in rows], task.text, names, header.sentences
+    )
+    return Check(
+        name=header.dataset,
+        encoder=f"{header.model}.{header.pretrained}",
+        root=source.root,
+        origin=dict(source.origin),
+        labelled=labelled,
+        classes=classes,
+        method=used,
+        label_errors=[
+            Finding(labelled[e.row], "label", names[e.proposed], e.confidence) for e in errors
+        ],
+        copies=[_copies(rows, pairs, labelled) for rows in group(pairs, len(labelled))],
+        outliers=[
+            *(Finding(labelled[row], "outlier", "", 1.0) for row in _zeros(images.x)),
+            *(Finding(labelled[row], "outlier", "", sure) for row, sure in find_outliers(near)),
+        ],
+        useless=_useless(pixels, labelled),
+        near_texts=[(names[a], names[b], round(c, 4)) for a, b, c in near_texts(task.text)],
+        zero_shot=zero_shot,
+        notes=notes,
+    )
+
+
+def _glance(
+    root: Path | None, labelled: Sequence[Labelled], progress: Progress | None, notes: list[str]
+) -> Glance | None:
+    """Pixels of all images, where all can be read; else a note says what cannot be told."""
+    if root is not None:
+        tell = partial(progress, "images looked at") if progress else lambda _done, _all: None
+        pixels = glance(root, [image.id for image in labelled], tell)
+        if (pixels.sides > 0).all():
+            return pixels
+        lacking = int((pixels.sides == 0).sum())
+        if lacking < len(labelled):
+            notes.append(f"{lacking:,} of {len(labelled):,} images are not in '{root}'")
+            return None
+    notes.append(
+        "blank and tiny images cannot be told from features alone, and cropped copies less well; "
+        "check the folder of the images, or give --images FOLDER"
+    )
+    return None
+
+
+def _zeros(x: torch.Tensor) -> list[int]:
+    zeros: list[int] = (~x.any(dim=1)).nonzero().squeeze(1).tolist()
+    return zeros
+
+
+def _copies(rows: list[int], pairs: Sequence[Any], labelled: Sequence[Labelled]) -> Copies:
+    inside = set(rows)
+    sure = min(pair.confidence for pair in pairs if pair.first in inside)
+    return Copies([labelled[row] for row in rows], round(sure, 4))
+
+
+def _useless(pixels: Glance | None, labelled: Sequence[Labelled]) -> list[Finding]:
+    if pixels is None:
+        return []
+    contrast = pixels.grey.std(axis=(1, 2))
+    blank, tiny = contrast < _BLANK, pixels.sides < _TINY
+    found = [
+        Finding(labelled[row], "blank", "", 1 - float(contrast[row]) / 2)
+        for row in np.flatnonzero(blank).tolist()
+    ]
+    rows = np.flatnonzero(tiny & ~blank).tolist()
+    return found + [Finding(labelled[row], "tiny", "", 1.0) for row in rows]

@@ -1,0 +1,225 @@
+"""`cafe check` finds what was planted, and takes whatever cache it is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import draw_image, make_block, make_header
+
+import cafe
+from cafe.curation.findings import Check
+from cafe.curation.fix_splits import fix_splits
+from cafe.curation.label_errors import find_label_errors, fit_judges
+from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
+from cafe.curation.outliers import find_outliers
+from cafe.curation.page import write_check_page
+from cafe.curation.suggestions import read_suggestions
+from cafe.errors import CafeError, InputError
+from cafe.features.tensors import ClassText, Features
+from cafe.store import Block, FeatureCache
+from cafe.store.write import write_cache
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FEATURES = Path(__file__).parents[2] / "shared/data/features"
+
+
+def clusters(classes: int, each: int, width: int = 32, noise: float = 0.5) -> Features:
+    """Images around one direction per class."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.randn(classes, width, generator=g)
+    y = torch.arange(classes).repeat_interleave(each)
+    return Features(centres[y] + noise * torch.randn(len(y), width, generator=g), y)
+
+
+def text_of(images: Features, classes: int) -> ClassText:
+    means = torch.stack([images.unit[images.y == c].mean(dim=0) for c in range(classes)])
+    return ClassText(means[:, None], tuple(f"c{c}" for c in range(classes)), 100.0)
+
+
+def flipped(y: torch.Tensor, classes: int, share: float = 0.1) -> tuple[torch.Tensor, set[int]]:
+    g = np.random.default_rng(0)
+    rows = g.choice(len(y), round(share * len(y)), replace=False)
+    labels = y.clone()
+    labels[rows] = (labels[rows] + torch.from_numpy(g.integers(1, classes, len(rows)))) % classes
+    return labels, set(rows.tolist())
+
+
+def save(path: Path, images: Features, text: ClassText | None, test_from: int = 0) -> FeatureCache:
+    """A cache of two splits, or of one."""
+    classes, width = int(images.y.max()) + 1, images.x.shape[1]
+    features = np.zeros((classes, 1, width), np.float32) if text is None else text.features.numpy()
+    header = make_header(classes=classes, width=width, prompts=1, text_features=features)
+    test_from = test_from or len(images)
+    parts = {"train": slice(0, test_from), "test": slice(test_from, len(images))}
+    blocks = {
+        name: iter(
+            [
+                Block(
+                    [f"{name}/{row}.png" for row in range(len(images))[part]],
+                    images.y[part].numpy().astype(np.int32),
+                    images.x[part].numpy(),
+                )
+            ]
+        )
+        for name, part in parts.items()
+        if len(images.y[part])
+    }
+    write_cache(path, header, blocks)
+    return FeatureCache.open(path)
+
+
+def test_flipped_labels_are_found_and_clean_ones_are_not() -> None:
+    images = clusters(6, 20)
+    text = text_of(images, 6)
+    clean = fit_judges(images, text, "lda-prior")
+    assert len(find_label_errors(clean, images.y)) <= 2
+    labels, wrong = flipped(images.y, 6)
+    noisy = Features(images.x, labels)
+    errors = find_label_errors(fit_judges(noisy, text, "lda-prior"), labels)
+    found = {error.row for error in errors}
+    assert len(found & wrong) >= 0.75 * len(wrong)
+    assert len(found & wrong) >= 0.9 * len(found)
+    assert all(e.proposed == images.y[e.row] for e in errors if e.row in wrong)
+
+
+def test_it_counts_as_cleanlab_does() -> None:
+    count = pytest.importorskip("cleanlab.count", reason="cleanlab, the oracle, is not installed")
+    images = clusters(5, 30, noise=1.5)
+    labels, _ = flipped(images.y, 5, 0.2)
+    judges = fit_judges(Features(images.x, labels), text_of(images, 5), "lda-prior")
+    p = np.zeros((len(labels), 5))
+    for rows, block in judges.blocks():
+        p[rows.numpy()] = block.numpy()
+    theirs = count.num_label_issues(labels.numpy(), p, estimation_method="off_diagonal_calibrated")
+    own = p[np.arange(len(labels)), labels]
+    picks = [r for r in np.argsort(own, kind="stable") if p[r].argmax() != labels[r]][:theirs]
+    ours = [error.row for error in find_label_errors(judges, labels)]
+    assert abs(len(ours) - len(picks)) <= 2
+    shared = min(len(ours), len(picks))
+    assert ours[:shared] == [int(row) for row in picks[:shared]]
+
+
+def test_copies_are_found_by_features_alone() -> None:
+    images = clusters(4, 25, width=64)
+    x = torch.cat([images.x, images.x[:3], images.x[5:8] + 0.01, torch.zeros(2, 64)])
+    pairs = find_pairs(find_neighbours(x))
+    expected = {(0, 100), (1, 101), (2, 102), (5, 103), (6, 104), (7, 105)}
+    assert {(p.first, p.second) for p in pairs} == expected
+    many = torch.cat([images.x, images.x[:1].repeat(30, 1)])
+    (rows,) = group(find_pairs(find_neighbours(many)), len(many))
+    assert rows == [0, *range(100, 130)]
+
+
+def test_an_outlier_is_found() -> None:
+    images = clusters(4, 25, width=64, noise=0.3)
+    x = torch.cat([images.x, torch.randn(1, 64, generator=torch.Generator().manual_seed(5))])
+    assert [row for row, _ in find_outliers(find_neighbours(x))][:1] == [100]
+
+
+def test_a_leak_is_counted_and_fixed(tmp_path: Path) -> None:
+    images = clusters(3, 20)
+    x = torch.cat([images.x, images.x[:3], images.x[30:50]])
+    y = torch.cat([images.y, images.y[:3], images.y[30:50]])
+    x[-17:] += torch.randn(17, 32, generator=torch.Generator().manual_seed(1))
+    found = cafe.check(save(tmp_path / "c.h5", Features(x, y), text_of(images, 3), 60))
+    leaked = {image.id for image in found.leaked}
+    assert {f"test/{row}.png" for row in range(60, 63)} <= leaked
+    text = fix_splits(found, tmp_path / "splits.csv").read_text()
+    assert "test/60.png,class 0,train" in text
+    with pytest.raises(InputError, match="no copies"):
+        fix_splits(
+            cafe.check(save(tmp_path / "d.h5", clusters(3, 20), None, 50)), tmp_path / "s.csv"
+        )
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+@pytest.mark.parametrize(("classes", "each"), [(2, 1), (5, 1), (3, 2), (1000, 2)])
+def test_it_takes_any_cache(tmp_path: Path, classes: int, each: int, with_text: bool) -> None:
+    images = clusters(classes, each, width=16)
+    text = text_of(images, classes) if with_text else None
+    found = cafe.check(save(tmp_path / "c.h5", images, text), method="lda-prior" if text else None)
+    assert found.images == classes * each
+    json.dumps(found.json, allow_nan=False)
+    assert any("pixels" in line or "features alone" in line for line in found.notes)
+    file = found.write_suggestions(tmp_path / "s.csv")
+    assert read_suggestions(file) == found.suggestions
+
+
+def test_one_class_has_no_label_errors() -> None:
+    images = clusters(1, 12)
+    judges = fit_judges(images, text_of(images, 1), "linear-probe")
+    assert find_label_errors(judges, images.y) == []
+
+
+def test_features_of_zeros_are_outliers_and_no_copies(tmp_path: Path) -> None:
+    images = clusters(2, 10)
+    images.x[3:6] = 0
+    found = cafe.check(save(tmp_path / "c.h5", images, None))
+    assert [f.image.id for f in found.outliers[:3]] == [f"train/{row}.png" for row in (3, 4, 5)]
+    assert found.copies == []
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes, a cropped copy in the other class, a blank and a tiny image."""
+    for label, name in enumerate(("left", "right")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for row in range(8):
+            draw_image(10 * label + row, (64, 60)).save(tmp_path / f"photos/{name}/{row}.png")
+    copy = draw_image(0, (64, 60)).crop((3, 2, 62, 58)).resize((90, 85))
+    copy.save(tmp_path / "photos/right/copy.jpg", quality=80)
+    draw_image(1).resize((1, 1)).resize((64, 64)).save(tmp_path / "photos/left/blank.png")
+    draw_image(99, (9, 9)).save(tmp_path / "photos/left/tiny.png")
+    return tmp_path / "photos"
+
+
+def test_a_folder_is_encoded_and_looked_at(photos: Path, tmp_path: Path) -> None:
+    notes = list[str]()
+    found = cafe.check(photos, model="nano", cache=tmp_path / "cache", note=notes.append)
+    assert [(f.image.id, f.problem) for f in found.useless] == [
+        ("left/blank.png", "blank"),
+        ("left/tiny.png", "tiny"),
+    ]
+    assert ["left/0.png", "right/copy.jpg"] in [
+        sorted(image.id for image in c.images) for c in found.copies
+    ]
+    page = write_check_page(found, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_names_are_escaped_on_the_page(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "left", photos / "<script>alert(1)<")
+    shutil.rmtree(photos / "left")
+    found = cafe.check(photos, model="nano", cache=tmp_path / "cache")
+    page = write_check_page(found, tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+
+
+def test_a_choice_is_never_overwritten(tmp_path: Path) -> None:
+    found = cafe.check(save(tmp_path / "c.h5", clusters(2, 10), None))
+    assert isinstance(found, Check)
+    first = found.write_suggestions(tmp_path / "s.csv")
+    second = found.write_suggestions(tmp_path / "s.csv")
+    assert (first.name, second.name) == ("s.csv", "s-2.csv")
+    with pytest.raises(CafeError, match="cannot write"):
+        found.write_suggestions(tmp_path / "absent" / "s.csv")
+
+
+def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CafeError):
+        cafe.check("nothing-of-that-name", cache=tmp_path)
+    with pytest.raises(InputError, match="coop needs more"):
+        cafe.check("digits", method="coop", cache=tmp_path)
+
+
+def test_blocks_of_noise_are_no_suggestions(tmp_path: Path) -> None:
+    write_cache(tmp_path / "n.h5", make_header(), {"train": iter([make_block(30)])})
+    found = cafe.check(FeatureCache.open(tmp_path / "n.h5"), method="lda-prior")
+    assert found.copies == []
