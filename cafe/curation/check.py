@@ -34,6 +34,7 @@ from cafe.progress import Note, Progress, log
 from cafe.store import FeatureCache
 
 _TINY = 24  # pixels of the shorter side
+_DOUBTED = 0.25  # of all labels; more are hardly wrong
 _BLANK = 1.0  # standard deviation of grey values, of 255
 
 
@@ -181,6 +182,11 @@ def _look(
     errors = find_label_errors(judges, images.y)
     if not judges.parts:
         notes.append("labels are not judged: no class has two images, or there is one class only")
+    if len(errors) > _DOUBTED * len(labelled):
+        notes.append(
+            f"{len(errors):,} of {len(labelled):,} labels are doubted: many are wrong, or the "
+            "encoder hardly tells these classes apart, and then little of it is right"
+        )
     classes, zero_shot = report_classes(
         images, [split for split, _ in rows], task.text, names, header.sentences
     )
