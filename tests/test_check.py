@@ -23,6 +23,7 @@ from cafe.errors import CafeError, InputError
 from cafe.features.tensors import ClassText, Features
 from cafe.store import Block, FeatureCache
 from cafe.store.write import write_cache
+from cafe_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -217,6 +218,31 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
         cafe.check("nothing-of-that-name", cache=tmp_path)
     with pytest.raises(InputError, match="coop needs more"):
         cafe.check("digits", method="coop", cache=tmp_path)
+
+
+def test_the_commands(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table and page, JSON alone on stdout, a split without a leak that is extracted."""
+    monkeypatch.chdir(photos.parent)
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["cafe", *words])
+        main()
+        return capsys.readouterr().out
+
+    options = ("--model", "nano", "--method", "lda-prior")
+    table = run("check", "photos", *options, "-o", "check.html", "--fix-splits")
+    assert "likely label errors" in table
+    assert Path("check.html").is_file()
+    assert Path("suggestions.csv").is_file()
+    found = json.loads(run("check", "photos", *options, "--json"))
+    assert found["suggestions"] == "suggestions-2.csv"
+    if Path("splits.csv").is_file():
+        assert found["test_images_leaked"] > 0
+        run("extract", "photos", "--model", "nano", "--split-file", "splits.csv")
+        again = json.loads(run("check", "photos/nano.glyphs", "--images", "photos", "--json"))
+        assert again["test_images_leaked"] == 0
 
 
 def test_blocks_of_noise_are_no_suggestions(tmp_path: Path) -> None:

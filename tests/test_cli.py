@@ -39,6 +39,8 @@ COMMANDS = [
     ["meta-train"],
     ["predict"],
     ["export"],
+    ["check"],
+    ["relabel"],
     ["datasets"],
     ["methods"],
     ["cache", "ls"],
