@@ -101,7 +101,8 @@ def measure_models(device: torch.device, small: bool) -> list[dict[str, Any]]:
             times = 1 if small else {"ViT-B-32": 32, "ViT-B-16": 16, "ViT-L-14": 8}[model]
             dataset = replace(found, splits={"train": items * times})
             encoder = load_encoder(model, "none", device=str(device))
-            rates = measure_extraction(dataset, encoder, encoder, os.cpu_count() or 1)
+            plain = load_encoder(model, "none", device=str(device), precision="fp32")
+            rates = measure_extraction(dataset, encoder, plain, os.cpu_count() or 1)
             share = rates["extract"] / rates["bare forward"]
             rows.append({"model": model, **rates, "share_of_forward": round(share, 3)})
     return rows
