@@ -48,7 +48,7 @@ def _escape(match: re.Match[str]) -> str:
 
 def counted(number: int | str, noun: str, plural_verb: str = "") -> str:
     """A number, or several in a text, with a noun and verb: `1 image has`, `all classes have`."""
-    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    plural = "" if number == 1 else "es" if noun.endswith(("s", "x")) else "s"
     counted_ = f"{number if isinstance(number, str) else f'{number:,}'} {noun}{plural}"
     return f"{counted_} {verb(number, plural_verb)}" if plural_verb else counted_
 
