@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from cafe.datasets.boxes.coco import read_coco
 from cafe.errors import DatasetError
 
-
 Write = Callable[..., Path]
 
 

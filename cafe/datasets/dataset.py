@@ -108,6 +108,15 @@ class Dataset:
         """Whether it can be told of an image if its content has changed."""
         return self.root is not None
 
+    @property
+    def crops(self) -> int:
+        """Crops of each item, the mean of whose features is the item's; 0 of whole images."""
+        return 0
+
+    def image_of(self, name: str) -> str:
+        """The image that an item lies on, by their ids: itself, unless items are boxes."""
+        return name
+
     def quick_state(self, image: str) -> tuple[int, int, int, int]:
         """Size, times and inode of the file that holds an image; zeros where there is none."""
         try:

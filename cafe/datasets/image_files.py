@@ -80,7 +80,7 @@ def look_up_images(
         splits[split] = tuple(items)
     if missing and not (allow_missing and any(splits.values())):
         total = sum(map(len, images.rows.values()))
-        raise MissingFilesError(_missing_message(name, root, missing, total))
+        raise MissingFilesError(missing_message(name, root, missing, total))
     there = {item.id: item for items in splits.values() for item in items}
     dataset = Dataset(
         name,
@@ -96,12 +96,15 @@ def look_up_images(
     return _without_empty_classes(dataset) if missing else dataset
 
 
-def _missing_message(name: str, root: Path, missing: Sequence[str], total: int) -> str:
+def missing_message(
+    name: str, root: Path, missing: Sequence[str], total: int, what: str = "split"
+) -> str:
+    """What is said where images are not there that a split, or `what`, names."""
     advice = "complete the folder or pass another root"
     if len(missing) < total:
         advice += ", or allow missing images (allow_missing=True)"
     return (
-        f"{name}: {len(missing):,} of the {counted(total, 'image')} that its split names "
+        f"{name}: {len(missing):,} of the {counted(total, 'image')} that its {what} names "
         f"{verb(len(missing), 'are')} not in {root} "
         f"({quote_some(missing)}); {advice}."
     )

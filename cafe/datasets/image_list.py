@@ -109,7 +109,7 @@ def make_image_list(
         rows[entry.split].append((entry.path, label_of[entry.key]))
     rows = {split: pairs for split, pairs in rows.items() if pairs}
     _check_unique(rows, where)
-    _check_trained(rows, names, where)
+    check_trained(rows, names, where)
     key_of = {label: key for key, label in label_of.items()}
     in_order = [str(key_of.get(label, label)) for label in range(len(names))]
     return ImageList(names, rows, pairs_in_words(in_order, names, class_names))
@@ -225,14 +225,17 @@ def _check_unique(rows: Mapping[str, Sequence[tuple[str, int]]], where: str) -> 
         )
 
 
-def _check_trained(
-    rows: Mapping[str, Sequence[tuple[str, int]]], names: Sequence[str], where: str
+def check_trained(
+    rows: Mapping[str, Sequence[tuple[str, int]]],
+    names: Sequence[str],
+    where: str,
+    noun: str = "image",
 ) -> None:
-    """Each class that has images has training images, where there is a training split."""
+    """Refuse a class that has images and no training images, if there is a training split."""
     labels = {split: {label for _, label in pairs} for split, pairs in rows.items()}
     untrained = sorted(set().union(*labels.values()) - labels.get("train", set()))
     if untrained and "train" in labels:
         raise DatasetError(
-            f"{where}: {counted(len(untrained), 'class', 'have')} no training image: "
+            f"{where}: {counted(len(untrained), 'class', 'have')} no training {noun}: "
             f"{quote_some(names[label] for label in untrained)}; are they spelled alike?"
         )

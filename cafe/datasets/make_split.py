@@ -17,6 +17,10 @@ from cafe.datasets.image_list import Entry
 from cafe.errors import CafeError, DatasetError, raw_name, verb
 
 SPLIT_BY_CAFE = "cafe's split: 50/20/30 % train/val/test in each class, by a hash of the path"
+SPLIT_OF_IMAGES = (
+    "cafe's split: 50/20/30 % train/val/test of the images, by a hash of the path; no image has "
+    "boxes in two"
+)
 HELD_OUT = "val is 20 % of each class of train, by a hash of the path"
 
 _CUTS = (("train", 0.5), ("val", 0.7), ("test", 1.0))
@@ -43,7 +47,7 @@ def assign_splits(images: Sequence[tuple[str, int | str]], known: Mapping[str, s
     Parameters
     ----------
     images : sequence of (str, int or str)
-        Path and class of each.
+        Path and class of each. Those of one path, as of boxes on one image, stay together.
     known : mapping of str to str
         Path -> split, of images that stay where they are. Such an image moves only where its class
         would have no training image otherwise.
@@ -53,19 +57,28 @@ def assign_splits(images: Sequence[tuple[str, int | str]], known: Mapping[str, s
     list of str
         In the order of the images.
     """
-    splits = [
-        known.get(path) or next(split for split, cut in _CUTS if _place(path) < cut)
+    splits = {
+        path: known.get(path) or next(split for split, cut in _CUTS if _place(path) < cut)
         for path, _ in images
-    ]
-    for rows in _by_class(images):
-        new = [row for row in rows if images[row][0] not in known]
-        if not any(splits[row] == "train" for row in rows):
-            splits[(new or rows)[0]] = "train"
-        assigned = [splits[row] for row in rows]
+    }
+    classes = [list(dict.fromkeys(images[row][0] for row in rows)) for rows in _by_class(images)]
+    for paths in classes:
+        _move_to_train(paths, splits, known)
+        new = [path for path in paths if path not in known]
+        assigned = [splits[path] for path in paths]
         can_move = new and (splits[new[-1]] != "train" or assigned.count("train") > 1)
         if can_move and "test" not in assigned:
             splits[new[-1]] = "test"
-    return splits
+    for paths in classes:  # an image that moved may have been the only one of another class
+        _move_to_train(paths, splits, known)
+    return [splits[path] for path, _ in images]
+
+
+def _move_to_train(paths: Sequence[str], splits: dict[str, str], known: Mapping[str, str]) -> None:
+    """Give a class a training image, if it has none."""
+    if not any(splits[path] == "train" for path in paths):
+        new = [path for path in paths if path not in known]
+        splits[(new or paths)[0]] = "train"
 
 
 def make_split(entries: Sequence[Entry]) -> list[Entry]:
@@ -112,7 +125,9 @@ def keep_splits(dataset: Dataset, known: Mapping[str, str]) -> Dataset:
     known : mapping of str to str
         Id of an image -> its split.
     """
-    splits = assign_splits([(item.id, item.label) for item in dataset.unsplit], known)
+    images = [(dataset.image_of(item.id), item.label) for item in dataset.unsplit]
+    of_images = {dataset.image_of(name): split for name, split in known.items()}
+    splits = assign_splits(images, of_images)
     assigned = list(zip(splits, dataset.unsplit, strict=True))
     by_split = {name: tuple(item for split, item in assigned if split == name) for name in SPLITS}
     by_split = {name: items for name, items in by_split.items() if items}

@@ -32,7 +32,7 @@ _LIKE_SPLIT = re.compile(
 _MARK = re.compile(r"sep=(.)\n")  # the first line of what some spreadsheets write
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """Fields by the names of their columns, in lower case and with underscores for spaces."""
 
     where: str
@@ -40,7 +40,7 @@ class _Line(NamedTuple):
     columns: Mapping[str, str]  # these names as they are written
 
 
-def _line(pairs: Sequence[tuple[str, Any]], where: str) -> _Line:
+def _line(pairs: Sequence[tuple[str, Any]], where: str) -> Line:
     named = [
         ("_".join(re.split(r"[\s_-]+", column.strip().lower())), column.strip(), value)
         for column, value in pairs
@@ -51,10 +51,11 @@ def _line(pairs: Sequence[tuple[str, Any]], where: str) -> _Line:
         twice = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{where}: two columns are called {quote(twice)}; keep one.")
     fields = {name: value for name, _, value in named}
-    return _Line(where, fields, {name: column for name, column, _ in named})
+    return Line(where, fields, {name: column for name, column, _ in named})
 
 
-def _csv_lines(path: Path) -> Iterator[_Line]:
+def csv_lines(path: Path) -> Iterator[Line]:
+    """The lines of a CSV file with a header, one after the other."""
     text = read_text(path)
     mark = _MARK.match(text)
     skipped = mark.end() if mark else 0
@@ -83,12 +84,12 @@ def delimiter_of(text: str) -> str:
     header = text.lstrip().partition("\n")[0].lower()
     for delimiter in ",;\t|":
         names = {name.strip(" \"'") for name in header.split(delimiter)}
-        if {"path", "label"} <= names:
+        if "path" in names:
             return delimiter
     return ","
 
 
-def _jsonl_lines(path: Path) -> Iterator[_Line]:
+def _jsonl_lines(path: Path) -> Iterator[Line]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -102,7 +103,7 @@ def _jsonl_lines(path: Path) -> Iterator[_Line]:
         yield _line(list(fields.items()), where)
 
 
-def _parquet_lines(path: Path) -> Iterator[_Line]:
+def _parquet_lines(path: Path) -> Iterator[Line]:
     for number, fields in enumerate(table_rows(path)):
         yield _line(list(fields.items()), f"{path}, row {number}")
 
@@ -117,14 +118,15 @@ def _key(label: Any, where: str) -> int | str:
     return label.strip()
 
 
-def _split(value: Any, where: str) -> str:
+def split_of(value: Any, where: str) -> str:
+    """The split that a field names; "" where it is empty."""
     text = "" if value is None else str(value).strip().lower()
     if text and text not in SPLIT_NAMES:
         raise DatasetError(f"{where}: split {quote(value)} is none of train, val and test.")
     return SPLIT_NAMES[text] if text else ""
 
 
-def _entry(line: _Line, root: Path) -> Entry:
+def _entry(line: Line, root: Path) -> Entry:
     lacking = [name for name in ("path", "label") if name not in line.fields]
     if lacking:
         raise DatasetError(
@@ -138,7 +140,7 @@ def _entry(line: _Line, root: Path) -> Entry:
     if name is not None and not (isinstance(name, str) and name.strip()):
         raise DatasetError(f"{line.where}: class name {quote(name)} is not a name.")
     key, split = _key(line.fields["label"], line.where), line.fields.get("split")
-    return Entry(_split(split, line.where), clean_path(path, line.where), key, name)
+    return Entry(split_of(split, line.where), clean_path(path, line.where), key, name)
 
 
 def _below(path: str, root: Path) -> str:
@@ -180,7 +182,7 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     DatasetError
         If a line is not usable; the message gives its number.
     """
-    read = {".jsonl": _jsonl_lines, ".parquet": _parquet_lines}.get(path.suffix.lower(), _csv_lines)
+    read = {".jsonl": _jsonl_lines, ".parquet": _parquet_lines}.get(path.suffix.lower(), csv_lines)
     lines = list(read(path))
     entries = _one_kind_of_key([_entry(line, root) for line in lines])
     if not entries:
@@ -195,7 +197,7 @@ def read_manifest(path: Path, root: Path, class_names: ClassNames = None) -> tup
     return replace(images, notes=notes, unsplit=paths), source
 
 
-def _unused(lines: Sequence[_Line], is_unsplit: bool) -> Iterator[str]:
+def _unused(lines: Sequence[Line], is_unsplit: bool) -> Iterator[str]:
     """A line that names the columns that are not used, and one for what looks like the split."""
     columns = {
         name: column for line in lines for name, column in line.columns.items() if name not in _USED
@@ -208,7 +210,7 @@ def _unused(lines: Sequence[_Line], is_unsplit: bool) -> Iterator[str]:
         yield f"not used: columns of {lines[0].where.rpartition(',')[0]} ({quote_some(others, 5)})"
 
 
-def _is_like_split(name: str, lines: Sequence[_Line]) -> bool:
+def _is_like_split(name: str, lines: Sequence[Line]) -> bool:
     if _LIKE_SPLIT.fullmatch(name):
         return True
     values = {str(line.fields.get(name, "")).strip().lower() for line in lines}

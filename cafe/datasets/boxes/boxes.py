@@ -45,7 +45,7 @@ class Boxes:
     is_crowd, is_difficult : ndarray
         COCO's `iscrowd` and Pascal VOC's `difficult`. (B,) bool
     image_ids : ndarray
-        COCO's, else the row from 0. (M,) int64
+        COCO's, of which two files may have the same; else the row from 0. (M,) int64
     category_ids : ndarray
         COCO's, else the label. (C,) int64
     sizes : ndarray

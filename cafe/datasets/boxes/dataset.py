@@ -1,0 +1,247 @@
+"""Boxes as a dataset, each an item of its own; which images they lie on decides their split."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.datasets.boxes.boxes import Boxes
+from cafe.datasets.boxes.place import place_boxes
+from cafe.datasets.boxes.read import read_boxes
+from cafe.datasets.dataset import SPLITS, Dataset, Item
+from cafe.datasets.image_files import file_size
+from cafe.datasets.image_list import ClassNames, check_trained, choose_names
+from cafe.datasets.make_split import SPLIT_OF_IMAGES, assign_splits
+from cafe.datasets.open_image import FileState, state_now
+from cafe.datasets.text_files import clean_name, quote_some
+from cafe.errors import DatasetError, InputError, counted
+
+CONTEXT = (1.0, 1.5)
+"""How much of a box's surroundings its crops show (ViLD, arXiv 2104.13921): sides, times these."""
+
+_MOST_CONTEXT = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class BoxDataset(Dataset):
+    """A dataset whose items are boxes, called after their image: `a.jpg#0`, `a.jpg#1`.
+
+    Attributes
+    ----------
+    boxes : Boxes
+        On images that are there, in pixels.
+    context : tuple of float
+        Sides of an item's crops, in those of its box.
+    """
+
+    boxes: Boxes = None  # type: ignore[assignment]  # attributes before it have defaults
+    context: tuple[float, ...] = CONTEXT
+
+    @property
+    def crops(self) -> int:
+        """Crops of each item, the mean of whose features is the item's."""
+        return len(self.context)
+
+    def image_of(self, name: str) -> str:
+        """The image that a box lies on."""
+        return name.rpartition("#")[0]
+
+    def box(self, name: str) -> tuple[float, float, float, float]:
+        """Left, top, width and height of an item. Those of an empty box are 0."""
+        left, top, width, height = self.boxes.xywh[self._row(name)].tolist()
+        return left, top, width, height
+
+    def columns(self, ids: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """What the box file says of some items, by the names that a cache has for it. (n, ...)"""
+        rows, boxes = [self._row(name) for name in ids], self.boxes
+        return {
+            "xywh": boxes.xywh[rows],
+            "area": boxes.areas[rows],
+            "box_id": boxes.box_ids[rows],
+            "image_id": boxes.image_ids[boxes.image[rows]],
+            "category_id": boxes.category_ids[boxes.labels[rows]],
+            "is_crowd": boxes.is_crowd[rows],
+            "is_difficult": boxes.is_difficult[rows],
+        }
+
+    def quick_state(self, image: str) -> tuple[int, int, int, int]:
+        """As of the image's file, the inode mixed with the box."""
+        size, mtime, ctime, inode = super().quick_state(image)
+        return size, mtime, ctime, inode ^ self._mark(image)
+
+    def state(self, image: str) -> FileState:
+        """As of the image's file; digest and inode are mixed with the box."""
+        path = self._path(image)
+        return self.state_of_box(image, _state_of_file(path, super().quick_state(image)))
+
+    def state_of_box(self, name: str, state: FileState) -> FileState:
+        """The state of an item, of that of its image's file."""
+        if not any(state.sha256):
+            return state
+        digest = hashlib.sha256(state.sha256 + self._geometry(name)).digest()
+        return state._replace(sha256=digest, inode=state.inode ^ self._mark(name))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what a dataset's covers, and the boxes with their ids and flags."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        for split in SPLITS:
+            for column in self.columns([i.id for i in self.splits.get(split, ())]).values():
+                digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    def _path(self, image: str) -> Path:
+        return super()._path(self.image_of(image))
+
+    def _geometry(self, name: str) -> bytes:
+        return np.array(self.box(name), "<f8").tobytes()
+
+    def _mark(self, name: str) -> int:
+        digest = hashlib.sha256(self._geometry(name)).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    @cached_property
+    def _places(self) -> tuple[Mapping[str, int], NDArray[np.int64], NDArray[np.int64]]:
+        """Index of each image, its first place, and the rows of the boxes, image by image."""
+        counts = np.bincount(self.boxes.image, minlength=len(self.boxes.images))
+        index = {image: place for place, image in enumerate(self.boxes.images)}
+        return index, np.cumsum(counts) - counts, np.argsort(self.boxes.image, kind="stable")
+
+    def _row(self, name: str) -> int:
+        image, _, number = name.rpartition("#")
+        index, starts, order = self._places
+        return int(order[starts[index[image]] + int(number)])
+
+
+@functools.lru_cache(maxsize=8)  # the boxes of an image follow each other
+def _state_of_file(path: Path, _quick: tuple[int, int, int, int]) -> FileState:
+    return state_now(path)
+
+
+def check_context(context: Sequence[float]) -> tuple[float, ...]:
+    """The sides of the crops, checked."""
+    sides = tuple(map(float, context))
+    if not sides or len(set(sides)) < len(sides) or not all(1 <= c <= _MOST_CONTEXT for c in sides):
+        raise InputError(
+            f"context must be different numbers from 1 to {_MOST_CONTEXT:g}, such as 1,1.5; got "
+            f"{','.join(f'{side:g}' for side in sides) or 'none'}."
+        )
+    return sides
+
+
+def load_boxes(
+    root: Path,
+    path: Path,
+    *,
+    name: str,
+    templates: tuple[str, ...],
+    context: Sequence[float] = CONTEXT,
+    class_names: ClassNames = None,
+    allow_missing: bool = False,
+) -> BoxDataset:
+    """Make a dataset of the labelled boxes of a file. No image is decoded.
+
+    Published lists of images make the splits. Where there is none, cafe does, by the image: no
+    image has boxes in two splits.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the images.
+    path : Path
+        Box file or folder; see `read_boxes`.
+    name, templates, class_names, allow_missing
+        As for `cafe.datasets.load_dataset`.
+    context : sequence of float
+        Sides of the crops of a box, in those of the box.
+
+    Raises
+    ------
+    CafeError
+        If the boxes cannot be read, none has a label, or images are missing.
+    """
+    sides = check_context(context)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder of images, which boxes need; check the path.")
+    placed = place_boxes(read_boxes(path), root, allow_missing=allow_missing, name=name)
+    boxes, labels, names, notes = _labelled(placed.boxes, class_names)
+    split_of_image, words = _splits(boxes, labels, f"boxes of {path.name}")
+    order = np.lexsort((boxes.numbers, boxes.image))  # the boxes of an image side by side
+    chosen = order[labels[order] >= 0]
+    numbers, sizes = boxes.numbers, [file_size(root / image) or 0 for image in boxes.images]
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for row in chosen.tolist():
+        image = int(boxes.image[row])
+        if split := split_of_image[image]:
+            item = Item(f"{boxes.images[image]}#{numbers[row]}", int(labels[row]), sizes[image])
+            splits[split].append(item)
+    pairs = {s: [(i.id, i.label) for i in items] for s, items in splits.items() if items}
+    check_trained(pairs, names, boxes.where, "box")
+    is_made = SPLIT_OF_IMAGES in words
+    dataset = BoxDataset(
+        name=name,
+        class_names=names,
+        splits={split: tuple(items) for split, items in splits.items() if items},
+        templates=templates,
+        root=root,
+        source=words,
+        missing=placed.missing,
+        notes=tuple(notes),
+        boxes=boxes,
+        context=sides,
+    )
+    return replace(dataset, unsplit=_all_items(dataset)) if is_made else dataset
+
+
+def _all_items(dataset: Dataset) -> tuple[Item, ...]:
+    return tuple(sorted(item for items in dataset.splits.values() for item in items))
+
+
+def _labelled(
+    boxes: Boxes, class_names: ClassNames
+) -> tuple[Boxes, NDArray[np.int64], tuple[str, ...], list[str]]:
+    """The boxes, their classes without those that have no box, and what is left out."""
+    names = choose_names(
+        dict(enumerate(map(clean_name, boxes.class_names))), class_names, boxes.where
+    )
+    used = np.unique(boxes.labels[boxes.labels >= 0])
+    if not used.size:
+        raise DatasetError(
+            f"{boxes.where}: none of {counted(len(boxes), 'box')} has a label; label some boxes of "
+            "each class."
+        )
+    notes = list(boxes.notes)
+    if bare := int((boxes.labels < 0).sum()):
+        notes.append(f"left out: boxes without a label ({bare:,})")
+    if empty := [name for label, name in enumerate(names) if label not in used]:
+        notes.append(f"left out: classes without a box ({len(empty):,}: {quote_some(empty)})")
+    label_of = np.append(np.searchsorted(used, np.arange(len(names))), -1)  # the last is of -1
+    return boxes, label_of[boxes.labels], tuple(names[label] for label in used), notes
+
+
+def _splits(boxes: Boxes, labels: NDArray[np.int64], where: str) -> tuple[list[str], str]:
+    """The split of each image, "" of one that is left out, and where they come from in words."""
+    if boxes.splits is None:
+        rows = np.flatnonzero(labels >= 0).tolist()
+        pairs: list[tuple[str, Any]] = [
+            (boxes.images[boxes.image[row]], int(labels[row])) for row in rows
+        ]
+        splits = [""] * len(boxes.images)
+        for row, split in zip(rows, assign_splits(pairs, {}), strict=True):
+            splits[boxes.image[row]] = split
+        return splits, f"{where}; {SPLIT_OF_IMAGES}"
+    words = f"{where}, with their splits"
+    if outside := boxes.splits.count(""):
+        words += f"; {counted(outside, 'image')} in no split left out"
+    if "test" not in boxes.splits and "val" in boxes.splits:
+        # as of ImageNet and COCO, whose test labels are not published
+        splits = ["test" if split == "val" else split for split in boxes.splits]
+        return splits, f"{words}; val is the test split"
+    return list(boxes.splits), words

@@ -1,0 +1,110 @@
+"""YOLO's text files: `class x y w h` for each box of an image, centre and sides as shares of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cafe.datasets.boxes.boxes import BoxColumns, Boxes
+from cafe.datasets.boxes.lists import find_lists, splits_of_lists
+from cafe.datasets.image_list import SPLIT_NAMES
+from cafe.datasets.text_files import quote, quote_some, read_text
+from cafe.errors import DatasetError
+
+NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "classes.names")
+"""Files that name the classes, the first that is there."""
+
+
+def read_yolo(files: Sequence[Path], folder: Path) -> Boxes:
+    """Read YOLO's text files.
+
+    The image of `labels/train/a.txt` is `images/train/a` with any suffix, and that of `a.txt` lies
+    beside it. Folders called train, val or test make the splits, else lists of that name.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Text files of boxes.
+    folder : Path
+        Folder that they lie below; it, or one above, names the classes (`NAMES`).
+
+    Returns
+    -------
+    Boxes
+        As shares of the images' sides, of file after file. A sixth number is a score.
+
+    Raises
+    ------
+    DatasetError
+        If no file names the classes, or a line is not usable.
+    """
+    names = _class_names(folder)
+    columns, images = BoxColumns(), list[str]()
+    for row, path in enumerate(files):
+        relative = path.relative_to(folder).with_suffix("").as_posix()
+        images.append(
+            "/".join("images" if part == "labels" else part for part in relative.split("/"))
+        )
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            if line.strip():
+                columns.image.append(row)
+                _add(columns, line, names, f"{path}, line {number}")
+    folders = tuple(map(_split_of_folder, images))
+    splits = folders if any(folders) else splits_of_lists(images, find_lists(folder))
+    return columns.boxes(str(folder), images, names, splits=splits, is_relative=True)
+
+
+def _add(columns: BoxColumns, line: str, names: Sequence[str], where: str) -> None:
+    words = line.split()
+    try:
+        label, (x, y, w, h, *more) = int(words[0]), map(float, words[1:])
+    except ValueError:
+        label, more = -1, [0.0, 0.0]
+    if len(more) > 1:
+        raise DatasetError(
+            f"{where}: {quote(line.strip())} is no box; 'class x y w h' is expected, the class as "
+            "its number and the rest as shares of the image's sides."
+        )
+    if not 0 <= label < len(names):
+        raise DatasetError(
+            f"{where}: class {label} has no name, as there are {len(names)} "
+            f"({quote_some(names)}); name it."
+        )
+    columns.labels.append(label)
+    columns.xywh.extend((x - w / 2, y - h / 2, w, h))
+    columns.scores.append(more[0] if more else float("nan"))
+
+
+def _split_of_folder(image: str) -> str:
+    parts = image.lower().split("/")[:-1]
+    return next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "")
+
+
+def _class_names(folder: Path) -> list[str]:
+    for place in (folder, folder.parent):
+        for path in (place / name for name in NAMES):
+            if path.is_file():
+                return _read_names(path)
+    raise DatasetError(
+        f"{folder}: nothing names the classes; add classes.txt with a name on each line, or "
+        "data.yaml with 'names:'."
+    )
+
+
+def _read_names(path: Path) -> list[str]:
+    text = read_text(path)
+    if path.suffix not in (".yaml", ".yml"):
+        return [line.strip() for line in text.strip().split("\n")]
+    yaml: Any = importlib.import_module("yaml")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DatasetError(f"{path} is not YAML ({quote(str(error))}).") from None
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, Mapping) and names.keys() == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(f"{path} has no list 'names' of classes, numbered from 0.")
+    return ["" if name is None else str(name) for name in names]
