@@ -92,6 +92,17 @@ ClassNames = Annotated[
 Name = Annotated[
     str | None, Option(help="Name of the dataset in its cache's name [default: the folder's].")
 ]
+Boxes = Annotated[
+    Path | None,
+    Option(
+        help="Boxes on the images of a folder, each an item: COCO JSON, a folder of Pascal VOC or "
+        "YOLO files, or CSV."
+    ),
+]
+Context = Annotated[
+    str | None,
+    Option(help="Sides of a box's crops, in those of the box [default: 1,1.5]."),
+]
 Replace = Annotated[bool, Option("--replace", help="Replace a file of that name.")]
 
 # extracting

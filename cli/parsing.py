@@ -65,6 +65,16 @@ def parse_models(text: str) -> list[str]:
     return names
 
 
+def parse_context(text: str | None) -> list[float] | None:
+    """Read "1,1.5", the sides of a box's crops; None where nothing was given."""
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--context {text} is not understood; give numbers such as 1,1.5."
+        ) from None
+
+
 def parse_methods(given: list[str] | None) -> list[str] | None:
     """Read "gda,tip-adapter", given once or several times; None where nothing was given."""
     names = [name.strip() for text in given or () for name in text.split(",") if name.strip()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cafe.datasets import prompts
 from cafe.datasets.catalog import BY_NAME, KnownDataset
@@ -22,6 +22,7 @@ from cafe.datasets.packed_sources import find_packed_source, read_packed_source
 from cafe.datasets.text_files import in_words, quote, quote_some
 from cafe.errors import DatasetError, InputError, UnknownNameError, escape_bytes, verb
 
+D = TypeVar("D", bound=Dataset)
 DATASET_NAMES = ("digits", *BY_NAME)
 
 
@@ -87,7 +88,7 @@ def load_dataset(
             class_names=class_names,
             allow_missing=allow_missing,
         )
-        return images if class_names is not None else _with_words(images)
+        return images if class_names is not None else with_words(images)
     if name is None:
         path = _existing_path(str(name_or_path), download)
         source = _read_path(path, data_root, split_file, class_names)
@@ -97,16 +98,16 @@ def load_dataset(
         source = _read_known(BY_NAME[name], root, split_file, class_names, allow_missing)
     dataset = look_up_images(
         source.images,
-        name=name or _short_name(path),
+        name=name or short_name(path),
         root=source.root,
         templates=templates or prompts.templates_for(name or "default"),
         source=source.words,
         allow_missing=allow_missing,
     )
-    return dataset if name or class_names is not None else _with_words(dataset)
+    return dataset if name or class_names is not None else with_words(dataset)
 
 
-def _with_words(dataset: Dataset) -> Dataset:
+def with_words(dataset: D) -> D:
     """Let prompts say `annual crop` of a class that a folder or a table calls `AnnualCrop`."""
     pairs = [(name, in_words(name)) for name in dataset.class_names]
     changed = [pair for pair in pairs if pair[0] != pair[1]]
@@ -162,7 +163,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _short_name(path: Path) -> str:
+def short_name(path: Path) -> str:
     """Name of a dataset that is a folder or a manifest."""
     if path.name in ("", ".."):
         path = path.resolve()

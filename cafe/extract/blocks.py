@@ -15,6 +15,7 @@ from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import CafeError, InputError
+from cafe.extract.crops import CropDecoder
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item
 from cafe.extract.encode import EncodedBatch, LoaderOptions, decode_and_encode, decoder_threads
 from cafe.extract.file_states import changed_files, state_array
@@ -93,7 +94,7 @@ def plan_blocks(dataset: Dataset, encoder: Encoder, options: ExtractOptions) -> 
     for split in SPLITS:
         items = dataset.splits.get(split, ())
         views = options.augmentation_of(split).views
-        batch = options.batch_size or _default_batch_size(encoder, views)
+        batch = options.batch_size or _default_batch_size(encoder, views * max(1, dataset.crops))
         size = batch * BLOCK_BATCHES
         for number, start in enumerate(range(0, len(items), size)):
             blocks.append(PlannedBlock(split, number, items[start : start + size], batch))
@@ -168,7 +169,7 @@ def block_steps(
     todo: Sequence[PlannedBlock],
     options: ExtractOptions,
     done: int = 0,
-    decode: ItemDecoder = decode_item,
+    decode: ItemDecoder | None = None,
 ) -> Iterator[int]:
     """Encode blocks, one at each step; yields the number of images that could be read.
 
@@ -178,6 +179,8 @@ def block_steps(
     total = done + count_images(todo)
     on_cpu = encoder.device.type == "cpu"
     threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
+    if decode is None:
+        decode = CropDecoder(threads + 1) if dataset.crops else decode_item
     with quiet_pillow(), torch_threads(1):
         batches = decode_and_encode(
             encoder,
@@ -194,7 +197,8 @@ def block_steps(
                 pairs = list(zip(items, images, strict=True))
                 good = [item for item, image in pairs if not image.reason]
                 failures += [Failure(i.id, d.reason, d.state) for i, d in pairs if d.reason]
-                finished.append(_storable(batch, good, encoder))
+                plain = _of_crops(dataset, batch, block.split) if dataset.crops else batch
+                finished.append(_storable(plain, good, encoder))
                 read += good
                 states += [image.state for image in images if image.state and not image.reason]
                 done += len(items)
@@ -222,6 +226,13 @@ def _readers(
                 partial(decode, dataset, item, encoder.preprocess, augmentation, strict=strict)
                 for item in items
             ]
+
+
+def _of_crops(dataset: Dataset, batch: EncodedBatch, split: str) -> EncodedBatch:
+    """The mean feature of each item's crops, and in training those of the crops behind it."""
+    mean = batch.features.mean(axis=1, keepdims=True)  # (n, 1, D)
+    keep = split == "train" and dataset.crops > 1 and len(mean)
+    return EncodedBatch(np.concatenate([mean, batch.features], axis=1) if keep else mean)
 
 
 def _storable(batch: EncodedBatch, items: Sequence[Item], encoder: Encoder) -> EncodedBatch:

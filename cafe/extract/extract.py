@@ -17,6 +17,7 @@ from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError, counted
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
+from cafe.extract.crops import boxes_key
 from cafe.extract.dataset_diff import Changes
 from cafe.extract.existing_cache import find_existing, keep_known_splits
 from cafe.extract.extraction_plan import ExtractionPlan
@@ -79,6 +80,7 @@ def cache_key(
     return {
         **encoder.key(),
         **maps,
+        **boxes_key(dataset),
         "augmentation": augmentation.key(),
         "class_names_sha256": digest_of_names(dataset.class_names),
         "dataset": dataset.name,

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.open_image import NO_STATE
 from cafe.encoders.encoder import Encoder
 from cafe.errors import DatasetError, counted
 from cafe.extract.blocks import PlannedBlock
+from cafe.extract.crops import with_boxes
 from cafe.extract.existing_cache import ExistingCache
 from cafe.extract.file_states import state_array
 from cafe.extract.merge_blocks import merge_blocks
@@ -95,6 +97,8 @@ class ExtractionPlan:
                 made[split] = merge_blocks(
                     self.existing.cache, self.existing.diff, read, made[split]
                 )
+        if isinstance(self.dataset, BoxDataset):
+            made = {split: with_boxes(self.dataset, blocks) for split, blocks in made.items()}
         return header, made
 
 

@@ -166,6 +166,8 @@ class Extractor:
         prompts: Path | str | None = None,
         class_names: Path | Sequence[str] | Mapping[str, str] | None = None,
         name: str | None = None,
+        boxes: Path | str | None = None,
+        context: Sequence[float] | None = None,
         views: int = 1,
         view_seed: int = 0,
         spatial: int | None = None,
@@ -201,6 +203,12 @@ class Extractor:
             words that a folder's name joins stand apart (`AnnualCrop` is `annual crop`).
         name : str, optional
             Name of the dataset and of its caches' folder; None takes the dataset's own.
+        boxes : Path or str, optional
+            Boxes on the images of a folder, each of which becomes an item: COCO's JSON, Pascal VOC,
+            CSV, YOLO (`cafe.datasets.boxes.read.read_boxes`).
+        context : sequence of float, optional
+            Sides of the crops of a box, in those of the box; the mean of their features counts.
+            None is 1 and 1.5.
         views, view_seed : int
             Views per training image, the plain one counted, and the seed of the others.
         spatial : int, optional
@@ -241,7 +249,11 @@ class Extractor:
             split_file=split_file,
             download=download,
             allow_missing=allow_missing,
+            boxes=boxes,
+            context=context,
         )
+        if data.crops and (views > 1 or spatial is not None):
+            raise InputError("boxes have neither augmented views nor spatial maps; leave them out.")
         sentences = sentences_of(data, prompts)
         options = ExtractOptions(
             augmentation=Augmentation(views=views, seed=view_seed),
@@ -287,5 +299,6 @@ class Extractor:
         is_anew = rebuild and not prompts_differ(path, dataset, sentences)
         precision = None if is_anew else precision_at_hand(path, self.device)
         decode = None if is_anew else decode_at_hand(path)
-        encoder = self.encoder(model, precision, decode or "scaled")
+        # a box may be small on a large image: its pixels are all that there is of it
+        encoder = self.encoder(model, precision, "exact" if dataset.crops else decode or "scaled")
         return ExtractionJob(dataset, encoder, path, sentences)

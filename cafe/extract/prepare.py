@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cafe.datasets import load_dataset, read_class_names
+from cafe.datasets.boxes.dataset import CONTEXT, load_boxes
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.spatial import grid_of
-from cafe.errors import counted, verb
+from cafe.errors import InputError, counted, verb
 
 
 def load_named(
@@ -24,18 +25,37 @@ def load_named(
     data_root: Path | str | None,
     download: bool,
     allow_missing: bool,
+    boxes: Path | str | None = None,
+    context: Sequence[float] | None = None,
 ) -> Dataset:
     """A dataset under a name, with its prompt templates.
 
     Parameters
     ----------
-    dataset, template, class_names, name, split_file, data_root, download, allow_missing
+    dataset, template, class_names, name, split_file, data_root, download, allow_missing, boxes,
+    context
         As for `cafe.Extractor.extract`.
     """
     listed = [template] if isinstance(template, str) else template
     templates = None if listed is None else tuple(listed)
     named = read_class_names(class_names) if isinstance(class_names, Path) else class_names
-    if not isinstance(dataset, Dataset):
+    if boxes is None and context is not None:
+        raise InputError("context is of boxes; name their file with boxes=.")
+    if boxes is not None:
+        if isinstance(dataset, Dataset) or split_file or data_root or download:
+            raise InputError(
+                "boxes= takes the folder of their images as dataset, and no split_file, data_root "
+                "or download."
+            )
+        data: Dataset = load_boxes(
+            Path(dataset),
+            Path(boxes),
+            templates=templates,
+            context=CONTEXT if context is None else context,
+            class_names=named,
+            allow_missing=allow_missing,
+        )
+    elif not isinstance(dataset, Dataset):
         data = load_dataset(
             str(dataset),
             templates=templates,

@@ -130,10 +130,9 @@ def extract_all(
     InputError
         If two would write one cache, or several are asked of a cluster; else as `extract` does.
     """
-    if len(jobs) == 1:
-        data, encoder, path, sentences = jobs[0]
-        how: dict[str, Any] = {"options": options, "rebuild": rebuild, "engine": engine}
-        return [extract(data, encoder, path, sentences=sentences, note=note, **how)]
+    how: dict[str, Any] = {"options": options, "rebuild": rebuild, "engine": engine, "note": note}
+    if len(jobs) == 1 or jobs[0].dataset.crops:  # crops are cut anew for each encoder
+        return [extract(job[0], job[1], job[2], sentences=job[3], **how) for job in jobs]
     if engine is not encode_blocks:
         raise InputError("the engine 'ray' takes one model at a time; name one.")
     if len({job.path for job in jobs}) < len(jobs):

@@ -46,6 +46,8 @@ def train(
     prompts: Path | str | None = None,
     class_names: Path | Sequence[str] | Mapping[str, str] | None = None,
     name: str | None = None,
+    boxes: Path | str | None = None,
+    context: Sequence[float] | None = None,
     cache: Path | str | None = None,
     on_error: Literal["skip", "fail"] = "skip",
     allow_missing: bool = False,
@@ -80,8 +82,8 @@ def train(
         returned as it is if images and method are the same. None saves nothing.
     model, pretrained : str, optional
         The encoder, as of `Extractor`.
-    split_file, data_root, template, prompts, class_names, name, cache, on_error, allow_missing,
-    download, rebuild
+    split_file, data_root, template, prompts, class_names, name, boxes, context, cache, on_error,
+    allow_missing, download, rebuild
         As of `Extractor.extract`.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
@@ -121,7 +123,7 @@ def train(
     """
     methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     check_methods(methods, settings)
-    context = Context(resolve_device(device), precision)
+    machine = Context(resolve_device(device), precision)
     source = dataset
     if not isinstance(source, FeatureCache):
         source = load_named(
@@ -133,6 +135,8 @@ def train(
             split_file=split_file,
             download=download,
             allow_missing=allow_missing,
+            boxes=boxes,
+            context=context,
         )
 
     extractor = Extractor(
@@ -146,7 +150,7 @@ def train(
     )
     how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
     encode = partial(_features_of, source, extractor, how, progress, note)
-    training = _Training(methods, settings, context, command, progress)
+    training = _Training(methods, settings, machine, command, progress)
     if output is None:
         return training.fit(encode())
     named = source.header.dataset if isinstance(source, FeatureCache) else source.name

@@ -5,12 +5,13 @@ temporary folder, and appears under its own name complete and synced. A file fro
 trusted: nothing of it is read before its links, types and sizes are checked.
 """
 
-from cafe.store.header import FILE_STATE, FORMAT, SPLITS, Block, Header, SplitArrays, utc_now
+from cafe.store.header import BOX, FILE_STATE, FORMAT, SPLITS, Block, Header, SplitArrays, utc_now
 from cafe.store.read import FeatureCache
 from cafe.store.verify import Verification, verify_cache
 from cafe.store.write import lock_cache, write_cache
 
 __all__ = [
+    "BOX",
     "FILE_STATE",
     "FORMAT",
     "SPLITS",

@@ -19,6 +19,22 @@ SPATIAL_FORMAT = 2
 FILES_FORMAT = 3
 """Of files that know the images' files, with maps or without."""
 
+BOXES_FORMAT = 4
+"""Of files whose items are boxes on images."""
+
+BOX = np.dtype(
+    [
+        ("xywh", "<f8", (4,)),
+        ("area", "<f8"),
+        ("box_id", "<i8"),
+        ("image_id", "<i8"),
+        ("category_id", "<i8"),
+        ("is_crowd", "u1"),
+        ("is_difficult", "u1"),
+    ]
+)
+"""A box: left, top, width and height in pixels, and what its file says of it."""
+
 FILE_STATE = np.dtype(
     [
         ("sha256", "u1", (32,)),
@@ -110,6 +126,8 @@ class Block:
         Spatial maps: projected tokens, row by row, float16. (n, T, D)
     files : ndarray or None
         States of the images' files. (n,) `FILE_STATE`
+    boxes : ndarray or None
+        The boxes that the items are. (n,) `BOX`
     """
 
     ids: Sequence[str]  # (n,)
@@ -118,6 +136,7 @@ class Block:
     views: NDArray[Any] | None = None  # (n, V, D)
     spatial: NDArray[np.float16] | None = None  # (n, T, D)
     files: NDArray[np.void] | None = None  # (n,)
+    boxes: NDArray[np.void] | None = None  # (n,)
 
 
 @dataclass(frozen=True)

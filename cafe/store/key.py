@@ -14,6 +14,11 @@ Key = Mapping[str, Any]
 """A flat mapping from a part's name ("weights_sha256") to a JSON value."""
 
 
+def noun_of(key: Key) -> str:
+    """What the items of a cache are: "image", or "box"."""
+    return "box" if "boxes" in key else "image"
+
+
 def canonical(key: Key) -> str:
     """The key as JSON, the same text for the same content: sorted, compact, ASCII."""
     return json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -155,6 +155,7 @@ _KEY_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "augmentation": (dict, NoneType),
     "templates": (list, NoneType),
     "spatial": (dict, NoneType),
+    "boxes": dict,
 }
 """Parts of a key that are read, beside being compared, and the types that they have."""
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from cafe.errors import InputError
 from cafe.store.header import SPLITS, Block, Header, SplitArrays
 from cafe.store.interop import CacheInterop
+from cafe.store.key import noun_of
 from cafe.store.open_file import (
     FileState,
     file_state,
@@ -189,12 +190,23 @@ class FeatureCache(CacheInterop):
         with self._group(split) as group:
             return read_array(group["files"]) if "files" in group else None
 
+    def boxes(self, split: str) -> NDArray[np.void] | None:
+        """The boxes that the items of a split are, as `BOX`; None where they are images. (N,)"""
+        with self._group(split) as group:
+            return read_array(group["boxes"]) if "boxes" in group else None
+
+    @property
+    def noun(self) -> str:
+        """What its items are: "image", or "box"."""
+        return noun_of(self.header.key)
+
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
         # bytes of an image: V features as stored, and a map in float16
         width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.spatial_size)
         with self._group(split) as group:
             views, spatial = group.get("views"), group.get("spatial")
+            boxes = group.get("boxes")
             for slab in slabs(self.counts[split], width):
                 labels = group["labels"][slab]
                 self._check_labels(split, labels)
@@ -204,6 +216,7 @@ class FeatureCache(CacheInterop):
                     features=require_finite(group["features"], group["features"][slab]),
                     views=None if views is None else require_finite(views, views[slab]),
                     spatial=None if spatial is None else require_finite(spatial, spatial[slab]),
+                    boxes=None if boxes is None else boxes[slab],
                 )
 
     def _checked_rows(self, split: str, rows: ArrayLike | None) -> NDArray[np.int64] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.store.header import FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import BOX, BOXES_FORMAT, FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.key import digest
 from cafe.store.packed_text import pack_text
 
@@ -22,7 +22,10 @@ class ArraySpec(NamedTuple):
     types: tuple[str, ...]  # NumPy's; "S" is UTF-8 text of fixed length, padded with zeros
 
 
-TEXT, FILES = ("S",), (FILE_STATE.str,)
+TEXT, FILES, BOXES = ("S",), ("file state",), ("box",)
+COMPOUND: Mapping[tuple[str, ...], np.dtype[np.void]] = {FILES: FILE_STATE, BOXES: BOX}
+"""Types of several fields."""
+
 HEADER_ARRAYS: Mapping[str, ArraySpec] = {
     "class_names": ArraySpec(1, TEXT),  # (C,)
     "missing": ArraySpec(1, TEXT),
@@ -33,6 +36,7 @@ HEADER_ARRAYS: Mapping[str, ArraySpec] = {
 FILES_OF_SKIPPED = "skipped_files"
 """The one array of the header that not every file has. (n,)"""
 SPLIT_ARRAYS: Mapping[str, ArraySpec] = {
+    "boxes": ArraySpec(1, BOXES),  # (N,)
     "features": ArraySpec(2, ("<f4", "<f2")),  # (N, D)
     "files": ArraySpec(1, FILES),  # (N,)
     "ids": ArraySpec(1, TEXT),  # (N,)
@@ -40,7 +44,7 @@ SPLIT_ARRAYS: Mapping[str, ArraySpec] = {
     "spatial": ArraySpec(3, ("<f2",)),  # (N, T, D)
     "views": ArraySpec(3, ("<f4", "<f2")),  # (N, V, D)
 }
-OPTIONAL = ("files", "spatial", "views")
+OPTIONAL = ("boxes", "files", "spatial", "views")
 GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
 
 NAMES = ("dataset", "model", "pretrained", "source")
@@ -128,7 +132,9 @@ def content_digest(file: h5py.File) -> str:
     for name in NUMBER_ATTRIBUTES:
         if name in file.attrs:
             attributes[name] = file.attrs[name].item()
-    if FILES_OF_SKIPPED in file:
+    if any(name.endswith("/boxes") for name in arrays):
+        attributes["cafe_format"] = BOXES_FORMAT
+    elif FILES_OF_SKIPPED in file:
         has_maps = any(name.endswith("/spatial") for name in arrays)
         attributes["cafe_format"] = SPATIAL_FORMAT if has_maps else FORMAT
     return digest({"arrays": arrays, "attributes": attributes})

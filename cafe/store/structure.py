@@ -12,8 +12,9 @@ from typing import Any
 import h5py
 
 from cafe.errors import LONGEST_NAME
-from cafe.store.header import FILE_STATE, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import BOXES_FORMAT, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.schema import (
+    COMPOUND,
     FILES,
     FILES_OF_SKIPPED,
     GROUPS,
@@ -83,8 +84,8 @@ def _check_format(file: h5py.File) -> None:
         )
     _check_attribute(file, "cafe_format", "iu")
     version = file.attrs["cafe_format"]
-    if version > FILES_FORMAT:
-        reason = f"it has format {version}, this cafe reads up to {FILES_FORMAT}"
+    if version > BOXES_FORMAT:
+        reason = f"it has format {version}, this cafe reads up to {BOXES_FORMAT}"
         raise InvalidFileError(reason, "update cafe")
     _require(version >= FORMAT, f"it has the unknown format {version}")
 
@@ -118,9 +119,8 @@ def _check_dataset(file: h5py.File, name: str, spec: ArraySpec) -> None:
     dataset = file[name]
     _require(isinstance(dataset, h5py.Dataset), f"'{name}' is not an array")
     is_text = dataset.dtype.kind == "S" and spec.types == ("S",)
-    is_known = (
-        dataset.dtype == FILE_STATE if spec.types == FILES else dataset.dtype.str in spec.types
-    )
+    compound = COMPOUND.get(spec.types)
+    is_known = dataset.dtype.str in spec.types if compound is None else dataset.dtype == compound
     _require(
         dataset.ndim == spec.ndim and (is_text or is_known),
         f"'{name}' has type {dataset.dtype} and {dataset.ndim} dimensions",
@@ -184,9 +184,11 @@ def _check_version(file: h5py.File) -> None:
     sizes = {group["spatial"].shape[1] if "spatial" in group else 0 for group in groups}
     knows_files = {"files" in group for group in groups} | {FILES_OF_SKIPPED in file}
     version = file.attrs["cafe_format"]
+    has_boxes = {"boxes" in group for group in groups}
     expected = FILES_FORMAT if True in knows_files else SPATIAL_FORMAT if sizes != {0} else FORMAT
+    expected = BOXES_FORMAT if True in has_boxes else expected
     _require(
-        len(sizes) == 1 and version == expected,
+        len(sizes) == len(has_boxes) == 1 and version == expected,
         f"it has format {version} and spatial maps of {sorted(sizes)} tokens",
     )
     skipped = len(file["skipped"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
-from cafe.store.header import FILES_FORMAT, FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.header import BOXES_FORMAT, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.packed_text import PackedText, pack_text
 from cafe.store.schema import FILES_OF_SKIPPED, array_bytes, content_digest, set_text
@@ -153,6 +153,8 @@ def _write_files_of_skipped(file: h5py.File, header: Header) -> None:
     if header.skipped_files is not None and all("files" in g for g in file["splits"].values()):
         _write_whole(file, FILES_OF_SKIPPED, header.skipped_files)
         file.attrs["cafe_format"] = FILES_FORMAT
+    if any("boxes" in group for group in file["splits"].values()):
+        file.attrs["cafe_format"] = BOXES_FORMAT
 
 
 def _write_whole(file: h5py.File, name: str, array: NDArray[Any]) -> None:
@@ -223,6 +225,7 @@ def _arrays(block: Block) -> dict[str, NDArray[Any]]:
         "views": block.views,
         "spatial": block.spatial,
         "files": block.files,
+        "boxes": block.boxes,
     }
     return {
         name: array.astype(array.dtype.newbyteorder("<"), copy=False)

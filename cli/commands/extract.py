@@ -13,7 +13,7 @@ from cafe.errors import InputError, counted
 from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, say
-from ..parsing import parse_models
+from ..parsing import parse_context, parse_models
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def extract(
     prompts: opt.Prompts = None,
     class_names: opt.ClassNames = None,
     name: opt.Name = None,
+    boxes: opt.Boxes = None,
+    context: opt.Context = None,
     views: Views = 1,
     view_seed: ViewSeed = 0,
     spatial: Spatial = False,
@@ -96,6 +98,8 @@ def extract(
             prompts=prompts,
             class_names=class_names,
             name=name,
+            boxes=boxes,
+            context=parse_context(context),
             views=views,
             view_seed=view_seed,
             spatial=_largest_side(spatial, pool),

@@ -14,7 +14,7 @@ from cafe.errors import escape_bytes
 from .. import completion
 from .. import options as opt
 from ..output import megabytes, note, print_json, print_table, say
-from ..parsing import parse_methods, parse_ratio, without_none
+from ..parsing import parse_context, parse_methods, parse_ratio, without_none
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def train(
     model: opt.EncoderName = None,
     pretrained: opt.EncoderWeights = None,
     name: opt.Name = None,
+    boxes: opt.Boxes = None,
+    context: opt.Context = None,
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     template: opt.Template = None,
@@ -90,7 +92,14 @@ def train(
     source = {"split_file": split_file, "data_root": data_root, "download": download}
     encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
     forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
-    words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
+    words = {
+        "boxes": boxes,
+        "context": parse_context(context),
+        "name": name,
+        "template": template,
+        "prompts": prompts,
+        "class_names": class_names,
+    }
     recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
     given = without_none(**encoder, **source, **forward, **words, **recipe, **parse_ratio(ratio))
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:

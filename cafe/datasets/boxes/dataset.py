@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets import prompts
 from cafe.datasets.boxes.boxes import Boxes
 from cafe.datasets.boxes.place import place_boxes
 from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.dataset import SPLITS, Dataset, Item
 from cafe.datasets.image_files import file_size
 from cafe.datasets.image_list import ClassNames, check_trained, choose_names
+from cafe.datasets.load import short_name, with_words
 from cafe.datasets.make_split import SPLIT_OF_IMAGES, assign_splits
 from cafe.datasets.open_image import FileState, state_now
 from cafe.datasets.text_files import clean_name, quote_some
@@ -140,8 +142,7 @@ def load_boxes(
     root: Path,
     path: Path,
     *,
-    name: str,
-    templates: tuple[str, ...],
+    templates: tuple[str, ...] | None = None,
     context: Sequence[float] = CONTEXT,
     class_names: ClassNames = None,
     allow_missing: bool = False,
@@ -157,7 +158,7 @@ def load_boxes(
         Folder of the images.
     path : Path
         Box file or folder; see `read_boxes`.
-    name, templates, class_names, allow_missing
+    templates, class_names, allow_missing
         As for `cafe.datasets.load_dataset`.
     context : sequence of float
         Sides of the crops of a box, in those of the box.
@@ -168,8 +169,11 @@ def load_boxes(
         If the boxes cannot be read, none has a label, or images are missing.
     """
     sides = check_context(context)
+    templates = prompts.templates_for("default") if templates is None else templates
+    prompts.check_templates(templates)
     if not root.is_dir():
         raise DatasetError(f"{root} is no folder of images, which boxes need; check the path.")
+    name = short_name(root)
     placed = place_boxes(read_boxes(path), root, allow_missing=allow_missing, name=name)
     boxes, labels, names, notes = _labelled(placed.boxes, class_names)
     split_of_image, words = _splits(boxes, labels, f"boxes of {path.name}")
@@ -197,7 +201,9 @@ def load_boxes(
         boxes=boxes,
         context=sides,
     )
-    return replace(dataset, unsplit=_all_items(dataset)) if is_made else dataset
+    if is_made:
+        dataset = replace(dataset, unsplit=_all_items(dataset))
+    return dataset if class_names is not None else with_words(dataset)
 
 
 def _all_items(dataset: Dataset) -> tuple[Item, ...]:
