@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,13 @@ def stays_inside(root: Path, name: str) -> bool:
         return False
 
 
-def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]:
+Box = Sequence[float]
+"""Left, top, width and height in pixels of the upright image."""
+
+
+def thumbnails_from_folder(
+    root: Path, ids: Mapping[int, str], crops: Mapping[int, Box] | None = None
+) -> dict[int, str]:
     """Thumbnails of files.
 
     Parameters
@@ -36,6 +42,8 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
         The folder that the ids are relative to.
     ids : mapping of int to str
         Row -> image id.
+    crops : mapping of int to sequence of float, optional
+        Row -> the box that is shown of the image, with half as much around it.
 
     Returns
     -------
@@ -44,7 +52,23 @@ def thumbnails_from_folder(root: Path, ids: Mapping[int, str]) -> dict[int, str]
         is left out.
     """
     inside = {row: root / name for row, name in ids.items() if stays_inside(root, name)}
-    return _encode_all({row: partial(open_image, path) for row, path in inside.items()})
+    boxes = crops or {}
+    return _encode_all(
+        {row: partial(_open_crop, path, boxes.get(row)) for row, path in inside.items()}
+    )
+
+
+def _open_crop(path: Path, box: Box | None) -> Image.Image:
+    image = open_image(path)
+    if box is None:
+        return image
+    from PIL import ImageOps
+
+    left, top, width, height = box
+    wide, high = width / 4, height / 4
+    upright = ImageOps.exif_transpose(image)
+    edges = max(left - wide, 0), max(top - high, 0), left + width + wide, top + height + high
+    return upright.crop((*edges[:2], min(edges[2], upright.width), min(edges[3], upright.height)))
 
 
 def thumbnails_from_dataset(name: str, ids: Mapping[int, str]) -> dict[int, str]:

@@ -24,7 +24,7 @@ from cafe.extract.extraction_plan import ExtractionPlan
 from cafe.extract.resume import ResumeFolder, clean_up, open_resume_folder, unfinished_key
 from cafe.extract.text_notes import text_notes
 from cafe.store import FeatureCache, write_cache
-from cafe.store.key import Key, digest_of_array, digest_of_names
+from cafe.store.key import Key, digest_of_array, digest_of_names, noun_of
 
 Engine = Callable[[Dataset, Encoder, ResumeFolder, Sequence[PlannedBlock], ExtractOptions], int]
 """Encodes the blocks that are not finished yet; returns the number of images encoded."""
@@ -52,6 +52,8 @@ class Extraction:
     changes : Changes
         How many images were added, removed, replaced, relabelled, moved and kept since the cache
         that was there; all 0 where there was none.
+    noun : {"image", "box"}
+        What the items of the dataset are.
     """
 
     path: Path
@@ -61,10 +63,11 @@ class Extraction:
     was_there: bool = False
     by_content: bool = True
     changes: Changes = field(default_factory=Changes)
+    noun: str = "image"
 
     def __str__(self) -> str:
         """`20 images encoded; 20 added; 600 as they were`."""
-        return "; ".join([f"{counted(self.images, 'image')} encoded", *self.changes.words])
+        return "; ".join([f"{counted(self.images, self.noun)} encoded", *self.changes.words])
 
 
 def cache_key(
@@ -201,7 +204,8 @@ def begin(
     if existing is not None and existing.is_current:
         clean_up(path)
         kept = existing.diff.changes
-        return Extraction(path, 0, 0, 0.0, True, existing.by_content, kept)
+        noun = noun_of(existing.key)
+        return Extraction(path, 0, 0, 0.0, True, existing.by_content, kept, noun)
     if note is not None:
         for line in text_notes(encoder, dataset.class_names, sentences):
             note(line)
@@ -231,7 +235,8 @@ def finish(run: RunningExtraction, images: int) -> Extraction:
     run.resume.discard()  # only now: the cache file is complete and on disk
     existing = run.plan.existing
     changes = existing.diff.changes if existing else Changes()
-    return Extraction(run.job.path, images, len(header.skipped), seconds, changes=changes)
+    noun, skipped = noun_of(header.key), len(header.skipped)
+    return Extraction(run.job.path, images, skipped, seconds, changes=changes, noun=noun)
 
 
 def precision_at_hand(path: Path, device: str) -> str | None:

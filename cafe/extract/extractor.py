@@ -28,6 +28,7 @@ from cafe.extract.ray import RayEngine
 from cafe.extract.several_encoders import extract_all
 from cafe.progress import Progress, log
 from cafe.store import FeatureCache
+from cafe.store.key import say_items
 from cafe.store.paths import cache_folder, cache_name, cache_path
 
 
@@ -279,7 +280,7 @@ class Extractor:
             if not extraction.was_there:
                 which = f"{cache_name(extraction.path)}: " if also else ""
                 for line in doubts_of_extraction(FeatureCache.open(extraction.path)):
-                    note(f"{which}{line}")
+                    note(f"{which}{say_items(line, extraction.noun)}")
         return FeatureCache.open(jobs[0].path)
 
     def _model(self, dataset: Dataset) -> str:

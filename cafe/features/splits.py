@@ -106,7 +106,9 @@ Rows = list[tuple[Tensor, Tensor]]
 """For each fold the rows that are kept for training and those that are held out, both int64."""
 
 
-def draw_folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> Rows:
+def draw_folds(
+    labels: Tensor, seed: int, most: int = MOST_FOLDS, groups: NDArray[np.int64] | None = None
+) -> Rows:
     """Split rows into stratified folds for cross-validation.
 
     The images of each class go round over the folds, in a random order. The only image of a class
@@ -121,6 +123,9 @@ def draw_folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> Rows:
         Seed of the folds.
     most : int
         Folds at most.
+    groups : ndarray, optional
+        Rows of one group, as boxes on one image, are held out together. A class of one group is
+        held out nowhere. (N,)
 
     Returns
     -------
@@ -129,6 +134,8 @@ def draw_folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> Rows:
         2.
     """
     y = labels.cpu().numpy()
+    if groups is not None:
+        return _folds_of(_group_folds(y, groups, seed, most), most)
     folds = min(int(np.bincount(y).max(initial=0)), most)
     if folds < 2:
         return []
@@ -138,9 +145,26 @@ def draw_folds(labels: Tensor, seed: int, most: int = MOST_FOLDS) -> Rows:
             continue
         order = _class_order(len(rows), seed, label, stream=2)
         fold_of[rows[order]] = np.arange(len(rows)) % folds
-    everything = torch.arange(len(y))
+    return _folds_of(fold_of, folds)
+
+
+def _folds_of(fold_of: NDArray[np.int64], folds: int) -> Rows:
+    everything = torch.arange(len(fold_of))
     held_out = [torch.from_numpy(fold_of == fold) for fold in range(folds)]
-    return [(everything[~mask], everything[mask]) for mask in held_out]
+    return [(everything[~mask], everything[mask]) for mask in held_out if mask.any()]
+
+
+def _group_folds(
+    y: NDArray[np.int64], groups: NDArray[np.int64], seed: int, most: int
+) -> NDArray[np.int64]:
+    """The fold of each row, the same for all of its group; -1 where it is never held out. (N,)"""
+    names, group = np.unique(groups, return_inverse=True)
+    fold_of_group = np.random.default_rng(seed).permutation(len(names)) % most
+    fold_of: NDArray[np.int64] = fold_of_group[group]
+    for _, rows in _rows_by_class(y):
+        if len(np.unique(fold_of[rows])) == 1:  # one fold would have none of the class to learn
+            fold_of[rows[group[rows] == group[rows[0]]]] = -1
+    return fold_of
 
 
 def first_folds(folds: Rows, images: int) -> Rows:

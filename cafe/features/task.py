@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.features.tensors import LARGE, ClassText, Features, SpatialMaps
@@ -109,6 +110,8 @@ class Task:
         Keys are among "train", "val" and "test".
     spatial_size : int
         T, positions of an image's spatial map; 0 without maps.
+    noun : {"image", "box"}
+        What its items are.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Task:
     text: ClassText
     splits: Mapping[str, Features | StoredFeatures]
     spatial_size: int = 0
+    noun: str = "image"
 
     @property
     def width(self) -> int:
@@ -147,7 +151,17 @@ def load_task(cache: FeatureCache) -> Task:
         class_text(header),
         splits,
         cache.spatial_size,
+        cache.noun,
     )
+
+
+def image_groups(cache: FeatureCache) -> NDArray[np.int64] | None:
+    """The image that each box lies on, split after split; None where items are images. (N,)"""
+    if cache.noun == "image":
+        return None
+    names = [name.rpartition("#")[0] for split in cache.counts for name in cache.ids(split)]
+    groups: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+    return groups
 
 
 def class_text(header: Header) -> ClassText:

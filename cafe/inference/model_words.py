@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from cafe.errors import counted
 from cafe.store import FeatureCache
+from cafe.store.key import say_items
 from cafe.study.fit_on_all import Fitted
 
 
 def unreadable(cache: FeatureCache) -> str:
     """How many images of a cache's dataset were skipped."""
-    return f"{counted(len(cache.header.skipped), 'image')} could not be read"
+    return f"{counted(len(cache.header.skipped), cache.noun)} could not be read"
 
 
 def words_of(fitted: Fitted, cache: FeatureCache) -> str:
@@ -40,4 +41,4 @@ def words_of(fitted: Fitted, cache: FeatureCache) -> str:
             f"It is the best of {1 + len(fitted.rivals)} methods there ({others}); in the "
             "estimate each tenth of the images is judged by the method that the others choose."
         )
-    return " ".join(words)
+    return say_items(" ".join(words), cache.noun)

@@ -15,7 +15,7 @@ from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import CafeError, InputError, escape_bytes, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.extract.prepare import load_named
-from cafe.features.task import load_task
+from cafe.features.task import image_groups, load_task
 from cafe.inference.model import Model, load_model
 from cafe.inference.model_words import unreadable, words_of
 from cafe.methods.base import Context
@@ -227,6 +227,7 @@ class _Training:
             self.methods,
             self.settings,
             own_test=_MADE_HERE not in header.source,
+            groups=image_groups(cache),
             context=self.context,
             progress=self.progress,
         )

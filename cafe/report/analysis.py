@@ -230,8 +230,12 @@ def _thumbnails(
     """Thumbnails of some test images, where the images are at hand."""
     try:
         if images:
-            thumbnails = thumbnails_from_folder(images, ids)
-            if outside := [name for name in ids.values() if not stays_inside(images, name)]:
+            boxes = cache.boxes("test")
+            files = {row: name.rpartition("#")[0] for row, name in ids.items()}
+            files = dict(ids) if boxes is None else files
+            crops = {} if boxes is None else {row: boxes["xywh"][row].tolist() for row in ids}
+            thumbnails = thumbnails_from_folder(images, files, crops)
+            if outside := [name for name in files.values() if not stays_inside(images, name)]:
                 notes.append(f"left out: {counted(len(outside), 'image')} outside of '{images}'.")
         else:
             thumbnails = thumbnails_from_dataset(cache.header.dataset, ids)

@@ -12,6 +12,7 @@ from cafe.results.estimate import Estimate
 from cafe.results.record import RecordedEncoder
 from cafe.results.result import Calibration
 from cafe.results.typed_json import ClassName, Index, Name, Percent, to_json
+from cafe.store.key import noun_of, say_items
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class ModelRecord:
         others = ", ".join(f"{name} {value:.1f} %" for name, value in self.rivals.items())
         chosen = f"{self.method}, the best of {1 + len(self.rivals)} methods there ({others})"
         what = chosen if others else self.method
-        return f"Fitted on all {sum(self.images):,} labelled images: {what}."
+        line = f"Fitted on all {sum(self.images):,} labelled images: {what}."
+        return say_items(line, noun_of(self.cache_key))
 
     def as_earlier(self) -> Earlier:
         """What a model that takes its place says of it."""
@@ -140,7 +142,8 @@ def changes(record: ModelRecord) -> list[str]:
     before = record.earlier
     if before is None:
         return []
-    lines = [f"images: {sum(before.images):,} -> {sum(record.images):,}"]
+    items = say_items("images", noun_of(record.cache_key))
+    lines = [f"{items}: {sum(before.images):,} -> {sum(record.images):,}"]
     new, gone = (
         [name for name in some if name not in others]
         for some, others in (

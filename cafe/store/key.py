@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,19 @@ Key = Mapping[str, Any]
 def noun_of(key: Key) -> str:
     """What the items of a cache are: "image", or "box"."""
     return "box" if "boxes" in key else "image"
+
+
+def say_items(text: str, noun: str) -> str:
+    """A text that speaks of images, for a cache of items of another noun; see `noun_of`.
+
+    Examples
+    --------
+    >>> say_items("2 images, each image once", "box")
+    '2 boxes, each box once'
+    """
+    if noun == "image":
+        return text
+    return re.sub(r"\bimage(s?)\b", lambda match: "boxes" if match[1] else "box", text)
 
 
 def canonical(key: Key) -> str:

@@ -18,6 +18,7 @@ from cafe.methods.base import Protocol
 from cafe.methods.catalog import find_method
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
+from cafe.store.key import say_items
 from cafe.study.equal_texts import check_texts
 from cafe.study.pool import learning_in_words
 
@@ -233,7 +234,8 @@ def describe_protocol(
     line += f"{looked.removeprefix('which are ')}."
     brief = " ".join([line, *short, *exceptions])
     counts = shots[0] if len(shots) == 1 else shots
-    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, " ".join(words), brief)
+    said = (say_items(text, task.noun) for text in (" ".join(words), brief))
+    return RecordedProtocol(counts, tuple(plan.seeds), plan.validation, *said)
 
 
 def _choice_in_words(plan: StudyPlan, largest: int) -> Iterator[str]:

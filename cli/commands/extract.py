@@ -169,9 +169,10 @@ def _print(extractions: Sequence[Extraction], *, as_json: bool) -> None:
 
 
 def _print_one(extraction: Extraction) -> None:
+    from cafe.store.key import say_items
     from cafe.store.paths import cache_name
 
-    path, images = extraction.path, extraction.images
+    path, images, noun = extraction.path, extraction.images, extraction.noun
     if extraction.was_there:
         say(f"{path} is there already, made from the same data in the same way.")
         if not extraction.by_content:
@@ -182,11 +183,11 @@ def _print_one(extraction: Extraction) -> None:
         return
     if extraction.changes.total:
         say(f"{path}: {'; '.join(extraction.changes.words)}.")
-    rate = f" ({images / extraction.seconds:,.0f} images/s)" if images else ""
+    rate = f" ({images / extraction.seconds:,.0f} {say_items('images', noun)}/s)" if images else ""
     took = f"in {extraction.seconds:.1f} s{rate}, {megabytes(path)}"
-    say(f"{path}: {counted(images, 'image')} encoded {took}.")
+    say(f"{path}: {counted(images, noun)} encoded {took}.")
     if extraction.skipped:
         note(
-            f"{counted(extraction.skipped, 'image')} could not be read; 'cafe cache show "
+            f"{counted(extraction.skipped, noun)} could not be read; 'cafe cache show "
             f"{cache_name(path)}' lists them with the reason."
         )

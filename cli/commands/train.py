@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from cafe.errors import escape_bytes
+from cafe.errors import counted, escape_bytes
 
 from .. import completion
 from .. import options as opt
@@ -89,19 +89,14 @@ def train(
     from cafe.inference.train import train as run
     from cafe.study.fit_on_all import DEFAULT_METHODS
 
+    regions = {"boxes": boxes, "context": parse_context(context)}
     source = {"split_file": split_file, "data_root": data_root, "download": download}
     encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
     forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
-    words = {
-        "boxes": boxes,
-        "context": parse_context(context),
-        "name": name,
-        "template": template,
-        "prompts": prompts,
-        "class_names": class_names,
-    }
+    words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
     recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
-    given = without_none(**encoder, **source, **forward, **words, **recipe, **parse_ratio(ratio))
+    extra = {**recipe, **parse_ratio(ratio), **regions}
+    given = without_none(**encoder, **source, **forward, **words, **extra)
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(
             dataset,
@@ -120,23 +115,25 @@ def train(
 
 def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
     from cafe.results.model_record import changes
+    from cafe.store.key import noun_of, say_items
 
     record = model.record
     if as_json:
         print_json({**record.json, "folder": str(folder), "was_there": model.was_there})
         return
-    images, classes = sum(record.images), len(record.class_names)
+    noun = noun_of(record.cache_key)
+    items, classes = counted(sum(record.images), noun), len(record.class_names)
     say(
-        f"{record.dataset}, {record.encoder.name}: {record.method} on all {images:,} images of "
+        f"{record.dataset}, {record.encoder.name}: {record.method} on all {items} of "
         f"{classes} classes"
     )
     if record.estimate is None:
-        say("accuracy on new images: not known, because no class has two images")
+        say(say_items("accuracy on new images: not known, because no class has two images", noun))
     else:
-        say(f"accuracy on new images: {record.estimate.words}")
+        say(say_items(f"accuracy on new images: {record.estimate.words}", noun))
         _print_classes(record.class_names, record.estimate.per_class)
     if model.was_there:
-        say(f"{folder} is there already, made of the same images in the same way.")
+        say(say_items(f"{folder} is there already, made of the same images in the same way.", noun))
         return
     for line in changes(record):
         say(f"since the model before: {line}")

@@ -181,18 +181,20 @@ def load_boxes(
     chosen = order[labels[order] >= 0]
     numbers, sizes = boxes.numbers, [file_size(root / image) or 0 for image in boxes.images]
     splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    items = []
     for row in chosen.tolist():
         image = int(boxes.image[row])
         if split := split_of_image[image]:
             item = Item(f"{boxes.images[image]}#{numbers[row]}", int(labels[row]), sizes[image])
             splits[split].append(item)
-    pairs = {s: [(i.id, i.label) for i in items] for s, items in splits.items() if items}
+            items.append(item)
+    pairs = {s: [(i.id, i.label) for i in own] for s, own in splits.items() if own}
     check_trained(pairs, names, boxes.where, "box")
     is_made = SPLIT_OF_IMAGES in words
     dataset = BoxDataset(
         name=name,
         class_names=names,
-        splits={split: tuple(items) for split, items in splits.items() if items},
+        splits={split: tuple(own) for split, own in splits.items() if own},
         templates=templates,
         root=root,
         source=words,
@@ -202,12 +204,8 @@ def load_boxes(
         context=sides,
     )
     if is_made:
-        dataset = replace(dataset, unsplit=_all_items(dataset))
+        dataset = replace(dataset, unsplit=tuple(items))
     return dataset if class_names is not None else with_words(dataset)
-
-
-def _all_items(dataset: Dataset) -> tuple[Item, ...]:
-    return tuple(sorted(item for items in dataset.splits.values() for item in items))
 
 
 def _labelled(
