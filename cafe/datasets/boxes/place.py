@@ -14,6 +14,7 @@ from cafe.datasets.boxes.boxes import Boxes
 from cafe.datasets.image_files import file_size, missing_message
 from cafe.datasets.image_formats import HEAD, can_open, known_suffixes, sniff
 from cafe.datasets.list_folder import images_below
+from cafe.datasets.packed_dataset import split_word
 from cafe.datasets.text_files import quote, quote_some
 from cafe.errors import MissingFilesError, counted
 
@@ -133,7 +134,9 @@ def _prefix(names: Sequence[str], ends: Mapping[str, Sequence[str]], hints: Sequ
         return ""
 
     def rank(prefix: str) -> tuple[int, bool, int]:
-        is_hinted = any(hint and hint in prefix.split("/") for hint in hints)
+        parts = prefix.split("/")
+        words = {*parts, *map(split_word, parts)}  # of `train2017/` too
+        is_hinted = any(hint and hint in words for hint in hints)
         return votes[prefix], is_hinted, -len(prefix)
 
     return max(sorted(votes), key=rank)

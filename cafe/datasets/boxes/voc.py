@@ -96,8 +96,8 @@ def _box(box: Xml.Element, path: Path) -> tuple[float, float, float, float]:
             f"({quote(texts)})."
         ) from None
     # equal corners are a click, and no box of one pixel
-    width = right - left + 1 if right > left else 0.0
-    height = bottom - top + 1 if bottom > top else 0.0
+    width = 0.0 if right <= left else right - left + 1
+    height = 0.0 if bottom <= top else bottom - top + 1
     return left - 1, top - 1, width, height
 
 
