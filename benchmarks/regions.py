@@ -32,13 +32,15 @@ BOXES_IN_LOOP, BATCH = 600, 16
 RESULTS = Path(__file__).parent / "results" / "regions.json"
 
 
-def few_shot(cache: cafe.FeatureCache) -> dict[str, dict[str, list[float]]]:
-    """Accuracy on the published test list by method and shots, one for each seed."""
+def few_shot(cache: cafe.FeatureCache) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Accuracy on the published test list by method and shots: by seed, and by class."""
     made = cafe.compare([cache], methods=METHODS, shots=SHOTS, seeds=SEEDS, runs=None)
-    table: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
+    table: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in METHODS}
     for row in made.record.results:
         if row.method in table:
-            table[row.method][str(row.shots)] = list(row.accuracy.per_seed)
+            by_class = [round(share or 0.0, 2) for share in row.page.get("per_class", ())]
+            by_seed = [round(value, 2) for value in row.accuracy.per_seed]
+            table[row.method][str(row.shots)] = {"by seed": by_seed, "by class": by_class}
     return table
 
 
@@ -73,6 +75,8 @@ def main(archive: Path) -> None:
         loop = plain_loop(dataset, load_encoder("nano", device="cpu"), BOXES_IN_LOOP)
         results = {
             "boxes": dict(cache.counts),
+            "classes": list(cache.header.class_names),
+            "test boxes by class": np.bincount(cache.labels("test")).tolist(),
             "accuracy": few_shot(cache),
             "boxes_per_second": {"cafe": done.images / done.seconds, "plain loop": loop},
             "threads": torch.get_num_threads(),
