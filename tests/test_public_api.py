@@ -98,6 +98,7 @@ EXAMPLES = [
     "cafe.methods.validation.pick_best",
     "cafe.inference.predictor.Predictor",
     "cafe.study.calibration.cautious_temperature",
+    "cafe.store.key.say_items",
     "cafe.store.read.FeatureCache",
     "cafe.store.split_dataset.CacheSplit",
     "cafe.datasets.packed_sources.find_packed_source",

@@ -89,15 +89,14 @@ def train(
     from cafe.inference.train import train as run
     from cafe.study.fit_on_all import DEFAULT_METHODS
 
-    regions = {"boxes": boxes, "context": parse_context(context)}
+    regions = {"boxes": boxes, "context": parse_context(context), **parse_ratio(ratio)}
     flags = {"on_error": on_error, "allow_missing": allow_missing, "rebuild": rebuild}
     source = {"split_file": split_file, "data_root": data_root, "download": download}
     encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
     forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
     words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
     recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
-    extra = {**recipe, **parse_ratio(ratio), **regions, **flags}
-    given = without_none(**encoder, **source, **forward, **words, **extra)
+    given = without_none(**encoder, **source, **forward, **words, **recipe, **regions, **flags)
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(
             dataset,
