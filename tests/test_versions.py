@@ -15,6 +15,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN = {"mypy", "ruff", "selenium", "setuptools"}  # lint, types, a browser, the build
+NOT_RUN |= {"ipykernel", "mkdocs-material", "mkdocstrings", "nbclient", "nbformat"}  # the site
 
 
 def split(line: str, by: str) -> tuple[str, str]:
