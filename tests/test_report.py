@@ -24,7 +24,7 @@ from cafe.report import collect, write_report
 from cafe.report.analysis import project
 from cafe.report.figures import accuracy
 from cafe.report.page import render
-from cafe.report.ranking import ranking
+from cafe.report.ranking import Standing, ranking
 from cafe.report.telling_apart import overview, titles
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
@@ -176,10 +176,27 @@ def test_methods_are_ranked_inside_their_groups(runs: list[Path]) -> None:
     (everything,) = ranking(results, 2)
     means = [result.accuracy.mean for result in everything.results]
     assert means == sorted(means, reverse=True)
-    groups = ranking(results, 2, lambda method: "text" if method == "zero-shot" else "images")
-    assert [group.group for group in groups] == ["text", "images"]
-    assert [result.method for result in groups[0].results] == ["zero-shot"]
-    assert len(groups[1].results) == 2
+    words = "transductive (the test split)"
+    pooled = [replace(everything.results[0], method="pooled", learning=words)]
+    first, second = ranking([*pooled, *results], 2)
+    assert first == everything
+    assert (first.group, second) == ("inductive", Standing(words, pooled))
+
+
+def test_what_saw_more_images_stands_apart_on_the_page(runs: list[Path]) -> None:
+    (found,) = collect(runs[:1])
+    words = "transductive (the test split)"
+    more = {
+        ("pooled", shots): replace(result, method="pooled", learning=words)
+        for (method, shots), result in found.results.items()
+        if method == "zero-shot"
+    }
+    reader = Reader(render([replace(found, results={**more, **found.results})]))
+    text = " ".join(reader.words)
+    assert "is the best of 3 methods on dtd" in text
+    assert f"{words[0].upper()}{words[1:]}: pooled has " in text
+    headings = [cell for cell in reader.all("th") if cell.get("scope") == "rowgroup"]
+    assert len(headings) == 2
 
 
 def test_at_most_six_lines_are_in_colour(runs: list[Path]) -> None:

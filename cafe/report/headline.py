@@ -10,8 +10,8 @@ from cafe.results.result import Result
 
 def headline(run: ReportData) -> str:
     """The best method of a run, as a title."""
-    best, methods = run.best(run.focus[1]), len(run.methods)
-    if methods == 1:
+    best, methods = run.best(run.focus[1]), len(run.standings[0].results)
+    if len(run.methods) == 1:
         return f"{best.method} on {run.name}"
     return f"{best.method} is the best of {methods} methods on {run.name}"
 
@@ -26,8 +26,11 @@ def standing(run: ReportData) -> str:
     if zero_shot is not None and best.method != "zero-shot":
         gain = score(best) - score(zero_shot)
         sentences[0] += f", {gain:+.2f} points beside zero-shot CLIP"
-    others = run.standings[0].results[1:]
-    return ". ".join([*sentences, *_next(best, others)]) + "."
+    first, *apart = run.standings
+    sentences += _next(best, first.results[1:])
+    for group, results in apart:
+        sentences.append(f"{group}: {results[0].method} has {score(results[0]):.2f} %")
+    return ". ".join(f"{text[0].upper()}{text[1:]}" for text in sentences) + "."
 
 
 def _next(best: Result, others: list[Result]) -> list[str]:

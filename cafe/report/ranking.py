@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from cafe.features.pool import INDUCTIVE
 from cafe.features.splits import Shots
 from cafe.results.metrics import Summary, summarize
-from cafe.results.result import Result
+from cafe.results.result import Result, by_learning
 
 
 class Standing(NamedTuple):
-    """The methods of one group, the best first; the only group is called ""."""
+    """The methods of one group, the best first, under the words of what they saw."""
 
     group: str
     results: list[Result]
@@ -26,32 +27,29 @@ def _ranked_by(result: Result) -> Summary:
     return result.harmonic_mean or result.accuracy
 
 
-def ranking(
-    results: Iterable[Result], shots: Shots, group_of: Callable[[str], str] | None = None
-) -> list[Standing]:
+def ranking(results: Iterable[Result], shots: Shots) -> list[Standing]:
     """Rank the methods at one shot count.
+
+    Methods that saw images without labels do not compete with those that did not; see
+    `cafe.results.result.by_learning`.
 
     Parameters
     ----------
     results : iterable of Result
     shots : int or "all"
-    group_of : callable, optional
-        Method -> its group. Methods of two groups do not compete: one may have seen more than the
-        other. None puts all into one.
 
     Returns
     -------
     list of Standing
-        In the order that the groups come up in; of equals the method that comes up first.
+        What is inductive first; of equals the method that comes up first.
     """
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        if result.shots == shots:
-            groups.setdefault(group_of(result.method) if group_of else "", []).append(result)
-    return [
-        Standing(group, sorted(members, key=lambda result: -score(result)))
-        for group, members in groups.items()
-    ]
+    groups = by_learning(result for result in results if result.shots == shots)
+    standings = [Standing(words, sorted(some, key=_loss)) for words, some in groups.items()]
+    return sorted(standings, key=lambda standing: standing.group != INDUCTIVE)
+
+
+def _loss(result: Result) -> float:
+    return -score(result)
 
 
 def is_clear(first: Result, second: Result) -> bool | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import counted
+from cafe.features.pool import INDUCTIVE
 from cafe.features.splits import Shots
 from cafe.report.analysis import Analysis
 from cafe.report.confusions import ConfusionMap
 from cafe.report.heat_maps import HeatMap
 from cafe.report.ranking import Standing, ranking
 from cafe.results.record import Record
-from cafe.results.result import Result
+from cafe.results.result import Result, by_learning
 
 Row = Mapping[str, Any]
 Key = tuple[str, Shots]
@@ -141,6 +142,18 @@ class ReportData:
     def best(self, shots: Shots) -> Result:
         """The best result at a shot count; see `ranking`."""
         return ranking(self.results.values(), shots)[0].results[0]
+
+    def leaders(self, shots: Shots) -> list[Result]:
+        """The best result of each group at a shot count."""
+        return [part.results[0] for part in ranking(self.results.values(), shots)]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Methods that compete, the best first, under the words of what they saw."""
+        groups = by_learning(self.results.values())
+        first = sorted(groups, key=lambda words: words != INDUCTIVE)
+        own = {words: {result.method for result in groups[words]} for words in first}
+        return {words: [m for m in self.ranked if m in own[words]] for words in first}
 
     def seconds(self, method: str) -> float:
         """Time that all fits of a method took."""
