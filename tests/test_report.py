@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from cafe.errors import CafeError, InputError, how_to_install
 from cafe.report import collect, write_report
 from cafe.report.analysis import project
 from cafe.report.figures import accuracy
+from cafe.report.page import _link as page_link
 from cafe.report.page import render
 from cafe.report.ranking import Standing, ranking
 from cafe.report.telling_apart import overview, titles
@@ -230,6 +233,15 @@ def test_the_worst_images_are_wrong_and_linked(home: Path, runs: list[Path]) -> 
     assert f'href="../images/test/{losses[0].row}.png"' in text
     assert found.confusions is not None
     assert set(found.confusions.classes) == set(range(4))
+
+
+@pytest.mark.parametrize(
+    "name", ["javascript:alert(1)", "a b/\udce9.png", "//host/x", '"><script>', "#", "?a=b&c"]
+)
+def test_a_link_is_a_path_beside_the_page(name: str, tmp_path: Path) -> None:
+    link = page_link(tmp_path / "images" / name.lstrip("/"), tmp_path)
+    assert re.fullmatch(r"images/[\w%./~-]+", link)
+    assert os.fsdecode(unquote_to_bytes(link)) == f"images/{name.lstrip('/')}"
 
 
 def test_a_run_without_predictions_has_its_most_confused_pairs(

@@ -133,7 +133,7 @@ def _dots(run: ReportData) -> Figure:
             hovertemplate="%{y}: %{x:.2f} %<extra></extra>",
         )
         for result in results
-        for colour in [_colour(run, result.method)]
+        for colour in ["@0" if result.method == run.ranked[0] else "@muted"]
     ]
     layout = {
         "xaxis": axis("top-1 accuracy (%)", range=_accuracy_range(run), zeroline=False),
