@@ -59,7 +59,7 @@ def open_browser(profile: Path) -> Any:
 def take(
     browser: Any, page: Path, target: Path, width: int, theme: str, first: str, last: str
 ) -> None:
-    """One picture: what lies between two elements of the page, in 128 colours."""
+    """One picture: what lies between two elements of the page."""
     wish = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
@@ -77,8 +77,7 @@ def take(
     wanted = {"captureBeyondViewport": True, "clip": clip}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", wanted)
     with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as image:
-        few = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-        few.save(target, optimize=True)
+        image.convert("RGB").save(target, optimize=True)
 
 
 if __name__ == "__main__":
