@@ -37,6 +37,7 @@ COMMANDS = [
     ["report"],
     ["grid"],
     ["meta-train"],
+    ["next"],
     ["predict"],
     ["export"],
     ["check"],

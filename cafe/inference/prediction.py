@@ -51,6 +51,9 @@ class Prediction:
         Why the image could not be read; "" if it could.
     unknown_below : float
         An image whose best class is less probable than this has no label.
+    adapted : dict or None
+        What the answer is adapted by and on what, where it is: "method", and "images_seen" of the
+        stream, this one counted, or "context_images".
     """
 
     image: str
@@ -59,6 +62,7 @@ class Prediction:
     nearest: tuple[Neighbour, ...] = ()
     reason: str = ""
     unknown_below: float = 0.0
+    adapted: dict[str, Any] | None = None
 
     @property
     def label(self) -> str | None:
@@ -89,6 +93,8 @@ class Prediction:
             values["reason"] = self.reason
         if self.zero_shot is not None:
             values["zero_shot"] = self.zero_shot.json()
+        if self.adapted is not None:
+            values["adapted"] = self.adapted
         if self.nearest:
             values["nearest"] = [vars(neighbour) for neighbour in self.nearest]
         return values

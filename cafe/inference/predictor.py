@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +27,15 @@ from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
 from cafe.extract.image_sources import Images, list_images
 from cafe.features.splits import Shots
+from cafe.inference.adaptation import Adaptation
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores
 from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
 from cafe.store.repr_mixin import ReprMixin
+
+T = TypeVar("T")
 
 
 @dataclass(repr=False, eq=False)
@@ -44,6 +49,8 @@ class Predictor(ReprMixin):
         The encoder whose features the head was fitted on; it decodes files as was done for these.
     neighbours : NeighbourIndex, optional
         The training images, for explanations.
+    adaptation : Adaptation, optional
+        How answers change with the images that come; see `cafe.inference.adaptation`.
 
     Raises
     ------
@@ -63,6 +70,7 @@ class Predictor(ReprMixin):
     saved: SavedHead
     encoder: Encoder
     neighbours: NeighbourIndex | None = None
+    adaptation: Adaptation | None = None
 
     def _title(self) -> str:
         return self.saved._title().replace("SavedHead", "Predictor", 1)
@@ -156,9 +164,8 @@ class Predictor(ReprMixin):
             raise InputError(f"unknown_below={unknown_below} must be a probability, 0 to 1.")
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
         batches = encode_images(self.encoder, list_images(images), options)
-        return chain.from_iterable(
-            self._classify(batch, top, unknown_below, explain) for batch in batches
-        )
+        found = (self._classify(batch, top, unknown_below, explain) for batch in batches)
+        return self._kept(chain.from_iterable(found))
 
     def predict_proba(
         self,
@@ -190,12 +197,25 @@ class Predictor(ReprMixin):
         """
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
         batches = encode_images(self.encoder, list_images(images), options)
-        return stack_rows(batches, self.saved.probabilities, len(self.classes_), on_error)
+        return stack_rows(self._kept(batches), self._probabilities, len(self.classes_), on_error)
 
     @property
     def classes_(self) -> NDArray[np.str_]:
         """Names of the classes, as `predict` shows them. (C,)"""
         return np.array(distinct_names(self.saved.class_names))
+
+    def _kept(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; what adaptation learns meanwhile is kept."""
+        with self.adaptation.kept() if self.adaptation is not None else nullcontext():
+            yield from items
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        """Calibrated probabilities of inputs, adapted where that is wanted. (N, C)"""
+        if self.adaptation is None:
+            return self.saved.probabilities(x)
+        features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
+        logits = self.adaptation(features, self.saved.head(x))
+        return torch.softmax(logits / (self.saved.temperature or 1.0), dim=-1)
 
     def _classify(
         self, batch: EncodedImages, top: int, unknown_below: float, explain: bool
@@ -203,14 +223,16 @@ class Predictor(ReprMixin):
         x, saved = batch.inputs, self.saved
         best: list[tuple[ClassScore, ...]] = []
         if len(x):
-            best = class_scores(saved.probabilities(x), saved.class_names, top, saved.scores(x))
+            scores = None if self.adaptation is not None else saved.scores(x)
+            best = class_scores(self._probabilities(x), saved.class_names, top, scores)
         # neighbours and zero-shot CLIP compare features, not maps
         features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
-        rows = zip(best, *self._explanations(features, explain), strict=True)
+        adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
+        explained = self._explanations(features, explain)
+        kept = [""] * len(x), [unknown_below] * len(x)  # the reason, and the limit
+        rows = zip(best, *explained, *kept, adapted, strict=True)
         return [
-            Prediction(name, reason=reason)
-            if reason
-            else Prediction(name, *next(rows), unknown_below=unknown_below)
+            Prediction(name, reason=reason) if reason else Prediction(name, *next(rows))
             for name, reason in zip(batch.names, batch.reasons, strict=True)
         ]
 

@@ -20,8 +20,10 @@ from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
+    from cafe.inference.adaptation import Adaptation
     from cafe.inference.neighbours import NeighbourIndex
     from cafe.inference.prediction import Prediction
+    from cafe.inference.predictor import Predictor
     from cafe.results.saved_head import SavedHead
 
 Images = Annotated[
@@ -44,6 +46,18 @@ UnknownBelow = Annotated[
 Explain = Annotated[
     bool, Option("--explain", help="Add zero-shot CLIP's answer and the nearest training images.")
 ]
+AdaptName = Annotated[
+    Literal["none", "tda", "oga", "incpl"],
+    Option(
+        "--adapt",
+        help="Adapt while predicting: tda and oga learn from the images one after another, incpl "
+        "tunes each with labelled images.",
+    ),
+]
+State = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Of tda and oga: keep what is learned in this file between calls."),
+]
 
 
 def predict(
@@ -53,6 +67,8 @@ def predict(
     format_: Format = "table",
     unknown_below: UnknownBelow = 0.0,
     explain: Explain = False,
+    adapt: AdaptName = "none",
+    state: State = None,
     method: opt.HeadMethod = None,
     shots: opt.HeadShots = None,
     seed: opt.HeadSeed = None,
@@ -71,9 +87,7 @@ def predict(
     Example: cafe predict model photo.jpg ./photos --top 3
     """
     from cafe.encoders.preprocess import quiet_pillow
-    from cafe.encoders.recorded import load_recorded_encoder
     from cafe.extract.image_sources import list_images
-    from cafe.inference.predictor import Predictor, record_of_head
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
 
@@ -81,6 +95,7 @@ def predict(
     file, saved = chosen.file, load_head(chosen.file)
     if as_json and format_ != "table":
         raise InputError(f"--json and --format {format_} are two formats; give one.")
+    adaptation = _open_adaptation(saved, adapt, file, cache, state)
     sources = list_images(expand_images(images), note)
     note_choice(chosen)
     note_calibration(saved)
@@ -91,9 +106,9 @@ def predict(
         progress_bar("images", interrupted=printed, quiet=not piped) as progress,
         quiet_pillow(),
     ):
-        encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
-        neighbours = _find_neighbours(saved, file, cache) if explain else None
-        predictions = Predictor(saved, encoder, neighbours).predict(
+        predictor = _load(saved, file, cache, model, pretrained, device, explain=explain)
+        predictor.adaptation = adaptation
+        predictions = predictor.predict(
             sources,
             top=top,
             unknown_below=unknown_below,
@@ -106,6 +121,43 @@ def predict(
             _print_json(predictions, len(sources))
         else:
             _print(predictions, FORMATS[format_](saved, top), len(sources))
+
+
+def _load(
+    saved: SavedHead,
+    file: Path,
+    cache: Path | None,
+    model: str | None,
+    pretrained: str | None,
+    device: str,
+    *,
+    explain: bool,
+) -> Predictor:
+    from cafe.encoders.recorded import load_recorded_encoder
+    from cafe.inference.predictor import Predictor, record_of_head
+
+    encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
+    return Predictor(saved, encoder, _find_neighbours(saved, file, cache) if explain else None)
+
+
+def _open_adaptation(
+    saved: SavedHead, name: str, file: Path, cache: Path | None, state: Path | None
+) -> Adaptation | None:
+    """The adaptation that is asked for, with a line that says what it looks at."""
+    if name == "none":
+        if state is not None:
+            raise InputError("--state keeps what --adapt tda or oga learns; give one of them too.")
+        return None
+    from cafe.inference.adaptation import StreamAdaptation, open_adaptation
+
+    found = open_adaptation(saved, name, file=file, cache=cache, state=state)  # type: ignore[arg-type]
+    if isinstance(found, StreamAdaptation):
+        seen = found.stream.seen
+        before = f"{counted(seen, 'image')} before and " if seen else ""
+        note(f"adapted by {name}: transductive, learns from {before}these, in their order.")
+    else:
+        note(f"adapted by {name}: each image by itself, with labelled images as its context.")
+    return found
 
 
 def _print_json(predictions: Iterable[Prediction], total: int) -> None:
