@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from making import draw_image
+from PIL import Image
 
 import cafe.extract.blocks as blocks_module
 from cafe.datasets.dataset import Dataset
@@ -406,6 +407,33 @@ def test_a_core_gets_as_many_images_as_its_cache_holds_tokens(
     assert tiny.tokens is not None
     monkeypatch.setattr(blocks_module, "_BATCH_TOKENS", 3 * tiny.tokens)
     assert plan_blocks(dataset, tiny, ExtractOptions())[0].batch_size == 3
+
+
+def test_views_of_other_splits(tmp_path: Path) -> None:
+    extractor = Extractor("nano", device="cpu", precision="fp32")
+    folder = tmp_path / "photos"
+    for number in range(24):
+        below = folder / ("test" if number % 2 else "train") / f"class{number % 4 // 2}"
+        below.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(below / f"{number}.png")
+    kept = tmp_path / "cache"
+    cache = extractor.extract(folder, views=3, view_splits=["test", "train"], cache=kept)
+    test = cache.read("test")
+    assert test.views is not None
+    assert test.views.shape == (12, 3, 512)
+    assert np.array_equal(test.views[:, 0], test.features)
+    assert cache.read("train").views is not None
+    assert cache.header.key["augmentation"]["splits"] == ["train", "test"]
+    again = extractor.extract(folder, views=3, view_splits=["train", "test"], cache=kept)
+    assert extractor.extraction_.was_there
+    assert again.content_sha256 == cache.content_sha256
+    with pytest.raises(CacheMismatchError, match="splits"):  # as for any other augmentation
+        extractor.extract(folder, views=3, cache=kept)
+    with pytest.raises(InputError, match="must be among train, val, test"):
+        extractor.extract(folder, views=3, view_splits=["tests"], cache=kept)
+    with pytest.raises(InputError, match="view_splits= needs views= above 1"):
+        extractor.extract(folder, view_splits=["test"], cache=kept)
 
 
 def test_views_share_the_batch(tiny: Encoder, dataset: Dataset) -> None:

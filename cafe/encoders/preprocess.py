@@ -7,7 +7,7 @@ import hashlib
 import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from cafe.compat import import_open_clip
 from cafe.encoders.crop_resize import Side, crop_resize
 from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, smallest_scale
 from cafe.encoders.to_rgb import to_rgb
+from cafe.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,9 +97,25 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
+def check_view_splits(splits: Sequence[str], views: int) -> tuple[str, ...]:
+    """The splits that get augmented views, each once and in their own order.
+
+    Raises
+    ------
+    InputError
+        If one is unknown, there is none, or there are no views to make.
+    """
+    known = ("train", "val", "test")
+    if not splits or not set(splits) <= set(known):
+        raise InputError(f"view_splits={','.join(splits)} must be among {', '.join(known)}.")
+    if views == 1 and set(splits) != {"train"}:
+        raise InputError("view_splits= needs views= above 1: one view is the plain image.")
+    return tuple(split for split in known if split in splits)
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmented views of the training images: random resized crops and flips.
+    """Augmented views of images: random resized crops and flips.
 
     Attributes
     ----------
@@ -106,17 +123,22 @@ class Augmentation:
         Views per image, including the plain one: 1 is no augmentation.
     seed : int
         Seed of the crops. An image's crops depend on the seed and its id alone.
+    splits : tuple of str
+        The splits whose images have augmented views.
     """
 
     views: int = 1
     seed: int = 0
+    splits: tuple[str, ...] = ("train",)
 
     def key(self) -> dict[str, Any] | None:
         """The augmentation in a cache's key; None without augmented views."""
         if self.views == 1:
             return None
         policy = f"resized crop {CROP_SCALE} ratio {CROP_RATIO[0]:.3f} to {CROP_RATIO[1]:.3f}, flip"
-        return {"views": self.views, "seed": self.seed, "policy": policy}
+        key = {"views": self.views, "seed": self.seed, "policy": policy}
+        # caches that are there know of none but the training split
+        return key if self.splits == ("train",) else {**key, "splits": list(self.splits)}
 
     def crops(self, image: Image.Image, image_id: str) -> list[Image.Image]:
         """The augmented views of an image, without the plain one."""

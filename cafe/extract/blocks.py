@@ -44,7 +44,7 @@ class ExtractOptions(LoaderOptions):
     Attributes
     ----------
     augmentation : Augmentation
-        Augmented views of the training images.
+        Augmented views, and of which splits' images.
     on_error : {"skip", "fail"}
         What to do with an image that cannot be read: skip and record it, or stop.
     """
@@ -59,7 +59,7 @@ class ExtractOptions(LoaderOptions):
 
     def augmentation_of(self, split: str) -> Augmentation:
         """Only training images are augmented."""
-        return self.augmentation if split == "train" else Augmentation()
+        return self.augmentation if split in self.augmentation.splits else Augmentation()
 
 
 class PlannedBlock(NamedTuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.decoding import Decode, check_decode
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.preprocess import Augmentation
+from cafe.encoders.preprocess import Augmentation, check_view_splits
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
@@ -171,6 +171,7 @@ class Extractor:
         context: Sequence[float] | None = None,
         views: int = 1,
         view_seed: int = 0,
+        view_splits: Sequence[str] = ("train",),
         spatial: int | None = None,
         cache: Path | str | None = None,
         on_error: Literal["skip", "fail"] = "skip",
@@ -212,6 +213,8 @@ class Extractor:
             None is 1 and 1.5.
         views, view_seed : int
             Views per training image, the plain one counted, and the seed of the others.
+        view_splits : sequence of str
+            The splits whose images have these views, among "train", "val" and "test".
         spatial : int, optional
             Store each image's spatial map too, averaged to a grid of this side at most (7 is
             common); it is what `vt-clip` needs, and far larger than the features. None stores none.
@@ -257,7 +260,7 @@ class Extractor:
             raise InputError("boxes have neither augmented views nor spatial maps; leave them out.")
         sentences = sentences_of(data, prompts)
         options = ExtractOptions(
-            augmentation=Augmentation(views=views, seed=view_seed),
+            augmentation=Augmentation(views, view_seed, check_view_splits(view_splits, views)),
             on_error=on_error,
             batch_size=self.batch_size,
             workers=self.workers,

@@ -43,6 +43,9 @@ Model = Annotated[
 ]
 Views = Annotated[int, Option(help="Views per training image, the plain one counted.")]
 ViewSeed = Annotated[int, Option(help="Seed of the augmented views.")]
+ViewSplits = Annotated[
+    str, Option(help="Splits whose images have these views, with commas between.")
+]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
 Pool = Annotated[int | None, Option(help="Largest side of the maps' grid [default: 7].")]
 Engine = Annotated[
@@ -67,6 +70,7 @@ def extract(
     context: opt.Context = None,
     views: Views = 1,
     view_seed: ViewSeed = 0,
+    view_splits: ViewSplits = "train",
     spatial: Spatial = False,
     pool: Pool = None,
     cache: opt.CacheHome = None,
@@ -101,6 +105,7 @@ def extract(
             context=parse_context(context),
             views=views,
             view_seed=view_seed,
+            view_splits=[word.strip() for word in view_splits.split(",")],
             spatial=_largest_side(spatial, pool),
             cache=cache,
             on_error=on_error,

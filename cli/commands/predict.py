@@ -93,8 +93,7 @@ def predict(
 
     chosen = choose_head(run, parse_head_selector(method, shots, seed))
     file, saved = chosen.file, load_head(chosen.file)
-    if as_json and format_ != "table":
-        raise InputError(f"--json and --format {format_} are two formats; give one.")
+    _check_format(format_, as_json=as_json)
     adaptation = _open_adaptation(saved, adapt, file, cache, state)
     sources = list_images(expand_images(images), note)
     note_choice(chosen)
@@ -106,8 +105,8 @@ def predict(
         progress_bar("images", interrupted=printed, quiet=not piped) as progress,
         quiet_pillow(),
     ):
-        predictor = _load(saved, file, cache, model, pretrained, device, explain=explain)
-        predictor.adaptation = adaptation
+        neighbours = _find_neighbours(saved, file, cache) if explain else None
+        predictor = _load(saved, neighbours, adaptation, model, pretrained, device)
         predictions = predictor.predict(
             sources,
             top=top,
@@ -123,21 +122,24 @@ def predict(
             _print(predictions, FORMATS[format_](saved, top), len(sources))
 
 
+def _check_format(format_: str, *, as_json: bool) -> None:
+    if as_json and format_ != "table":
+        raise InputError(f"--json and --format {format_} are two formats; give one.")
+
+
 def _load(
     saved: SavedHead,
-    file: Path,
-    cache: Path | None,
+    neighbours: NeighbourIndex | None,
+    adaptation: Adaptation | None,
     model: str | None,
     pretrained: str | None,
     device: str,
-    *,
-    explain: bool,
 ) -> Predictor:
     from cafe.encoders.recorded import load_recorded_encoder
     from cafe.inference.predictor import Predictor, record_of_head
 
     encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
-    return Predictor(saved, encoder, _find_neighbours(saved, file, cache) if explain else None)
+    return Predictor(saved, encoder, neighbours, adaptation)
 
 
 def _open_adaptation(
