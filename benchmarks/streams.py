@@ -148,7 +148,7 @@ def main() -> None:
             "machine": machine(torch.device("cpu")),
         }
         given.output.with_suffix(".json").write_text(json.dumps({**about, "files": files}) + "\n")
-        words = f"Accuracy in %, {given.seeds} seeds, {given.shots} shots; {about['machine']}"
+        words = f"Accuracy in %, seeds 0 to {given.seeds - 1}, {given.shots} shots; {about['machine']}"
         given.output.with_suffix(".md").write_text(f"{words}\n\n{table(files)}\n")
 
 
