@@ -148,7 +148,8 @@ def main() -> None:
             "machine": machine(torch.device("cpu")),
         }
         given.output.with_suffix(".json").write_text(json.dumps({**about, "files": files}) + "\n")
-        words = f"Accuracy in %, seeds 0 to {given.seeds - 1}, {given.shots} shots; {about['machine']}"
+        seeds = f"seeds 0 to {given.seeds - 1}"
+        words = f"Accuracy in %, {seeds}, {given.shots} shots; {about['machine']}"
         given.output.with_suffix(".md").write_text(f"{words}\n\n{table(files)}\n")
 
 
