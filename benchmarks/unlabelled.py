@@ -42,7 +42,7 @@ from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
 
 BATCH = 64
-BATCHES = 8
+BATCHES = 4
 CONCENTRATION = 0.1
 BASE = "auto"
 POOLED = {

@@ -33,6 +33,8 @@ def _csv(saved: SavedHead, top: int) -> Write:
         explained = {} if zero_shot is None else {"zero_shot": zero_shot.label}
         if nearest:
             explained["nearest"] = nearest[0].image
+        if prediction.learning != "inductive":
+            explained["learning"] = prediction.learning
         if headers:
             print_csv([*headers, *explained])
             headers.clear()

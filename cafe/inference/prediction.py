@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cafe.datasets.text_files import distinct_names
+from cafe.features.pool import INDUCTIVE
 from cafe.inference.neighbours import Neighbour
 
 
@@ -51,6 +52,8 @@ class Prediction:
         Why the image could not be read; "" if it could.
     unknown_below : float
         An image whose best class is less probable than this has no label.
+    learning : str
+        What the head saw without labels; see `cafe.features.pool`.
     adapted : dict or None
         What the answer is adapted by and on what, where it is: "method", and "images_seen" of the
         stream, this one counted, or "context_images".
@@ -62,6 +65,7 @@ class Prediction:
     nearest: tuple[Neighbour, ...] = ()
     reason: str = ""
     unknown_below: float = 0.0
+    learning: str = INDUCTIVE
     adapted: dict[str, Any] | None = None
 
     @property
@@ -91,6 +95,8 @@ class Prediction:
         }
         if self.reason:
             values["reason"] = self.reason
+        if self.learning != INDUCTIVE:
+            values["learning"] = self.learning
         if self.zero_shot is not None:
             values["zero_shot"] = self.zero_shot.json()
         if self.adapted is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,9 @@ from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
 from cafe.extract.image_sources import Images, list_images
-from cafe.features.splits import Shots
+from cafe.features.pool import INDUCTIVE, Pool, load_pool
+from cafe.features.splits import Shots as ShotCount
+from cafe.inference.adapt import Shots
 from cafe.inference.adaptation import Adaptation
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores
@@ -34,6 +37,7 @@ from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
 from cafe.store.repr_mixin import ReprMixin
+from cafe.study.pool import PoolLike
 
 T = TypeVar("T")
 
@@ -51,6 +55,8 @@ class Predictor(ReprMixin):
         The training images, for explanations.
     adaptation : Adaptation, optional
         How answers change with the images that come; see `cafe.inference.adaptation`.
+    shots : Shots, optional
+        The training images, for adapting to a pool; `load` looks for them if it is told to.
 
     Raises
     ------
@@ -71,6 +77,7 @@ class Predictor(ReprMixin):
     encoder: Encoder
     neighbours: NeighbourIndex | None = None
     adaptation: Adaptation | None = None
+    shots: Shots | None = None
 
     def _title(self) -> str:
         return self.saved._title().replace("SavedHead", "Predictor", 1)
@@ -89,11 +96,12 @@ class Predictor(ReprMixin):
         run: Path | str,
         *,
         method: str | None = None,
-        shots: Shots | None = None,
+        shots: ShotCount | None = None,
         seed: int | None = None,
         model: str | None = None,
         pretrained: str | None = None,
         device: str = "auto",
+        adapting: bool = False,
     ) -> Predictor:
         """Load a head of a run, and its encoder.
 
@@ -107,15 +115,19 @@ class Predictor(ReprMixin):
             Where the encoder is, if it came from a folder or a file. None takes the run's names.
         device : str
             "auto", "cpu", "cuda", "cuda:N".
+        adapting : bool
+            Look for the cache that the head was fitted on, which `predict(pool=...)` needs.
 
         Raises
         ------
         CafeError
             If there is no such head, or its encoder cannot be loaded.
         """
-        saved = load_head(find_head(run, HeadSelector(method, shots, seed)))
-        record = record_of_head(saved)
-        return cls(saved, load_recorded_encoder(record, model, pretrained, device=device))
+        file = find_head(run, HeadSelector(method, shots, seed))
+        saved = load_head(file)
+        fitted_on = Shots.find(saved, file) if adapting else None
+        encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
+        return cls(saved, encoder, shots=fitted_on)
 
     def predict(
         self,
@@ -124,9 +136,11 @@ class Predictor(ReprMixin):
         top: int = 3,
         unknown_below: float = 0.0,
         explain: bool = False,
+        pool: PoolLike | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
         progress: Progress | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> Iterator[Prediction]:
         """Classify images, in their order, a batch at a time.
 
@@ -141,12 +155,18 @@ class Predictor(ReprMixin):
             An image whose best class is less probable than this gets no label.
         explain : bool
             Add zero-shot CLIP's answer and, with `neighbours`, the nearest training images.
+        pool : "self", Pool, FeatureCache, Path or str, optional
+            Images without labels that the head is adapted to first: "self" is these very images,
+            which are then all encoded before the first answer; else as of `cafe.fit`. It needs
+            `shots`.
         batch_size : int, optional
             Images per forward pass; None is 32, or 256 on CUDA.
         workers : int, optional
             Threads that decode; None takes one per core, up to 16.
         progress : callable, optional
             Called with a stage, the images done and the images in all.
+        note : callable, optional
+            Told in a sentence what the head was adapted to.
 
         Returns
         -------
@@ -164,8 +184,30 @@ class Predictor(ReprMixin):
             raise InputError(f"unknown_below={unknown_below} must be a probability, 0 to 1.")
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
         batches = encode_images(self.encoder, list_images(images), options)
-        found = (self._classify(batch, top, unknown_below, explain) for batch in batches)
-        return self._kept(chain.from_iterable(found))
+        how = (top, unknown_below, explain)
+        if pool is None or pool == "none":
+            found = (self._classify(batch, *how) for batch in batches)
+            return self._kept(chain.from_iterable(found))
+        if self.adaptation is not None:
+            raise InputError("an adaptation and a pool are two ways to adapt; give one.")
+        if self.shots is None:
+            raise InputError("a pool needs the head's shots; load with adapting=True.")
+        loaded = None if pool == "self" else load_pool(self.shots.cache, pool)
+        return self._adapted(batches, self.shots, loaded, how, note)
+
+    def _adapted(
+        self,
+        batches: Iterable[EncodedImages],
+        shots: Shots,
+        pool: Pool | None,
+        how: tuple[int, float, bool],
+        note: Callable[[str], None] | None,
+    ) -> Iterator[Prediction]:
+        """Classify by the head as it is adapted to a pool; None are the images themselves."""
+        saved, batches = shots.adapt_to(batches, pool, note)
+        predictor = replace(self, saved=saved)
+        for batch in batches:
+            yield from predictor._classify(batch, *how)
 
     def predict_proba(
         self,
@@ -221,6 +263,7 @@ class Predictor(ReprMixin):
         self, batch: EncodedImages, top: int, unknown_below: float, explain: bool
     ) -> list[Prediction]:
         x, saved = batch.inputs, self.saved
+        learning = saved.about.get("learning", INDUCTIVE)
         best: list[tuple[ClassScore, ...]] = []
         if len(x):
             scores = None if self.adaptation is not None else saved.scores(x)
@@ -229,10 +272,12 @@ class Predictor(ReprMixin):
         features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
         adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
         explained = self._explanations(features, explain)
-        kept = [""] * len(x), [unknown_below] * len(x)  # the reason, and the limit
-        rows = zip(best, *explained, *kept, adapted, strict=True)
+        make = partial(Prediction, unknown_below=unknown_below, learning=learning)
+        rows, adaptations = zip(best, *explained, strict=True), iter(adapted)
         return [
-            Prediction(name, reason=reason) if reason else Prediction(name, *next(rows))
+            Prediction(name, reason=reason)
+            if reason
+            else make(name, *next(rows), adapted=next(adaptations))
             for name, reason in zip(batch.names, batch.reasons, strict=True)
         ]
 

@@ -36,6 +36,9 @@ CATALOG: dict[str, str] = {
     "meta-adapter": "cafe.methods.meta_adapter.meta_adapter:MetaAdapter",
     "auto": "cafe.methods.auto:Auto",
     "lda-prior-pooled": "cafe.methods.transductive.lda_prior_pooled:LdaPriorPooled",
+    "transclip": "cafe.methods.transductive.transclip:TransClip",
+    "stata": "cafe.methods.transductive.stata:StatA",
+    "zlap": "cafe.methods.transductive.zlap:Zlap",
 }
 """Name of each method -> module and class. A row is all that a new method needs beside its file."""
 

@@ -20,6 +20,7 @@ from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
+    from cafe.inference.adapt import Shots
     from cafe.inference.adaptation import Adaptation
     from cafe.inference.neighbours import NeighbourIndex
     from cafe.inference.prediction import Prediction
@@ -58,6 +59,16 @@ State = Annotated[
     Path | None,
     Option(metavar="FILE", help="Of tda and oga: keep what is learned in this file between calls."),
 ]
+Pool = Annotated[
+    str | None,
+    Option(
+        "--pool",
+        metavar="self|test|CACHE|none",
+        help="Images without labels to adapt to first: self is the very images that are asked.",
+    ),
+]
+
+_INTERRUPTED = "what is printed is complete; the rest was not looked at."
 
 
 def predict(
@@ -69,6 +80,7 @@ def predict(
     explain: Explain = False,
     adapt: AdaptName = "none",
     state: State = None,
+    pool: Pool = None,
     method: opt.HeadMethod = None,
     shots: opt.HeadShots = None,
     seed: opt.HeadSeed = None,
@@ -88,6 +100,7 @@ def predict(
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.extract.image_sources import list_images
+    from cafe.inference.adapt import Shots
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
 
@@ -96,30 +109,22 @@ def predict(
     _check_format(format_, as_json=as_json)
     adaptation = _open_adaptation(saved, adapt, file, cache, state)
     sources = list_images(expand_images(images), note)
+    shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
     # a bar would tear a table on a terminal apart
     piped = (as_json or format_ != "table") and not sys.stdout.isatty()
-    printed = "what is printed is complete; the rest was not looked at."
+    how: dict[str, Any] = {"top": top, "unknown_below": unknown_below, "explain": explain}
+    how |= {"batch_size": batch_size, "workers": workers}
     with (
-        progress_bar("images", interrupted=printed, quiet=not piped) as progress,
+        progress_bar("images", interrupted=_INTERRUPTED, quiet=not piped) as progress,
         quiet_pillow(),
     ):
         neighbours = _find_neighbours(saved, file, cache) if explain else None
-        predictor = _load(saved, neighbours, adaptation, model, pretrained, device)
-        predictions = predictor.predict(
-            sources,
-            top=top,
-            unknown_below=unknown_below,
-            explain=explain,
-            batch_size=batch_size,
-            workers=workers,
-            progress=progress,
-        )
-        if as_json:
-            _print_json(predictions, len(sources))
-        else:
-            _print(predictions, FORMATS[format_](saved, top), len(sources))
+        predictor = _load(saved, neighbours, adaptation, shots_of_head, model, pretrained, device)
+        predictions = predictor.predict(sources, pool=pool, note=note, progress=progress, **how)
+        write = None if as_json else FORMATS[format_](saved, top)
+        _print_all(predictions, write, len(sources))
 
 
 def _check_format(format_: str, *, as_json: bool) -> None:
@@ -131,6 +136,7 @@ def _load(
     saved: SavedHead,
     neighbours: NeighbourIndex | None,
     adaptation: Adaptation | None,
+    shots: Shots | None,
     model: str | None,
     pretrained: str | None,
     device: str,
@@ -139,7 +145,7 @@ def _load(
     from cafe.inference.predictor import Predictor, record_of_head
 
     encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
-    return Predictor(saved, encoder, neighbours, adaptation)
+    return Predictor(saved, encoder, neighbours, adaptation, shots)
 
 
 def _open_adaptation(
@@ -162,8 +168,13 @@ def _open_adaptation(
     return found
 
 
-def _print_json(predictions: Iterable[Prediction], total: int) -> None:
-    """Print all predictions as one list, with the images that cannot be read."""
+def _print_all(predictions: Iterable[Prediction], write: Write | None, total: int) -> None:
+    """Print predictions as they come; without a format all as one list of JSON, with the images
+    that cannot be read.
+    """
+    if write is not None:
+        _print(predictions, write, total)
+        return
     rows = list[dict[str, Any]]()
 
     def kept() -> Iterator[Prediction]:

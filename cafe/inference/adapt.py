@@ -1,0 +1,135 @@
+"""A saved head adapted to images without labels: to those it is asked about, or to a pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cafe.errors import CacheMismatchError, InputError, counted
+from cafe.extract.encode_images import EncodedImages
+from cafe.features.pool import Pool
+from cafe.features.splits import draw_shots
+from cafe.features.task import load_task
+from cafe.features.tensors import TrainingSet, join
+from cafe.inference.neighbours import find_cache
+from cafe.methods.base import Context
+from cafe.methods.head import Head
+from cafe.methods.transductive.lda_prior_pooled import HALF, LdaPriorPooled
+from cafe.results.saved_head import SavedHead
+from cafe.store import FeatureCache
+from cafe.store.key import differences
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptedHead(Head):
+    """Half of a saved head, and half of `lda-prior-pooled` that starts from it; never saved."""
+
+    saved: Head = field(repr=False)
+    pooled: Head = field(repr=False)
+
+    no_graph: ClassVar[str] = "it was adapted to one pool of images"
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Log-probabilities; see `Head.logits`. (N, C)"""
+        own = self.saved.logits(x).log_softmax(dim=-1) + math.log(1 - HALF)
+        return torch.logaddexp(own, self.pooled.logits(x).log_softmax(dim=-1) + math.log(HALF))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the saved head."""
+        return self.saved.tensors()
+
+
+@dataclass(frozen=True)
+class Shots:
+    """The labelled images that a saved head was fitted on, which adapting needs again.
+
+    Attributes
+    ----------
+    saved : SavedHead
+    train : TrainingSet
+    cache : FeatureCache
+    """
+
+    saved: SavedHead
+    train: TrainingSet
+    cache: FeatureCache
+
+    @classmethod
+    def find(cls, saved: SavedHead, file: Path, folder: Path | None = None) -> Shots:
+        """Find a head's shots in the cache that it was fitted on.
+
+        Parameters
+        ----------
+        saved : SavedHead
+        file : Path
+            The head's file.
+        folder : Path, optional
+            See `find_cache`.
+
+        Raises
+        ------
+        CacheNotFoundError, CacheMismatchError
+            If the cache is not there, or is another one by now.
+        InputError
+            If the head takes spatial maps, or does not say its shots.
+        """
+        if saved.head.spatial:
+            raise InputError(f"{saved.head.method} takes spatial maps, which no pool has.")
+        cache = find_cache(saved, file, folder)
+        if different := differences(cache.header.key, saved.about["cache_key"]):
+            raise CacheMismatchError(
+                f"'{cache.path}' is not the cache that the head was fitted on: "
+                f"{'; '.join(different)}. Bring that one back, or fit again."
+            )
+        task = load_task(cache)
+        if "seed" in saved.about:
+            train = task.splits["train"]
+            images = train[draw_shots(train.y, saved.about["shots"], saved.about["seed"])]
+        elif saved.about.get("shots") == "all":  # a model is fitted on every labelled image
+            images = join([split.to("cpu") for split in task.splits.values()])
+        else:
+            raise InputError("the head does not say its shots and seed; fit again.")
+        device = next(iter(saved.head.tensors().values())).device
+        return cls(saved, TrainingSet(images, task.text).to(device), cache)
+
+    def adapt(self, pool: Pool) -> tuple[SavedHead, bool]:
+        """The head adapted to a pool, and whether that seems to hold few of the classes."""
+        device = self.train.text.features.device
+        method = LdaPriorPooled(pool=pool.to(device), context=Context(device))
+        pooled = method.fit_from(self.saved.head, self.train)
+        head = AdaptedHead(saved=self.saved.head, pooled=pooled, method=self.saved.head.method)
+        about = {**self.saved.about, "learning": pool.learning}
+        return replace(self.saved, head=head, about=about), bool(pooled.params["few_classes"])
+
+    def adapt_to(
+        self,
+        batches: Iterable[EncodedImages],
+        pool: Pool | None,
+        note: Callable[[str], None] | None = None,
+    ) -> tuple[SavedHead, Iterable[EncodedImages]]:
+        """The head adapted to a pool, or where that is None to the images that are encoded."""
+        if pool is None:
+            batches = list(batches)  # all of them before the first answer
+            found = [batch.inputs for batch in batches if len(batch.inputs)]
+            if not found:
+                return self.saved, batches
+            pool = pool_of_asked(torch.cat(found))
+        saved, few = self.adapt(pool)
+        if note is not None:
+            note(f"{saved.head.method}, {pool.learning}{_FEW if few else ''}")
+        return saved, batches
+
+
+_FEW = "; they may hold few of the classes, so each counts for a tenth of a shot"
+
+
+def pool_of_asked(x: Tensor) -> Pool:
+    """The images that a head is asked about, as a pool."""
+    images = counted(len(x), "image")
+    return Pool(x, f"transductive: sees the {images} that it is asked about without their labels")
