@@ -50,14 +50,25 @@ def list_(runs: opt.RunsHome = Path("runs"), as_json: opt.Json = False) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        headers = ["run", "dataset", "encoder", "methods", "shots", "seeds", "MB", "made"]
-        print_table(headers, list(map(_cells, rows)), numbers=(3, 5, 6))
+        headers = [
+            "run",
+            "dataset",
+            "encoder",
+            "methods",
+            "shots",
+            "seeds",
+            "learning",
+            "MB",
+            "made",
+        ]
+        print_table(headers, list(map(_cells, rows)), numbers=(3, 5, 7))
     elif not folders:
         say(f"no runs in '{runs}'; 'cafe fit' makes one.")
 
 
 def _summary(folder: Path) -> dict[str, Any]:
     from cafe.results.record import read_record
+    from cafe.results.result import by_learning
     from cafe.results.run_folders import size_of_run
 
     record = read_record(folder)
@@ -71,6 +82,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "methods": list(dict.fromkeys(result.method for result in results)),
         "shots": list(dict.fromkeys(result.shots for result in results)),
         "seeds": list(record.protocol.seeds),
+        "learning": list(by_learning(results)),
         "command": record.command,
         "bytes": size_of_run(folder),
         "created": record.created,
@@ -85,6 +97,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(len(row["methods"])),
         ", ".join(map(str, row["shots"])),
         str(len(row["seeds"])),
+        ", ".join(words.partition(":")[0] for words in row["learning"]),
         f"{row['bytes'] / 1e6:.1f}",
         row["created"],
     ]
