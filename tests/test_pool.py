@@ -200,6 +200,31 @@ def test_a_pool_of_few_classes_counts_for_a_tenth() -> None:
         assert params["pool_weight"] == (0.1 if few else 0.25)  # 5 * 5 classes / 100 images
 
 
+def test_a_pool_of_few_images_of_few_classes_changes_nothing() -> None:
+    train, images = draw_task((4,) * CLASSES), draw_images()
+    pool = Pool(images.x[images.y == 2][:4])
+    for name, twin in (("auto", "auto"), ("lda-prior-pooled", "lda-prior")):
+        settings: dict[str, Any] = {"pool": pool}
+        pooled = make_method(name, Context(), settings).fit(train)
+        plain = make_method(twin, Context(), {}).fit(train)
+        assert pooled.params["pool_weight"] == 0
+        torch.testing.assert_close(pooled.logits(images.x), plain.logits(images.x))
+
+
+def test_training_takes_a_pool_that_it_does_not_train_on(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    far = draw_cache(tmp_path / "far" / "tiny.none.h5", seed=9, dataset="far")
+    model = cafe.train(cache, method="lda-prior-pooled", pool=far)
+    seen = "semi-supervised: sees 48 further images without labels, none of them in the test split"
+    assert model.record.learning == seen
+    assert seen in model.record.words
+    with pytest.raises(InputError, match="training takes every labelled image"):
+        cafe.train(cache, pool="test")
+    with pytest.raises(InputError, match="gda would not look at the pool"):
+        cafe.train(cache, method=["auto", "gda"], pool=far)
+
+
 def test_a_class_balance_is_given_and_never_assumed() -> None:
     train, images = draw_task((1,) * CLASSES), draw_images(12)
     rows = torch.cat([torch.arange(60)[images.y == c][: 12 - 2 * c] for c in range(CLASSES)])

@@ -73,7 +73,7 @@ class Pool:
         return Pool(self.x.to(device), self.learning)
 
 
-def describe_pool(images: int, seen: int = 0, tests: int = 0) -> str:
+def describe_pool(images: int, seen: int = 0, tests: int = 0, kind: str = "test") -> str:
     """What a result is whose heads saw a pool.
 
     Parameters
@@ -84,6 +84,8 @@ def describe_pool(images: int, seen: int = 0, tests: int = 0) -> str:
         How many of these are in the test split.
     tests : int
         Images of the test split.
+    kind : {"test", "judged"}
+        "judged" where folds of all labelled images take the place of a test split.
 
     Examples
     --------
@@ -94,12 +96,12 @@ def describe_pool(images: int, seen: int = 0, tests: int = 0) -> str:
     """
     if not seen:
         return (
-            f"semi-supervised: sees {images:,} further images without labels, none of them in the "
-            "test split"
+            f"semi-supervised: sees {images:,} further images without labels, none of them "
+            f"{'in the test split' if kind == 'test' else 'among the judged images'}"
         )
     which = f"the {seen:,}" if seen == tests else f"{seen:,} of the {tests:,}"
     more = f", and {images - seen:,} further images" if images > seen else ""
-    return f"transductive: sees {which} test images without their labels{more}"
+    return f"transductive: sees {which} {kind} images without their labels{more}"
 
 
 def kind_of(learning: str | None) -> str:
@@ -121,7 +123,9 @@ def join_learning(words: Sequence[str | None]) -> str:
 
 
 def load_pool(
-    cache: FeatureCache, pool: Pool | FeatureCache | Path | str | None = None
+    cache: FeatureCache,
+    pool: Pool | FeatureCache | Path | str | None = None,
+    judged: Sequence[str] = ("test",),
 ) -> Pool | None:
     """The unlabelled images that are meant; their labels are not read.
 
@@ -132,6 +136,8 @@ def load_pool(
     pool : Pool, FeatureCache, Path or str, optional
         "test" is the test split of `cache`; a cache, its file or its name is all of its images;
         None and "none" are no pool.
+    judged : sequence of str
+        The splits whose images judge the heads.
 
     Returns
     -------
@@ -161,8 +167,11 @@ def load_pool(
     other = FeatureCache.open(pool)
     _check_encoder(cache, other)
     x = torch.cat([_read(other, split) for split in other.counts])
-    tests = cache.counts.get("test", 0)
-    return Pool(x, describe_pool(len(x), _count_shared(cache, other, x) if tests else 0, tests))
+    judged = [split for split in judged if split in cache.counts]
+    tests = sum(cache.counts[split] for split in judged)
+    shared = _count_shared(cache, other, x, judged) if tests else 0
+    kind = "test" if judged in ([], ["test"]) else "judged"
+    return Pool(x, describe_pool(len(x), shared, tests, kind))
 
 
 def _read(cache: FeatureCache, split: str) -> Tensor:
@@ -196,13 +205,15 @@ def _check_encoder(cache: FeatureCache, other: FeatureCache) -> None:
         )
 
 
-def _count_shared(cache: FeatureCache, other: FeatureCache, x: Tensor) -> int:
-    """Images of a pool that are in the test split: by features, by their files, or by ids."""
-    test = normalize(_read(cache, "test").float(), dim=-1)  # (M, D)
+def _count_shared(
+    cache: FeatureCache, other: FeatureCache, x: Tensor, judged: Sequence[str]
+) -> int:
+    """Images of a pool that are in some splits: by features, by their files, or by ids."""
+    test = torch.cat([normalize(_read(cache, split).float(), dim=-1) for split in judged])
     rows = max(1, _BLOCK // len(test))
     shared = torch.cat([_near(part, test) for part in torch.split(x, rows)])  # (N,)
     for names_of in (_digests, _ids) if _same_dataset(cache, other) else (_digests,):
-        known = {name for name in names_of(cache, "test") if name}
+        known = {name for split in judged for name in names_of(cache, split) if name}
         names = [name for split in other.counts for name in names_of(other, split)]
         shared |= torch.tensor([name in known for name in names])
     return int(shared.sum())

@@ -20,7 +20,7 @@ from cafe.features.tensors import TrainingSet, join
 from cafe.inference.neighbours import find_cache
 from cafe.methods.base import Context
 from cafe.methods.head import Head
-from cafe.methods.transductive.lda_prior_pooled import HALF, LdaPriorPooled
+from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS, HALF, LdaPriorPooled
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
 from cafe.store.key import differences
@@ -103,7 +103,10 @@ class Shots:
         device = self.train.text.features.device
         method = LdaPriorPooled(pool=pool.to(device), context=Context(device))
         pooled = method.fit_from(self.saved.head, self.train)
-        head = AdaptedHead(saved=self.saved.head, pooled=pooled, method=self.saved.head.method)
+        start = self.saved.head
+        head: Head = AdaptedHead(saved=start, pooled=pooled, method=start.method)
+        if not pooled.params["pool_weight"]:
+            head = start
         about = {**self.saved.about, "learning": pool.learning}
         return replace(self.saved, head=head, about=about), bool(pooled.params["few_classes"])
 
@@ -126,7 +129,7 @@ class Shots:
         return saved, batches
 
 
-_FEW = "; they may hold few of the classes, so each counts for a tenth of a shot"
+_FEW = f"; {FEW_WORDS}"
 
 
 def pool_of_asked(x: Tensor) -> Pool:

@@ -13,11 +13,11 @@ def unreadable(cache: FeatureCache) -> str:
     return f"{counted(len(cache.header.skipped), cache.noun)} could not be read"
 
 
-def words_of(fitted: Fitted, cache: FeatureCache) -> str:
-    """How a model was trained and judged, in sentences."""
+def words_of(fitted: Fitted, cache: FeatureCache, learning: str) -> str:
+    """How a model was trained and judged, in sentences; `learning` as of `cafe.features.pool`."""
     estimate, images, source = fitted.estimate, sum(fitted.images), cache.header.source
     words = [f"Data: {source}."] if source else []
-    words += [f"{fitted.head.method} was fitted on all {images:,} labelled images."]
+    words += [f"{fitted.head.method} was fitted on all {images:,} labelled images, {learning}."]
     words += [f"{unreadable(cache)}."] if cache.header.skipped else []
     if estimate is None:
         words.append("Its accuracy is not known: no class has two images, one of them to hold out.")

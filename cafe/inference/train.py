@@ -15,6 +15,7 @@ from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import CafeError, InputError, escape_bytes, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.extract.prepare import load_named
+from cafe.features.pool import INDUCTIVE
 from cafe.features.task import image_groups, load_task
 from cafe.inference.model import Model, load_model
 from cafe.inference.model_words import unreadable, words_of
@@ -28,6 +29,7 @@ from cafe.store import FeatureCache, utc_now
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
 from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
+from cafe.study.pool import PoolLike, learning_of, pool_settings, trainable
 
 _MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
 """In the words of a source: its test split is cafe's own choice."""
@@ -58,6 +60,7 @@ def train(
     decode: Literal["auto", "exact", "scaled"] = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    pool: PoolLike | None = None,
     command: str = "",
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -92,6 +95,8 @@ def train(
         cache that is there, and takes bf16 where this machine is faster at it.
     decode, batch_size, workers : optional
         As of `Extractor`.
+    pool : Pool, FeatureCache, Path or str, optional
+        Images without labels, as of `cafe.fit`, but not "test": that split is trained on too.
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
@@ -122,7 +127,9 @@ def train(
     ('cross-validation', 1797)
     """
     methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
-    check_methods(methods, settings)
+    methods = trainable(methods, pool, DEFAULT_METHODS)
+    given = {} if pool is None or pool == "none" else {"pool": pool}
+    check_methods(methods, {**settings, **given})
     machine = Context(resolve_device(device), precision)
     source = dataset
     if not isinstance(source, FeatureCache):
@@ -150,7 +157,7 @@ def train(
     )
     how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
     encode = partial(_features_of, source, extractor, how, progress, note)
-    training = _Training(methods, settings, machine, command, progress)
+    training = _Training(methods, settings, machine, command, progress, given.get("pool"))
     if output is None:
         return training.fit(encode())
     named = source.header.dataset if isinstance(source, FeatureCache) else source.name
@@ -212,9 +219,12 @@ class _Training:
     context: Context
     command: str
     progress: Progress | None
+    pool: PoolLike | None = None
 
     def is_of(self, record: ModelRecord, cache: FeatureCache) -> bool:
         """Whether a model is what training on a cache would give again."""
+        if self.pool is not None or record.learning not in (None, INDUCTIVE):
+            return False  # what is in the pool now is not known
         found = (record.content_sha256, record.asked, dict(record.settings))
         wanted = (cache.content_sha256, tuple(self.methods), dict(self.settings))
         return found == wanted and record.precision in (None, self.context.products)
@@ -222,11 +232,14 @@ class _Training:
     def fit(self, cache: FeatureCache, earlier: ModelRecord | None = None) -> Model:
         """A model of all images of a cache, which knows the model that it follows."""
         header = cache.header
+        own_test = _MADE_HERE not in header.source
+        judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
+        pooled = pool_settings(cache, self.pool, self.methods, judged)
         fitted = fit_on_all(
             load_task(cache),
             self.methods,
-            self.settings,
-            own_test=_MADE_HERE not in header.source,
+            {**self.settings, **pooled},
+            own_test=own_test,
             groups=image_groups(cache),
             context=self.context,
             progress=self.progress,
@@ -241,7 +254,8 @@ class _Training:
             estimate=fitted.estimate,
             rivals=fitted.rivals,
             calibration=fitted.calibration,
-            words=words_of(fitted, cache),
+            words=words_of(fitted, cache, learning_of(fitted.head.method, pooled)),
+            learning=learning_of(fitted.head.method, pooled),
             settings=self.settings,
             asked=tuple(self.methods),
             cache=escape_bytes(str(cache.path)),

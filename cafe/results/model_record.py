@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cafe.features.pool import INDUCTIVE
 from cafe.results.estimate import Estimate
 from cafe.results.record import RecordedEncoder
 from cafe.results.result import Calibration
@@ -64,6 +65,8 @@ class ModelRecord:
         Of the cache.
     precision : {"fp32", "bf16"} or None
         Of the matrix products of its training; None where it was not recorded.
+    learning : str or None
+        "inductive", or in words what it saw without labels; None where it was not recorded.
     earlier : Earlier or None
         The model of the same dataset that it replaced.
     head, head_sha256 : str
@@ -89,6 +92,7 @@ class ModelRecord:
     created: str
     versions: Mapping[str, Any] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] | None = None
+    learning: str | None = None
     earlier: Earlier | None = None
     head: str = ""
     head_sha256: str = ""
@@ -108,7 +112,16 @@ class ModelRecord:
     def about(self) -> dict[str, Any]:
         """What the head's own file says: all but what is of the folder."""
         values = self.json
-        kept = ("dataset", "encoder", "cache", "cache_key", "command", "created", "estimate")
+        kept = (
+            "dataset",
+            "encoder",
+            "cache",
+            "cache_key",
+            "command",
+            "created",
+            "estimate",
+            "learning",
+        )
         return {
             **{name: values[name] for name in kept if values.get(name) is not None},
             "versions": dict(self.versions),
@@ -124,7 +137,8 @@ class ModelRecord:
         others = ", ".join(f"{name} {value:.1f} %" for name, value in self.rivals.items())
         chosen = f"{self.method}, the best of {1 + len(self.rivals)} methods there ({others})"
         what = chosen if others else self.method
-        line = f"Fitted on all {sum(self.images):,} labelled images: {what}."
+        seen = "" if self.learning in (None, INDUCTIVE) else f"; {self.learning}"
+        line = f"Fitted on all {sum(self.images):,} labelled images: {what}{seen}."
         return say_items(line, noun_of(self.cache_key))
 
     def as_earlier(self) -> Earlier:

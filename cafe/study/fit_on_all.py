@@ -137,7 +137,8 @@ def check_methods(methods: Sequence[str], settings: Mapping[str, Any]) -> None:
     if not methods:
         raise InputError("training needs at least one method; 'cafe methods' lists them.")
     for name in methods:
-        if need := find_method(name).needs:
+        need = find_method(name).needs
+        if need and not (need == "pool" and settings.get("pool") is not None):
             raise InputError(
                 f"{name} needs more than image and text features ({need}), so 'cafe train' cannot "
                 f"take it; fit it with 'cafe fit', or train {', '.join(methods_that_need(''))}."

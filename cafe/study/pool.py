@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.features.pool import INDUCTIVE, Pool, kind_of, load_pool
 from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS
 from cafe.results.result import Result
 from cafe.store import FeatureCache
 
@@ -22,7 +23,10 @@ def takes_pool(method: str) -> bool:
 
 
 def pool_settings(
-    cache: FeatureCache, pool: PoolLike | None, methods: Sequence[str]
+    cache: FeatureCache,
+    pool: PoolLike | None,
+    methods: Sequence[str],
+    judged: Sequence[str] = ("test",),
 ) -> dict[str, Any]:
     """The pool as a setting of the methods; none where there is none.
 
@@ -37,7 +41,7 @@ def pool_settings(
                 f"{name} learns from images without labels and has none; give pool=test "
                 "or pool=CACHE."
             )
-    loaded = load_pool(cache, pool)
+    loaded = load_pool(cache, pool, judged)
     if loaded is None:
         return {}
     if not any(map(takes_pool, methods)):
@@ -46,6 +50,31 @@ def pool_settings(
             f"{', '.join(filter(takes_pool, CATALOG))}, or pool=none."
         )
     return {"pool": loaded}
+
+
+def trainable(methods: Sequence[str], pool: PoolLike | None, default: Sequence[str]) -> list[str]:
+    """The methods of which `cafe.train` keeps the best: with a pool, those that look at it.
+
+    Raises
+    ------
+    InputError
+        If the pool is the test split, which is trained on, or methods of two kinds are named.
+    """
+    if pool is None or pool == "none":
+        return list(methods)
+    if pool == "test":
+        raise InputError(
+            "training takes every labelled image, those of the test split too; name a cache of "
+            "other images with pool=."
+        )
+    taking = [name for name in methods if takes_pool(name)]
+    if taking != list(methods) and list(methods) != list(default):
+        others = ", ".join(name for name in methods if not takes_pool(name))
+        raise InputError(
+            f"{others} would not look at the pool, and results with and without one are never "
+            "ranked; name methods of one kind."
+        )
+    return taking
 
 
 def learning_of(method: str, settings: Mapping[str, Any]) -> str:
@@ -68,8 +97,7 @@ def few_class_notes(results: Sequence[Result]) -> list[str]:
     """In a sentence, which heads took their pool for one of few classes."""
     found = [r for r in results if kind_of(r.learning) != INDUCTIVE]
     return [
-        f"{r.method}, {r.shots} shots: the pool may hold few of the classes, so its images count "
-        "for a tenth of a shot each."
+        f"{r.method}, {counted(r.shots, 'shot')}: {FEW_WORDS}."
         for r in found
         if any(_few(dict(head.params)) for head in r.heads)
     ]

@@ -64,6 +64,7 @@ def train(
     class_names: opt.ClassNames = None,
     ratio: opt.Ratio = None,
     bottleneck: opt.Bottleneck = None,
+    pool: opt.Pool = None,
     epochs: opt.Epochs[int | None] = None,
     lr: opt.LearningRate[float | None] = None,
     weight_decay: opt.WeightDecay[float | None] = None,
@@ -95,6 +96,7 @@ def train(
     encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
     forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
     words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
+    forward |= {"pool": pool}
     recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
     given = without_none(**encoder, **source, **forward, **words, **recipe, **regions, **flags)
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:

@@ -36,7 +36,13 @@ Of 2, 5 and 10 the average over development tasks is the best with 5, and withou
 FEW, FEW_WEIGHT = 0.7, 0.1
 """A pool that seems to hold less than this share of the classes may be a small batch or a stream:
 there an image counts for a tenth of a shot, since the absent classes would take images that are not
-theirs (`benchmarks/results/unlabelled.md`)."""
+theirs; and for nothing where there are fewer images than classes, and the pool says too little of
+each (`benchmarks/results/unlabelled.md`)."""
+
+FEW_WORDS = (
+    "the pool may hold few of the classes, so its images count for a tenth of a shot each, or for "
+    "nothing if there are fewer than classes"
+)
 
 HALF = 0.5
 """What the pooled member weighs in `auto`: it knows no adapter, and an unlucky pool spoils it."""
@@ -57,7 +63,8 @@ class LdaPriorPooled(Method):
     It starts from the answers of `lda-prior` on the pool. A round takes them for soft labels and
     fits `lda-prior` again, on shots and pool together; ten rounds. All of the pool counts for
     `cap` images a class at most, and a single image for no more than a shot; for a tenth of one
-    where the pool seems to hold few of the classes. The head is linear and answers for any image,
+    where the pool seems to hold few of the classes, and for nothing if it has fewer images than
+    there are classes. The head is linear and answers for any image,
     of the pool or not.
 
     Parameters
@@ -117,7 +124,8 @@ class LdaPriorPooled(Method):
         classes = len(train.text.names)
         held = classes_held(start, self.pool, classes)
         few = held < FEW * classes
-        weight = min(FEW_WEIGHT if few else 1.0, self.cap * classes / len(self.pool))
+        most = (FEW_WEIGHT if len(self.pool) >= classes else 0.0) if few else 1.0
+        weight = min(most, self.cap * classes / len(self.pool))
         weights, intercept = fit_pooled(
             train,
             self.pool,
@@ -135,7 +143,10 @@ class LdaPriorPooled(Method):
 
 
 def add_pooled(head: EnsembleHead, pooled: LinearHead) -> EnsembleHead:
-    """An ensemble half of which is a head that learnt from a pool."""
+    """An ensemble half of which is a head that learnt from a pool; as it is where that did not."""
+    if not pooled.params["pool_weight"]:
+        told = {name: pooled.params[name] for name in ("pool_images", "few_classes", "pool_weight")}
+        return replace(head, params={**head.params, **told})
     tensors = head.tensors()
     for name, tensor in (("linear", pooled.weights), ("intercept", pooled.intercept)):
         others = [tensors[name]] if name in tensors else []
