@@ -29,7 +29,7 @@ from cafe.extract.encode_images import EncodedImages, OnError, encode_images, st
 from cafe.extract.image_sources import Images, list_images
 from cafe.features.pool import INDUCTIVE, Pool, load_pool
 from cafe.features.splits import Shots as ShotCount
-from cafe.inference.adapt import Shots
+from cafe.inference.adapt_to_pool import Shots
 from cafe.inference.adaptation import Adaptation
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores

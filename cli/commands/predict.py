@@ -20,7 +20,7 @@ from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
-    from cafe.inference.adapt import Shots
+    from cafe.inference.adapt_to_pool import Shots
     from cafe.inference.adaptation import Adaptation
     from cafe.inference.neighbours import NeighbourIndex
     from cafe.inference.prediction import Prediction
@@ -100,7 +100,7 @@ def predict(
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.extract.image_sources import list_images
-    from cafe.inference.adapt import Shots
+    from cafe.inference.adapt_to_pool import Shots
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
 
