@@ -87,9 +87,11 @@ def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Met
     context : Context
         Where it computes.
     settings : mapping
-        Hyper-parameters for all methods of a study; each takes those that it knows.
+        Hyper-parameters for all methods of a study; each takes those that it knows. A
+        `SelfTraining` under "self_train" is for the methods that it names.
     """
     from cafe.methods.base import RECIPE_SETTINGS
+    from cafe.methods.self_training import SETTING, SelfTrained
 
     kind: Any = find_method(name)
     known = {key: value for key, value in settings.items() if key in kind.settings()}
@@ -98,5 +100,6 @@ def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Met
     if recipe:  # the rest of the recipe stays the method's own
         known["recipe"] = dataclasses.replace(method.recipe, **recipe)
         method = kind(context=context, **known)
+    training = settings.get(SETTING)
     made: Method = method
-    return made
+    return SelfTrained(made, training) if training and name in training.methods else made
