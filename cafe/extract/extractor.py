@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.decoding import Decode, check_decode
 from cafe.encoders.encoder import Encoder, load_encoder
@@ -169,6 +170,8 @@ class Extractor:
         name: str | None = None,
         boxes: Path | str | None = None,
         context: Sequence[float] | None = None,
+        proposals: Path | str | None = None,
+        background: int | None = None,
         views: int = 1,
         view_seed: int = 0,
         view_splits: Sequence[str] = ("train",),
@@ -211,6 +214,14 @@ class Extractor:
         context : sequence of float, optional
             Sides of the crops of a box, in those of the box; the mean of their features counts.
             None is 1 and 1.5.
+        proposals : Path or str, optional
+            Boxes of a class-agnostic detector on these images, as `boxes`. Those that overlap a
+            label join the training images, those that overlap none are the class `background`, and
+            those on images without labels get a cache of their own, `NAME-proposals`, for
+            self-training (`cafe.datasets.boxes.proposals.join_proposals`).
+        background : int, optional
+            Background boxes of each split at most; None is as many as its largest class has. 0 is
+            for images on which not all is labelled: there is no background.
         views, view_seed : int
             Views per training image, the plain one counted, and the seed of the others.
         view_splits : sequence of str
@@ -255,6 +266,8 @@ class Extractor:
             allow_missing=allow_missing,
             boxes=boxes,
             context=context,
+            proposals=proposals,
+            background=background,
         )
         if data.crops and (views > 1 or spatial is not None):
             raise InputError("boxes have neither augmented views nor spatial maps; leave them out.")
@@ -272,6 +285,7 @@ class Extractor:
             note(line)
         extractors = (self, *also)
         jobs = [each._job(data, sentences, cache, rebuild=rebuild) for each in extractors]
+        pool = data.unlabelled if isinstance(data, BoxDataset) else None
         for job in jobs if spatial is not None else ():
             note(size_of_maps(data, job.encoder, spatial or 0))
         is_ray = any(each.engine == "ray" for each in extractors)
@@ -284,6 +298,9 @@ class Extractor:
                 which = f"{cache_name(extraction.path)}: " if also else ""
                 for line in doubts_of_extraction(FeatureCache.open(extraction.path)):
                     note(f"{which}{say_items(line, extraction.noun)}")
+        if pool is not None:  # after the labelled boxes: what is not needed at once comes last
+            extra = [each._job(pool, sentences, cache, rebuild=rebuild) for each in extractors]
+            extract_all(extra, options, engine=engine, rebuild=rebuild, note=note)
         return FeatureCache.open(jobs[0].path)
 
     def _model(self, dataset: Dataset) -> str:

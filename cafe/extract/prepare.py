@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cafe.datasets import load_dataset, read_class_names
-from cafe.datasets.boxes.dataset import CONTEXT, load_boxes
+from cafe.datasets.boxes.dataset import CONTEXT, BoxDataset, load_boxes
+from cafe.datasets.boxes.proposals import proposals_name
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
 from cafe.encoders.encoder import Encoder
@@ -27,20 +28,25 @@ def load_named(
     allow_missing: bool,
     boxes: Path | str | None = None,
     context: Sequence[float] | None = None,
+    proposals: Path | str | None = None,
+    background: int | None = None,
 ) -> Dataset:
     """A dataset under a name, with its prompt templates.
 
     Parameters
     ----------
     dataset, template, class_names, name, split_file, data_root, download, allow_missing, boxes,
-    context
+    context, proposals, background
         As for `cafe.Extractor.extract`.
     """
     listed = [template] if isinstance(template, str) else template
     templates = None if listed is None else tuple(listed)
     named = read_class_names(class_names) if isinstance(class_names, Path) else class_names
-    if boxes is None and context is not None:
-        raise InputError("context is of boxes; name their file with boxes=.")
+    for word, value in (("context", context), ("proposals", proposals)):
+        if boxes is None and value is not None:
+            raise InputError(f"{word} is of boxes; name their file with boxes=.")
+    if proposals is None and background is not None:
+        raise InputError("background is of proposals; name their file with proposals=.")
     if boxes is not None:
         if isinstance(dataset, Dataset) or split_file or data_root or download:
             raise InputError(
@@ -54,6 +60,8 @@ def load_named(
             context=CONTEXT if context is None else context,
             class_names=named,
             allow_missing=allow_missing,
+            proposals=None if proposals is None else Path(proposals),
+            background=background,
         )
     elif not isinstance(dataset, Dataset):
         data = load_dataset(
@@ -67,7 +75,14 @@ def load_named(
         )
     else:
         data = dataset if templates is None else dataset.with_templates(templates)
-    return data if name is None else replace(data, name=name)
+    return data if name is None else _renamed(data, name)
+
+
+def _renamed(data: Dataset, name: str) -> Dataset:
+    if isinstance(data, BoxDataset) and data.unlabelled is not None:
+        pool = replace(data.unlabelled, name=proposals_name(name))
+        data = replace(data, unlabelled=pool)
+    return replace(data, name=name)
 
 
 def sentences_of(dataset: Dataset, prompts: Path | str | None) -> list[list[str]]:

@@ -22,6 +22,11 @@ def cache_path(root: Path, dataset: str, model: str, pretrained: str) -> Path:
     return root / safe_name(dataset) / f"{safe_name(model)}.{safe_name(pretrained)}.h5"
 
 
+def proposals_path(path: Path) -> Path:
+    """The cache of proposals without labels that lies beside a cache."""
+    return path.parent.with_name(f"{path.parent.name}-proposals") / path.name
+
+
 def named_path(root: Path, name: str) -> Path:
     """The file of a cache named `dataset/model.pretrained`.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cafe.datasets import prompts
 from cafe.datasets.boxes.boxes import Boxes
 from cafe.datasets.boxes.place import place_boxes
+from cafe.datasets.boxes.proposals import join_proposals, proposals_name, relabelled
 from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.dataset import SPLITS, Dataset, Item
 from cafe.datasets.image_files import file_size
@@ -42,10 +43,13 @@ class BoxDataset(Dataset):
         On images that are there, in pixels.
     context : tuple of float
         Sides of an item's crops, in those of its box.
+    unlabelled : BoxDataset or None
+        Proposals without a label; the labels of its items mean nothing.
     """
 
     boxes: Boxes = None  # type: ignore[assignment]  # attributes before it have defaults
     context: tuple[float, ...] = CONTEXT
+    unlabelled: BoxDataset | None = None
 
     @property
     def crops(self) -> int:
@@ -146,6 +150,8 @@ def load_boxes(
     context: Sequence[float] = CONTEXT,
     class_names: ClassNames = None,
     allow_missing: bool = False,
+    proposals: Path | None = None,
+    background: int | None = None,
 ) -> BoxDataset:
     """Make a dataset of the labelled boxes of a file. No image is decoded.
 
@@ -162,6 +168,10 @@ def load_boxes(
         As for `cafe.datasets.load_dataset`.
     context : sequence of float
         Sides of the crops of a box, in those of the box.
+    proposals : Path, optional
+        Boxes of a detector on images below `root`; `join_proposals` says what becomes of them.
+    background : int, optional
+        Of proposals: background boxes of each split at most.
 
     Raises
     ------
@@ -177,20 +187,18 @@ def load_boxes(
     placed = place_boxes(read_boxes(path), root, allow_missing=allow_missing, name=name)
     boxes, labels, names, notes = _labelled(placed.boxes, class_names)
     split_of_image, words = _splits(boxes, labels, f"boxes of {path.name}")
-    order = np.lexsort((boxes.numbers, boxes.image))  # the boxes of an image side by side
-    chosen = order[labels[order] >= 0]
-    numbers, sizes = boxes.numbers, [file_size(root / image) or 0 for image in boxes.images]
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
-    items = []
-    for row in chosen.tolist():
-        image = int(boxes.image[row])
-        if split := split_of_image[image]:
-            item = Item(f"{boxes.images[image]}#{numbers[row]}", int(labels[row]), sizes[image])
-            splits[split].append(item)
-            items.append(item)
+    is_made = SPLIT_OF_IMAGES in words
+    free: Boxes | None = None
+    if proposals is not None:
+        known = replace(boxes, splits=tuple(split_of_image))
+        found = _read_proposals(proposals, known, root, allow_missing=allow_missing)
+        joined = join_proposals(known, found, background=background)
+        notes += [*(f"{proposals.name}: {line}" for line in found.notes), joined.note]
+        labels, names = relabelled(joined.labelled, known, labels, names)
+        boxes, free, split_of_image = joined.labelled, joined.unlabelled, [*joined.splits]
+    splits, items = _items(boxes, labels, split_of_image, root)
     pairs = {s: [(i.id, i.label) for i in own] for s, own in splits.items() if own}
     check_trained(pairs, names, boxes.where, "box")
-    is_made = SPLIT_OF_IMAGES in words
     dataset = BoxDataset(
         name=name,
         class_names=names,
@@ -205,7 +213,40 @@ def load_boxes(
     )
     if is_made:
         dataset = replace(dataset, unsplit=tuple(items))
+    if free is not None and len(free):
+        dataset = replace(dataset, unlabelled=_unlabelled(dataset, free, root))
     return dataset if class_names is not None else with_words(dataset)
+
+
+def _items(
+    boxes: Boxes, labels: NDArray[np.int64], split_of_image: Sequence[str], root: Path
+) -> tuple[dict[str, list[Item]], list[Item]]:
+    """The labelled boxes of each split, and of all, those of an image side by side."""
+    order = np.lexsort((boxes.numbers, boxes.image))
+    numbers, sizes = boxes.numbers, [file_size(root / image) or 0 for image in boxes.images]
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    items = []
+    for row in order[labels[order] >= 0].tolist():
+        image = int(boxes.image[row])
+        if split := split_of_image[image]:
+            item = Item(f"{boxes.images[image]}#{numbers[row]}", int(labels[row]), sizes[image])
+            splits[split].append(item)
+            items.append(item)
+    return splits, items
+
+
+def _unlabelled(dataset: BoxDataset, free: Boxes, root: Path) -> BoxDataset:
+    """The dataset of proposals without labels: all in one split, under labels that mean nothing."""
+    labels, splits = np.zeros(len(free), np.int64), ["train"] * len(free.images)
+    about = replace(dataset, name=proposals_name(dataset.name), unsplit=(), notes=(), boxes=free)
+    items = tuple(_items(free, labels, splits, root)[1])
+    return replace(about, splits={"train": items}, source=f"{dataset.source}; proposals")
+
+
+def _read_proposals(path: Path, known: Boxes, root: Path, *, allow_missing: bool) -> Boxes:
+    """Proposals on images that are there, without those that are empty."""
+    placed = place_boxes(read_boxes(path, known), root, allow_missing=allow_missing).boxes
+    return placed.take(np.flatnonzero((placed.xywh[:, 2:] > 0).all(axis=1)))
 
 
 def _labelled(
