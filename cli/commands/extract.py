@@ -92,12 +92,13 @@ def extract(
     """
     how = {"device": device, "precision": precision, "decode": decode, "engine": engine}
     sizes = {"batch_size": batch_size, "workers": workers}
-    where = {"split_file": split_file, "data_root": data_root, "boxes": boxes}
     first, *others = _extractors(model, pretrained, **how, **sizes)
     with progress_bar("images", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         first.extract(
             _one_of(source, dataset),
-            **where,
+            split_file=split_file,
+            data_root=data_root,
+            boxes=boxes,
             template=template,
             prompts=prompts,
             class_names=class_names,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,10 @@ from typer import Argument, Option
 
 from cafe.errors import CafeError, InputError, counted
 
+from .. import boxes as box
 from .. import options as opt
+from ..adaptation import AdaptName, State, open_adaptation
+from ..boxes import BoxFiles, predict_boxes
 from ..heads import note_calibration, note_choice
 from ..image_arguments import expand_images
 from ..output import note, print_json
@@ -20,11 +24,9 @@ from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
-    from cafe.inference.adapt_to_pool import Shots
-    from cafe.inference.adaptation import Adaptation
+    from cafe.encoders.encoder import Encoder
     from cafe.inference.neighbours import NeighbourIndex
     from cafe.inference.prediction import Prediction
-    from cafe.inference.predictor import Predictor
     from cafe.results.saved_head import SavedHead
 
 Images = Annotated[
@@ -46,18 +48,6 @@ UnknownBelow = Annotated[
 ]
 Explain = Annotated[
     bool, Option("--explain", help="Add zero-shot CLIP's answer and the nearest training images.")
-]
-AdaptName = Annotated[
-    Literal["none", "tda", "oga", "incpl"],
-    Option(
-        "--adapt",
-        help="Adapt while predicting: tda and oga learn from the images one after another, incpl "
-        "tunes each with labelled images.",
-    ),
-]
-State = Annotated[
-    Path | None,
-    Option(metavar="FILE", help="Of tda and oga: keep what is learned in this file between calls."),
 ]
 Pool = Annotated[
     str | None,
@@ -81,6 +71,15 @@ def predict(
     adapt: AdaptName = "none",
     state: State = None,
     pool: Pool = None,
+    boxes: box.Boxes = None,
+    truth: box.Truth = None,
+    output: box.Detections = None,
+    draw: box.Draw = None,
+    nms: box.Nms = None,
+    min_score: box.MinScore = 0.05,
+    max_per_image: box.MaxPerImage = 100,
+    overlap: box.Overlap = False,
+    allow_missing: opt.AllowMissing = False,
     method: opt.HeadMethod = None,
     shots: opt.HeadShots = None,
     seed: opt.HeadSeed = None,
@@ -96,22 +95,32 @@ def predict(
 
     RUN is a model of 'cafe train', a run, a folder of runs (the newest counts), or a head's file.
 
+    With --boxes FILE, IMAGE is the folder of the images, and what is written are detections.
+
     Example: cafe predict model photo.jpg ./photos --top 3
     """
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.extract.image_sources import list_images
     from cafe.inference.adapt_to_pool import Shots
+    from cafe.inference.predictor import Predictor
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
 
     chosen = choose_head(run, parse_head_selector(method, shots, seed))
     file, saved = chosen.file, load_head(chosen.file)
     _check_format(format_, as_json=as_json)
-    adaptation = _open_adaptation(saved, adapt, file, cache, state)
-    sources = list_images(expand_images(images), note)
+    adaptation = open_adaptation(saved, adapt, file, cache, state)
     shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
+    encoder = partial(_load_encoder, saved, model, pretrained, device)
+    if boxes is not None:
+        files = BoxFiles(boxes, truth, output or Path("detections.json"), draw, allow_missing)
+        which = (overlap, min_score, nms, max_per_image)
+        predict_boxes(saved, encoder, images, files, which, (batch_size, workers), as_json=as_json)
+        return
+    _refuse_without_boxes({"--truth": truth, "--output": output, "--draw": draw, "--nms": nms})
+    sources = list_images(expand_images(images), note)
     # a bar would tear a table on a terminal apart
     piped = (as_json or format_ != "table") and not sys.stdout.isatty()
     how: dict[str, Any] = {"top": top, "unknown_below": unknown_below, "explain": explain}
@@ -121,51 +130,30 @@ def predict(
         quiet_pillow(),
     ):
         neighbours = _find_neighbours(saved, file, cache) if explain else None
-        predictor = _load(saved, neighbours, adaptation, shots_of_head, model, pretrained, device)
+        predictor = Predictor(saved, encoder(), neighbours, adaptation, shots_of_head)
         predictions = predictor.predict(sources, pool=pool, note=note, progress=progress, **how)
         write = None if as_json else FORMATS[format_](saved, top)
         _print_all(predictions, write, len(sources))
 
 
+def _refuse_without_boxes(given: Mapping[str, Any]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"{option} is for boxes; give them with --boxes FILE.")
+
+
+def _load_encoder(
+    saved: SavedHead, model: str | None, pretrained: str | None, device: str
+) -> Encoder:
+    from cafe.encoders.recorded import load_recorded_encoder
+    from cafe.inference.predictor import record_of_head
+
+    return load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
+
+
 def _check_format(format_: str, *, as_json: bool) -> None:
     if as_json and format_ != "table":
         raise InputError(f"--json and --format {format_} are two formats; give one.")
-
-
-def _load(
-    saved: SavedHead,
-    neighbours: NeighbourIndex | None,
-    adaptation: Adaptation | None,
-    shots: Shots | None,
-    model: str | None,
-    pretrained: str | None,
-    device: str,
-) -> Predictor:
-    from cafe.encoders.recorded import load_recorded_encoder
-    from cafe.inference.predictor import Predictor, record_of_head
-
-    encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
-    return Predictor(saved, encoder, neighbours, adaptation, shots)
-
-
-def _open_adaptation(
-    saved: SavedHead, name: str, file: Path, cache: Path | None, state: Path | None
-) -> Adaptation | None:
-    """The adaptation that is asked for, with a line that says what it looks at."""
-    if name == "none":
-        if state is not None:
-            raise InputError("--state keeps what --adapt tda or oga learns; give one of them too.")
-        return None
-    from cafe.inference.adaptation import StreamAdaptation, open_adaptation
-
-    found = open_adaptation(saved, name, file=file, cache=cache, state=state)  # type: ignore[arg-type]
-    if isinstance(found, StreamAdaptation):
-        seen = found.stream.seen
-        before = f"{counted(seen, 'image')} before and " if seen else ""
-        note(f"adapted by {name}: transductive, learns from {before}these, in their order.")
-    else:
-        note(f"adapted by {name}: each image by itself, with labelled images as its context.")
-    return found
 
 
 def _print_all(predictions: Iterable[Prediction], write: Write | None, total: int) -> None:
