@@ -185,6 +185,40 @@ ClassBalance = Annotated[
     ),
 ]
 BatchSize = Annotated[T, Option(help="Training images per step.")]
+Proposals = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Boxes of a detector, as of --boxes: matched to the labelled ones they are more shots "
+        "and background; those on images without labels are for --self-train.",
+    ),
+]
+Background = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        help="Background boxes of each split at most; 0 where not all is labelled [default: as "
+        "many as its largest class has].",
+    ),
+]
+SelfTrain = Annotated[
+    int | None,
+    Option(
+        metavar="K",
+        help="Fit again with the K surest proposals of each class, if held-out shots say that it "
+        "helps.",
+    ),
+]
+SelfTrainRounds = Annotated[int, Option(metavar="N", help="Rounds of --self-train, at most.")]
+PoolOfProposals = Annotated[
+    str | None,
+    Option(
+        "--proposals",
+        metavar="CACHE",
+        help="Proposals without a label, for --self-train [default: those of 'cafe extract "
+        "--proposals'].",
+    ),
+]
 MetaWeights = Annotated[
     str | None,
     Option("--meta", metavar="FILE", help="meta-adapter's weights, of 'cafe meta-train'."),

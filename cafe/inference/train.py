@@ -30,6 +30,7 @@ from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
 from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
 from cafe.study.pool import PoolLike, learning_of, pool_settings, trainable
+from cafe.study.self_train import describe_self_training, self_training
 
 _MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
 """In the words of a source: its test split is cafe's own choice."""
@@ -50,6 +51,10 @@ def train(
     name: str | None = None,
     boxes: Path | str | None = None,
     context: Sequence[float] | None = None,
+    proposals: Path | str | None = None,
+    background: int | None = None,
+    self_train: int | None = None,
+    self_train_rounds: int = 1,
     cache: Path | str | None = None,
     on_error: Literal["skip", "fail"] = "skip",
     allow_missing: bool = False,
@@ -85,9 +90,12 @@ def train(
         returned as it is if images and method are the same. None saves nothing.
     model, pretrained : str, optional
         The encoder, as of `Extractor`.
-    split_file, data_root, template, prompts, class_names, name, boxes, context, cache, on_error,
+    split_file, data_root, template, prompts, class_names, name, boxes, context, proposals,
+    background, cache, on_error,
     allow_missing, download, rebuild
         As of `Extractor.extract`.
+    self_train, self_train_rounds : int, optional
+        As of `cafe.fit`, on the proposals of this dataset without a label.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
@@ -130,6 +138,8 @@ def train(
     methods = trainable(methods, pool, DEFAULT_METHODS)
     given = {} if pool is None or pool == "none" else {"pool": pool}
     check_methods(methods, {**settings, **given})
+    if self_train is not None:
+        settings |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
     machine = Context(resolve_device(device), precision)
     source = dataset
     if not isinstance(source, FeatureCache):
@@ -144,6 +154,8 @@ def train(
             allow_missing=allow_missing,
             boxes=boxes,
             context=context,
+            proposals=proposals,
+            background=background,
         )
 
     extractor = Extractor(
@@ -225,20 +237,24 @@ class _Training:
         """Whether a model is what training on a cache would give again."""
         if self.pool is not None or record.learning not in (None, INDUCTIVE):
             return False  # what is in the pool now is not known
+        if "self_train" in self.settings:  # the proposals may be others
+            return False
         found = (record.content_sha256, record.asked, dict(record.settings))
         wanted = (cache.content_sha256, tuple(self.methods), dict(self.settings))
         return found == wanted and record.precision in (None, self.context.products)
 
     def fit(self, cache: FeatureCache, earlier: ModelRecord | None = None) -> Model:
         """A model of all images of a cache, which knows the model that it follows."""
-        header = cache.header
+        header, settings = cache.header, dict(self.settings)
+        wanted = settings.pop("self_train", None), settings.pop("self_train_rounds", 1)
+        settings |= self_training(cache, self.methods, *wanted)
         own_test = _MADE_HERE not in header.source
         judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
         pooled = pool_settings(cache, self.pool, self.methods, judged)
         fitted = fit_on_all(
             load_task(cache),
             self.methods,
-            {**self.settings, **pooled},
+            {**settings, **pooled},
             own_test=own_test,
             groups=image_groups(cache),
             context=self.context,
@@ -254,7 +270,12 @@ class _Training:
             estimate=fitted.estimate,
             rivals=fitted.rivals,
             calibration=fitted.calibration,
-            words=words_of(fitted, cache, learning_of(fitted.head.method, pooled)),
+            words=" ".join(
+                [
+                    words_of(fitted, cache, learning_of(fitted.head.method, pooled)),
+                    *describe_self_training(settings),
+                ]
+            ),
             learning=learning_of(fitted.head.method, pooled),
             settings=self.settings,
             asked=tuple(self.methods),

@@ -42,7 +42,7 @@ class _Calibration(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    source: Literal["validation", "out-of-fold", "none"]
+    source: Literal["validation", "out-of-fold", "test", "none"]
     images: Index
 
 

@@ -12,7 +12,7 @@ from cafe.errors import InputError, counted
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
-from cafe.methods.catalog import methods_that_need
+from cafe.methods.catalog import BASELINES, methods_that_need
 from cafe.progress import Progress
 from cafe.results.averages import average_record, differences
 from cafe.results.record import Record, make_record
@@ -31,6 +31,7 @@ from cafe.study.plan import (
 )
 from cafe.study.pool import PoolLike, pool_settings
 from cafe.study.runner import run_study
+from cafe.study.self_train import describe_self_training, self_training
 
 DEFAULT_SHOTS = (1, 2, 4, 8, 16)
 
@@ -79,6 +80,8 @@ def compare(
     base_to_new: bool = False,
     needs: Callable[[FeatureCache], Mapping[str, Any]] | None = None,
     meta: Path | str | None = None,
+    self_train: int | None = None,
+    self_train_rounds: int = 1,
     ratio: float | str | None = None,
     bottleneck: int | str | None = None,
     epochs: int | None = None,
@@ -116,6 +119,8 @@ def compare(
         "coop" and "cpl" `{"tower": cafe.encoders.text_tower.load_tower(cache)}`.
     meta : Path or str, optional
         A file of `meta_train`: meta-adapter stands beside the others.
+    self_train, self_train_rounds : int, optional
+        As of `cafe.fit`, on the proposals beside each cache, for all methods but the baselines.
     ratio : float, "learn", "auto", or None
         Weight of the adapter, ratio * A(f) + (1 - ratio) * f, from 0 to 1. None takes each method's
         own, as for the hyper-parameters that follow; each method takes those that it knows.
@@ -175,6 +180,8 @@ def compare(
         task = load_task(source)
         own = {**(needs(source) if needs is not None else {}), **settings}
         own |= pool_settings(source, pool, compared)
+        trained = [name for name in compared if name not in BASELINES]
+        own |= self_training(source, trained, self_train, self_train_rounds)
         plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
         meta_notes(source, own)  # refuses a meta file that is not for these features
     check_runs_folder(runs)
@@ -222,7 +229,8 @@ def _compare_one(
 ) -> Record:
     task = load_task(source)
     results = run_study(task, plan, context=context, progress=progress)
-    protocol = describe_protocol(task, plan, meta_notes(source, plan.settings))
+    seen = [*meta_notes(source, plan.settings), *describe_self_training(plan.settings)]
+    protocol = describe_protocol(task, plan, seen)
     return make_record(source, protocol, results, kind="compare", differences=differences(results))
 
 
@@ -237,7 +245,7 @@ def _base_to_new(
     )
     return make_record(
         source,
-        describe_protocol(base, plan, [words]),
+        describe_protocol(base, plan, [words, *describe_self_training(plan.settings)]),
         results,
         kind="base-to-new",
         base_to_new=halves,

@@ -29,6 +29,7 @@ from cafe.study.plan import (
 )
 from cafe.study.pool import PoolLike, few_class_notes, pool_settings
 from cafe.study.runner import run_study
+from cafe.study.self_train import describe_self_training, self_training
 
 DEFAULT_SHOTS = 16
 
@@ -40,6 +41,9 @@ def fit(
     shots: Shots | Sequence[Shots] | None = None,
     seeds: int | Sequence[int] = 3,
     validation: Protocol = "none",
+    self_train: int | None = None,
+    self_train_rounds: int = 1,
+    proposals: FeatureCache | Path | str | None = None,
     ratio: float | str | None = None,
     bottleneck: int | str | None = None,
     epochs: int | None = None,
@@ -69,6 +73,14 @@ def fit(
         How many seeds (0, 1, ...), or which.
     validation : {"none", "few-shot", "full", "cv"}
         What hyper-parameters are chosen on.
+    self_train : int, optional
+        K: of the proposals without a label, the K that a head is surest of become weighted
+        pseudo-shots of each class, and the head is fitted again; it is kept if held-out shots say
+        that it helps. The record's params say what happened. None leaves the methods as they are.
+    self_train_rounds : int
+        Rounds at most; as many are kept as held-out shots say.
+    proposals : FeatureCache, Path or str, optional
+        The cache of proposals; None is the one that `--proposals` wrote beside `cache`.
     ratio : float, "learn", "auto", or None
         Weight of the adapter, ratio * A(f) + (1 - ratio) * f, from 0 to 1. None takes the method's
         own, as for the hyper-parameters that follow; each method takes those that it knows.
@@ -130,6 +142,7 @@ def fit(
     baselines, notes = choose_baselines(task.text, methods)
     names = list(dict.fromkeys([*baselines, *methods]))
     settings = resolve_settings(methods, common, settings)
+    settings |= self_training(source, methods, self_train, self_train_rounds, proposals)
     plan = make_plan(task, names, shots, seeds, validation, settings, [DEFAULT_SHOTS])
     context = Context(resolve_device(device), precision)
     products = context.products
@@ -138,7 +151,8 @@ def fit(
     if note is not None:
         for text in [*meta, *cost_notes(task, plan, context)]:
             note(text)
-    protocol = describe_protocol(task, plan, meta, notes)
+    seen = [*meta, *describe_self_training(plan.settings)]
+    protocol = describe_protocol(task, plan, seen, notes)
     results = run_study(task, plan, context=context, progress=progress)
     if note is not None:
         for text in few_class_notes(results):

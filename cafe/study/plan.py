@@ -16,6 +16,7 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
 from cafe.methods.catalog import find_method
+from cafe.methods.self_training import SETTING
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
 from cafe.store.key import say_items
@@ -83,7 +84,7 @@ def resolve_settings(
     pairs = zip(COMMON_SETTINGS, common, strict=True)
     settings = {name: value for name, value in pairs if value is not None} | dict(special)
     known = {name for method in methods for name in find_method(method).settings()}
-    unknown = [name for name in settings if name not in known]
+    unknown = [name for name in settings if name not in known and name != SETTING]
     if unknown:
         raise InputError(
             f"{', '.join(methods)} {verb(len(methods), 'have')} no setting '{unknown[0]}'; "

@@ -62,6 +62,9 @@ def fit(
     shots: opt.Shots[str | None] = None,
     seeds: opt.Seeds = "3",
     validation: opt.AnyValidation = "none",
+    self_train: opt.SelfTrain = None,
+    self_train_rounds: opt.SelfTrainRounds = 1,
+    proposals: opt.PoolOfProposals = None,
     epochs: opt.Epochs[int | None] = None,
     lr: opt.LearningRate[float | None] = None,
     weight_decay: opt.WeightDecay[float | None] = None,
@@ -91,12 +94,29 @@ def fit(
     """
     from cafe.study.fit import fit as run
 
-    recipe = {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size}
-    given = {**parse_ratio(ratio), "bottleneck": bottleneck, "prompt": parse_prompt(prompt)}
-    flags = {"counterfactual": counterfactual, "balance": balance, "class_specific": class_specific}
-    pooled = {"pool": pool, "class_balance": read_class_balance(class_balance)}
-    where = {"validation": validation, "device": device, "precision": precision, "runs": runs}
-    settings = without_none(**recipe, **given, **flags, **pooled, **where, words=words, meta=meta)
+    settings = without_none(
+        validation=validation,
+        self_train=self_train,
+        self_train_rounds=self_train_rounds,
+        proposals=proposals,
+        runs=runs,
+        device=device,
+        precision=precision,
+        bottleneck=bottleneck,
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        pool=pool,
+        counterfactual=counterfactual,
+        balance=balance,
+        class_specific=class_specific,
+        words=words,
+        meta=meta,
+        class_balance=read_class_balance(class_balance),
+        prompt=parse_prompt(prompt),
+        **parse_ratio(ratio),
+    )
     features = open_cache(cache_argument, cache, dataset, model)
     methods = parse_methods(method) or ["clip-adapter"]
     settings |= tower_loader(methods, encoder, pretrained, device)(features)
@@ -115,6 +135,9 @@ def fit(
 
 
 def _print(record: Record, *, as_json: bool, verbose: bool) -> None:
+    from cafe.study.self_train import what_happened
+
+    note(*what_happened(record.results))
     if as_json:
         print_saved_json(record.json, record.folder)
         return

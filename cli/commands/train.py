@@ -57,6 +57,10 @@ def train(
     name: opt.Name = None,
     boxes: opt.Boxes = None,
     context: opt.Context = None,
+    proposals: opt.Proposals = None,
+    background: opt.Background = None,
+    self_train: opt.SelfTrain = None,
+    self_train_rounds: opt.SelfTrainRounds = 1,
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     template: opt.Template = None,
@@ -90,24 +94,47 @@ def train(
     from cafe.inference.train import train as run
     from cafe.study.fit_on_all import DEFAULT_METHODS
 
-    regions = {"boxes": boxes, "context": parse_context(context), **parse_ratio(ratio)}
-    flags = {"on_error": on_error, "allow_missing": allow_missing, "rebuild": rebuild}
-    source = {"split_file": split_file, "data_root": data_root, "download": download}
-    encoder = {"model": model, "pretrained": pretrained, "cache": cache, "precision": precision}
-    forward = {"device": device, "decode": decode, "batch_size": batch_size, "workers": workers}
-    words = {"name": name, "template": template, "prompts": prompts, "class_names": class_names}
-    forward |= {"pool": pool}
-    recipe = {"bottleneck": bottleneck, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
-    given = without_none(**encoder, **source, **forward, **words, **recipe, **regions, **flags)
+    options = without_none(
+        output=output,
+        model=model,
+        pretrained=pretrained,
+        cache=cache,
+        precision=precision,
+        device=device,
+        decode=decode,
+        batch_size=batch_size,
+        workers=workers,
+        split_file=split_file,
+        data_root=data_root,
+        download=download,
+        on_error=on_error,
+        allow_missing=allow_missing,
+        rebuild=rebuild,
+        name=name,
+        template=template,
+        prompts=prompts,
+        class_names=class_names,
+        boxes=boxes,
+        proposals=proposals,
+        background=background,
+        self_train=self_train,
+        self_train_rounds=self_train_rounds,
+        bottleneck=bottleneck,
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        pool=pool,
+        context=parse_context(context),
+        **parse_ratio(ratio),
+    )
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(
             dataset,
             method=parse_methods(method) or DEFAULT_METHODS,
-            output=output,
             command=escape_bytes(shlex.join(["cafe", *sys.argv[1:]])),
             progress=progress,
             note=note,
-            **given,
+            **options,
         )
     _print(made, output, as_json=as_json, verbose=verbose)
 

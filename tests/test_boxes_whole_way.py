@@ -1,0 +1,151 @@
+"""From a COCO file to detections: extract, fit with background, predict, AP, drawings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from digits_run import call
+from test_detections import EMPTY, PLACES, coco, paste_digits
+
+import cafe
+
+IMAGES = 12  # of which two have no label
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`photos/`, labels in two splits, and proposals: every box moved, and an empty place."""
+    folder = tmp_path_factory.mktemp("whole")
+    paste_digits(folder / "photos", IMAGES)
+    rng = np.random.default_rng(0)
+    content = coco(IMAGES)
+    rows = []
+    for image in range(IMAGES):
+        for place in (*PLACES, EMPTY):
+            moved = np.array(place) + rng.normal(0, 1, 4)
+            rows.append({"id": len(rows) + 1, "image_id": 10 + image, "bbox": moved.tolist()})
+    write(folder / "proposals.json", {**content, "annotations": rows, "categories": []})
+    (folder / "labels").mkdir()
+    for split, images in (("train", range(6)), ("test", range(6, 10))):
+        ids = {10 + image for image in images}
+        part: dict[str, Any] = {**content}
+        part["images"] = [row for row in content["images"] if row["id"] in ids]
+        part["annotations"] = [row for row in content["annotations"] if row["image_id"] in ids]
+        write(folder / "labels" / f"instances_{split}.json", part)
+    return folder
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_from_a_coco_file_to_detections(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycocotools")
+    monkeypatch.chdir(work)
+
+    def run(*words: str) -> Any:
+        answer = call(monkeypatch, capsys, *words)
+        assert answer.code == 0, answer.err
+        return answer
+
+    boxes = ("--boxes", "labels", "--proposals", "proposals.json", "--model", "nano")
+    made = run("extract", "photos", *boxes, "--device", "cpu")
+    assert "12 with the label of a box" in made.err
+    assert "6 without a label" in made.err
+    cache = cafe.FeatureCache.open("photos/nano.glyphs")
+    assert cache.header.class_names == ["one", "zero", "background"]
+    assert cache.counts == {"train": 6 * 2 + 6 * 2 + 6, "test": 4 * 2 + 4}
+    assert cafe.FeatureCache.open("photos-proposals/nano.glyphs").counts == {"train": 6}
+
+    how = ("--shots", "4", "--seeds", "2", "--device", "cpu")
+    fitted = run(
+        "fit", "photos/nano.glyphs", "--method", "lda-prior", *how, "--self-train", "3", "--json"
+    )
+    record = json.loads(fitted.out)
+    assert "self-training of lda-prior, 4 shots: " in fitted.err
+    assert "join its shots" in record["protocol"]["words"]
+    (own,) = (r["params"]["self_training"] for r in record["results"] if r["method"] == "lda-prior")
+    assert {one["candidates"] for one in (own if isinstance(own, list) else [own])} == {6}
+    assert all("self_training" not in r["params"] for r in record["results"][:2])
+
+    truth = ("--truth", "labels/instances_test.json", "--method", "lda-prior")
+    words = ("predict", "runs", "photos", "--boxes", "proposals.json", *truth)
+    found = run(*words, "-o", "out.json", "--nms", "0.5", "--draw", "drawn", "--json")
+    summary = json.loads(found.out)
+    assert summary["ap"]["images"] == 4
+    assert summary["ap"]["ap50"] == 100
+    assert "8 images" in found.err  # of train and without labels: not scored
+    assert len(list(Path("drawn").glob("*.jpg"))) == IMAGES
+    results = json.loads(Path("out.json").read_text())
+    assert len(results) == summary["detections"]
+    assert {result["category_id"] for result in results} == {6, 7}
+    assert "AP50 %" in run(*words, "--overlap").out
+    again = run("extract", "photos", *boxes, "--device", "cpu")
+    assert cafe.FeatureCache.open("photos/nano.glyphs").content_sha256 == cache.content_sha256
+    assert "Traceback" not in again.err
+
+
+def test_train_on_boxes_with_self_training(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    boxes = ("--boxes", "labels", "--proposals", "proposals.json", "--model", "nano")
+    how = ("--method", "nearest-class", "--self-train", "3", "--cache", "other", "--device", "cpu")
+    answer = call(monkeypatch, capsys, "train", "photos", *boxes, *how)
+    assert answer.code == 0, answer.err
+    model = cafe.load_model("model")
+    assert "Self-training: the likeliest 3 proposals" in model.record.words
+    assert model.record.settings == {"self_train": 3, "self_train_rounds": 1}
+    assert model.saved.head.params["self_training"]["candidates"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("extract", "photos", "--proposals", "proposals.json"), "of boxes; name their file"),
+        (("extract", "photos", "--boxes", "labels", "--background", "3"), "is of proposals"),
+        (("extract", "photos", "--boxes", "labels", "--proposals", "gone.json"), "gone.json"),
+        (("fit", "photos/nano.glyphs", "--self-train", "3", "--proposals", "gone/a.b"), "gone"),
+        (("fit", "photos/nano.glyphs", "--self-train", "0"), "self_train must be at least 1"),
+        (("predict", "runs", "photos", "--truth", "labels"), "--truth is for boxes"),
+        (("predict", "runs", "a", "b", "--boxes", "proposals.json"), "needs one folder of images"),
+        (("predict", "runs", "photos/0.png", "--boxes", "proposals.json"), "is no folder"),
+        (("predict", "runs", "photos", "--boxes", "gone.json"), "gone.json"),
+        (
+            ("predict", "runs", "photos", "--boxes", "proposals.json", "--nms", "2"),
+            "must be an IoU",
+        ),
+        (
+            ("predict", "runs", "photos", "--boxes", "proposals.json", "-o", "proposals.json"),
+            "is a file that is read",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_a_line(
+    work: Path,
+    words: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(work)
+    answer = call(monkeypatch, capsys, *words)
+    assert answer.code in (1, 2)
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+def test_compare_trains_all_but_the_baselines(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    how: dict[str, Any] = {"shots": 4, "seeds": 1, "device": "cpu", "runs": None}
+    names = ["nearest-class", "gda"]
+    made = cafe.compare("photos/nano.glyphs", methods=names, self_train=2, **how)
+    plain, trained = made.record.results
+    assert "self_training" not in plain.params
+    assert trained.params["self_training"]["candidates"] == 6
+    assert "Self-training" in made.record.protocol.words
