@@ -149,3 +149,5 @@ def test_compare_trains_all_but_the_baselines(work: Path, monkeypatch: pytest.Mo
     assert "self_training" not in plain.params
     assert trained.params["self_training"]["candidates"] == 6
     assert "Self-training" in made.record.protocol.words
+    assert trained.learning is not None
+    assert trained.learning.startswith("semi-supervised: sees 6 proposals without labels")

@@ -250,16 +250,18 @@ class _Training:
         settings |= self_training(cache, self.methods, *wanted)
         own_test = _MADE_HERE not in header.source
         judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
-        pooled = pool_settings(cache, self.pool, self.methods, judged)
+        settings |= pool_settings(cache, self.pool, self.methods, judged)
         fitted = fit_on_all(
             load_task(cache),
             self.methods,
-            {**settings, **pooled},
+            settings,
             own_test=own_test,
             groups=image_groups(cache),
             context=self.context,
             progress=self.progress,
         )
+        learning = learning_of(fitted.head.method, settings)
+        words = [words_of(fitted, cache, learning), *describe_self_training(settings)]
         record = ModelRecord(
             dataset=header.dataset,
             source=header.source,
@@ -270,13 +272,8 @@ class _Training:
             estimate=fitted.estimate,
             rivals=fitted.rivals,
             calibration=fitted.calibration,
-            words=" ".join(
-                [
-                    words_of(fitted, cache, learning_of(fitted.head.method, pooled)),
-                    *describe_self_training(settings),
-                ]
-            ),
-            learning=learning_of(fitted.head.method, pooled),
+            words=" ".join(words),
+            learning=learning,
             settings=self.settings,
             asked=tuple(self.methods),
             cache=escape_bytes(str(cache.path)),

@@ -58,6 +58,14 @@ class SelfTraining:
             if value < 1:
                 raise InputError(f"{name} must be at least 1; got {value}.")
 
+    @property
+    def learning(self) -> str:
+        """What a result is whose heads saw the pool, as `Pool.learning` says it."""
+        return (
+            f"semi-supervised: sees {len(self.pool):,} proposals without labels, none of them on "
+            "a test image"
+        )
+
 
 class SelfTrained(BatchedMethod):
     """A method whose heads choose pseudo-shots and are fitted again with them.

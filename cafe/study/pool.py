@@ -9,6 +9,7 @@ from typing import Any
 from cafe.errors import InputError, counted
 from cafe.features.pool import INDUCTIVE, Pool, kind_of, load_pool
 from cafe.methods.catalog import CATALOG, find_method
+from cafe.methods.self_training import SETTING
 from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS
 from cafe.results.result import Result
 from cafe.store import FeatureCache
@@ -79,8 +80,10 @@ def trainable(methods: Sequence[str], pool: PoolLike | None, default: Sequence[s
 
 def learning_of(method: str, settings: Mapping[str, Any]) -> str:
     """What a result of a method is under settings: `inductive`, or what it saw in words."""
-    pool = settings.get("pool")
-    return pool.learning if isinstance(pool, Pool) and takes_pool(method) else INDUCTIVE
+    pool, training = settings.get("pool"), settings.get(SETTING)
+    if isinstance(pool, Pool) and takes_pool(method):
+        return pool.learning
+    return training.learning if training and method in training.methods else INDUCTIVE
 
 
 def learning_in_words(methods: Sequence[str], settings: Mapping[str, Any]) -> str:
