@@ -81,7 +81,8 @@ def predict_boxes(
     as_json: bool,
 ) -> None:
     """Write detections, and print how many and how good they are."""
-    from cafe.detection.coco_file import detect_file, load_task
+    from cafe.detection.box_task import load_task
+    from cafe.detection.coco_file import detect_file
     from cafe.detection.detections import DetectOptions
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.extract.encode import LoaderOptions

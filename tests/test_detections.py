@@ -13,7 +13,8 @@ from PIL import Image
 from cafe.datasets import load_dataset
 from cafe.datasets.boxes.read import read_boxes
 from cafe.detection.average_precision import average_precision
-from cafe.detection.coco_file import detect_file, load_task
+from cafe.detection.box_task import load_task
+from cafe.detection.coco_file import detect_file
 from cafe.detection.detect import detect
 from cafe.detection.detections import DetectOptions, choose_detections
 from cafe.detection.draw import LabelledBox, draw_boxes, printable, unprintable
