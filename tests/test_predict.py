@@ -171,7 +171,7 @@ def test_a_training_image_is_its_own_evidence(work: Path) -> None:
     saved = cafe.load_head(find_head("runs/mine"))
     row = int(draw_shots(torch.from_numpy(cache.labels("train")), 4, 0)[5])
     x = torch.from_numpy(cache.read("train", [row]).features)
-    ((first, *_),) = NeighbourIndex(saved, cache).nearest(x, 2)
+    ((first, *_),) = NeighbourIndex.of_head(saved, cache).nearest(x, 2)
     assert first.image == cache.ids("train")[row]
     assert first.cosine == pytest.approx(1)
 

@@ -106,17 +106,22 @@ def _encode_all(openers: Mapping[int, Callable[[], Image.Image]]) -> dict[int, s
     for row, opener in openers.items():
         # Pillow's decoders raise anything; the page does without an image that cannot be read
         with contextlib.suppress(Exception), opener() as image:
-            uris[row] = _data_uri(image)
+            code = base64.b64encode(small_jpeg(image)).decode()
+            uris[row] = f"data:image/jpeg;base64,{code}"
     return uris
 
 
-def _data_uri(image: Image.Image) -> str:
+def small_jpeg(image: Image.Image, edge: int = _EDGE) -> bytes:
+    """An image of any mode as a JPEG whose longer side has `edge` pixels at most."""
+    from PIL import ImageOps
+
     if image.mode.startswith(("I", "F")):  # whatever the range of its numbers, it shall be seen
         image = image.convert("F")
         scale = 255 / max(float(image.getextrema()[1]), 1e-9)  # type: ignore[arg-type]
         image = image.point(lambda value: value * scale + 0)
-    small = image.convert("RGB")
-    small.thumbnail((_EDGE, _EDGE))
+    image.draft("RGB", (2 * edge, 2 * edge))  # a large JPEG need not be decoded as large
+    small = ImageOps.exif_transpose(image).convert("RGB")
+    small.thumbnail((edge, edge))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue()

@@ -151,9 +151,11 @@ def encode_images(
 
 
 def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
-    """Decode a file, what a URL names, or an image in memory, which stays open and as large."""
+    """Decode a file, its bytes, a URL, or an image in memory, which stays open and as large."""
     if isinstance(source, Image.Image):
         return decode_image(lambda: nullcontext(source), preprocess.decoding("exact"))
+    if isinstance(source, bytes):
+        return decode_image(lambda: open_image(source), preprocess)
     if not isinstance(source, str | os.PathLike):
         return decode_image(lambda: nullcontext(to_image(source)), preprocess)
     if is_url(source):

@@ -18,9 +18,9 @@ from cafe.encoders.to_rgb import image_of_array
 from cafe.errors import CafeError, InputError
 from cafe.progress import Note, log
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-"""A file, an image of Pillow, or its numbers: an array (H, W, C) or (H, W), a tensor (C, H, W) or
-(H, W). See `cafe.encoders.to_rgb.image_of_array` for their types and ranges."""
+ImageSource = str | bytes | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+"""A file, what is in one (bytes), an image of Pillow, or its numbers: an array (H, W, C) or (H, W),
+a tensor (C, H, W) or (H, W). See `cafe.encoders.to_rgb.image_of_array` for types and ranges."""
 
 Images = ImageSource | Iterable[ImageSource]
 """One image or several; folders, batches (N, H, W, C) and (N, C, H, W), and columns of a table."""
@@ -45,7 +45,7 @@ def list_images(images: Images, note: Note | None = None) -> list[ImageSource]:
     listed: list[ImageSource] = []
     left_out = LeftOut()
     for source in _sources(images):
-        if not isinstance(source, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+        if not isinstance(source, str | bytes | os.PathLike | Image.Image | np.ndarray | Tensor):
             raise InputError(
                 f"image {len(listed)} is of type {type(source).__name__}; give paths, images of "
                 "Pillow, arrays or tensors."
@@ -63,7 +63,7 @@ def list_images(images: Images, note: Note | None = None) -> list[ImageSource]:
 
 def _sources(images: Images) -> Iterable[ImageSource]:
     """What is named, one by one, before folders are opened."""
-    if isinstance(images, str | os.PathLike | Image.Image):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, Tensor):
         return list(images) if images.ndim == 4 else [images]

@@ -1,7 +1,8 @@
-"""The training images nearest to a new image, among the shots of a saved head."""
+"""The training images nearest to a new image, among those that a head was fitted on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,41 +46,60 @@ class Neighbour:
 
 
 class NeighbourIndex:
-    """Search by cosine among the training images that a head was fitted on.
+    """Search by cosine among images.
 
     Parameters
     ----------
-    saved : SavedHead
-        Has shots and seed of the draw.
-    cache : FeatureCache
-        The cache that the head was fitted on.
-
-    Raises
-    ------
-    CacheMismatchError
-        If it is another cache. The difference is named.
-    InputError
-        If the head does not say which shots it was fitted on.
+    x : Tensor
+        Their raw features. (M, D)
+    images : sequence of (str, str)
+        Their ids and classes. (M,)
     """
 
-    def __init__(self, saved: SavedHead, cache: FeatureCache) -> None:
+    def __init__(self, x: Tensor, images: Sequence[tuple[str, str]]) -> None:
         import faiss
 
+        self._images = images
+        self._index = faiss.IndexFlatIP(x.shape[1])  # inner products of unit vectors
+        self._index.add(normalize(x.float(), dim=-1).contiguous().numpy())
+
+    @classmethod
+    def of_head(cls, saved: SavedHead, cache: FeatureCache) -> NeighbourIndex:
+        """The images that a head was fitted on: the shots of a run, all images of a model.
+
+        Parameters
+        ----------
+        saved : SavedHead
+            Has shots and, of a run, the seed of the draw.
+        cache : FeatureCache
+            The cache that the head was fitted on.
+
+        Raises
+        ------
+        CacheMismatchError
+            If it is another cache. The difference is named.
+        InputError
+            If the head does not say which shots it was fitted on.
+        """
         different = differences(cache.header.key, saved.about["cache_key"])
         if different:
             raise CacheMismatchError(
                 f"'{cache.path}' is not the cache that the head was fitted on: "
                 f"{'; '.join(different)}. Bring that one back, or fit again."
             )
-        if not {"shots", "seed"} <= saved.about.keys():
+        if "shots" not in saved.about:
             raise InputError("the head does not say its shots and seed; fit again.")
-        labels = torch.from_numpy(cache.labels("train"))
-        rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
-        ids, classes = cache.ids("train"), distinct_names(cache.header.class_names)
-        self._shots = [(ids[row], classes[int(labels[row])]) for row in rows]
-        features = cache.read("train", rows, views=False, dtype=np.float32).features  # (M, D)
-        self._index = faiss.IndexFlatIP(features.shape[1])  # inner products of unit vectors
-        self._index.add(normalize(torch.from_numpy(features), dim=-1).contiguous().numpy())
+        shots, seed = saved.about["shots"], saved.about.get("seed")
+        classes, parts = distinct_names(cache.header.class_names), []
+        images = list[tuple[str, str]]()
+        for split in ("train",) if seed is not None else cache.counts:
+            labels = torch.from_numpy(cache.labels(split))
+            rows = draw_shots(labels, shots, seed or 0).numpy()
+            ids = cache.ids(split)
+            images += [(ids[row], classes[int(labels[row])]) for row in rows]
+            features = cache.read(split, rows, views=False, dtype=np.float32).features
+            parts.append(torch.from_numpy(features))
+        return cls(torch.cat(parts), images)  # (M, D)
 
     def nearest(self, x: Tensor, count: int = 3) -> list[tuple[Neighbour, ...]]:
         """The nearest training images of each feature.
@@ -92,12 +112,12 @@ class NeighbourIndex:
             How many of each; all if there are fewer.
         """
         queries = normalize(x, dim=-1).contiguous().numpy()
-        cosines, rows = self._index.search(queries, min(count, len(self._shots)))
+        cosines, rows = self._index.search(queries, min(count, len(self._images)))
         pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
         return [tuple(map(self._neighbour, *pair)) for pair in pairs]
 
     def _neighbour(self, row: int, cosine: float) -> Neighbour:
-        image, label = self._shots[row]
+        image, label = self._images[row]
         return Neighbour(escape_bytes(image), label, round(cosine, 4))
 
 

@@ -10,30 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cafe.datasets.dataset import Dataset
-from cafe.datasets.make_split import SPLIT_BY_CAFE
 from cafe.devices import ProductPrecision, resolve_device
-from cafe.errors import CafeError, InputError, escape_bytes, raise_as
+from cafe.errors import CafeError, InputError, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.extract.prepare import load_named
 from cafe.features.pool import INDUCTIVE
 from cafe.features.task import image_groups, load_task
+from cafe.inference.fitted_model import has_own_test, model_of
 from cafe.inference.model import Model, load_model
-from cafe.inference.model_words import unreadable, words_of
+from cafe.inference.model_words import unreadable
 from cafe.methods.base import Context
 from cafe.progress import Progress
 from cafe.results.model_record import ModelRecord
-from cafe.results.record import RecordedEncoder
-from cafe.results.saved_head import SavedHead
 from cafe.results.saved_model import check_model_folder, remove_older_heads
-from cafe.store import FeatureCache, utc_now
+from cafe.store import FeatureCache
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
 from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
 from cafe.study.pool import PoolLike, learning_of, pool_settings, trainable
 from cafe.study.self_train import describe_self_training, self_training
-
-_MADE_HERE = SPLIT_BY_CAFE.partition(":")[0]
-"""In the words of a source: its test split is cafe's own choice."""
 
 
 def train(
@@ -245,10 +240,10 @@ class _Training:
 
     def fit(self, cache: FeatureCache, earlier: ModelRecord | None = None) -> Model:
         """A model of all images of a cache, which knows the model that it follows."""
-        header, settings = cache.header, dict(self.settings)
+        settings = dict(self.settings)
         wanted = settings.pop("self_train", None), settings.pop("self_train_rounds", 1)
         settings |= self_training(cache, self.methods, *wanted)
-        own_test = _MADE_HERE not in header.source
+        own_test = has_own_test(cache)
         judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
         settings |= pool_settings(cache, self.pool, self.methods, judged)
         fitted = fit_on_all(
@@ -260,30 +255,14 @@ class _Training:
             context=self.context,
             progress=self.progress,
         )
-        learning = learning_of(fitted.head.method, settings)
-        words = [words_of(fitted, cache, learning), *describe_self_training(settings)]
-        record = ModelRecord(
-            dataset=header.dataset,
-            source=header.source,
-            method=fitted.head.method,
-            encoder=RecordedEncoder.of_cache(cache),
-            class_names=tuple(header.class_names),
-            images=fitted.images,
-            estimate=fitted.estimate,
-            rivals=fitted.rivals,
-            calibration=fitted.calibration,
-            words=" ".join(words),
-            learning=learning,
+        return model_of(
+            fitted,
+            cache,
+            asked=self.methods,
             settings=self.settings,
-            asked=tuple(self.methods),
-            cache=escape_bytes(str(cache.path)),
-            content_sha256=cache.content_sha256,
-            cache_key=dict(header.key),
-            command=self.command,
-            created=utc_now(),
-            versions=dict(header.versions),
             precision=self.context.products,
-            earlier=earlier.as_earlier() if earlier else None,
+            command=self.command,
+            earlier=earlier,
+            learning=learning_of(fitted.head.method, settings),
+            remark=" ".join(describe_self_training(settings)),
         )
-        about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
-        return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)

@@ -53,6 +53,9 @@ class Fitted:
         How many of each class it was fitted on. (C,)
     rivals : mapping of str to float
         Accuracy in percent of the methods that were not kept, on the same held-out images.
+    judges : sequence of (Head, Tensor)
+        Heads of the kept method that were fitted without some images, and the rows of these among
+        the images of all splits, joined in order.
     """
 
     head: Head
@@ -61,6 +64,7 @@ class Fitted:
     estimate: Estimate | None
     images: tuple[int, ...]
     rivals: Mapping[str, float] = field(default_factory=dict)
+    judges: Sequence[tuple[Head, Tensor]] = ()
 
 
 def fit_on_all(
@@ -129,7 +133,9 @@ def fit_on_all(
         [judges for _, judges in fits], held_out, text, zero_shot, source
     )
     rivals = {n: a for n, a in zip(methods, accuracies, strict=True) if n != methods[best]}
-    return Fitted(fits[best][0], zero_shot, calibrations[best], estimate, tuple(counts), rivals)
+    head, judges = fits[best]
+    judged = [(judge, out) for judge, (_, out) in zip(judges, rows, strict=True)]
+    return Fitted(head, zero_shot, calibrations[best], estimate, tuple(counts), rivals, judged)
 
 
 def check_methods(methods: Sequence[str], settings: Mapping[str, Any]) -> None:

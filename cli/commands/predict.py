@@ -178,7 +178,7 @@ def _find_neighbours(saved: SavedHead, file: Path, root: Path | None) -> Neighbo
     from cafe.inference.neighbours import NeighbourIndex, find_cache
 
     try:
-        return NeighbourIndex(saved, find_cache(saved, file, root))
+        return NeighbourIndex.of_head(saved, find_cache(saved, file, root))
     except CafeError as error:
         note(f"no nearest training images: {error}")
         return None
