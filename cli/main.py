@@ -32,6 +32,7 @@ from .commands import (
     relabel,
     report,
     runs,
+    serve,
     train,
 )
 from .output import READER_GONE, note, prepare_streams, say
@@ -82,6 +83,7 @@ app.command("compare")(compare.compare)
 app.command("meta-train")(meta_train.meta_train)
 app.command("predict")(predict.predict)
 app.command("next")(next_images.next_)
+app.command("serve")(serve.serve)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("check")(check.check)

@@ -1,0 +1,114 @@
+"""The images of a model's cache, and unlabelled ones beside them: names, labels, features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe.datasets.list_folder import images_below
+from cafe.datasets.text_files import distinct_names
+from cafe.encoders.encoder import Encoder
+from cafe.errors import InputError
+from cafe.extract.encode import LoaderOptions
+from cafe.extract.encode_images import encode_all
+from cafe.features.task import class_text
+from cafe.features.tensors import ClassText, Features
+from cafe.progress import Progress
+from cafe.store import FeatureCache
+
+UNLABELLED = "unlabelled"
+"""The split of images without a label; their label is -1."""
+
+
+class Gallery:
+    """All images, a row each: those of the cache split by split, then the unlabelled ones.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+
+    Attributes
+    ----------
+    ids : list of str
+        As the cache names them; of unlabelled ones the path. (N,)
+    splits : list of str
+        (N,)
+    labels : Tensor
+        Class indices as the dataset has them, -1 where there is none. (N,) int64
+    x : Tensor
+        Raw features. (N, D) float32
+    names : tuple of str
+        Of the classes, as they are shown. (C,)
+    sentences : list of list of str
+        What the text tower was told of each class. (C,)
+    text : ClassText
+    splits_ : tuple of str
+        Names of the splits that are fitted on.
+    """
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self.cache = cache
+        self.ids, self.splits = list[str](), list[str]()
+        labels, features = [], []
+        for split in cache.counts:
+            self.ids += cache.ids(split)
+            self.splits += [split] * cache.counts[split]
+            read = cache.read(split, views=False, dtype=np.float32)
+            labels.append(torch.from_numpy(read.labels))
+            features.append(torch.from_numpy(read.features))
+        self.splits_ = ("train", *(split for split in cache.counts if split != "train"))
+        self.labels, self.x = torch.cat(labels), torch.cat(features)
+        self.names = distinct_names(cache.header.class_names)
+        self.sentences = [[text for text in each if text] for each in cache.header.sentences]
+        self.text: ClassText = class_text(cache.header)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add_unlabelled(
+        self, folder: Path, encoder: Encoder, progress: Progress | None = None
+    ) -> None:
+        """Encode the images below a folder; one that cannot be read is left out.
+
+        Raises
+        ------
+        InputError
+            If there is no folder, or no image in it.
+        """
+        if not folder.is_dir():
+            raise InputError(f"no folder '{folder}' of unlabelled images; check unlabelled=.")
+        ids = images_below(folder)
+        if not ids:
+            raise InputError(f"'{folder}' has no image; unlabelled= is a folder of images.")
+        paths = [(folder / name).as_posix() for name in ids]
+        options = LoaderOptions(progress=progress)
+        x = torch.from_numpy(encode_all(encoder, paths, options, "skip"))
+        read = ~x[:, 0].isnan()
+        self.ids += [path for path, fine in zip(paths, read.tolist(), strict=True) if fine]
+        self.splits += [UNLABELLED] * int(read.sum())
+        self.labels = torch.cat([self.labels, torch.full((int(read.sum()),), -1)])
+        self.x = torch.cat([self.x, x[read]])
+
+    def split_features(self, y: Tensor) -> dict[str, Features]:
+        """The labelled images as splits to fit on; new ones are of the training images.
+
+        Parameters
+        ----------
+        y : Tensor
+            Labels as they are now, -1 where there is none. (N,)
+        """
+        return {split: Features(self.x[rows], y[rows]) for split, rows in self._rows(y).items()}
+
+    def labelled_rows(self, y: Tensor) -> Tensor:
+        """The rows of `split_features`, in their order when joined."""
+        return torch.cat(list(self._rows(y).values()))
+
+    def _rows(self, y: Tensor) -> dict[str, Tensor]:
+        """Rows of the labelled images of each split."""
+        wanted = np.array(["train" if s == UNLABELLED else s for s in self.splits])
+        known = (y >= 0).numpy()
+        rows = {s: torch.from_numpy(np.flatnonzero(known & (wanted == s))) for s in self.splits_}
+        return {split: each for split, each in rows.items() if len(each)}

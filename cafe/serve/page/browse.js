@@ -1,0 +1,182 @@
+// A grid of images, a page of them at a time, and a panel that says and changes the label of one.
+import { app, ask, changedHere, el, named, percent, picture, send, shown, tell } from "./page.js";
+
+const PAGE = 60;
+const LEADS = {
+  browse: "All images. The keys ← → ↑ ↓ move, 1 to 3 choose a class, Enter confirms the label, c types a class, u takes back.",
+  check: "Images whose label is another than what heads say that were fitted without them; the surest first.",
+  next: "Images that are worth a label, or a look, most.",
+};
+
+export function openGrid(main, name, options) {
+  const view = { items: [], total: 0, at: 0, start: Number(options.get("start")) || 0, done: 0 };
+  let filter = { kind: name === "check" ? "suspicious" : name === "next" ? "next" : "all", label: null, guess: null };
+  const grid = el("div", { className: "grid", role: "listbox", "aria-label": "Images" });
+  const panel = el("aside", { className: "panel", "aria-label": "The chosen image" });
+  const range = el("span", {}), back = el("button", { onclick: () => turn(-1), "aria-label": "previous page" }, "‹");
+  const on = el("button", { onclick: () => turn(1), "aria-label": "next page" }, "›");
+  const tools = el("div", { className: "tools" });
+  main.replaceChildren(el("p", { className: "lead" }, LEADS[name]), tools, el("div", { className: "work" }, grid, panel));
+  const className = (c) => (c === null || c === undefined ? "no label" : app.classes[c]?.name ?? String(c));
+
+  async function drawTools() {
+    const made = [];
+    if (name !== "next") {
+      const pick = el("select", { "aria-label": "Class", id: "class" }, el("option", { value: "" }, "all classes"),
+        ...app.classes.map((one, c) => el("option", { value: String(c) }, `${shown(one.name).slice(0, 60)} (${one.images})`)));
+      pick.value = filter.label === null ? "" : String(filter.label);
+      pick.addEventListener("change", () => { filter = { ...filter, label: pick.value === "" ? null : Number(pick.value), guess: null }; go(0); });
+      made.push(pick);
+    }
+    if (name === "check") {
+      const pairs = await ask("api/confusions");
+      const pick = el("select", { "aria-label": "Confusion", id: "confusion" }, el("option", { value: "" }, "likely label errors"),
+        ...pairs.map((p) => el("option", { value: `${p.label},${p.guess}` },
+          `${shown(className(p.label)).slice(0, 40)} taken for ${shown(className(p.guess)).slice(0, 40)} (${p.count})`)));
+      pick.value = filter.guess === null ? "" : `${filter.label},${filter.guess}`;
+      pick.addEventListener("change", () => {
+        const [label, guess] = pick.value.split(",").map(Number);
+        filter = pick.value ? { kind: "confused", label, guess } : { kind: "suspicious", label: null, guess: null };
+        go(0);
+      });
+      made.unshift(pick);
+    }
+    if (name === "browse") {
+      const pick = el("select", { "aria-label": "Which", id: "which" }, el("option", { value: "all" }, "all images"), el("option", { value: "said" }, "corrected or confirmed"));
+      pick.value = filter.kind;
+      pick.addEventListener("change", () => { filter = { ...filter, kind: pick.value }; go(0); });
+      made.unshift(pick);
+    }
+    tools.replaceChildren(...made, el("span", { className: "end" }, range, back, on));
+  }
+
+  let asked = 0;
+  async function load(keep = false) {
+    const mine = ++asked, query = new URLSearchParams({ view: filter.kind, start: view.start, count: PAGE });
+    if (filter.label !== null) query.set("label", filter.label);
+    if (filter.guess !== null) query.set("guess", filter.guess);
+    try {
+      const found = await ask(`api/images?${query}`);
+      if (mine !== asked) return;
+      if (!found.items.length && found.total && view.start) return go(Math.max(0, Math.floor((found.total - 1) / PAGE) * PAGE));
+      view.items = found.items;
+      view.total = found.total;
+      view.at = keep ? Math.max(0, Math.min(view.at, view.items.length - 1)) : 0;
+    } catch (error) {
+      return tell(error.message, true);
+    }
+    draw();
+  }
+
+  function draw() {
+    const empty = !app.state.images ? "The images of this model are not at hand: its cache is not here."
+      : name === "check" && !app.state.looked ? "Looking at the images …" : "No image is left here.";
+    grid.replaceChildren(...(view.items.length ? view.items.map(card) : [el("p", { className: "empty" }, empty)]));
+    const last = view.start + view.items.length;
+    range.textContent = view.total ? `${(view.start + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${view.total.toLocaleString("en")}` : "";
+    back.disabled = view.start === 0;
+    on.disabled = last >= view.total;
+    drawPanel();
+  }
+
+  function card(item, place) {
+    const guess = item.top[0]?.label, differs = item.label !== null && guess !== undefined && guess !== item.label && !item.said;
+    const note = item.said ? named(item.said === "confirmed" ? "confirmed" : item.said === "label" ? `was ${className(item.given)}` : "labelled", "right")
+      : differs ? named(`${className(guess)}? ${percent(item.top[0].probability)}`, "wrong") : null;
+    return el("button", { className: "card", role: "option", "aria-selected": String(place === view.at), tabindex: place === view.at ? "0" : "-1",
+      onclick: () => choose(place) },
+    picture(item.row), el("span", { className: "said" }, named(className(item.label)), note));
+  }
+
+  function choose(place, focus = false) {
+    const cards = grid.children;
+    if (place < 0 || place >= view.items.length) return;
+    cards[view.at]?.setAttribute("aria-selected", "false");
+    cards[view.at]?.setAttribute("tabindex", "-1");
+    view.at = place;
+    cards[place].setAttribute("aria-selected", "true");
+    cards[place].setAttribute("tabindex", "0");
+    if (focus) cards[place].focus({ preventScroll: true });
+    cards[place].scrollIntoView({ block: "nearest" });
+    drawPanel();
+  }
+
+  function drawPanel() {
+    const item = view.items[view.at];
+    panel.hidden = !item;
+    if (!item) return;
+    const list = el("datalist", { id: "names" }, ...app.classes.map((one) => el("option", { value: one.name })));
+    const input = el("input", { list: "names", placeholder: "another class", "aria-label": "Another class", id: "other", autocomplete: "off" });
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Escape") grid.children[view.at]?.focus();
+      if (event.key !== "Enter") return;
+      const found = app.classes.findIndex((one) => one.name === input.value);
+      if (found >= 0) say(found);
+      else tell(`There is no class '${shown(input.value)}'.`, true);
+    });
+    const keep = item.label === null ? null : el("button", { className: "keep", onclick: () => say(item.label) },
+      el("kbd", {}, "Enter"), named(`keep ${shown(className(item.label))}`), el("span", { className: "number" }, item.own == null ? "" : percent(item.own)));
+    const others = item.top.map((one, i) => (one.label === item.label ? null : el("button", { onclick: () => say(one.label) },
+      el("kbd", {}, String(i + 1)), named(className(one.label)), el("span", { className: "number" }, percent(one.probability)))));
+    const texts = item.label === null ? [] : app.classes[item.label]?.texts ?? [];
+    panel.replaceChildren(picture(item.row, 640),
+      el("div", {}, el("h2", { className: "name", title: shown(className(item.label)) }, shown(className(item.label))),
+        el("p", { className: "muted" }, `${shown(item.id)}, ${item.split}`),
+        texts.length ? el("p", { className: "muted" }, `“${shown(texts[0])}”`) : null),
+      el("div", { className: "choices" }, keep, ...others.filter(Boolean)),
+      el("div", { className: "more tools" }, list, input,
+        item.said ? el("button", { className: "undo", onclick: () => say(null) }, "take back") : null));
+  }
+
+  async function say(label) {
+    const place = view.at, item = view.items[place];
+    if (!item) return;
+    try {
+      changedHere(await send("api/labels", { changes: { [item.row]: label } }));
+      view.items[place] = await ask(`api/images/${item.row}`);
+      grid.children[place].replaceWith(card(view.items[place], place));
+      view.done += 1;
+      tell(label === null ? "Taken back." : `${shown(item.id)} is ${shown(className(label))}. u takes it back.`);
+      view.last = place;
+      choose(label === null || place + 1 >= view.items.length ? place : place + 1, true);
+    } catch (error) {
+      tell(error.message, true);
+    }
+  }
+
+  function go(start) {
+    view.start = start;
+    load();
+  }
+
+  function turn(by) {
+    const start = view.start + by * PAGE;
+    if (start >= 0 && start < view.total) { go(start); window.scrollTo({ top: 0 }); }
+  }
+
+  function keys(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    const item = view.items[view.at], columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+    const isCard = event.target === document.body || grid.contains(event.target);
+    if (event.key in moves) choose(view.at + moves[event.key], true);
+    else if (event.key === "PageDown") turn(1);
+    else if (event.key === "PageUp") turn(-1);
+    else if (/^[1-9]$/.test(event.key) && item?.top[event.key - 1]) say(item.top[event.key - 1].label);
+    else if (event.key === "Enter" && isCard && item && item.label !== null) say(item.label);
+    else if (event.key === "c" && item) panel.querySelector("#other").focus();
+    else if (event.key === "u" && view.last !== undefined) { choose(view.last); say(null); }
+    else return;
+    event.preventDefault();
+  }
+
+  document.addEventListener("keydown", keys);
+  drawTools().catch((error) => tell(error.message, true));
+  load();
+  return {
+    close: () => document.removeEventListener("keydown", keys),
+    // a person who works through a page keeps it: only another tab's words and a new fit change it
+    changed: async () => { if (document.activeElement?.id !== "other") { await drawTools(); await load(true); } },
+  };
+}

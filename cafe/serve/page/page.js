@@ -1,0 +1,264 @@
+// The page: what is shown at all times, predictions, history. browse.js has the grid of images.
+import { openGrid } from "./browse.js";
+
+export const $ = (id) => document.getElementById(id);
+
+// texts of files and classes are strangers': they are set as text, never as HTML
+export function el(tag, values = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(values)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name in made && typeof value !== "string") made[name] = value;
+    else made.setAttribute(name === "className" ? "class" : name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const STEERING = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+export const shown = (text) =>
+  text.replace(STEERING, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+
+export const named = (text, more = "") =>
+  el("span", { className: `name ${more}`, title: shown(text) }, shown(text));
+
+export const percent = (p) => (p === null || p === undefined ? "–" : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)} %`);
+
+export async function ask(path, options) {
+  let reply;
+  try {
+    reply = await fetch(path, options);
+  } catch {
+    throw new Error("The server does not answer. Is 'cafe serve' still running?");
+  }
+  const values = await reply.json().catch(() => ({}));
+  if (!reply.ok) {
+    const detail = values.detail;
+    throw new Error(typeof detail === "string" ? detail : `The server answered ${reply.status}.`);
+  }
+  return values;
+}
+
+export const send = (path, body) =>
+  ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+
+export function tell(text, isBad = false) {
+  $("message").textContent = text;
+  $("message").classList.toggle("bad", isBad);
+}
+
+// a small or large picture of a training image, or its place where it is not at hand
+export function picture(row, edge = 144) {
+  const frame = el("span", { className: "frame" });
+  if (!app.state.pictures && !app.state.fresh) {
+    frame.append("no picture");
+    return frame;
+  }
+  const image = el("img", { src: `api/pictures/${row}?edge=${edge}`, alt: "", loading: "lazy", decoding: "async" });
+  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 48));
+  image.addEventListener("error", () => frame.replaceChildren("no picture"));
+  frame.append(image);
+  return frame;
+}
+
+export const app = { state: null, classes: [], view: null, name: "" };
+
+function showState(state) {
+  const before = app.state;
+  app.state = state;
+  $("dataset").textContent = shown(state.dataset);
+  document.title = `${shown(state.dataset)} – cafe`;
+  $("about").textContent = `${state.method} on ${state.encoder}` +
+    (state.images ? `, ${state.images.toLocaleString("en")} images` : "");
+  $("percent").textContent = state.accuracy === null ? "not known" : `${state.accuracy.toFixed(1)} %`;
+  $("accuracy").title = state.estimate;
+  drawCurve(state.history.map((note) => note.accuracy).filter((value) => value !== null));
+  $("train").disabled = Boolean(state.busy) || !state.images;
+  const n = state.waiting;
+  $("waiting").textContent = state.busy
+    ? (state.looked ? "training …" : "looking at the images …")
+    : n ? `${n} new ${n === 1 ? "label" : "labels"}` : "";
+  $("saved").textContent = state.said
+    ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel applies it.` : "";
+  if (state.error && (!before || before.error !== state.error)) tell(`It could not be trained: ${state.error}`, true);
+  if (before && before.busy && !state.busy && !state.error) {
+    const last = state.history.at(-1);
+    if (state.history.length > before.history.length) tell(moved(last));
+    else tell("");
+  }
+}
+
+function moved(note) {
+  if (note.accuracy === null) return "Trained.";
+  const now = `Trained on ${note.images.toLocaleString("en")} images. Held-out accuracy ${note.accuracy.toFixed(1)} %`;
+  return note.before === null ? `${now}.`
+    : `${now}; the fit before reaches ${note.before.toFixed(1)} % on the same labels.`;
+}
+
+function drawCurve(values) {
+  const ns = "http://www.w3.org/2000/svg", svg = $("curve");
+  svg.replaceChildren();
+  if (values.length < 2) return;
+  const low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
+  const points = values.map((v, i) => [4 + (112 * i) / (values.length - 1), 32 - (28 * (v - low)) / span]);
+  const line = document.createElementNS(ns, "polyline");
+  line.setAttribute("points", points.map((p) => p.join(",")).join(" "));
+  const end = document.createElementNS(ns, "circle");
+  for (const [name, value] of [["cx", points.at(-1)[0]], ["cy", points.at(-1)[1]], ["r", 3.5]]) end.setAttribute(name, value);
+  svg.append(line, end);
+}
+
+export async function refresh() {
+  const before = app.state?.version;
+  showState(await ask("api/state"));
+  if (before !== undefined && before !== app.state.version) {
+    app.classes = await ask("api/classes");
+    await app.view?.changed?.();
+  }
+}
+
+export function changedHere(state) {
+  showState(state);
+}
+
+$("train").addEventListener("click", async () => {
+  try {
+    tell("");
+    showState(await send("api/train", {}));
+  } catch (error) {
+    tell(error.message, true);
+  }
+});
+
+// other tabs and the fit that is running change what is shown
+async function watch() {
+  if (!document.hidden) {
+    try {
+      await refresh();
+      if ($("message").textContent.startsWith("The server does not answer")) tell("");
+    } catch (error) {
+      tell(error.message, true);
+    }
+  }
+  setTimeout(watch, app.state?.busy ? 500 : 3000);
+}
+
+// predictions
+
+const kept = el("div", { className: "answers" }); // stays while other views are looked at
+
+function openPredict(main) {
+  const input = el("input", { type: "file", multiple: true, hidden: true, accept: "image/*", id: "files" });
+  input.addEventListener("change", () => { predict([...input.files]); input.value = ""; });
+  const drop = el("div", { className: "drop", id: "drop" },
+    el("p", {}, "Drop or paste pictures here, or ", el("button", { onclick: () => input.click() }, "choose files")),
+    el("p", { className: "muted" }, "They stay on the machine that runs 'cafe serve'."), input);
+  main.replaceChildren(drop, kept);
+  return {};
+}
+
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop")?.classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+  });
+}
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) take([...event.clipboardData.files]);
+});
+
+function take(files) {
+  location.hash = "predict";
+  predict(files);
+}
+
+async function predict(files) {
+  for (let start = 0; start < files.length; start += 16) {
+    const some = files.slice(start, start + 16), form = new FormData();
+    some.forEach((file) => form.append("files", file, file.name || "pasted"));
+    tell(files.length > 1 ? `${start} of ${files.length} pictures …` : "looking …");
+    try {
+      const reply = await ask("predict?top=5", { method: "POST", body: form });
+      const cards = reply.predictions.map((prediction, i) => answer(prediction, some[i]));
+      kept.prepend(...cards);
+      tell("");
+    } catch (error) {
+      tell(error.message, true);
+      return;
+    }
+  }
+}
+
+function answer(prediction, file) {
+  const image = el("img", { alt: "" }), frame = el("span", { className: "frame" }, image);
+  const url = URL.createObjectURL(file);
+  image.addEventListener("load", () => { image.classList.toggle("tiny", image.naturalWidth <= 48); URL.revokeObjectURL(url); });
+  image.addEventListener("error", () => { frame.replaceChildren("no preview"); URL.revokeObjectURL(url); });
+  if (prediction.reason) frame.replaceChildren("not read");
+  else image.src = url;
+  const text = el("div");
+  if (prediction.reason) {
+    text.append(el("h2", { className: "wrong" }, "not read"), el("p", {}, shown(prediction.reason)));
+  } else {
+    text.append(el("h2", { className: "label" }, shown(prediction.label)));
+    for (const score of prediction.top) {
+      text.append(el("div", { className: "row" }, el("meter", { value: score.probability }), named(score.label),
+        el("span", { className: "number" }, percent(score.probability))));
+    }
+    const zero = prediction.zero_shot;
+    if (zero) {
+      text.append(el("p", { className: "muted texts" },
+        `The texts alone say ${shown(zero.label)}, ${percent(zero.probability)}` +
+        (prediction.text ? `: “${shown(prediction.text)}”` : "")));
+    }
+  }
+  text.append(el("p", { className: "muted" }, shown(prediction.image)));
+  const near = el("div", { className: "near", title: "The nearest training images" }, ...prediction.nearest.map((one) =>
+    el("figure", {}, picture(one.row), named(one.label), el("span", { className: "number" }, one.cosine.toFixed(3)))));
+  return el("article", { className: "answer" }, frame, text, near);
+}
+
+// history
+
+function openHistory(main) {
+  const draw = () => {
+    const notes = [...app.state.history].reverse(), sign = (v) => (v === null ? "–" : `${v.toFixed(1)} %`);
+    const rows = notes.map((note) => el("tr", {}, el("td", {}, new Date(note.created).toLocaleString()),
+      el("td", {}, note.images.toLocaleString("en")), el("td", {}, String(note.corrections)), el("td", {}, sign(note.before)),
+      el("td", {}, sign(note.accuracy)), el("td", {}, note.low === null ? "–" : `${note.low.toFixed(1)} to ${note.high.toFixed(1)}`)));
+    main.replaceChildren(
+      el("p", { className: "lead" }, `Now: ${app.state.estimate}. Each image is judged by a head that was fitted without it. “Before” is the fit before, judged by the same labels.`),
+      rows.length
+        ? el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["trained", "images", "labels changed", "before", "after", "95 %"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows)))
+        : el("p", { className: "empty" }, "It was not trained again yet. Correct some labels, then press Train again."));
+  };
+  draw();
+  return { changed: draw };
+}
+
+function open() {
+  const [name, query] = location.hash.slice(1).split("?");
+  const known = ["predict", "browse", "check", "next", "history"];
+  app.name = known.includes(name) ? name : "predict";
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.getAttribute("href") === `#${app.name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const main = $("main"), options = new URLSearchParams(query || "");
+  app.view?.close?.();
+  if (app.name === "predict") app.view = openPredict(main);
+  else if (app.name === "history") app.view = openHistory(main);
+  else app.view = openGrid(main, app.name, options);
+}
+
+window.addEventListener("hashchange", open);
+try {
+  app.classes = await ask("api/classes");
+  await refresh();
+  open();
+} catch (error) {
+  tell(error.message, true);
+}
+setTimeout(watch, 500);

@@ -1,0 +1,108 @@
+"""Small pictures of a gallery's images, where their files are at hand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cafe.datasets.dataset import Dataset
+from cafe.datasets.load import DATASET_NAMES, load_dataset
+from cafe.datasets.open_image import open_image
+from cafe.datasets.thumbnails import small_jpeg, stays_inside
+from cafe.errors import CafeError, unescape_bytes
+from cafe.serve.gallery import UNLABELLED, Gallery
+
+EDGES = (144, 640)
+"""Longest sides of the pictures that a page may ask for, in pixels."""
+
+_KEPT = 4096  # pictures in memory: about 20 MB of small ones
+
+
+class Pictures:
+    """JPEGs of images by their row.
+
+    Parameters
+    ----------
+    gallery : Gallery
+    source : Path or str or None
+        What the dataset was loaded from: the folder of its images, or what `cafe train` took. None
+        tries what ships with cafe, and the folders that `command` names.
+    command : str
+        The command that made the model.
+    """
+
+    def __init__(self, gallery: Gallery, source: Path | str | None, command: str = "") -> None:
+        self._gallery = gallery
+        self._open: Callable[[int], Any] | None = self._find(source, command)
+        self.jpeg = lru_cache(_KEPT)(self._jpeg)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the files of the dataset were found."""
+        return self._open is not None
+
+    def _find(self, source: Path | str | None, command: str) -> Callable[[int], Any] | None:
+        gallery = self._gallery
+        name = str(source) if source is not None else gallery.cache.header.dataset
+        if source is not None and Path(source).is_dir():
+            return self._in_folder(Path(source))
+        if source is not None or name in DATASET_NAMES:
+            try:
+                return _in_dataset(gallery, load_dataset(name, allow_missing=True))
+            except CafeError:
+                if source is not None:
+                    raise
+        for folder in _folders(command):
+            if gallery.ids and (folder / gallery.ids[0]).is_file():
+                return self._in_folder(folder)
+        return None
+
+    def _in_folder(self, root: Path) -> Callable[[int], Any]:
+        def opener(row: int) -> Any:
+            name = self._gallery.ids[row]
+            return open_image(root / name) if stays_inside(root, name) else None
+
+        return opener
+
+    def _jpeg(self, row: int, edge: int) -> bytes | None:
+        """A JPEG; None where the image is not at hand or cannot be read."""
+        try:
+            if self._gallery.splits[row] == UNLABELLED:
+                image: Any = open_image(Path(self._gallery.ids[row]))
+            else:
+                image = self._open(row) if self._open else None
+            if image is None:
+                return None
+            with image:
+                return small_jpeg(image, edge)
+        except Exception:
+            return None
+
+
+def _in_dataset(gallery: Gallery, dataset: Dataset) -> Callable[[int], Any]:
+    items = {(s, item.id): item for s, each in dataset.splits.items() for item in each}
+
+    def opener(row: int) -> Any:
+        item = items.get((gallery.splits[row], gallery.ids[row]))
+        return dataset.open_image(item) if item is not None else None
+
+    return opener
+
+
+def _folders(command: str) -> list[Path]:
+    """Folders that a command names, and those of files that it names."""
+    try:
+        words = [Path(unescape_bytes(word)) for word in shlex.split(command)[1:]]
+    except ValueError:  # a quote that is not closed
+        return []
+    return [word if word.is_dir() else word.parent for word in words if _exists(word)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or it holds a NUL
+        return False

@@ -1,0 +1,147 @@
+"""What the page shows of a session, as JSON values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cafe.inference.prediction import Prediction
+from cafe.serve.history import read_history
+from cafe.serve.pictures import Pictures
+from cafe.serve.session import Session
+
+View = Literal["all", "confused", "suspicious", "said", "next"]
+"""Which images: of a class or all; of a pair of label and guess; likely label errors; those that a
+person corrected or confirmed; those to label or to look at next."""
+
+_MOST_NEXT = 200
+
+
+def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
+    """What the page shows at all times, and a version that grows with each change."""
+    record, gallery, look = session.model.record, session.gallery, session.look
+    estimate = look.fitted.estimate if look else record.estimate
+    y = session.labels()
+    notes = read_history(session.folder)
+    return {
+        "dataset": record.dataset,
+        "encoder": record.encoder.name,
+        "method": record.method,
+        "images": len(gallery) if gallery else 0,
+        "fresh": int((gallery.labels < 0).sum()) if gallery else 0,
+        "accuracy": estimate.accuracy if estimate else None,
+        "estimate": estimate.words if estimate else "not known",
+        "history": [vars(note) for note in notes[-50:]],
+        "said": len(session.corrections.rows()),
+        "waiting": int((y != session.trained).sum()),
+        "busy": session.busy,
+        "error": session.error,
+        "version": session.version,
+        "looked": look is not None,
+        "pictures": pictures is not None and pictures.at_hand,
+        "file": str(session.corrections.path),
+    }
+
+
+def classes(session: Session) -> list[dict[str, Any]]:
+    """Each class: its images, how many the held-out heads get right, what its texts say."""
+    gallery, look = session.gallery, session.look
+    if gallery is None:
+        return [{"name": str(n), "images": 0} for n in session.model.classes_]
+    y, count = session.labels(), len(gallery.names)
+    images = torch.bincount(y[y >= 0], minlength=count).tolist()
+    judged = right = [0] * count
+    if look is not None:
+        seen = ~look.own.isnan() & (y >= 0)
+        judged = torch.bincount(y[seen], minlength=count).tolist()
+        right = torch.bincount(y[seen & (look.guess == y)], minlength=count).tolist()
+    return [
+        {
+            "name": name,
+            "images": images[c],
+            "judged": judged[c],
+            "right": right[c],
+            "texts": gallery.sentences[c][:3],
+        }
+        for c, name in enumerate(gallery.names)
+    ]
+
+
+def images(
+    session: Session, view: View, label: int | None, guess: int | None, part: slice
+) -> dict[str, Any]:
+    """Some of the images of a view, and how many there are."""
+    rows = _rows(session, view, label, guess)
+    return {
+        "total": len(rows),
+        "start": part.start,
+        "items": [item(session, row) for row in rows[part].tolist()],
+    }
+
+
+def _rows(session: Session, view: View, label: int | None, guess: int | None) -> Tensor:
+    gallery, look, y = session.gallery, session.look, session.labels()
+    everything = torch.arange(len(y))
+    if gallery is None or (view in ("confused", "suspicious") and look is None):
+        return everything[:0]
+    said = session.corrections.rows()
+    is_said = torch.tensor([name in said for name in gallery.ids], dtype=torch.bool)
+    if view == "suspicious" and look is not None:
+        rows = look.suspects(y)
+        rows = rows[~is_said[rows]]
+    elif view == "confused" and look is not None:
+        rows = look.suspects(y)
+        rows = rows if guess is None else rows[look.guess[rows] == guess]
+    elif view == "said":
+        rows = everything[is_said]
+    elif view == "next":
+        rows = session.next_rows()[:_MOST_NEXT]
+    else:
+        rows = everything
+    return rows if label is None else rows[y[rows] == label]
+
+
+def item(session: Session, row: int) -> dict[str, Any]:
+    """One image."""
+    gallery, look = session.gallery, session.look
+    if gallery is None:
+        raise IndexError(row)
+    said = session.said(row)
+    label, given = int(session.labels()[row]), int(gallery.labels[row])
+    values = {
+        "row": row,
+        "id": gallery.ids[row],
+        "split": gallery.splits[row],
+        "label": label if label >= 0 else None,
+        "given": given if given >= 0 else None,
+        "said": said.problem if said else None,
+        "top": [],
+    }
+    if look is not None:
+        pairs = zip(look.top[row].tolist(), look.p[row].tolist(), strict=True)
+        values["top"] = [{"label": c, "probability": round(p, 4)} for c, p in pairs]
+        own = float(look.own[row])
+        values["own"] = None if own != own else round(own, 4)
+    return values
+
+
+def answer(session: Session, name: str, prediction: Prediction) -> dict[str, Any]:
+    """A prediction with its evidence."""
+    values = {**prediction.json(), "image": name}
+    gallery, first = session.gallery, prediction.zero_shot
+    if gallery is not None and first is not None:
+        texts = gallery.sentences[gallery.names.index(first.label)]
+        values["text"] = texts[0] if texts else None
+    if gallery is not None:
+        values["nearest"] = [
+            {
+                "row": int(near.image),
+                "image": gallery.ids[int(near.image)],
+                "label": near.label,
+                "cosine": near.cosine,
+            }
+            for near in prediction.nearest
+        ]
+    return values
