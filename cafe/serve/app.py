@@ -23,6 +23,7 @@ _MOST_WAITING = 128  # requests for predictions at a time; more are told to come
 _PAGE = {
     "": ("index.html", "text/html"),
     "api": ("api.html", "text/html"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
     "browse.js": ("browse.js", "text/javascript"),

@@ -104,7 +104,7 @@ def cut_torn_line(path: Path) -> None:
         quotes += line.count(b'"')
         if line.endswith(b"\n") and quotes % 2 == 0:
             end = place
-    if end == len(content):
+    if content and end == len(content):
         return
     if end:
         write_text(path, content[:end].decode("utf-8", "replace"))

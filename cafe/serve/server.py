@@ -7,7 +7,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.encoders.preprocess import quiet_pillow
@@ -17,9 +16,9 @@ from cafe.inference.neighbours import find_cache
 from cafe.methods.base import Context
 from cafe.progress import Progress
 from cafe.results.saved_model import head_of_model
-
-if TYPE_CHECKING:
-    from cafe.serve.access import App
+from cafe.serve.gallery import Gallery
+from cafe.serve.pictures import Pictures
+from cafe.serve.session import Session
 
 _GRACE = 3  # seconds for answers that are under way when the server is stopped
 
@@ -68,17 +67,21 @@ def serve(
     """
     try:
         import uvicorn
+
+        from cafe.serve.access import Access, is_loopback
+        from cafe.serve.app import make_app
     except ImportError:
         raise CafeError(f"the page needs FastAPI and uvicorn; {how_to_install('serve')}.") from None
     listener = _listen(host, port)
     try:
-        app, token = _make(model, host, images, unlabelled, cache, device, progress, note)
+        session, pictures = _open(model, images, unlabelled, cache, device, progress, note)
+        token = "" if is_loopback(host) else secrets.token_urlsafe(32)
         port = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         on_ready(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""))
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         config = uvicorn.Config(
-            app,
+            Access(make_app(session, pictures), host, token),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -87,8 +90,13 @@ def serve(
             timeout_graceful_shutdown=_GRACE,
             limit_concurrency=1000,
         )
-        with quiet_pillow():
-            uvicorn.Server(config).run(sockets=[listener])
+        if session.gallery is not None:
+            session.start(save=False)
+        try:
+            with quiet_pillow():
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            session.close()
     finally:
         listener.close()
 
@@ -115,23 +123,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _make(
+def _open(
     model: Path | str,
-    host: str,
     images: Path | str | None,
     unlabelled: Path | str | None,
     cache: Path | str | None,
     device: str,
     progress: Progress | None,
     note: Callable[[str], None],
-) -> tuple[App, str]:
-    """The application behind its checks, and the token."""
-    from cafe.serve.access import Access, is_loopback
-    from cafe.serve.app import make_app
-    from cafe.serve.gallery import Gallery
-    from cafe.serve.pictures import Pictures
-    from cafe.serve.session import Session
-
+) -> tuple[Session, Pictures | None]:
+    """What is served."""
     loaded = load_model(model, device=device)
     gallery = pictures = None
     try:
@@ -149,8 +150,4 @@ def _make(
             note("the images are not at hand, so there are no pictures; images= says where.")
     precision: ProductPrecision = loaded.record.precision or "auto"
     session = Session(loaded, gallery, Context(resolve_device(device), precision))
-    if gallery is not None:
-        session.start(save=False)
-    token = "" if is_loopback(host) else secrets.token_urlsafe(32)
-    app = make_app(session, pictures)
-    return Access(app, host, token), token
+    return session, pictures

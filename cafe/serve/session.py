@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cafe.curation.suggestions import Suggestion
 from cafe.datasets.open_image import open_image
-from cafe.errors import InputError, counted, one_line
+from cafe.errors import CafeError, InputError, counted, one_line
 from cafe.inference.fitted_model import model_of
 from cafe.inference.model import Model
 from cafe.inference.neighbours import NeighbourIndex
@@ -20,7 +20,7 @@ from cafe.inference.predictor import Predictor
 from cafe.methods.base import Context
 from cafe.serve.corrections import CONFIRMED, CORRECTED, NEW, Corrections
 from cafe.serve.gallery import Gallery
-from cafe.serve.history import FitNote, note_fit
+from cafe.serve.history import FitNote, note_fit, read_history
 from cafe.serve.looks import Look, look_at
 
 MOST_PIXELS = 64_000_000
@@ -49,7 +49,7 @@ class Session:
         self.model, self.gallery, self._context = model, gallery, context
         self.corrections = Corrections(self.folder / CORRECTIONS)
         self.look: Look | None = None
-        self.busy, self.error, self.version = "", "", 0
+        self.busy, self.error, self.version, self._closed = "", "", 0, False
         self._encoding, self._changing = threading.Lock(), threading.Lock()
         self._worker: threading.Thread | None = None
         self._rows: dict[str, list[int]] = {}
@@ -165,10 +165,15 @@ class Session:
         self._worker = threading.Thread(target=self._work, args=(save,), daemon=True)
         self._worker.start()
 
-    def join(self, seconds: float | None = None) -> None:
+    def join(self) -> None:
         """Wait for the fit that is running."""
         if self._worker is not None:
-            self._worker.join(seconds)
+            self._worker.join()
+
+    def close(self) -> None:
+        """End the fit that is running: a thread in the middle of it would abort the process."""
+        self._closed = True
+        self.join()
 
     def _work(self, save: bool) -> None:
         try:
@@ -183,11 +188,15 @@ class Session:
         gallery, record, before, y = self._gallery(), self.model.record, self.look, self.labels()
 
         def progress(what: str, _done: int, _total: int) -> None:
+            if self._closed:
+                raise CafeError("the server was stopped.")
             self.busy = what
 
         look = look_at(gallery, y, record, self._context, progress)
         if save:
             self._take(look, self._changed(y))
+            if before is not None and not read_history(self.folder):
+                note_fit(self.folder, FitNote.of(before, None, self._changed(before.y)))
             note_fit(self.folder, FitNote.of(look, before, self._changed(y)))
         self.look, self.trained = look, y if save else self.trained
 

@@ -122,8 +122,8 @@ export function openGrid(main, name, options) {
     const texts = item.label === null ? [] : app.classes[item.label]?.texts ?? [];
     panel.replaceChildren(picture(item.row, 640),
       el("div", {}, el("h2", { className: "name", title: shown(className(item.label)) }, shown(className(item.label))),
-        el("p", { className: "muted" }, `${shown(item.id)}, ${item.split}`),
-        texts.length ? el("p", { className: "muted" }, `“${shown(texts[0])}”`) : null),
+        el("p", { className: "muted id", title: shown(item.id) }, `${shown(item.id)}, ${item.split}`),
+        texts.length ? el("p", { className: "muted texts" }, `“${shown(texts[0])}”`) : null),
       el("div", { className: "choices" }, keep, ...others.filter(Boolean)),
       el("div", { className: "more tools" }, list, input,
         item.said ? el("button", { className: "undo", onclick: () => say(null) }, "take back") : null));

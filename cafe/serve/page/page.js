@@ -80,11 +80,10 @@ function showState(state) {
     ? (state.looked ? "training …" : "looking at the images …")
     : n ? `${n} new ${n === 1 ? "label" : "labels"}` : "";
   $("saved").textContent = state.said
-    ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel applies it.` : "";
+    ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel ${shown(state.file)} DATASET applies it.` : "";
   if (state.error && (!before || before.error !== state.error)) tell(`It could not be trained: ${state.error}`, true);
   if (before && before.busy && !state.busy && !state.error) {
-    const last = state.history.at(-1);
-    if (state.history.length > before.history.length) tell(moved(last));
+    if (state.history.length > before.history.length) tell(moved(state.history.at(-1)));
     else tell("");
   }
 }
@@ -93,7 +92,7 @@ function moved(note) {
   if (note.accuracy === null) return "Trained.";
   const now = `Trained on ${note.images.toLocaleString("en")} images. Held-out accuracy ${note.accuracy.toFixed(1)} %`;
   return note.before === null ? `${now}.`
-    : `${now}; the fit before reaches ${note.before.toFixed(1)} % on the same labels.`;
+    : `${now}; the fit before has ${note.before.toFixed(1)} % by the labels of now.`;
 }
 
 function drawCurve(values) {
@@ -229,9 +228,9 @@ function openHistory(main) {
       el("td", {}, note.images.toLocaleString("en")), el("td", {}, String(note.corrections)), el("td", {}, sign(note.before)),
       el("td", {}, sign(note.accuracy)), el("td", {}, note.low === null ? "–" : `${note.low.toFixed(1)} to ${note.high.toFixed(1)}`)));
     main.replaceChildren(
-      el("p", { className: "lead" }, `Now: ${app.state.estimate}. Each image is judged by a head that was fitted without it. “Before” is the fit before, judged by the same labels.`),
+      el("p", { className: "lead" }, `Now: ${app.state.estimate}. Each image is judged by a head that was fitted without it. “Fit before” is the one before it, judged by the same, corrected labels.`),
       rows.length
-        ? el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["trained", "images", "labels changed", "before", "after", "95 %"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows)))
+        ? el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["trained", "images", "labels changed", "fit before", "accuracy", "95 %"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows)))
         : el("p", { className: "empty" }, "It was not trained again yet. Correct some labels, then press Train again."));
   };
   draw();
