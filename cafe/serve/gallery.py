@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cafe.curation.unlabelled import encoded_images
 from cafe.datasets.list_folder import images_below
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
-from cafe.extract.encode_images import encode_all
 from cafe.features.task import class_text
 from cafe.features.tensors import ClassText, Features
 from cafe.progress import Progress
@@ -70,13 +70,13 @@ class Gallery:
 
     def add_unlabelled(
         self, folder: Path, encoder: Encoder, progress: Progress | None = None
-    ) -> None:
-        """Encode the images below a folder; one that cannot be read is left out.
+    ) -> list[str]:
+        """Encode the images below a folder; returns those that cannot be read, with the reason.
 
         Raises
         ------
-        InputError
-            If there is no folder, or no image in it.
+        CafeError
+            If there is no folder, or no image in it that can be read.
         """
         if not folder.is_dir():
             raise InputError(f"no folder '{folder}' of unlabelled images; check unlabelled=.")
@@ -85,12 +85,12 @@ class Gallery:
             raise InputError(f"'{folder}' has no image; unlabelled= is a folder of images.")
         paths = [(folder / name).as_posix() for name in ids]
         options = LoaderOptions(progress=progress)
-        x = torch.from_numpy(encode_all(encoder, paths, options, "skip"))
-        read = ~x[:, 0].isnan()
-        self.ids += [path for path, fine in zip(paths, read.tolist(), strict=True) if fine]
-        self.splits += [UNLABELLED] * int(read.sum())
-        self.labels = torch.cat([self.labels, torch.full((int(read.sum()),), -1)])
-        self.x = torch.cat([self.x, x[read]])
+        found, unread = encoded_images(self.cache, encoder, paths, options)
+        self.ids += found.ids
+        self.splits += [UNLABELLED] * len(found.ids)
+        self.labels = torch.cat([self.labels, torch.full((len(found.ids),), -1)])
+        self.x = torch.cat([self.x, found.x])
+        return unread
 
     def split_features(self, y: Tensor) -> dict[str, Features]:
         """The labelled images as splits to fit on; new ones are of the training images.

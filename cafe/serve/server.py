@@ -136,14 +136,16 @@ def _open(
     loaded = load_model(model, device=device)
     gallery = pictures = None
     try:
-        folder = None if cache is None else Path(cache)
-        gallery = Gallery(find_cache(loaded.saved, head_of_model(Path(model)), folder))
+        root = None if cache is None else Path(cache)
+        gallery = Gallery(find_cache(loaded.saved, head_of_model(Path(model)), root))
     except CacheError as error:
         note(f"only predictions are served: {error}")
     if unlabelled is not None:
         if gallery is None:
             raise InputError("unlabelled= needs the cache that the model was fitted on.")
-        gallery.add_unlabelled(Path(unlabelled), loaded.predictor.encoder, progress)
+        folder = Path(unlabelled)
+        for line in gallery.add_unlabelled(folder, loaded.predictor.encoder, progress):
+            note(f"skipped {line}")
     if gallery is not None:
         pictures = Pictures(gallery, images, loaded.record.command)
         if not pictures.at_hand:

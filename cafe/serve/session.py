@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cafe.curation.next_images import next_images
 from cafe.curation.suggestions import Suggestion
 from cafe.datasets.open_image import open_image
 from cafe.errors import CafeError, InputError, counted, one_line
+from cafe.features.tensors import Features
 from cafe.inference.fitted_model import model_of
 from cafe.inference.model import Model
 from cafe.inference.neighbours import NeighbourIndex
@@ -25,6 +27,9 @@ from cafe.serve.looks import Look, look_at
 
 MOST_PIXELS = 64_000_000
 """Of an image that is sent."""
+
+MOST_NEXT = 200
+"""Images that are chosen to be labelled next."""
 
 CORRECTIONS = "corrections.csv"
 """In the model's folder."""
@@ -52,6 +57,7 @@ class Session:
         self.busy, self.error, self.version, self._closed = "", "", 0, False
         self._encoding, self._changing = threading.Lock(), threading.Lock()
         self._worker: threading.Thread | None = None
+        self._next = torch.zeros(0, dtype=torch.int64)
         self._rows: dict[str, list[int]] = {}
         if gallery is not None:
             for row, name in enumerate(gallery.ids):
@@ -133,9 +139,21 @@ class Session:
         gallery = self._gallery()
         said = self.corrections.rows()
         open_ = torch.tensor([name not in said for name in gallery.ids], dtype=torch.bool)
-        fresh = (open_ & (gallery.labels < 0)).nonzero().squeeze(1)
-        rows = fresh if len(fresh) else open_.nonzero().squeeze(1)
+        if len(self._next):
+            return self._next[open_[self._next]]
+        rows = open_.nonzero().squeeze(1)
         return self.look.least_sure(rows) if self.look is not None else rows
+
+    def _choose_next(self, y: Tensor) -> Tensor:
+        """Unlabelled images in the order in which a label is worth most."""
+        gallery = self._gallery()
+        fresh, known = (y < 0).nonzero().squeeze(1), (y >= 0).nonzero().squeeze(1)
+        if not len(fresh):
+            return fresh
+        labelled = Features(gallery.x[known], y[known])
+        text = None if gallery.text.equal else gallery.text
+        chosen = next_images(gallery.x[fresh], MOST_NEXT, labelled=labelled, text=text)
+        return fresh[torch.from_numpy(chosen)]
 
     def _gallery(self) -> Gallery:
         if self.gallery is None:
@@ -198,6 +216,7 @@ class Session:
             if before is not None and not read_history(self.folder):
                 note_fit(self.folder, FitNote.of(before, None, self._changed(before.y)))
             note_fit(self.folder, FitNote.of(look, before, self._changed(y)))
+        self._next = self._choose_next(y)
         self.look, self.trained = look, y if save else self.trained
 
     def _changed(self, y: Tensor) -> int:

@@ -10,13 +10,11 @@ from torch import Tensor
 from cafe.inference.prediction import Prediction
 from cafe.serve.history import read_history
 from cafe.serve.pictures import Pictures
-from cafe.serve.session import Session
+from cafe.serve.session import MOST_NEXT, Session
 
 View = Literal["all", "confused", "suspicious", "said", "next"]
 """Which images: of a class or all; of a pair of label and guess; likely label errors; those that a
 person corrected or confirmed; those to label or to look at next."""
-
-_MOST_NEXT = 200
 
 
 def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def _rows(session: Session, view: View, label: int | None, guess: int | None) ->
     elif view == "said":
         rows = everything[is_said]
     elif view == "next":
-        rows = session.next_rows()[:_MOST_NEXT]
+        rows = session.next_rows()[:MOST_NEXT]
     else:
         rows = everything
     return rows if label is None else rows[y[rows] == label]
