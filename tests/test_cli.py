@@ -29,6 +29,7 @@ from cafe_cli.main import app, main, name_options
 
 COMMANDS = [
     ["demo"],
+    ["serve"],
     ["train"],
     ["next"],
     ["extract"],

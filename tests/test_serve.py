@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from cafe.serve.corrections import CONFIRMED, Corrections
 from cafe.serve.gallery import Gallery
 from cafe.serve.history import HISTORY, read_history
 from cafe.serve.pictures import Pictures
-from cafe.serve.session import CORRECTIONS, MOST_PIXELS, Session
+from cafe.serve.session import CORRECTIONS, Session
+from cafe.serve.uploads import MOST_PIXELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOCAL = "http://127.0.0.1:8000"
@@ -580,3 +583,25 @@ def test_without_a_cache_predictions_are_served(work: Path, tmp_path: Path) -> N
     assert client.post("/api/train").status_code == 409
     assert client.get("/api/images?view=all").json()["total"] == 0
     assert len(client.get("/api/classes").json()) == 10
+
+
+def test_a_test_split_of_its_own_stays_the_estimate(tmp_path: Path) -> None:
+    digits = some_digits()
+    items = digits.splits["train"]
+    splits = {"train": items[::2], "test": items[1::2]}
+    make_model(tmp_path, replace(digits, splits=splits, source="theirs"))
+    session = open_session(tmp_path)
+    assert session.look is not None
+    estimate = session.look.fitted.estimate
+    assert estimate is not None
+    assert (estimate.source, estimate.images) == ("test split", 150)
+    assert not session.look.own.isnan().any()  # training images are judged too, in folds
+    assert estimate == session.model.record.estimate
+
+
+def test_what_is_missing_is_told(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cafe.serve.server import serve
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(CafeError, match=r"cafe-clip\[serve\]"):
+        serve(work / "model", port=0)

@@ -66,6 +66,7 @@ def serve(
         If the model cannot be loaded, the address cannot be had, or a package is missing.
     """
     try:
+        import python_multipart  # noqa: F401  FastAPI looks for it late
         import uvicorn
 
         from cafe.serve.access import Access, is_loopback
@@ -77,6 +78,7 @@ def serve(
         session, pictures = _open(model, images, unlabelled, cache, device, progress, note)
         token = "" if is_loopback(host) else secrets.token_urlsafe(32)
         port = listener.getsockname()[1]
+        listener.listen(128)  # who reads the address may ask at once, and waits
         shown = f"[{host}]" if ":" in host else host
         on_ready(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""))
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

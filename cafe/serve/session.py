@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cafe.curation.next_images import next_images
 from cafe.curation.suggestions import Suggestion
-from cafe.datasets.open_image import open_image
 from cafe.errors import CafeError, InputError, counted, one_line
 from cafe.features.tensors import Features
 from cafe.inference.fitted_model import model_of
@@ -24,9 +23,7 @@ from cafe.serve.corrections import CONFIRMED, CORRECTED, NEW, Corrections
 from cafe.serve.gallery import Gallery
 from cafe.serve.history import FitNote, note_fit, read_history
 from cafe.serve.looks import Look, look_at
-
-MOST_PIXELS = 64_000_000
-"""Of an image that is sent."""
+from cafe.serve.uploads import refusal
 
 MOST_NEXT = 200
 """Images that are chosen to be labelled next."""
@@ -245,15 +242,3 @@ class Session:
         self._predictor = self._new_predictor(made.predictor)
         self.model = made
         made.save(self.folder)
-
-
-def refusal(image: bytes) -> str:
-    """Why an image that was sent is not looked at; "" where it may be."""
-    try:
-        with open_image(image) as opened:
-            width, height = opened.size
-    except Exception as error:
-        return one_line(error)
-    if width * height > MOST_PIXELS:
-        return f"{width} x {height} pixels are more than the {MOST_PIXELS:,} that are taken"
-    return ""
