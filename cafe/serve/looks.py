@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cafe.curation.label_errors import Judges, find_label_errors
 from cafe.features.task import Task
+from cafe.features.tensors import Features
 from cafe.inference.fitted_model import has_own_test
 from cafe.methods.base import Context
 from cafe.methods.catalog import find_method
@@ -34,6 +36,8 @@ class Look:
         The likeliest classes and their probabilities. (N, 3) or fewer classes
     own : Tensor
         Probability of the label; NaN where no head judged the image. (N,)
+    errors : Tensor
+        Rows whose label is probably wrong, as `cafe check` finds them, the surest first.
     """
 
     fitted: Fitted
@@ -41,6 +45,7 @@ class Look:
     top: Tensor
     p: Tensor
     own: Tensor
+    errors: Tensor
 
     @property
     def guess(self) -> Tensor:
@@ -59,9 +64,12 @@ class Look:
         return [(*pair, count) for pair, count in Counter(pairs).most_common(most)]
 
     def suspects(self, y: Tensor) -> Tensor:
-        """Rows whose guess is another class than the label, the surest first."""
+        """Rows whose guess is another class than the label: likely errors, then the surest."""
         wrong = (~self.own.isnan() & (y >= 0) & (self.guess != y)).nonzero().squeeze(1)
-        return wrong[(self.p[wrong, 0] - self.own[wrong]).argsort(descending=True, stable=True)]
+        surest = self.own[wrong] - self.p[wrong, 0]
+        place = torch.full((len(y),), 1.0)  # behind all likely errors, which stand below -2
+        place[self.errors] = torch.arange(len(self.errors)) / max(1, len(self.errors)) - 4
+        return wrong[torch.where(place[wrong] < -2, place[wrong], surest).argsort(stable=True)]
 
     def least_sure(self, rows: Tensor) -> Tensor:
         """The same rows, those first whose two likeliest classes are nearest."""
@@ -125,15 +133,19 @@ def _answers(gallery: Gallery, y: Tensor, fitted: Fitted) -> Look:
         torch.zeros(shape, dtype=torch.int64),
         torch.zeros(shape),
         torch.full((count,), torch.nan),
+        torch.zeros(0, dtype=torch.int64),
     )
     labelled = gallery.labelled_rows(y)
+    images = Features(gallery.x[labelled], y[labelled])
+    judges = Judges(fitted.head.method, images, tuple(fitted.judges), classes)
+    found = find_label_errors(judges, images.y)
     judged = torch.zeros(count, dtype=torch.bool)
     for head, out in fitted.judges:
         rows = labelled[out]
         judged[rows] = True
         _fill(look, rows, gallery, head, is_judge=True)
     _fill(look, (~judged).nonzero().squeeze(1), gallery, fitted.head, is_judge=False)
-    return look
+    return replace(look, errors=labelled[[error.row for error in found]])
 
 
 def _fill(look: Look, rows: Tensor, gallery: Gallery, head: Head, *, is_judge: bool) -> None:
