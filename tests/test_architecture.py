@@ -30,7 +30,7 @@ RESTRICTED = {
     "rich": {"cli"},
 }
 MOST_LOOSE_MODULES = 5
-FOLDERS = 13
+FOLDERS = 14
 
 
 def load_tool() -> ModuleType:
