@@ -162,11 +162,11 @@ def test_data_files_are_package_data() -> None:
 
 
 def test_commands_call_the_library_and_little_else() -> None:
-    """No function of the command line has more than 45 lines below its declared options."""
+    """No function of the command line has more than 55 lines below its declared options."""
     lengths = {
         f"{path.name}: {node.name}": (node.end_lineno or 0) - node.body[0].lineno + 1
         for path in (ROOT / "cli").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     }
-    assert {name: lines for name, lines in lengths.items() if lines > 45} == {}
+    assert {name: lines for name, lines in lengths.items() if lines > 55} == {}

@@ -38,7 +38,6 @@ COMMANDS = [
     ["report"],
     ["grid"],
     ["meta-train"],
-    ["next"],
     ["predict"],
     ["export"],
     ["check"],
