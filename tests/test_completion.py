@@ -20,7 +20,7 @@ CASES = [
     ("fit --model R", ["RN50"]),
     ("fit --method tip-adapter", ["tip-adapter", "tip-adapter-f"]),
     ("compare --method gda,kn", ["gda,knn"]),
-    ("methods z", ["zero-shot"]),
+    ("methods z", ["zero-shot", "zlap"]),
     ("predict runs --method linear", ["linear-probe"]),
     ("extract dig", ["digits"]),
     ("extract stan", ["stanford_cars"]),

@@ -24,7 +24,7 @@ from cafe.inference import export, graphs
 from cafe.inference.graphs import HeadGraph, trace
 from cafe.inference.predictor import record_of_head
 from cafe.methods.base import Context
-from cafe.methods.catalog import CATALOG, make_method
+from cafe.methods.catalog import CATALOG, find_method, make_method
 from cafe.results.runs import find_head
 from cafe.results.saved_head import SavedHead
 
@@ -59,7 +59,14 @@ def execute(code: list[str], folder: Path, **names: Any) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("name", CATALOG)
+IN_GRAPHS = [name for name in CATALOG if not find_method(name).head.no_graph]
+
+
+def test_heads_of_pools_alone_are_in_no_graph() -> None:
+    assert {*CATALOG} - {*IN_GRAPHS} == {"transclip", "stata", "zlap"}
+
+
+@pytest.mark.parametrize("name", IN_GRAPHS)
 def test_every_head_goes_into_a_graph(name: str) -> None:
     train = draw_task()
     settings = {"epochs": 2, **settings_for(name)}

@@ -55,7 +55,8 @@ def neighbour_graph(index: Any, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def symmetric(cosines: Tensor, rows: Tensor, count: int) -> Tensor:
-    """`W + W^T` of neighbours (N, k), sparse. (N, N)"""
+    """`W + W^T` of neighbours (N, k), sparse and on the CPU, as faiss is. (N, N)"""
+    cosines, rows = cosines.cpu(), rows.cpu()
     here = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows).reshape(-1)
     there, values = rows.reshape(-1), cosines.clamp_min(0).reshape(-1)
     pairs = torch.stack([torch.cat([here, there]), torch.cat([there, here])])
@@ -66,3 +67,9 @@ def sparse(pairs: Tensor, values: Tensor, count: int) -> Tensor:
     """A sparse matrix of (2, n) places and their values, which add up. (N, N)"""
     size = count, count
     return torch.sparse_coo_tensor(pairs, values, size, check_invariants=False).coalesce()
+
+
+def product(graph: Tensor, z: Tensor) -> Tensor:
+    """A sparse matrix on the CPU times z (N, C), where z is. (N, C)"""
+    found: Tensor = torch.sparse.mm(graph, z.cpu())
+    return found.to(z.device)

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from cafe.features.tensors import ClassText
 from cafe.methods.head import Head
-from cafe.methods.transductive.graph import index_of, neighbour_graph, sparse, symmetric
+from cafe.methods.transductive.graph import index_of, neighbour_graph, product, sparse, symmetric
 from cafe.methods.transductive.pool_head import (
     NEIGHBOURS,
     TEMPERATURE,
@@ -67,7 +67,7 @@ def pool_graph(x: Tensor) -> Tensor:
     """`(W + W^T) / 2k` of the pool, sparse. (N, N)"""
     k = min(NEIGHBOURS, len(x) - 1)
     if k < 1:  # a pool of one image
-        return sparse(torch.zeros(2, 0, dtype=torch.long), x.new_zeros(0), 1)
+        return sparse(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0), 1)
     return symmetric(*neighbour_graph(index_of(x), x, k), len(x)) / (2 * k)
 
 
@@ -83,7 +83,7 @@ def update_answers(
 ) -> Tensor:
     """A few steps of the answers of the pool, the Gaussians held. (N, C)"""
     for _ in range(STEPS):
-        votes = torch.sparse.mm(graph, z)  # (N, C)
+        votes = product(graph, z)  # (N, C)
         for rows in torch.split(torch.arange(len(x), device=x.device), _ROWS):
             density = log_density(x[rows], mu, variance) / TEMPERATURE
             votes[rows] += density + p[rows].clamp_min(_FLAT).log()

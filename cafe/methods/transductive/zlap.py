@@ -14,7 +14,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
 from cafe.methods.checks import check_count, check_share
 from cafe.methods.head import Head
-from cafe.methods.transductive.graph import index_of, neighbour_graph, sparse, symmetric
+from cafe.methods.transductive.graph import index_of, neighbour_graph, product, sparse, symmetric
 from cafe.methods.transductive.lda_prior_pooled import need_pool
 from cafe.methods.transductive.pool_head import LEAST, PoolHead
 
@@ -99,7 +99,7 @@ class Zlap(Method):
         """Shares of the classes at every node. (N + C, C)"""
         f = y
         for _ in range(ROUNDS):
-            f = self.alpha * torch.sparse.mm(graph, f) + y
+            f = self.alpha * product(graph, f) + y
         return f
 
 
