@@ -24,9 +24,11 @@ def test_a_record(run: Path) -> None:
     title, head, *rows = repr(record).splitlines()
     assert title == f"Record of digits with nano.glyphs, saved in '{run}'"
     assert head.split() == ["accuracy", "%", "1", "shot", "4", "shots"]
-    assert [row.split()[0] for row in rows] == ["zero-shot", "nearest-class", "clip-adapter"]
+    assert [row.split()[:2] for row in rows] == [
+        [f"{name},", "inductive"] for name in ("zero-shot", "nearest-class", "clip-adapter")
+    ]
     assert f"{record.results[-1].accuracy.mean:.2f} ± " in rows[-1]
-    assert "<td>clip-adapter</td>" in record._repr_html_()
+    assert "<td>clip-adapter, inductive</td>" in record._repr_html_()
 
 
 def test_a_result_shows_neither_heads_nor_pages(run: Path) -> None:
@@ -42,6 +44,7 @@ def test_heads_and_predictors(run: Path) -> None:
         "encoder",
         "classes",
         "accuracy",
+        "learning",
         "temperature",
     ]
     assert lines[3].split(maxsplit=1)[1] == "10: zero, one, two, ..."
@@ -54,8 +57,8 @@ def test_results_that_are_not_there_are_blank() -> None:
     one, other = (Result(m, s, {}, summarize([50.0]), 1.0) for m, s in (("a", 1), ("b", "all")))
     assert accuracy_rows([one, other]) == [
         ["accuracy %", "1 shot", "all shots"],
-        ["a", "50.00", ""],
-        ["b", "", "50.00"],
+        ["a, inductive", "50.00", ""],
+        ["b, inductive", "", "50.00"],
     ]
 
 
