@@ -69,7 +69,8 @@ def refuse_present(path: Path, *, replace: bool) -> None:
 def count_images(cache: FeatureCache) -> str:
     """`600 train, 200 val, 997 test images`."""
     *others, (split, count) = cache.counts.items()
-    return ", ".join([*(f"{n:,} {name}" for name, n in others), counted(count, f"{split} image")])
+    last = counted(count, f"{split} {cache.noun}")
+    return ", ".join([*(f"{n:,} {name}" for name, n in others), last])
 
 
 def summarize_cache(cache: FeatureCache) -> dict[str, Any]:

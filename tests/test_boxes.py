@@ -72,6 +72,14 @@ def test_a_list_of_results_is_about_the_images_of_another_file(write: Write) -> 
     assert found.scores.tolist() == [0.25]
     with pytest.raises(DatasetError, match="a list of results, which names no images"):
         read_coco(write(rows, "results.json"))
+    # a class-agnostic detector has a category of its own, which says nothing
+    rows = [row | {"category_id": number} for row in rows for number in (1, 20)]
+    assert read_coco(write(rows, "results.json"), like).labels.tolist() == [-1, 1]
+
+
+def test_annotations_may_say_the_name_of_their_image(write: Write) -> None:
+    named = [row | {"file_name": "a.png"} for row in coco()["annotations"]]
+    assert len(read_coco(write(coco(annotations=named)))) == len(named)
 
 
 OTHER = {"id": 3, "file_name": "b.png"}

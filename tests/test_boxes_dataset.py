@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from making import draw_image
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
@@ -20,6 +21,11 @@ from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.dataset import Dataset
 from cafe.errors import CacheFormatError, CafeError, DatasetError, InputError, MissingFilesError
 from cafe.extract.crops import crop_square
+from cafe.features.task import load_task
+from cafe.features.tensors import ClassText, Features, TrainingSet, join
+from cafe.methods.base import Job, Validation
+from cafe.methods.stacking import weighing_folds
+from cafe.methods.validation import folds_for
 from cafe.store import FeatureCache
 from cafe.store.merge import merge_caches
 from cafe_cli.main import app
@@ -311,7 +317,11 @@ def test_the_command_line_goes_from_boxes_to_a_report(photos: Photos) -> None:
     page = folder.parent / "report.html"
     shown = run(app, ["report", str(runs), "-o", str(page), "--images", str(folder)])
     assert shown.exit_code == 0, shown.output
-    assert "data:image/jpeg;base64," in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in text
+    assert "The test boxes in two dimensions" in text
+    assert "test images" not in text
+    assert "2 training boxes per class" in text
     bad = run(app, ["extract", "--dataset", str(folder), *boxes, "--context", "x"])
     assert "--context x is not understood" in str(bad.exception)
 
@@ -324,6 +334,26 @@ def test_train_folds_by_image(photos: Photos) -> None:
     )  # fmt: skip
     assert model.record.estimate is not None
     assert "boxes" in model.record.brief
+
+
+def test_folds_inside_the_shots_are_by_image(photos: Photos) -> None:
+    cache, _ = extract(photos(30))
+    task = load_task(cache)
+    for rows in (torch.arange(len(task.splits["train"])), torch.tensor([2, 0])):
+        names = [cache.ids("train")[row].rpartition("#")[0] for row in rows]
+        shots = task.splits["train"][rows].to("cpu")
+        assert shots.groups is not None
+        same = shots.groups[:, None] == shots.groups
+        assert (same == (np.array(names)[:, None] == np.array(names))).all()
+    everything = join([split.to("cpu") for split in task.splits.values()])
+    assert everything.groups is not None
+    assert len(np.unique(everything.groups)) == len(
+        {name.rpartition("#")[0] for split in cache.counts for name in cache.ids(split)}
+    )
+    # both copies of a box are held out together, whatever the method
+    shots = Features(torch.eye(4, 8), torch.tensor([0, 0, 1, 1]), groups=np.array([5, 5, 7, 7]))
+    train = TrainingSet(shots, ClassText(torch.eye(2, 8)[:, None], ("a", "b"), 10.0))
+    assert folds_for(Job(train, Validation("cv"))) == weighing_folds(train, 0) == []
 
 
 def test_a_dataset_of_boxes_is_pickled_for_a_cluster(photos: Photos) -> None:

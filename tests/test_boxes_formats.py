@@ -115,6 +115,36 @@ def test_lists_that_do_not_fit_are_refused(files: Files) -> None:
         read_boxes(root)
 
 
+def test_lists_tell_images_of_one_name_apart_by_their_folders(files: Files) -> None:
+    box = voc(("x", 1, 1, 5, 5))
+    root = files(
+        {
+            "Annotations/one/1.xml": box,
+            "Annotations/two/1.xml": box,
+            "ImageSets/Main/train.txt": "./one/1.jpg",
+            "ImageSets/Main/test.txt": "/data/JPEGImages/two/1",
+        }
+    )
+    boxes = read_boxes(root)
+    assert dict(zip(boxes.images, boxes.splits or (), strict=True)) == {
+        "one/1": "train",
+        "two/1": "test",
+    }
+    files({"ImageSets/Main/test.txt": "1"})  # both are meant
+    with pytest.raises(DatasetError, match="an image is in one split"):
+        read_boxes(root)
+
+
+def test_yolo_folders_and_lists_with_a_year(files: Files) -> None:
+    text, names = "0 0.5 0.5 0.5 0.5\n", {"classes.txt": "cat\n"}
+    root = files({**names, "labels/train2017/a.txt": text, "labels/val2017/b.txt": text})
+    assert read_boxes(root).splits == ("train", "val")
+    lists = {"train2017.txt": "./images/x/a.jpg\n", "val2017.txt": "./images/y/a.jpg\n"}
+    root = files({f"more/{name}": text for name, text in (names | lists).items()}) / "more"
+    files({f"more/labels/{name}/a.txt": text for name in "xy"})
+    assert read_boxes(root).splits == ("train", "val")
+
+
 TABLE = "path,x,y,w,h,label,split\na/1.png,1,2,3,4,dog,train\na\\1.png,0,0,9,9,cat,train\n"
 
 

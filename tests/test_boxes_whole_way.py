@@ -123,6 +123,8 @@ def test_train_on_boxes_with_self_training(
             ("predict", "runs", "photos", "--boxes", "proposals.json", "-o", "proposals.json"),
             "is a file that is read",
         ),
+        (("cache", "verify", "photos", "--sample", "2"), "holds boxes; 'cafe extract' with"),
+        (("compare", "--paper", "--self-train", "2"), "--paper takes every cache"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_a_line(
@@ -138,6 +140,19 @@ def test_what_cannot_be_meant_is_said_in_a_line(
     assert said in answer.err
     assert "Traceback" not in answer.err
     assert answer.out == ""
+
+
+def test_compare_takes_self_train_on_the_command_line(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    words = ("compare", "photos", "--method", "gda", "--shots", "4", "--seeds", "1", "--json")
+    answer = call(monkeypatch, capsys, *words, "--self-train", "2", "--self-train-rounds", "2")
+    assert answer.code == 0, answer.err
+    (result,) = json.loads(answer.out)["results"]
+    heads = result["params"]["self_training"]
+    about = heads[0] if isinstance(heads, list) else heads
+    assert (about["most"], about["rounds"]) == (2, 2)
 
 
 def test_compare_trains_all_but_the_baselines(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -109,3 +110,15 @@ def test_the_first_folds_that_hold_enough(images: int, count: int) -> None:
 def test_refuses(shots: int, seed: int) -> None:
     with pytest.raises(InputError, match="must be at least"):
         draw_shots(torch.tensor([0, 1]), shots, seed)
+
+
+def test_groups_stay_in_one_fold_and_single_ones_change_nothing() -> None:
+    labels = torch.arange(3).repeat_interleave(8)
+    images = np.arange(24) // 2  # two boxes on each
+    folds = draw_folds(labels, 0, groups=images)
+    assert len(folds) > 1
+    for kept, out in folds:
+        assert not {*images[kept.numpy()]} & {*images[out.numpy()]}
+    alone = draw_folds(labels, 0, groups=np.arange(24)[::-1].copy())
+    for some, others in zip(alone, draw_folds(labels, 0), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))

@@ -79,7 +79,7 @@ def fit_judges(
     progress: Progress | None = None,
 ) -> Judges:
     """Fit a method on folds of all images; the only image of a class is judged by none."""
-    folds = draw_folds(images.y, 0) if len(text.names) > 1 else []
+    folds = draw_folds(images.y, 0, groups=images.groups) if len(text.names) > 1 else []
     fitted = make_method(method, context or Context(), {})
     parts = []
     for number, (kept, out) in enumerate(folds):

@@ -125,7 +125,7 @@ def draw_folds(
         Folds at most.
     groups : ndarray, optional
         Rows of one group, as boxes on one image, are held out together. A class of one group is
-        held out nowhere. (N,)
+        held out nowhere. Where each row is a group of its own, folds are as without. (N,)
 
     Returns
     -------
@@ -134,7 +134,7 @@ def draw_folds(
         2.
     """
     y = labels.cpu().numpy()
-    if groups is not None:
+    if groups is not None and len(np.unique(groups)) < len(groups):
         return _folds_of(_group_folds(y, groups, seed, most), most)
     folds = min(int(np.bincount(y).max(initial=0)), most)
     if folds < 2:

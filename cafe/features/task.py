@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,8 @@ class StoredFeatures:
     ----------
     y : Tensor
         Class indices, int64. (N,)
+    groups : ndarray or None
+        As of `Features`.
     """
 
     def __init__(self, cache: FeatureCache, split: str, rows: Tensor | None = None) -> None:
@@ -49,6 +51,12 @@ class StoredFeatures:
         return self._read(rows if self._rows is None else self._rows[rows])
 
     @cached_property
+    def groups(self) -> NDArray[np.int64] | None:
+        """The image that each box lies on; None where items are images. (N,)"""
+        groups = image_groups(self._cache, [self._split])
+        return groups if groups is None or self._rows is None else groups[self._rows.numpy()]
+
+    @cached_property
     def whole(self) -> Features:
         """All of it in memory, but for spatial maps."""
         return self._read(self._rows)
@@ -62,7 +70,10 @@ class StoredFeatures:
             None if rows is None else rows.cpu().numpy(),
             dtype=None if numbers > LARGE else np.float32,
         )
-        return _tensors(read, self._maps(torch.arange(count) if rows is None else rows))
+        groups = image_groups(self._cache, [self._split])
+        if groups is not None and rows is not None:
+            groups = groups[rows.cpu().numpy()]
+        return _tensors(read, self._maps(torch.arange(count) if rows is None else rows), groups)
 
     def _maps(self, rows: Tensor) -> SpatialMaps | None:
         cache, split = self._cache, self._split
@@ -155,11 +166,14 @@ def load_task(cache: FeatureCache) -> Task:
     )
 
 
-def image_groups(cache: FeatureCache) -> NDArray[np.int64] | None:
+def image_groups(
+    cache: FeatureCache, splits: Iterable[str] | None = None
+) -> NDArray[np.int64] | None:
     """The image that each box lies on, split after split; None where items are images. (N,)"""
     if cache.noun == "image":
         return None
-    names = [name.rpartition("#")[0] for split in cache.counts for name in cache.ids(split)]
+    chosen = cache.counts if splits is None else splits
+    names = [name.rpartition("#")[0] for split in chosen for name in cache.ids(split)]
     groups: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
     return groups
 
@@ -171,7 +185,9 @@ def class_text(header: Header) -> ClassText:
     return ClassText(features, names, header.logit_scale, header.logit_bias or 0.0)
 
 
-def _tensors(arrays: SplitArrays, maps: SpatialMaps | None) -> Features:
+def _tensors(
+    arrays: SplitArrays, maps: SpatialMaps | None, groups: NDArray[np.int64] | None
+) -> Features:
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
     x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
-    return Features(x, y, views, maps)
+    return Features(x, y, views, maps, groups)

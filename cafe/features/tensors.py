@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -81,12 +83,16 @@ class Features:
         Raw features of augmented views, view 0 being the plain one. (N, V, D)
     spatial_maps : SpatialMaps or None
         Spatial maps. (N, T, D)
+    groups : ndarray or None
+        The image that each box lies on, so that no fold splits it; None where items are images.
+        (N,) int64
     """
 
     x: Tensor  # (N, D)
     y: Tensor  # (N,)
     views: Tensor | None = None  # (N, V, D)
     spatial_maps: SpatialMaps | None = None  # (N, T, D)
+    groups: NDArray[np.int64] | None = None  # (N,)
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -101,7 +107,8 @@ class Features:
     def __getitem__(self, rows: Tensor) -> Features:
         views = None if self.views is None else self.views[rows]
         maps = None if self.spatial_maps is None else self.spatial_maps[rows]
-        return Features(self.x[rows], self.y[rows], views, maps)
+        groups = None if self.groups is None else self.groups[rows.cpu().numpy()]
+        return Features(self.x[rows], self.y[rows], views, maps, groups)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -112,7 +119,7 @@ class Features:
         """The same features on another device."""
         views = None if self.views is None else self.views.to(device)
         maps = None if self.spatial_maps is None else self.spatial_maps.to(device)
-        return Features(self.x.to(device), self.y.to(device), views, maps)
+        return Features(self.x.to(device), self.y.to(device), views, maps, self.groups)
 
     def inputs(self, *, spatial: bool = False) -> Tensor:
         """What a head takes of these images.
@@ -155,8 +162,17 @@ class Features:
 
 
 def join(parts: Sequence[Features]) -> Features:
-    """Plain features of several splits as one, in order; views and maps are left out."""
-    return Features(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    """Plain features of several splits as one, in order; views and maps are left out.
+
+    No image has boxes in two splits, so the groups of each part stay apart.
+    """
+    groups: NDArray[np.int64] | None = None
+    for part in parts:
+        if part.groups is not None:
+            own = part.groups if groups is None else part.groups + (groups.max(initial=-1) + 1)
+            groups = own if groups is None else np.concatenate([groups, own])
+    x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+    return Features(x, y, groups=groups)
 
 
 @dataclass(frozen=True)

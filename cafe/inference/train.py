@@ -15,7 +15,7 @@ from cafe.errors import CafeError, InputError, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.extract.prepare import load_named
 from cafe.features.pool import INDUCTIVE
-from cafe.features.task import image_groups, load_task
+from cafe.features.task import load_task
 from cafe.inference.fitted_model import has_own_test, model_of
 from cafe.inference.model import Model, load_model
 from cafe.inference.model_words import unreadable
@@ -251,7 +251,6 @@ class _Training:
             self.methods,
             settings,
             own_test=own_test,
-            groups=image_groups(cache),
             context=self.context,
             progress=self.progress,
         )

@@ -10,22 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.errors import InputError
-from cafe.features.splits import draw_folds
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import NO_VALIDATION, BatchedMethod, Job, Method, Validation
 from cafe.methods.head import Head, predict, predict_in_blocks
-from cafe.methods.validation import Fold, folds_for, make_folds, pick_best
+from cafe.methods.validation import Fold, folds_for, pick_best
 
 SETTING = "self_train"
 """Name of the setting that asks for it; any method takes it."""
 
 PARAM = "self_training"
 """Name of the part of a head's params that says what happened."""
+
+_FOLDS = Validation("cv")
 
 _ROWS = 1 << 16  # of the pool at a time
 
@@ -164,7 +166,11 @@ class SelfTrained(BatchedMethod):
         if views is not None:  # a pseudo-shot is its only view
             views = torch.cat([views.float(), new.x[:, None].expand(-1, views.shape[1], -1)])
         x = torch.cat([old.x.float(), new.x])
-        return TrainingSet(Features(x, torch.cat([old.y, new.y]), views), train.text)
+        groups = old.groups
+        if groups is not None:  # proposals without a label lie on images without shots
+            groups = np.append(groups, groups.max() + 1 + np.arange(len(new)))
+        y = torch.cat([old.y, new.y])
+        return TrainingSet(Features(x, y, views, groups=groups), train.text)
 
 
 def weighted_means(x: Tensor, weights: Tensor, count: int) -> Tensor:
@@ -200,8 +206,7 @@ def weighted_means(x: Tensor, weights: Tensor, count: int) -> Tensor:
 
 def _folds(job: Job) -> list[Fold]:
     """Where rounds are judged: the job's own folds, or folds of its shots whatever the protocol."""
-    own = folds_for(job)
-    return own or make_folds(job.train, draw_folds(job.train.features.y, job.seed))
+    return folds_for(job) or folds_for(job._replace(validation=_FOLDS))
 
 
 def _with_folds(jobs: Sequence[Job], folds: Sequence[Sequence[Fold]]) -> list[Job]:

@@ -28,7 +28,8 @@ def weighing_folds(train: TrainingSet, seed: int) -> list[Fold]:
     list of Fold
         As many of those of `draw_folds` as hold `ENOUGH` images together.
     """
-    return make_folds(train, first_folds(draw_folds(train.features.y, seed), ENOUGH))
+    folds = draw_folds(train.features.y, seed, groups=train.features.groups)
+    return make_folds(train, first_folds(folds, ENOUGH))
 
 
 def log_likelihood(logits: Tensor, y: Tensor) -> Tensor:

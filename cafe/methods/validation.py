@@ -54,7 +54,7 @@ def folds_for(job: Job) -> list[Fold]:
         return [Fold(train, validation.features)]
     if validation.protocol != "cv":
         return []
-    return make_folds(train, draw_folds(train.features.y, seed))
+    return make_folds(train, draw_folds(train.features.y, seed, groups=train.features.groups))
 
 
 def make_folds(train: TrainingSet, rows: Rows) -> list[Fold]:

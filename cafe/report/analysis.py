@@ -25,6 +25,7 @@ from cafe.results.result import Result
 from cafe.results.runs import head_file
 from cafe.results.saved_head import load_head
 from cafe.store import FeatureCache
+from cafe.store.key import say_items
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.diagnostics import bins_json
 from cafe.study.score_head import score_head
@@ -139,7 +140,7 @@ def analyse(
         labels=test.y[points].tolist(),
         before=before,
         after=None if adapted is None else project(adapted.numpy(), before)[0],
-        projection=projection,
+        projection=say_items(projection, cache.noun),
         reliability=_reliability(scores),
         temperature=temperature,
         losses=losses,

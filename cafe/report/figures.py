@@ -15,6 +15,7 @@ from cafe.errors import counted
 from cafe.report.heat_maps import HeatMap
 from cafe.report.report_data import ReportData
 from cafe.results.metrics import Summary
+from cafe.store.key import say_items
 
 Json = dict[str, Any]
 _DRAWN_AT_FIRST = ("zero-shot", "clip-adapter")  # other published numbers wait in the legend
@@ -69,7 +70,7 @@ def accuracy(run: ReportData) -> Figure:
     data += [_published_line(row, ticks) for row in run.comparable]
     layout = {
         "xaxis": axis(
-            "training images per class",
+            say_items("training images per class", run.noun),
             tickvals=list(range(len(ticks))),
             ticktext=list(map(literal, ticks)),
             showgrid=False,

@@ -91,8 +91,7 @@ def _reliability_line(bins: Bins, name: str, colour: str, symbol: str) -> Json:
         marker={"symbol": symbol, "color": colour, "size": sizes},
         customdata=[row["images"] for row in shown],
         meta=button(),
-        hovertemplate="%{y:.1f} % right at %{x:.1f} % sure, %{customdata:.0f} images"
-        "<extra></extra>",
+        hovertemplate="%{y:.1f} % of %{customdata:.0f} right at %{x:.1f} % sure<extra></extra>",
     )
 
 
@@ -148,7 +147,7 @@ def confusions(found: ConfusionMap, class_names: Sequence[str]) -> Figure:
     }
     shown = counted(len(classes), "class")
     of_all = f" of {found.total:,}" if len(classes) < found.total else ""
-    label = f"Heat map: share of a class's images that are taken for another, {shown}{of_all}."
+    label = f"Heat map: share of a class that is taken for another, {shown}{of_all}."
     return Figure([heat], layout, label)
 
 

@@ -6,6 +6,7 @@ from cafe.errors import counted
 from cafe.report.ranking import is_clear, score
 from cafe.report.report_data import ReportData
 from cafe.results.result import Result
+from cafe.store.key import say_items
 
 
 def headline(run: ReportData) -> str:
@@ -20,8 +21,10 @@ def standing(run: ReportData) -> str:
     """How good the best method is, beside zero-shot CLIP and the next."""
     shots = run.focus[1]
     best = run.best(shots)
-    what = "harmonic mean of base and new classes" if best.harmonic_mean else "of the test images"
-    sentences = [f"With {counted(shots, 'training image')} per class: {score(best):.2f} % {what}"]
+    test = say_items("of the test images", run.noun)
+    what = "harmonic mean of base and new classes" if best.harmonic_mean else test
+    shown = counted(shots, f"training {run.noun}")
+    sentences = [f"With {shown} per class: {score(best):.2f} % {what}"]
     zero_shot = run.results.get(("zero-shot", shots))
     if zero_shot is not None and best.method != "zero-shot":
         gain = score(best) - score(zero_shot)

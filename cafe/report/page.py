@@ -23,6 +23,7 @@ from cafe.report.report_data import ReportData
 from cafe.report.telling_apart import overview, titles
 from cafe.results.run_folders import check_output
 from cafe.store.files import remove_left_overs, write_text
+from cafe.store.key import say_items
 
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
@@ -119,6 +120,7 @@ def _templates() -> Environment:
     )
     templates.filters["shots"] = lambda shots: counted(shots, "shot")
     templates.filters["counted"] = counted
+    templates.filters["items"] = say_items
     templates.filters["ends"] = head_figures.ends
     templates.filters["headline"] = headline
     templates.filters["standing"] = standing

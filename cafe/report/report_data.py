@@ -18,6 +18,7 @@ from cafe.report.heat_maps import HeatMap
 from cafe.report.ranking import Standing, ranking
 from cafe.results.record import Record
 from cafe.results.result import Result, by_learning
+from cafe.store.key import noun_of
 
 Row = Mapping[str, Any]
 Key = tuple[str, Shots]
@@ -74,6 +75,11 @@ class ReportData:
     confusions: ConfusionMap | None = None
     analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def noun(self) -> str:
+        """What its items are: "image", or "box"."""
+        return noun_of(self.record.cache_key)
 
     @property
     def name(self) -> str:

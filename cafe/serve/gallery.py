@@ -14,7 +14,7 @@ from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
 from cafe.errors import InputError
 from cafe.extract.encode import LoaderOptions
-from cafe.features.task import class_text
+from cafe.features.task import class_text, image_groups
 from cafe.features.tensors import ClassText, Features
 from cafe.progress import Progress
 from cafe.store import FeatureCache
@@ -40,6 +40,8 @@ class Gallery:
         Class indices as the dataset has them, -1 where there is none. (N,) int64
     x : Tensor
         Raw features. (N, D) float32
+    groups : ndarray or None
+        The image that each box lies on; None where items are images. (N,)
     names : tuple of str
         Of the classes, as they are shown. (C,)
     sentences : list of list of str
@@ -59,6 +61,7 @@ class Gallery:
             read = cache.read(split, views=False, dtype=np.float32)
             labels.append(torch.from_numpy(read.labels))
             features.append(torch.from_numpy(read.features))
+        self.groups = image_groups(cache)
         self.splits_ = ("train", *(split for split in cache.counts if split != "train"))
         self.labels, self.x = torch.cat(labels), torch.cat(features)
         self.names = distinct_names(cache.header.class_names)
@@ -90,6 +93,8 @@ class Gallery:
         self.splits += [UNLABELLED] * len(found.ids)
         self.labels = torch.cat([self.labels, torch.full((len(found.ids),), -1)])
         self.x = torch.cat([self.x, found.x])
+        if self.groups is not None:  # a new image is a group of its own
+            self.groups = np.append(self.groups, self.groups.max() + 1 + np.arange(len(found.ids)))
         return unread
 
     def split_features(self, y: Tensor) -> dict[str, Features]:
@@ -100,7 +105,8 @@ class Gallery:
         y : Tensor
             Labels as they are now, -1 where there is none. (N,)
         """
-        return {split: Features(self.x[rows], y[rows]) for split, rows in self._rows(y).items()}
+        everything = Features(self.x, y, groups=self.groups)
+        return {split: everything[rows] for split, rows in self._rows(y).items()}
 
     def labelled_rows(self, y: Tensor) -> Tensor:
         """The rows of `split_features`, in their order when joined."""

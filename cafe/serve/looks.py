@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.curation.label_errors import Judges, find_label_errors
-from cafe.features.task import Task, image_groups
+from cafe.features.task import Task
 from cafe.features.tensors import Features
 from cafe.inference.fitted_model import has_own_test
 from cafe.methods.base import Context
@@ -115,7 +113,6 @@ def look_at(
             (record.method,),
             settings,
             own_test=own_test,
-            groups=_groups(gallery, y),
             context=context,
             progress=progress,
         )
@@ -125,17 +122,6 @@ def look_at(
         # training images are judged in folds; the estimate stays on the test split
         fitted = replace(fit(own_test=True), judges=fitted.judges)
     return _answers(gallery, y, fitted)
-
-
-def _groups(gallery: Gallery, y: Tensor) -> NDArray[np.int64] | None:
-    """The image that each labelled box lies on, so that no fold splits it; see `image_groups`."""
-    groups = image_groups(gallery.cache)
-    if groups is None:
-        return None
-    more = len(gallery) - len(groups)  # unlabelled images lie on none
-    everything = np.concatenate([groups, groups.max() + 1 + np.arange(more)])
-    chosen: NDArray[np.int64] = everything[gallery.labelled_rows(y).numpy()]
-    return chosen
 
 
 def _answers(gallery: Gallery, y: Tensor, fitted: Fitted) -> Look:

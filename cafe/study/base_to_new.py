@@ -126,7 +126,8 @@ def _half(task: Task, start: int, stop: int) -> Task:
 def _classes(features: Features | StoredFeatures, start: int, stop: int) -> Features:
     rows = torch.nonzero((features.y >= start) & (features.y < stop)).flatten()
     part = features[rows]
-    return Features(part.x, part.y - start, part.views)  # labels count from 0 in either half
+    # labels count from 0 in either half
+    return Features(part.x, part.y - start, part.views, groups=part.groups)
 
 
 def with_classes(head: Head, text: ClassText) -> Head:

@@ -198,7 +198,7 @@ def out_of_fold(
     Calibration
         Without a temperature where no class has two images.
     """
-    folds = _folds(images.y, seed, most_judged(len(text.names)))
+    folds = _folds(images, seed, most_judged(len(text.names)))
     if not folds:
         return NOT_CALIBRATED
     context = context or Context()
@@ -211,9 +211,10 @@ def out_of_fold(
     return fit_temperature(pairs, "out-of-fold")
 
 
-def _folds(y: Tensor, seed: int, most: int = ENOUGH) -> Rows:
+def _folds(images: Features | StoredFeatures, seed: int, most: int = ENOUGH) -> Rows:
     """As many of the folds as hold `most` images together; none where no class has two."""
-    return [_trim(*fold, most) for fold in first_folds(draw_folds(y, seed), most)]
+    folds = draw_folds(images.y, seed, groups=images.groups)
+    return [_trim(*fold, most) for fold in first_folds(folds, most)]
 
 
 def _trim(kept: Tensor, out: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.errors import InputError
@@ -73,7 +71,6 @@ def fit_on_all(
     settings: Mapping[str, Any] | None = None,
     *,
     own_test: bool = False,
-    groups: NDArray[np.int64] | None = None,
     context: Context | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
@@ -91,8 +88,6 @@ def fit_on_all(
     own_test : bool
         Estimate on the split "test", by heads that are fitted on all others, where there is one;
         else by cross-validation over all images.
-    groups : ndarray, optional
-        Rows of one group, as boxes on one image, are held out together; see `draw_folds`. (N,)
     context : Context, optional
         Where it computes; None is the CPU.
     progress : callable, optional
@@ -112,7 +107,7 @@ def fit_on_all(
     check_texts(task.text, methods, settings, task.name)
     images = join([split.to("cpu") for split in task.splits.values()])
     own_test = own_test and "test" in task.splits and len(task.splits) > 1
-    rows = _test_rows(task) if own_test else draw_folds(images.y, 0, FOLDS, groups)
+    rows = _test_rows(task) if own_test else draw_folds(images.y, 0, FOLDS, images.groups)
     text = task.text.to(context.device)
     counts = torch.bincount(images.y, minlength=len(text.names)).tolist()
     if not rows:  # nothing to choose by: the first

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from cafe.errors import counted
+from cafe.errors import InputError, counted
 
 from .. import completion
 from .. import options as opt
@@ -56,6 +56,11 @@ def verify(
     problems, lowest = list(check.problems), None
     if sample and not problems:
         opened = open_cache(str(path), None)
+        if opened.noun != "image":
+            raise InputError(
+                f"--sample encodes images again, and '{path}' holds boxes; 'cafe extract' with the "
+                "same --boxes encodes anew what has changed."
+            )
         lowest = _lowest_cosine(opened, sample, dataset, data_root, split_file, model)
         if lowest < SAME_COSINE:
             problems.append(f"an image encoded again has cosine {lowest:.4f} to its feature.")

@@ -53,6 +53,8 @@ def compare(
     shots: opt.Shots[str | None] = None,
     seeds: opt.Seeds = "3",
     validation: opt.AnyValidation = "none",
+    self_train: opt.SelfTrain = None,
+    self_train_rounds: opt.SelfTrainRounds = 1,
     base_to_new: BaseToNew = False,
     paper: Paper = False,
     encoder: opt.TowerModel = None,
@@ -88,7 +90,7 @@ def compare(
     }
     arguments |= {"device": device, "precision": precision, "runs": runs}
     if paper:
-        if base_to_new or caches or dataset or model or meta or pool:
+        if base_to_new or caches or dataset or model or meta or pool or self_train:
             raise InputError(_PAPER_ALONE)
         arguments |= {"root": cache, "command": recorded_command(context, [])}
         _compare_paper(arguments, as_json=as_json, verbose=verbose)
@@ -96,6 +98,7 @@ def compare(
     from cafe.study.compare import compare as run
 
     arguments |= {"base_to_new": base_to_new, "meta": meta, **_pooled(pool, class_balance)}
+    arguments |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:

@@ -139,7 +139,8 @@ class BoxColumns:
         _check_finite(xywh, images, self.image, where)
         ids = np.array(self.box_ids or range(count), np.int64)
         _check_once(ids, "box id", where)
-        products = xywh[:, 2] * xywh[:, 3]
+        with np.errstate(over="ignore"):
+            products = xywh[:, 2] * xywh[:, 3]
         areas = np.array(self.areas or products, np.float64)
         scores = np.array(self.scores, np.float64)
         image_numbers = np.array(range(len(images)) if image_ids is None else image_ids, np.int64)

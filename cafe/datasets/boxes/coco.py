@@ -29,7 +29,8 @@ class _Annotations:
     def __call__(self, pairs: list[tuple[str, Any]]) -> Any:
         """What an object of the file becomes: an annotation its row, and any other a dict."""
         members = unique_names(pairs)
-        if "file_name" in members:  # of a million images, no more than what is used
+        if "file_name" in members and "bbox" not in members:
+            # of a million images, no more than what is used
             return {name: members[name] for name in _OF_IMAGE if name in members}
         if "bbox" not in members or "image_id" not in members:
             return members
@@ -73,7 +74,8 @@ def read_coco(path: Path, like: Boxes | None = None) -> Boxes:
         `{"images": [...], "annotations": [...], "categories": [...]}`; or a list of results,
         `[{"image_id": ..., "bbox": [left, top, width, height], ...}, ...]`.
     like : Boxes, optional
-        Whose images and categories a list of results is about.
+        Whose images and categories a list of results is about. A result of any other category,
+        as a class-agnostic detector's, has no label.
 
     Returns
     -------
@@ -136,6 +138,10 @@ def _results(content: list[Any], found: _Annotations, like: Boxes | None) -> Box
             "'images', 'annotations' and 'categories'."
         )
     _check_all_found(content, found)
+    known = {*like.category_ids.tolist()}
+    for row, number in enumerate(found.columns.labels):
+        if number not in known:
+            found.columns.labels[row] = UNLABELLED
     return _number(
         found,
         like.images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from cafe.errors import DatasetError, counted
 def find_lists(folder: Path) -> dict[str, Path]:
     """The lists in a folder by their split: `train.txt`, `val.txt`, `test.txt`."""
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    return {SPLIT_NAMES[f.stem.lower()]: f for f in files if f.stem.lower() in SPLIT_NAMES}
+    files.sort(key=lambda file: -len(file.stem))  # train.txt wins over train2017.txt
+    return {split: file for file in files if (split := named_split(file.stem))}
+
+
+def named_split(name: str) -> str:
+    """The split that a list or a folder is called after, also as in `train2017`; "" for others."""
+    return SPLIT_NAMES.get(name.lower().rstrip("0123456789"), "")
 
 
 def splits_of_lists(images: Sequence[str], lists: Mapping[str, Path]) -> tuple[str, ...] | None:
@@ -24,33 +31,45 @@ def splits_of_lists(images: Sequence[str], lists: Mapping[str, Path]) -> tuple[s
     images : sequence of str
         Paths, with or without a suffix. (M,)
     lists : mapping of str to Path
-        Split -> text file; the first word of a line names an image.
+        Split -> text file; the first word of a line names an image, by as much of its path as the
+        two have in common.
 
     Raises
     ------
     DatasetError
         If an image is in two lists, or a list names images that have no annotations.
     """
-    split_of: dict[str, str] = {}
+    ends: dict[str, list[int]] = defaultdict(list)  # what a path may end with -> rows
+    for row, image in enumerate(images):
+        for end in _ends(image):
+            ends[end].append(row)
+    splits = [""] * len(images)
     for split, path in lists.items():
-        lines = [line.split()[0] for line in read_text(path).split("\n") if line.strip()]
-        for name in map(_key, lines):
-            if split_of.setdefault(name, split) != split:
-                raise DatasetError(
-                    f"{path}: image {name!r} is in the list of {split_of[name]} too; an image is "
-                    "in one split."
-                )
-        known = set(map(_key, images))
-        if unknown := [line for line in lines if _key(line) not in known]:
+        unknown = []
+        for name in (line.split()[0] for line in read_text(path).split("\n") if line.strip()):
+            rows = next((ends[end] for end in _ends(name) if end in ends), [])
+            if not rows:
+                unknown.append(name)
+            for row in rows:
+                if splits[row] not in ("", split):
+                    raise DatasetError(
+                        f"{path}: image {name!r} is in the list of {splits[row]} too; an image is "
+                        "in one split."
+                    )
+                splits[row] = split
+        if unknown:
             raise DatasetError(
                 f"{path} names {counted(len(unknown), 'image')} without annotations "
                 f"({quote_some(unknown)}); complete them, or take the lines out."
             )
-    return tuple(split_of.get(_key(image), "") for image in images) if lists else None
+    return tuple(splits) if lists else None
 
 
-def _key(name: str) -> str:
-    """What a list and a file of annotations have in common: the last part, without a suffix."""
-    last = name.replace("\\", "/").rpartition("/")[2]
+def _ends(name: str) -> list[str]:
+    """A path without its suffix, and then without its first folder, and so on: longest first."""
+    folder, _, last = name.replace("\\", "/").removeprefix("./").rpartition("/")
     stem, dot, suffix = last.rpartition(".")
-    return stem if dot and suffix.isalnum() and len(suffix) <= 5 and not suffix.isdigit() else last
+    if dot and suffix.isalnum() and len(suffix) <= 5 and not suffix.isdigit():
+        last = stem
+    parts = [*folder.split("/"), last] if folder else [last]
+    return ["/".join(parts[start:]) for start in range(len(parts))]

@@ -212,8 +212,9 @@ def _turn(boxes: Boxes, headers: Sequence[_Header]) -> Boxes:
             f"({quote(boxes.images[first])} has {w} x {h}, not {width} x {height}); check that "
             "their boxes fit"
         )
-    own_area = np.isclose(boxes.areas, boxes.xywh[:, 2] * boxes.xywh[:, 3])
-    areas = np.where(own_area, xywh[:, 2] * xywh[:, 3], boxes.areas)
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are clipped next
+        own_area = np.isclose(boxes.areas, boxes.xywh[:, 2] * boxes.xywh[:, 3])
+        areas = np.where(own_area, xywh[:, 2] * xywh[:, 3], boxes.areas)
     return replace(boxes, xywh=xywh, areas=areas, is_relative=False, notes=tuple(notes))
 
 

@@ -12,11 +12,10 @@ import numpy as np
 
 from cafe.datasets.boxes.boxes import UNLABELLED, Boxes
 from cafe.datasets.boxes.coco import read_coco
-from cafe.datasets.boxes.lists import find_lists
+from cafe.datasets.boxes.lists import find_lists, named_split
 from cafe.datasets.boxes.table import read_table
 from cafe.datasets.boxes.voc import read_voc
 from cafe.datasets.boxes.yolo import NAMES, read_yolo
-from cafe.datasets.image_list import SPLIT_NAMES
 from cafe.datasets.packed_dataset import split_word
 from cafe.datasets.text_files import quote_some
 from cafe.errors import DatasetError, InputError
@@ -89,7 +88,7 @@ def _yolo_files(folder: Path) -> list[Path]:
         f
         for f in files
         if f.name not in NAMES
-        and f.stem.lower() not in SPLIT_NAMES
+        and not named_split(f.stem)
         and "ImageSets" not in f.parts
         and not f.stem.lower().startswith("readme")
     ]
@@ -153,7 +152,8 @@ def _concatenate(where: str, parts: Sequence[Boxes], splits: Sequence[str]) -> B
     if len(set(images)) < len(images):
         shared = [image for image, count in Counter(images).items() if count > 1]
         raise DatasetError(
-            f"{where}: images are in two files ({quote_some(shared)}); take one out."
+            f"{where}: images are in two files ({quote_some(shared)}); take one out, or, if they "
+            "are different images of one name, put their folder before each 'file_name'."
         )
     labels = [
         np.append(np.searchsorted(numbers, part.category_ids), UNLABELLED)[part.labels]

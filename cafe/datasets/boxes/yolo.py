@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.datasets.boxes.boxes import BoxColumns, Boxes
-from cafe.datasets.boxes.lists import find_lists, splits_of_lists
-from cafe.datasets.image_list import SPLIT_NAMES
+from cafe.datasets.boxes.lists import find_lists, named_split, splits_of_lists
 from cafe.datasets.text_files import quote, quote_some, read_text
 from cafe.errors import DatasetError
 
@@ -78,8 +77,7 @@ def _add(columns: BoxColumns, line: str, names: Sequence[str], where: str) -> No
 
 
 def _split_of_folder(image: str) -> str:
-    parts = image.lower().split("/")[:-1]
-    return next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "")
+    return next(filter(None, map(named_split, image.split("/")[:-1])), "")
 
 
 def _class_names(folder: Path) -> list[str]:
