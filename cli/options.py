@@ -184,6 +184,10 @@ ClassBalance = Annotated[
         help="How many pool images are of each class, where it is known: JSON, name -> number.",
     ),
 ]
+PromptsWeighting = Annotated[
+    Literal["timo"] | None,
+    Option(help="Weigh the prompts of a class by its shots, where a cache has several a class."),
+]
 BatchSize = Annotated[T, Option(help="Training images per step.")]
 Proposals = Annotated[
     Path | None,

@@ -214,6 +214,10 @@ class ClassText:
         """Groups of classes whose texts are equal; see `cafe.store.equal_texts`."""
         return equal_texts(self.features.cpu().numpy())
 
+    def for_shots(self, shots: Features) -> ClassText:  # noqa: ARG002 (an override uses it)
+        """The text beside some of the shots: the same, unless shots weigh its prompts."""
+        return self
+
     def to(self, device: torch.device | str) -> ClassText:
         """The same text on another device."""
         return ClassText(self.features.to(device), self.names, self.logit_scale, self.logit_bias)
@@ -230,6 +234,11 @@ class TrainingSet:
     def averages(self) -> Tensor:
         """See `class_averages`. (C, N)"""
         return class_averages(self.features.y, len(self.text.names))
+
+    def part(self, rows: Tensor) -> TrainingSet:
+        """Some of the images, and the text as these have it."""
+        kept = self.features[rows]
+        return TrainingSet(kept, self.text.for_shots(kept))
 
     def to(self, device: torch.device | str) -> TrainingSet:
         """The same on another device."""

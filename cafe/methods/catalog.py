@@ -91,9 +91,11 @@ def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Met
         Where it computes.
     settings : mapping
         Hyper-parameters for all methods of a study; each takes those that it knows. A
-        `SelfTraining` under "self_train" is for the methods that it names.
+        `SelfTraining` under "self_train" is for the methods that it names, "prompts_weighting" for
+        those that take class weights.
     """
     from cafe.methods.base import RECIPE_SETTINGS
+    from cafe.methods.prompt_weighting import PromptsWeighted, is_weighted
     from cafe.methods.self_training import SETTING, SelfTrained
 
     kind: Any = find_method(name)
@@ -104,5 +106,5 @@ def make_method(name: str, context: Context, settings: Mapping[str, Any]) -> Met
         known["recipe"] = dataclasses.replace(method.recipe, **recipe)
         method = kind(context=context, **known)
     training = settings.get(SETTING)
-    made: Method = method
+    made: Method = PromptsWeighted(method) if is_weighted(kind, settings) else method
     return SelfTrained(made, training) if training and name in training.methods else made

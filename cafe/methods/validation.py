@@ -60,7 +60,7 @@ def folds_for(job: Job) -> list[Fold]:
 def make_folds(train: TrainingSet, rows: Rows) -> list[Fold]:
     """Folds of a training set from the rows that each keeps and holds out."""
     features = train.features
-    return [Fold(TrainingSet(features[kept], train.text), features[out]) for kept, out in rows]
+    return [Fold(train.part(kept), features[out]) for kept, out in rows]
 
 
 def train_with_folds(

@@ -30,6 +30,7 @@ from cafe.study.calibration import fit_temperature, judge, most_judged
 from cafe.study.equal_texts import check_texts
 from cafe.study.estimate import FOLDS, estimate_accuracy
 from cafe.study.plan import COMMON_SETTINGS, resolve_settings
+from cafe.study.prompt_weighting import check_weighting
 
 DEFAULT_METHODS = ("auto", "map-probe")
 """Of which the better on held-out images is kept; `docs/train.md` says why these."""
@@ -105,6 +106,7 @@ def fit_on_all(
     context, settings = context or Context(), dict(settings or {})
     check_methods(methods, settings)
     check_texts(task.text, methods, settings, task.name)
+    check_weighting(task.text, methods, settings, task.name)
     images = join([split.to("cpu") for split in task.splits.values()])
     own_test = own_test and "test" in task.splits and len(task.splits) > 1
     rows = _test_rows(task) if own_test else draw_folds(images.y, 0, FOLDS, images.groups)

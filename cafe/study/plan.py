@@ -16,12 +16,14 @@ from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
 from cafe.methods.catalog import find_method
+from cafe.methods.prompt_weighting import SETTING as WEIGHTING
 from cafe.methods.self_training import SETTING
 from cafe.results.record import RecordedProtocol
 from cafe.store import FeatureCache
 from cafe.store.key import say_items
 from cafe.study.equal_texts import check_texts
 from cafe.study.pool import learning_in_words
+from cafe.study.prompt_weighting import check_weighting, weighting_in_words
 
 COMMON_SETTINGS = ("ratio", "bottleneck", "epochs", "lr", "weight_decay", "batch_size")
 """Hyper-parameters that `fit`, `compare` and `AdapterClassifier` name in their signatures."""
@@ -84,7 +86,7 @@ def resolve_settings(
     pairs = zip(COMMON_SETTINGS, common, strict=True)
     settings = {name: value for name, value in pairs if value is not None} | dict(special)
     known = {name for method in methods for name in find_method(method).settings()}
-    unknown = [name for name in settings if name not in known and name != SETTING]
+    unknown = [name for name in settings if name not in {*known, SETTING, WEIGHTING}]
     if unknown:
         raise InputError(
             f"{', '.join(methods)} {verb(len(methods), 'have')} no setting '{unknown[0]}'; "
@@ -164,6 +166,7 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
                 f"cafe extract {task.name} --model {task.model} --spatial --rebuild"
             )
     check_texts(task.text, plan.methods, plan.settings, task.name)
+    check_weighting(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:
         raise InputError("a study needs at least one method, one shot count and one seed.")
     check_splits(task)
@@ -225,6 +228,7 @@ def describe_protocol(
         f"{', '.join(map(str, plan.seeds))} (nested draws).",
         *short,
         *_choice_in_words(plan, int(sizes.max())),
+        *weighting_in_words(plan.settings),
         f"Results are {learning}." if learning == INDUCTIVE else f"Learning: {learning}.",
         f"Top-1 accuracy on all {images}, {looked}, after everything is chosen.",
         *([f"Intervals are 95 % (Student's t over {seeds})."] if len(plan.seeds) > 1 else ()),

@@ -13,7 +13,6 @@ from cafe.errors import InputError
 
 from .. import options as opt
 from ..caches import open_caches
-from ..class_balance import read_class_balance
 from ..output import print_json, print_saved_json, say
 from ..parsing import parse_methods, parse_seeds, parse_shots, without_none
 from ..progress import progress_bar
@@ -62,6 +61,7 @@ def compare(
     meta: opt.MetaWeights = None,
     pool: opt.Pool = None,
     class_balance: opt.ClassBalance = None,
+    prompts_weighting: opt.PromptsWeighting = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -99,6 +99,7 @@ def compare(
 
     arguments |= {"base_to_new": base_to_new, "meta": meta, **_pooled(pool, class_balance)}
     arguments |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
+    arguments |= without_none(prompts_weighting=prompts_weighting)
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
@@ -109,10 +110,6 @@ def compare(
         print_records_csv(comparison.records)
     else:
         _print(comparison, features, verbose=verbose)
-
-
-def _pooled(pool: str | None, class_balance: str | None) -> dict[str, Any]:
-    return without_none(pool=pool, class_balance=read_class_balance(class_balance))
 
 
 def _print(comparison: Comparison, caches: Sequence[FeatureCache], *, verbose: bool) -> None:

@@ -79,6 +79,7 @@ def fit(
     meta: opt.MetaWeights = None,
     pool: opt.Pool = None,
     class_balance: opt.ClassBalance = None,
+    prompts_weighting: opt.PromptsWeighting = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -114,6 +115,7 @@ def fit(
         words=words,
         meta=meta,
         class_balance=read_class_balance(class_balance),
+        prompts_weighting=prompts_weighting,
         prompt=parse_prompt(prompt),
         **parse_ratio(ratio),
     )

@@ -69,6 +69,7 @@ def train(
     ratio: opt.Ratio = None,
     bottleneck: opt.Bottleneck = None,
     pool: opt.Pool = None,
+    prompts_weighting: opt.PromptsWeighting = None,
     epochs: opt.Epochs[int | None] = None,
     lr: opt.LearningRate[float | None] = None,
     weight_decay: opt.WeightDecay[float | None] = None,
@@ -124,6 +125,7 @@ def train(
         lr=lr,
         weight_decay=weight_decay,
         pool=pool,
+        prompts_weighting=prompts_weighting,
         context=parse_context(context),
         **parse_ratio(ratio),
     )
