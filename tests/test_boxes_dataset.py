@@ -270,7 +270,7 @@ def test_a_reader_of_older_formats_refuses_boxes_in_one_line(
     photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, _ = extract(photos())
-    monkeypatch.setattr("cafe.store.structure.BOXES_FORMAT", 3)
+    monkeypatch.setattr("cafe.store.structure.NEWEST_FORMAT", 3)
     with pytest.raises(CacheFormatError, match="has format 4, this cafe reads up to 3") as caught:
         FeatureCache.open(cache.path)
     assert "\n" not in str(caught.value)

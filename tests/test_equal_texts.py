@@ -81,7 +81,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-IMAGES_ALONE = ["nearest-class", "knn", "linear-probe"]
+IMAGES_ALONE = ["nearest-class", "knn", "linear-probe", "lda"]
 
 
 def test_which_methods_read_no_text() -> None:

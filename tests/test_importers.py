@@ -107,7 +107,6 @@ NAN = np.full((6, 5), np.nan, np.float32)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "pickled names": ({"class_names": np.array(["a", "b", None])}, "not a readable npz file"),
     "no names": ({"class_names": None}, "has no class_names; found logit_scale, test_features"),
-    "no text": ({"text_prompts": None}, "has no text_prompts; found"),
     "no split": (
         {"train_features": None, "test_features": None},
         "has no split: it needs train_features",

@@ -201,13 +201,25 @@ class ClassText:
     def weights(self) -> Tensor:
         """Zero-shot class weights `norm(mean_p norm(t))`. (C, D)
 
-        The prompt ensemble of Radford et al. 2021, section 3.1.4.
+        The prompt ensemble of Radford et al. 2021, section 3.1.4. Zeros where there is no text.
         """
-        _, prompts, width = self.features.shape
+        classes, prompts, width = self.features.shape
+        if not prompts:
+            return self.features.new_zeros(classes, width)
         some = torch.split(self.features, max(1, _PROMPT_NUMBERS // (prompts * width)))
         # rows of zeros stay zeros
         means = torch.cat([normalize(part, dim=-1).mean(dim=1) for part in some])  # (C, D)
         return normalize(means, dim=-1)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text: an encoder of images alone has none, and P is 0."""
+        return self.features.shape[1] > 0
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether zero-shot CLIP can tell the classes apart."""
+        return self.has_text and not self.equal
 
     @cached_property
     def equal(self) -> list[tuple[int, ...]]:

@@ -211,9 +211,9 @@ def _write(
 
 
 def _feature_width(saved: SavedHead) -> int:
-    if saved.zero_shot is None:
+    if saved.width is None:
         raise InputError("this head was saved by an older cafe; fit it again to export it.")
-    return saved.zero_shot.weights.shape[1]
+    return saved.width
 
 
 def _features(saved: SavedHead, file: Path, folder: Path | str | None) -> _Sample:

@@ -85,6 +85,7 @@ def model_of(
         versions=dict(header.versions),
         precision=precision,
         earlier=earlier.as_earlier() if earlier else None,
+        width=cache.width if fitted.zero_shot is None else None,
     )
     about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
     return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)

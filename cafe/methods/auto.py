@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, cast
 
@@ -19,12 +19,14 @@ from cafe.methods.clip_adapter.method import ClipAdapter
 from cafe.methods.clip_adapter.ratio_ensemble import (
     RATIOS,
     ZERO_SHOT_IMAGES,
-    fit_ratio_ensembles,
+    ratio_candidates,
 )
-from cafe.methods.ensemble import EnsembleHead, Member
+from cafe.methods.ensemble import Candidates, EnsembleHead, Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import BETAS, KAPPAS, candidate_heads
-from cafe.methods.stacking import log_likelihood
+from cafe.methods.linear import LinearClassifier
+from cafe.methods.map_probe import PENALTIES, fit_probes
+from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.transductive.class_balance import ClassBalance
 from cafe.methods.transductive.lda_prior_pooled import LdaPriorPooled, add_pooled
 from cafe.methods.validation import Fold
@@ -38,6 +40,8 @@ so that the two kinds weigh the same before anything is held out."""
 
 class Auto(BatchedMethod):
     """An ensemble of zero-shot, CLIP-Adapter and `lda-prior`, both at several settings.
+
+    Without text of the classes it is one of `lda` and `map-probe`, both at several settings.
 
     Adapters turn features, and are at their best with one to four shots; Gaussian classifiers know
     the covariance of the task, and are at their best with many. Nothing is chosen: the members'
@@ -68,6 +72,7 @@ class Auto(BatchedMethod):
     summary = "cafe's own mix: adapters of several ratios and lda-prior, weighted by held-out shots"
     source = "cafe 2026, docs/research/auto.md"
     head = EnsembleHead
+    works_without_text = True
 
     def __init__(
         self,
@@ -90,7 +95,7 @@ class Auto(BatchedMethod):
 
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
         """Fit one ensemble per job, the adapters of all jobs side by side."""
-        heads = fit_ratio_ensembles(self._adapter, jobs, self.name, gaussian_members)
+        heads: list[Head] = [make_ensemble(*each) for each in self.candidates(jobs)]
         if self._pooled is None:
             return heads
         return [self.fit_beside(head, job.train) for head, job in zip(heads, jobs, strict=True)]
@@ -100,6 +105,17 @@ class Auto(BatchedMethod):
         if self._pooled is None:
             return head
         return add_pooled(cast("EnsembleHead", head), self._pooled.fit_from(head, train))
+
+    def candidates(self, jobs: Sequence[Job]) -> list[Candidates]:
+        """The members of one ensemble per job, not weighed yet."""
+        if all(job.train.text.has_text for job in jobs):
+            return ratio_candidates(self._adapter, jobs, self.name, gaussian_members)
+        return [self._without_text(job) for job in jobs]
+
+    def _without_text(self, job: Job) -> Candidates:
+        train, folds = job.train, weighing_folds(job.train, job.seed)
+        members = [*gaussian_members(train, folds), *probe_members(train, folds)]
+        return Candidates(members, folds, train, {"method": self.name})
 
 
 def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:
@@ -116,21 +132,38 @@ def gaussian_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:
     -------
     list of Member
     """
-    heads = candidate_heads(train, PAIRS)
-    judged = [_judge(fold) for fold in folds]
+    name = "lda-prior" if train.text.has_text else "lda"
+    about = [{"name": name, "kappa": kappa, "beta": beta} for kappa, beta in PAIRS]
+    return _linear_members(lambda part: candidate_heads(part, PAIRS), about, train, folds)
+
+
+def probe_members(train: TrainingSet, folds: Sequence[Fold]) -> list[Member]:
+    """`map-probe` at each of its penalties; arguments as of `gaussian_members`."""
+    about = [{"name": "map-probe", "penalty": penalty} for penalty in PENALTIES]
+    return _linear_members(lambda part: fit_probes(part, PENALTIES), about, train, folds)
+
+
+def _linear_members(
+    solve: Callable[[TrainingSet], LinearClassifier],
+    about: Sequence[dict[str, Any]],
+    train: TrainingSet,
+    folds: Sequence[Fold],
+) -> list[Member]:
+    heads = solve(train)
+    judged = [_judge(solve(fold.train), fold) for fold in folds]
     return [
         Member(
-            {"kind": "linear", "name": "lda-prior", "kappa": kappa, "beta": beta},
+            {"kind": "linear", **params},
             {"linear": heads.weights[i], "intercept": heads.intercept[i]},
             [row[i] for row in judged],
-            PRIOR_IMAGES / len(PAIRS),
+            PRIOR_IMAGES / len(about),
         )
-        for i, (kappa, beta) in enumerate(PAIRS)
+        for i, params in enumerate(about)
     ]
 
 
-def _judge(fold: Fold) -> Tensor:
+def _judge(heads: LinearClassifier, fold: Fold) -> Tensor:
     """Log-likelihood of held-out images, one member at a time: (G, n, C) may not fit. (G, n)"""
-    heads, x = candidate_heads(fold.train, PAIRS), fold.held_out.unit
+    x = fold.held_out.unit
     logits = (x @ w.mT + c for w, c in zip(heads.weights, heads.intercept, strict=True))
     return torch.stack([log_likelihood(z, fold.held_out.y) for z in logits])

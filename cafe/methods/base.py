@@ -128,6 +128,9 @@ class Method(ABC):
         What a fit gives.
     needs : str
         What it needs beside a cache's image and text features; "" for nothing.
+    works_without_text : bool
+        Whether it is fitted on images alone where a cache has no text of the classes, although it
+        reads the text of others.
     no_new_classes : str
         Why a head cannot take classes that it was not fitted on, as a clause; "" where it can,
         by putting the text of other classes in the place of its field `weights`.
@@ -138,6 +141,7 @@ class Method(ABC):
     source: ClassVar[str]
     head: ClassVar[type[Head]]
     needs: ClassVar[Literal["", "text tower", "meta file", "spatial features", "pool"]] = ""
+    works_without_text: ClassVar[bool] = False
     no_new_classes: ClassVar[str] = (
         "its head is made of the shots of each class, and a new class has none"
     )
@@ -155,6 +159,11 @@ class Method(ABC):
     def reads_text(cls, _settings: Mapping[str, Any]) -> bool:
         """Whether a fit with these hyper-parameters looks at the classes' text."""
         return True
+
+    @classmethod
+    def needs_text(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether such a fit cannot do without."""
+        return cls.reads_text(settings) and not cls.works_without_text
 
     @classmethod
     def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:

@@ -33,6 +33,7 @@ CATALOG: dict[str, str] = {
     "proker": "cafe.methods.proker:Proker",
     "coop": "cafe.methods.prompt_learning.coop:Coop",
     "cpl": "cafe.methods.prompt_learning.cpl:Cpl",
+    "lda": "cafe.methods.lda:Lda",
     "lda-prior": "cafe.methods.lda_prior:LdaPrior",
     "map-probe": "cafe.methods.map_probe:MapProbe",
     "sgva": "cafe.methods.sgva.sgva:Sgva",

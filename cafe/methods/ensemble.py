@@ -109,45 +109,73 @@ class EnsembleHead(Head):
         return cast("AdapterHead", self.heads[chosen])
 
 
-def make_ensemble(
-    members: Sequence[Member], folds: Sequence[Fold], train: TrainingSet, params: Mapping[str, Any]
-) -> EnsembleHead:
-    """Weigh members and join those that matter.
+class Candidates(NamedTuple):
+    """The candidates for one ensemble.
 
-    Parameters
+    Attributes
     ----------
     members : sequence of Member
-        Candidates, at least one of them an adapter.
+        At least one; of a cache with text one of them is an adapter.
     folds : sequence of Fold
         Where they were judged.
     train : TrainingSet
         What they were fitted on.
     params : mapping
         "method", "adapter" (the method of the member adapters) and what all adapters share.
+    """
+
+    members: Sequence[Member]
+    folds: Sequence[Fold]
+    train: TrainingSet
+    params: Mapping[str, Any]
+
+
+def make_ensemble(
+    members: Sequence[Member], folds: Sequence[Fold], train: TrainingSet, params: Mapping[str, Any]
+) -> EnsembleHead:
+    """Weigh members and join those that matter; see `Candidates` for the arguments.
 
     Returns
     -------
     EnsembleHead
         Members of less than `NEGLIGIBLE` weight are left out.
     """
-    none = train.features[torch.arange(0)]  # where there is no fold
-    y = torch.cat([none.y, *(fold.held_out.y for fold in folds)])  # (J,)
-    log_likelihoods = torch.stack(
-        [torch.cat([none.x[:, 0].double(), *member.log_likelihoods]) for member in members]
-    )  # (M, J)
+    candidates = Candidates(members, folds, train, params)
+    return join_members(candidates, weigh_members(members, folds))
+
+
+def weigh_members(members: Sequence[Member], folds: Sequence[Fold]) -> Tensor:
+    """Weights by how likely members make what the folds hold out; see `stack`. (M,) float64"""
+    log_likelihoods = torch.stack([_judged(member) for member in members])  # (M, J)
     prior = log_likelihoods.new_tensor([member.prior for member in members])  # (M,)
-    mixture = stack(log_likelihoods, y, prior)  # (M,)
-    losses = (-log_likelihoods.sum(dim=1) / max(len(y), 1)).tolist()
+    none = torch.zeros(0, dtype=torch.long)
+    y = torch.cat([none, *(fold.held_out.y.to(none) for fold in folds)])  # (J,)
+    return stack(log_likelihoods, y.to(prior.device), prior)
+
+
+def _judged(member: Member) -> Tensor:
+    """Log-likelihoods of the images of all folds. (J,) float64"""
+    some = member.log_likelihoods
+    return torch.cat(list(some)) if some else torch.zeros(0, dtype=torch.float64)
+
+
+def join_members(candidates: Candidates, mixture: Tensor) -> EnsembleHead:
+    """One head of the members that matter; `mixture` are the weights of all. (M,)"""
+    members, folds, train, params = candidates
     described = [member.params for member in members]
-    best_ratio = _mean_ratio(described, mixture.tolist())
-    best = _nearest(described, best_ratio)
-    kept = [i for i, weight in enumerate(mixture.tolist()) if weight >= NEGLIGIBLE or i == best]
+    best = mixture.argmax().item()
+    if any(member["kind"] == "adapter" for member in described):
+        best_ratio = _mean_ratio(described, mixture.tolist())
+        best = _nearest(described, best_ratio)
+        params = {**params, "best_ratio": round(best_ratio, 3)}
+    share = float(mixture.sum())  # below 1 where members of other caches have the rest
+    kept = [i for i, w in enumerate(mixture.tolist()) if w >= NEGLIGIBLE * share or i == best]
     mixture = mixture[kept] / mixture[kept].sum()
     about = [
         {
             **members[i].params,
             "weight": round(weight, 3),
-            "held_out_nll": round(losses[i], 4) if len(y) else None,
+            "held_out_nll": round(float(-_judged(members[i]).mean()), 4) if folds else None,
             "tensors": sorted(members[i].tensors),
         }
         for i, weight in zip(kept, mixture.tolist(), strict=True)
@@ -155,9 +183,9 @@ def make_ensemble(
     names = sorted({name for i in kept for name in members[i].tensors})
     joined = [members[i].tensors for i in kept]
     stacked = {n: torch.stack([t[n] for t in joined if n in t]) for n in names}
-    tensors = {**stacked, "weights": train.text.weights, "mixture": mixture.float()}
-    params = {**params, "best_ratio": round(best_ratio, 3), "members": about}
-    return EnsembleHead(**tensors, params=params, method=params["method"])
+    mixture = mixture.float().to(train.features.x.device)
+    tensors = {**stacked, "weights": train.text.weights, "mixture": mixture}
+    return EnsembleHead(**tensors, params={**params, "members": about}, method=params["method"])
 
 
 def _ratio(member: Mapping[str, Any]) -> float:

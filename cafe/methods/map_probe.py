@@ -30,7 +30,7 @@ class MapProbe(SolvedLinear):
     within classes of `lda_prior.posterior`; and `V` minimises
     `sum_n CE(s x_n w^T + z_n V^T, y_n) + penalty / 2 |V|^2`, which is convex. Whitening makes one
     penalty right for directions in which images of one class differ little or much. The logits are
-    `s norm(x) w^T + z V^T`, plus the encoder's logit bias.
+    `s norm(x) w^T + z V^T`, plus the encoder's logit bias. Without text of the classes, w is 0.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class MapProbe(SolvedLinear):
     name = "map-probe"
     summary = "a linear probe on whitened features, held near zero-shot by a penalty"
     source = "cafe 2026, docs/research/auto.md"
+    works_without_text = True  # the probe starts from zero, and the penalty holds it there
 
     def __init__(
         self,

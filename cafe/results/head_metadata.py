@@ -62,6 +62,7 @@ class HeadMetadata(_Required, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
+    width: Annotated[int, Field(gt=0, le=1 << 20)]
     shots: Count
     seed: Index
     accuracy: Percent

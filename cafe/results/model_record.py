@@ -69,6 +69,8 @@ class ModelRecord:
         "inductive", or in words what it saw without labels; None where it was not recorded.
     earlier : Earlier or None
         The model of the same dataset that it replaced.
+    width : int or None
+        Feature width; None where the zero-shot weights in the head's file tell it.
     head, head_sha256 : str
         File of the head in the folder, and its SHA-256; "" before it is saved.
     """
@@ -94,6 +96,7 @@ class ModelRecord:
     precision: Literal["fp32", "bf16"] | None = None
     learning: str | None = None
     earlier: Earlier | None = None
+    width: Index | None = None
     head: str = ""
     head_sha256: str = ""
 
@@ -121,6 +124,7 @@ class ModelRecord:
             "created",
             "estimate",
             "learning",
+            "width",
         )
         return {
             **{name: values[name] for name in kept if values.get(name) is not None},

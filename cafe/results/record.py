@@ -98,7 +98,8 @@ class Record(RecordFrames):
         Of a comparison: to CLIP-Adapter.
     base_to_new : Halves or None
     left_out : mapping of str to str, or None
-        Of base-to-new: methods that cannot take new classes, with the reason.
+        Methods that were not compared, with the reason: they cannot take new classes, or need text
+        of the classes that there is none of.
     datasets, runs : tuple of str or None
         Of an average: the datasets, and the folders of their runs beside this one.
     best, best_per_shots : ChosenConfiguration, tuple of these, or None

@@ -136,6 +136,8 @@ def _save_heads(folder: Path, record: Record) -> None:
         texts = zero_shot.get(result.shots, [None] * len(result.heads))
         for place, (head, text) in enumerate(zip(result.heads, texts, strict=True)):
             about = _about(record, result, place)
+            if text is None and record.opened is not None:  # which else tells the width
+                about["width"] = record.opened.width
             save_head(
                 folder / head_file(result.method, result.shots, about["seed"]), head, about, text
             )

@@ -67,6 +67,12 @@ class SavedHead(ReprMixin):
         return temperature
 
     @property
+    def width(self) -> int | None:
+        """Width of the features that it takes; None where an older cafe saved it without."""
+        known: int | None = self.about.get("width")
+        return known if self.zero_shot is None else int(self.zero_shot.weights.shape[-1])
+
+    @property
     def pool(self) -> int | None:
         """Largest side of the spatial maps that the head takes; None for heads without."""
         return max(self.about["cache_key"]["spatial"]["grid"]) if self.head.spatial else None
@@ -140,7 +146,7 @@ class SavedHead(ReprMixin):
     def _check(self, x: Tensor | NDArray[Any]) -> None:
         """Refuse features that the head cannot take."""
         shape = ("N", "1 + T") if self.head.spatial else ("N",)
-        width = x.shape[-1] if self.zero_shot is None else self.zero_shot.weights.shape[-1]
+        width = self.width or x.shape[-1]
         if x.ndim != len(shape) + 1 or x.shape[-1] != width:
             raise InputError(
                 f"features must be ({', '.join(shape)}, {width}), as the encoder gives them; got "
@@ -211,12 +217,13 @@ def load_head(path: Path | str) -> SavedHead:
 
 def _try_out(saved: SavedHead) -> None:
     """Ask the head about one image, so that tensors that do not belong together are found now."""
-    if saved.zero_shot is None:
-        return  # nothing else tells how wide a feature is
-    width = saved.zero_shot.weights.shape[-1]
+    width = saved.width
+    if width is None:
+        return  # an older cafe saved it, and nothing tells how wide a feature is
     image = torch.ones(1, width)
     own = image[:, None].expand(1, 2, width) if saved.pool else image  # with a map of one
     shape = (1, len(saved.class_names))
-    for values in (saved.head.logits(own), saved.zero_shot.logits(image)):
+    text = [] if saved.zero_shot is None else [saved.zero_shot.logits(image)]
+    for values in (saved.head.logits(own), *text):
         if tuple(values.shape) != shape or not torch.isfinite(values).all():
             raise ValueError(f"it answers with {tuple(values.shape)} logits for {shape[1]} classes")

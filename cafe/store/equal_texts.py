@@ -27,6 +27,8 @@ def class_weights(text_features: NDArray[Any]) -> NDArray[np.float32]:
         Zeros where a class has no text. (C, D)
     """
     text = text_features.astype(np.float32)
+    if not text.shape[1]:
+        return np.zeros((text.shape[0], text.shape[2]), np.float32)
     mean = _unit(text).mean(axis=1)
     return _unit(mean)
 
@@ -42,8 +44,10 @@ def equal_texts(text_features: NDArray[Any]) -> list[tuple[int, ...]]:
     Returns
     -------
     list of tuple of int
-        Class indices; classes with a text of their own are in no group.
+        Class indices; classes with a text of their own are in no group, nor are classes without.
     """
+    if not text_features.shape[1]:
+        return []
     weights = class_weights(text_features)  # (C, D)
     squares = (weights**2).sum(axis=1)  # (C,)
     groups: dict[int, list[int]] = defaultdict(list)

@@ -19,8 +19,8 @@ SPATIAL_FORMAT = 2
 FILES_FORMAT = 3
 """Of files that know the images' files, with maps or without."""
 
-BOXES_FORMAT = 4
-"""Of files whose items are boxes on images."""
+NEWEST_FORMAT = 4
+"""Of files whose items are boxes on images, or that have no text of the classes."""
 
 BOX = np.dtype(
     [
@@ -67,7 +67,8 @@ class Header:
     class_names : sequence of str
         (C,)
     sentences : sequence of sequence of str
-        Prompts of every class; "" pads classes with fewer. (C, P)
+        Prompts of every class; "" pads classes with fewer. P is 0 where the encoder has no text
+        tower, or nobody gave the text. (C, P)
     text_features : ndarray
         Raw text features, zeros where the sentence is "". (C, P, D) float32
     logit_scale : float
@@ -106,6 +107,11 @@ class Header:
     created: str = ""
     notes: tuple[str, ...] = ()
     skipped_files: NDArray[np.void] | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text of the classes."""
+        return bool(self.text_features.shape[1])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.store.header import BOX, BOXES_FORMAT, FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import BOX, FILE_STATE, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.key import digest
 from cafe.store.packed_text import pack_text
 
@@ -132,9 +132,7 @@ def content_digest(file: h5py.File) -> str:
     for name in NUMBER_ATTRIBUTES:
         if name in file.attrs:
             attributes[name] = file.attrs[name].item()
-    if any(name.endswith("/boxes") for name in arrays):
-        attributes["cafe_format"] = BOXES_FORMAT
-    elif FILES_OF_SKIPPED in file:
+    if FILES_OF_SKIPPED in file and attributes["cafe_format"] != NEWEST_FORMAT:
         has_maps = any(name.endswith("/spatial") for name in arrays)
         attributes["cafe_format"] = SPATIAL_FORMAT if has_maps else FORMAT
     return digest({"arrays": arrays, "attributes": attributes})

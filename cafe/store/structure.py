@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 
 from cafe.errors import LONGEST_NAME
-from cafe.store.header import BOXES_FORMAT, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import FILES_FORMAT, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.schema import (
     COMPOUND,
     FILES,
@@ -84,8 +84,8 @@ def _check_format(file: h5py.File) -> None:
         )
     _check_attribute(file, "cafe_format", "iu")
     version = file.attrs["cafe_format"]
-    if version > BOXES_FORMAT:
-        reason = f"it has format {version}, this cafe reads up to {BOXES_FORMAT}"
+    if version > NEWEST_FORMAT:
+        reason = f"it has format {version}, this cafe reads up to {NEWEST_FORMAT}"
         raise InvalidFileError(reason, "update cafe")
     _require(version >= FORMAT, f"it has the unknown format {version}")
 
@@ -186,7 +186,8 @@ def _check_version(file: h5py.File) -> None:
     version = file.attrs["cafe_format"]
     has_boxes = {"boxes" in group for group in groups}
     expected = FILES_FORMAT if True in knows_files else SPATIAL_FORMAT if sizes != {0} else FORMAT
-    expected = BOXES_FORMAT if True in has_boxes else expected
+    if True in has_boxes or not file["text/features"].shape[1]:
+        expected = NEWEST_FORMAT
     _require(
         len(sizes) == len(has_boxes) == 1 and version == expected,
         f"it has format {version} and spatial maps of {sorted(sizes)} tokens",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
-from cafe.store.header import BOXES_FORMAT, FILES_FORMAT, FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.header import FILES_FORMAT, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, Block, Header
 from cafe.store.key import canonical, digest
 from cafe.store.packed_text import PackedText, pack_text
 from cafe.store.schema import FILES_OF_SKIPPED, array_bytes, content_digest, set_text
@@ -153,8 +153,8 @@ def _write_files_of_skipped(file: h5py.File, header: Header) -> None:
     if header.skipped_files is not None and all("files" in g for g in file["splits"].values()):
         _write_whole(file, FILES_OF_SKIPPED, header.skipped_files)
         file.attrs["cafe_format"] = FILES_FORMAT
-    if any("boxes" in group for group in file["splits"].values()):
-        file.attrs["cafe_format"] = BOXES_FORMAT
+    if any("boxes" in g for g in file["splits"].values()) or not header.has_text:
+        file.attrs["cafe_format"] = NEWEST_FORMAT
 
 
 def _write_whole(file: h5py.File, name: str, array: NDArray[Any]) -> None:
@@ -175,16 +175,17 @@ class _GrowingDataset:
     """
 
     def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
-        row = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
+        wide = [max(1, length) for length in like.shape[1:]]  # HDF5 has no chunk of length 0
+        row = like.dtype.itemsize * int(np.prod(wide, dtype=np.int64))
         rows = max(1, min(len(like), CHUNK_BYTES // max(1, row)))  # of a chunk
         is_text = like.dtype.kind == "S"
         self._type = h5py.string_dtype("utf-8", like.dtype.itemsize) if is_text else like.dtype
         self._dataset = file.create_dataset(
             name,
             shape=(0, *like.shape[1:]),
-            maxshape=(None, *like.shape[1:]),
+            maxshape=(None, *(length or None for length in like.shape[1:])),
             dtype=self._type,
-            chunks=(rows, *(max(1, length) for length in like.shape[1:])),
+            chunks=(rows, *wide),
             fletcher32=True,  # checked by HDF5 on every read, also of a single row
         )
         self._digest = hashlib.sha256()

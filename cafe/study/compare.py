@@ -18,9 +18,10 @@ from cafe.results.averages import average_record, differences
 from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
-from cafe.store.paths import cache_folder, each_cache
+from cafe.store.paths import cache_folder, cache_name, each_cache
 from cafe.store.repr_mixin import ReprMixin
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
+from cafe.study.equal_texts import without_text
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
     StudyPlan,
@@ -104,7 +105,8 @@ def compare(
         Caches, their files, or their names (`digits/nano.glyphs`); a dataset (`digits`) is each
         encoder's cache of it. None takes the newest.
     methods : sequence of str, optional
-        Names of the catalog; None takes all that need nothing beside a cache.
+        Names of the catalog; None takes all that need nothing beside a cache, and of a cache
+        without text of the classes those that need none.
     shots : int, "all", or a sequence of these, optional
         Training images per class; None takes 1, 2, 4, 8 and 16 as far as the classes reach.
     seeds : int or sequence of int
@@ -171,6 +173,8 @@ def compare(
     sources, names = open_caches(_each(caches)), _methods(methods, meta, has_pool)
     if base_to_new and has_pool:
         raise InputError("base-to-new takes no pool: it would hold images of the new classes.")
+    no_text = {} if methods else _without_text(sources, names)
+    names = [name for name in names if name not in no_text]
     compared = supports_new_classes(names) if base_to_new else names
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     special = settings if meta is None else {**settings, "meta": str(meta)}
@@ -189,6 +193,7 @@ def compare(
     products = context.products
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None
+    skipped = {**no_text, **(skipped or {})} or skipped
     records = []
     for source, plan in zip(sources, plans, strict=True):
         record = study(source, plan, context, progress)
@@ -222,6 +227,15 @@ def _methods(methods: Sequence[str] | None, meta: Path | str | None, has_pool: b
             f"{', '.join(takers)} is not among the methods, and a meta file is for no other."
         )
     return names
+
+
+def _without_text(sources: Sequence[FeatureCache], methods: Sequence[str]) -> dict[str, str]:
+    """Of the usual methods those that a cache without text cannot serve, and why."""
+    bare = [source for source in sources if not source.header.has_text]
+    if not bare:
+        return {}
+    why = f"{cache_name(bare[0].path)} has no text of the classes"
+    return dict.fromkeys(without_text(methods), why)
 
 
 def _compare_one(

@@ -1,13 +1,13 @@
-"""Classes whose texts are equal: what a study refuses or leaves out for them."""
+"""Classes without text, or of equal texts: what a study refuses or leaves out for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cafe.errors import InputError, counted
+from cafe.errors import InputError, counted, verb
 from cafe.features.tensors import ClassText
-from cafe.methods.catalog import BASELINES, CATALOG, find_method
+from cafe.methods.catalog import BASELINES, CATALOG, find_method, methods_that_need
 
 _SHOWN = 3
 
@@ -15,7 +15,7 @@ _SHOWN = 3
 def check_texts(
     text: ClassText, methods: Sequence[str], settings: Mapping[str, Any], name: str
 ) -> None:
-    """Refuse methods that read texts which are equal for some classes.
+    """Refuse methods that need text where there is none, or texts that are equal for some classes.
 
     Parameters
     ----------
@@ -32,6 +32,12 @@ def check_texts(
     InputError
         If there are such methods and such classes, which are named.
     """
+    if not text.has_text and (needing := without_text(methods, settings)):
+        raise InputError(
+            f"{_some(needing)} {verb(len(needing), 'need')} text of the classes, which the cache "
+            f"of {name} has none of; take methods that need none: "
+            f"{', '.join(m for m in methods_that_need('') if m not in without_text([m]))}."
+        )
     readers = [method for method in methods if find_method(method).reads_text(settings)]
     if not readers or not text.equal:
         return
@@ -43,16 +49,24 @@ def check_texts(
     )
 
 
+def without_text(methods: Sequence[str], settings: Mapping[str, Any] | None = None) -> list[str]:
+    """Those of some methods that cannot do without text of the classes."""
+    return [name for name in methods if find_method(name).needs_text(settings or {})]
+
+
 def choose_baselines(text: ClassText, methods: Sequence[str]) -> tuple[list[str], list[str]]:
     """The baselines beside some methods, and a sentence on what is left out of them.
 
     A baseline that nobody asked for does not stand in the way of methods that read no text.
     """
-    if not text.equal:
+    if text.tells_apart:
         return list(BASELINES), []
-    kept = [name for name in BASELINES if name in methods or not find_method(name).reads_text({})]
+    kept = [name for name in BASELINES if name in methods or not without_text([name])]
     left_out = [name for name in BASELINES if name not in kept]
-    why = f"{', '.join(left_out)} is left out: {_same_in_words(text)} have equal text features."
+    reason = "there is no text of the classes"
+    if text.has_text:
+        reason = f"{_same_in_words(text)} have equal text features"
+    why = f"{', '.join(left_out)} is left out: {reason}."
     return kept, [why] if left_out else []
 
 

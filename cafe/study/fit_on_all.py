@@ -44,7 +44,7 @@ class Fitted:
     ----------
     head : Head
     zero_shot : ZeroShotHead or None
-        Zero-shot CLIP on the same classes; None where their texts are equal.
+        Zero-shot CLIP on the same classes; None where their texts are equal, or there are none.
     calibration : Calibration
     estimate : Estimate or None
         None where nothing could be held out: no class has two images.
@@ -119,7 +119,7 @@ def fit_on_all(
         reporting = _reporting(context, name, place, len(methods), progress)
         fits.append(_fit(make_method(name, reporting, settings), images, rows, text))
     plain = TrainingSet(images[torch.arange(0)].to(context.device), text)
-    zero_shot = None if text.equal else cast("ZeroShotHead", ZeroShot(context).fit(plain))
+    zero_shot = None if not text.tells_apart else cast("ZeroShotHead", ZeroShot(context).fit(plain))
     if not rows:
         return Fitted(fits[0][0], zero_shot, NOT_CALIBRATED, None, tuple(counts))
     held_out = [images[out] for _, out in rows]

@@ -88,7 +88,7 @@ def show(
         "logit_scale": header.logit_scale,
         "logit_bias": header.logit_bias,
         "class_names": header.class_names,
-        "sentences": header.sentences,
+        "sentences": header.sentences if header.has_text else [],
         "key": dict(header.key),
         "versions": dict(header.versions),
         "skipped": header.skipped,

@@ -98,13 +98,14 @@ def import_(
             check=checks.extend,
         )
     if as_json:
+        first = vars(checks[0]) if checks else None
         every = {check.split: vars(check) for check in checks}
-        print_json({**summarize_cache(imported), "zero_shot": vars(checks[0]), "splits": every})
+        print_json({**summarize_cache(imported), "zero_shot": first, "splits": every})
     else:
         classes_ = counted(len(imported.header.class_names), "class")
         say(f"{path}: {count_images(imported)}, {classes_}.")
         shown = ", ".join(f"{check.accuracy:.1f} % on {check.split}" for check in checks)
-        say(f"zero-shot {shown}.")
-        say(f"Next: cafe fit {name}")
+        say(f"zero-shot {shown}." if shown else "zero-shot: none, there is no text of the classes.")
+        say(f"Next: cafe fit {name}{'' if shown else ' --method auto'}")
     for doubt in doubts(checks):
         note(f"cafe: {doubt}")

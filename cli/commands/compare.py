@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Option
 
-from cafe.errors import InputError
+from cafe.errors import InputError, verb
 
 from .. import options as opt
 from ..caches import open_caches
@@ -121,8 +121,11 @@ def _print(comparison: Comparison, caches: Sequence[FeatureCache], *, verbose: b
             print_comparison(part)
     if len(records) > 1:
         records.append(record)
+    reasons: dict[str, list[str]] = {}
     for method, reason in (record.left_out or {}).items():
-        say(f"{method} is left out: {reason}.")
+        reasons.setdefault(reason, []).append(method)
+    for reason, methods in reasons.items():
+        say(f"{', '.join(methods)} {verb(len(methods), 'are')} left out: {reason}.")
     print_protocol(record, comparison.records, verbose=verbose)
     for part in records:
         say(f"Saved to {part.folder}")

@@ -86,7 +86,8 @@ def import_features(
         The cache file to write, `<cache folder>/<dataset>/<model>.<pretrained>.h5`.
     text : TextFeatures, Path or str, optional
         The classes' text features, or a file of them: npz as above, or an npy or pt file of one
-        array `(C, P, D)`, `(C, D)` or `(D, C)`. None takes those in the npz.
+        array `(C, P, D)`, `(C, D)` or `(D, C)`. None takes those in the npz; without any the cache
+        has no text, and serves the methods that need none.
     classes : Path or str, optional
         A file of class names in the order of the labels, one per line, or a JSON list. None takes
         the names that come with the text features, else numbers the classes.
@@ -108,7 +109,8 @@ def import_features(
         None logs it.
     check : callable, optional
         Told, before the cache is written, how well the texts tell the images of each split, that of
-        the test split first; see `cafe.extract.importers.zero_shot_check.doubts`.
+        the test split first, if there are texts; see
+        `cafe.extract.importers.zero_shot_check.doubts`.
 
     Returns
     -------
@@ -117,8 +119,7 @@ def import_features(
     Raises
     ------
     InputError
-        If there is no such source, no importer reads it, text features are missing, or a cache is
-        there and may not.
+        If there is no such source, no importer reads it, or a cache is there and may not.
     BusyError
         If another process writes the cache.
     CacheFormatError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from cafe.extract.importers.arrays import finite, read_array, read_npz
 
 if TYPE_CHECKING:
     from cafe.extract.importers.feature_set import FeatureSet
+    from cafe.extract.importers.split_features import SplitFeatures
 
 CLIP_SCALE = 100.0
 """CLIP's published logit scale, for features that come without one."""
@@ -46,6 +48,11 @@ class TextFeatures:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text at all: (C, 0, D) has none."""
+        return self.features.ndim != 3 or bool(self.features.shape[1])
+
     def oriented(self, width: int) -> NDArray[np.float32]:
         """The features with the axes in cafe's order. (C, P, D)
 
@@ -55,6 +62,8 @@ class TextFeatures:
             If no axis is as wide as the image features, or a number is not finite.
         """
         text = self.features
+        if not self.has_text:
+            return text.astype(np.float32)
         if text.dtype.kind != "f" or text.ndim not in (2, 3) or not text.size:
             raise CacheFormatError(
                 f"{self.name} must be floats (C, P, {width}) or (C, {width}); found {text.dtype} "
@@ -93,14 +102,16 @@ def read_text_features(file: Path) -> TextFeatures:
         If it holds no array of numbers.
     """
     if file.suffix == ".npz":
-        return text_of_npz(file, read_npz(file, ("text_prompts", "class_names", "logit_scale")))
+        arrays = read_npz(file, ("text_prompts", "class_names", "logit_scale"))
+        if "text_prompts" not in arrays:
+            found = ", ".join(sorted(arrays))
+            raise CacheFormatError(f"'{file}' has no text_prompts; found {found}.")
+        return text_of_npz(file, arrays)
     return TextFeatures(f"'{file}'", read_array(file))
 
 
 def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
-    """The text features in an npz file, with class names and scale if it has them."""
-    if "text_prompts" not in arrays:
-        raise CacheFormatError(f"'{file}' has no text_prompts; found {', '.join(sorted(arrays))}.")
+    """The text features in an npz file, of no prompt if it has none, with names and scale."""
     names, scale = arrays.get("class_names", np.empty(0, str)), arrays.get("logit_scale")
     if names.dtype.kind not in "US" or names.ndim != 1:
         raise CacheFormatError(
@@ -114,7 +125,7 @@ def text_of_npz(file: Path, arrays: dict[str, NDArray[Any]]) -> TextFeatures:
         names = np.char.decode(names, "utf-8", "surrogateescape")
     return TextFeatures(
         f"'{file}': text_prompts",
-        arrays["text_prompts"],
+        arrays.get("text_prompts", np.zeros((len(names), 0, 1), np.float32)),
         tuple(map(str, names.tolist())),
         logit_scale=None if scale is None else float(scale.item()),
     )
@@ -190,23 +201,34 @@ class ClassList(NamedTuple):
     logit_scale: float
     logit_bias: float | None = None
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text of the classes."""
+        return bool(self.text_features.shape[1])
+
+
+def _no_text(names: int, splits: Mapping[str, SplitFeatures]) -> NDArray[np.float32]:
+    """Texts of no prompt, for as many classes as have a name, or as the labels need. (C, 0, D)"""
+    some = splits.values()
+    labels = [each.class_count or int(each.labels.max(initial=0)) + 1 for each in some if not names]
+    return np.zeros((names or max(labels), 0, next(iter(some)).width), np.float32)
+
 
 def make_class_list(options: ImportOptions, features: FeatureSet) -> ClassList:
     """Combine what the user gave with what the features came with; the user's comes first.
 
     Raises
     ------
-    InputError
-        If there are no text features.
     CacheFormatError
-        If they have another width than the image features, or the number of class names differs.
+        If text features have another width than the image features, or the number of
+        class names differs.
     """
     texts = options.text or features.text
-    if texts is None:
-        raise InputError(
-            f"'{features.source}' holds no text features of the classes; give them with text=, or "
-            "give class names with classes= and let 'cafe cache import --encode' compute them."
-        )
+    if texts is None or not texts.has_text:
+        known = len(options.class_names or features.class_names)
+        known = known or len(texts.class_names if texts else ())
+        none = _no_text(known, features.splits)
+        texts = replace(texts or TextFeatures(f"'{features.source}'", none), features=none)
     text = texts.oriented(features.width)  # (C, P, D)
     names = options.class_names or texts.class_names or features.class_names
     names = names or tuple(f"class {number}" for number in range(len(text)))

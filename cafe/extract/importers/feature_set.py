@@ -59,6 +59,12 @@ class FeatureSet:
         return next(iter(self.splits.values())).width
 
 
+_NO_TEXT = (
+    "it holds no text features of the classes, and none are given: methods that need them are left "
+    "out (text=, or classes= with encode=True, adds them)"
+)
+
+
 def write_feature_set(
     features: FeatureSet,
     options: ImportOptions,
@@ -70,8 +76,6 @@ def write_feature_set(
 
     Raises
     ------
-    InputError
-        If there are no text features.
     CacheFormatError
         If classes do not fit, splits differ in width, or a number is not finite; nothing is
         written.
@@ -89,11 +93,12 @@ def write_feature_set(
         split: read_content(split, images.blocks(split), weights)
         for split, images in splits.items()
     }
-    if check is not None:
+    if check is not None and classes.has_text:
         check([content.check for content in reversed(contents.values())])
     if note is not None:
         for line in (
             *features.notes,
+            *([] if classes.has_text else [_NO_TEXT]),
             *notes_on_classes(classes, features.class_names, options),
             *notes_on_images(contents, classes.class_names),
         ):
@@ -139,7 +144,7 @@ def _key(
     return {
         "imported_from": features.source.name,
         "imported_sha256": content,
-        "text_sha256": digest_of_array(classes.text_features),
+        "text_sha256": digest_of_array(classes.text_features) if classes.has_text else None,
         "class_names_sha256": digest_of_names(classes.class_names),
         "logit_scale": classes.logit_scale,
         "logit_bias": classes.logit_bias,

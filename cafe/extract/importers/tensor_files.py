@@ -37,12 +37,11 @@ def read_npz_file(source: Path, options: ImportOptions) -> FeatureSet | None:
         return None
     parts = [f"{split}_{part}" for split in SPLITS for part in ("features", "labels")]
     arrays = read_npz(source, (*_TEXT_ARRAYS, *parts))
-    needed = [] if options.text else ["text_prompts"]
-    needed += [] if options.known_names() else ["class_names"]
-    if missing := [name for name in needed if name not in arrays]:
+    has_text = options.text is not None or "text_prompts" in arrays
+    if has_text and not options.known_names() and "class_names" not in arrays:
         raise CacheFormatError(
-            f"'{source}' has no {' and no '.join(missing)}; found "
-            f"{', '.join(sorted(arrays)) or 'nothing'}. Give them with text= and classes=."
+            f"'{source}' has no class_names; found {', '.join(sorted(arrays)) or 'nothing'}. Give "
+            "them with classes=."
         )
     splits = {}
     for split in SPLITS:

@@ -102,6 +102,8 @@ _UNKNOWN_CLASSES = (
 
 def doubts_of_extraction(cache: FeatureCache) -> list[str]:
     """What speaks against zero-shot on a cache that cafe made; nothing on a handful of images."""
+    if not cache.header.has_text:
+        return []
     check, classes = check_zero_shot(cache), len(cache.header.class_names)
     by_guessing = check.images / classes
     luck = by_guessing + _SURE * math.sqrt(by_guessing * (1 - 1 / classes))
@@ -115,10 +117,12 @@ def doubts(checks: Sequence[ZeroShotCheck], at_chance: str = _IMPORTED) -> list[
     Parameters
     ----------
     checks : sequence of ZeroShotCheck
-        Of the splits of one cache.
+        Of the splits of one cache; none of a cache without text.
     at_chance : str
         The likeliest reason if no split is better than guessing.
     """
+    if not checks:
+        return []
     best = max(checks, key=lambda check: check.accuracy)
     swapped = next((check for check in checks if check.swapped), None)
     if swapped is not None:

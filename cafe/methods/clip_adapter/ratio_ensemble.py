@@ -11,7 +11,7 @@ from torch import Tensor
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Job
-from cafe.methods.ensemble import Member, make_ensemble
+from cafe.methods.ensemble import Candidates, Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.stacking import log_likelihood, weighing_folds
 from cafe.methods.validation import Fold, train_with_folds
@@ -33,7 +33,15 @@ where nothing is held out, the weights are these (`docs/research/auto.md`)."""
 def fit_ratio_ensembles(
     adapter: ClipAdapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
 ) -> list[Head]:
-    """One ensemble per job: every ratio is trained on the shots and their folds in one call.
+    """One ensemble per job; see `ratio_candidates`."""
+    candidates = ratio_candidates(adapter, jobs, method, more_members)
+    return [make_ensemble(*each) for each in candidates]
+
+
+def ratio_candidates(
+    adapter: ClipAdapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
+) -> list[Candidates]:
+    """Members of one ensemble per job: every ratio is trained on shots and folds in one call.
 
     Parameters
     ----------
@@ -48,7 +56,7 @@ def fit_ratio_ensembles(
 
     Returns
     -------
-    list of EnsembleHead
+    list of Candidates
         One per job.
     """
     folds = [weighing_folds(job.train, job.seed) for job in jobs]
@@ -57,12 +65,12 @@ def fit_ratio_ensembles(
         return [adapter.run_for(train, place, seed, ratio) for ratio in RATIOS]
 
     fitted = train_with_folds(runs_for, jobs, folds, adapter.context)
-    heads: list[Head] = []
+    candidates = []
     for (train, _, _), own, (trained, on_folds) in zip(jobs, folds, fitted, strict=True):
         members, params = _members(adapter, trained, train, on_folds)
         members += more_members(train, own) if more_members else []
-        heads.append(make_ensemble(members, own, train, {**params, "method": method}))
-    return heads
+        candidates.append(Candidates(members, own, train, {**params, "method": method}))
+    return candidates
 
 
 def _members(
