@@ -35,6 +35,15 @@ CacheNames = Annotated[
         autocompletion=completion.caches,
     ),
 ]
+FitCaches = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="[CACHE]...",
+        help="A cache file, or a name such as digits or digits/nano.glyphs [default: the newest]; "
+        "several of the same images make one head.",
+        autocompletion=completion.caches,
+    ),
+]
 RequiredCache = Annotated[
     str,
     Argument(metavar="CACHE", help="A cache file or its name.", autocompletion=completion.caches),

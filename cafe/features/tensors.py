@@ -212,6 +212,11 @@ class ClassText:
         return normalize(means, dim=-1)
 
     @property
+    def each(self) -> tuple[ClassText, ...]:
+        """The text of each encoder: one, but where features of several are joined."""
+        return (self,)
+
+    @property
     def has_text(self) -> bool:
         """Whether there is text: an encoder of images alone has none, and P is 0."""
         return self.features.shape[1] > 0

@@ -137,7 +137,10 @@ def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> Feat
     CacheNotFoundError
         If it is in none of these places.
     """
-    about, recorded = saved.about, Path(unescape_bytes(saved.about.get("cache", "")))
+    about = saved.about
+    if isinstance(about.get("cache"), list):
+        raise CacheNotFoundError("the head was fitted on several caches; give a head of one.")
+    recorded = Path(unescape_bytes(about.get("cache", "")))
     names = about["encoder"]["model"], about["encoder"]["pretrained"]
     # the head is <work>/runs/<run>/<head>, and the cache was recorded relative to <work>
     above = file.absolute().parents

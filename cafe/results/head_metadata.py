@@ -69,7 +69,7 @@ class HeadMetadata(_Required, total=False):
     baselines: dict[str, Percent]
     calibration: _Calibration
     learning: str
-    cache: str
+    cache: str | list[str]
     protocol: str
     command: str
     created: str

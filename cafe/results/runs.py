@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cafe.errors import CafeError, InputError, raise_as
 from cafe.features.pool import INDUCTIVE, kind_of
+from cafe.methods.zero_shot import ZeroShotHead
 from cafe.results.head_selection import HeadSelector as HeadSelector
 from cafe.results.head_selection import choose_result
 from cafe.results.page import GRID_ROWS, PAGE, GridRow, Page, PageRow
@@ -134,6 +135,9 @@ def _save_heads(folder: Path, record: Record) -> None:
     zero_shot = {r.shots: r.heads for r in record.results if r.method == "zero-shot"}
     for result in record.results:
         texts = zero_shot.get(result.shots, [None] * len(result.heads))
+        texts = [
+            head if isinstance(head, ZeroShotHead) else None for head in texts
+        ]  # of one encoder
         for place, (head, text) in enumerate(zip(result.heads, texts, strict=True)):
             about = _about(record, result, place)
             if text is None and record.opened is not None:  # which else tells the width

@@ -19,6 +19,7 @@ from cafe.errors import CafeError, InputError, one_line
 from cafe.features.pool import INDUCTIVE
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head, Numbers, in_kind
+from cafe.methods.several_encoders import ENCODERS, JoinedHead
 from cafe.methods.tensor_file import FAULTS, pack, read_about, read_tensors
 from cafe.methods.zero_shot import ZeroShot, ZeroShotHead
 from cafe.results.head_metadata import HeadMetadata
@@ -201,7 +202,11 @@ def load_head(path: Path | str) -> SavedHead:
         tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
-        head = find_method(about["method"]).make_head(own, about["params"])
+        params = about["params"]
+        if ENCODERS in params:
+            head: Head = JoinedHead.of_tensors(own, params, about["method"])
+        else:
+            head = find_method(about["method"]).make_head(own, params)
         zero_shot = ZeroShotHead(**text, params={}, method=ZeroShot.name) if text else None
         saved = SavedHead(head, about, zero_shot)
         _try_out(saved)

@@ -20,6 +20,7 @@ from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head, predict
+from cafe.methods.several_encoders import fit_heads
 from cafe.results.metrics import accuracy
 from cafe.results.result import NOT_CALIBRATED, Calibration
 from cafe.study.plan import StudyPlan
@@ -203,9 +204,8 @@ def out_of_fold(
         return NOT_CALIBRATED
     context = context or Context()
     device, text = context.device, text.to(context.device)
-    fitted = make_method(method, context, settings).fit_many(
-        [Job(TrainingSet(images[kept].to(device), text), seed=seed) for kept, _ in folds]
-    )
+    jobs = [Job(TrainingSet(images[kept].to(device), text), seed=seed) for kept, _ in folds]
+    fitted = fit_heads(make_method(method, context, settings), jobs)
     held_out = [images[out] for _, out in folds]
     pairs = [judge(h, part, len(part)) for h, part in zip(fitted, held_out, strict=True)]
     return fit_temperature(pairs, "out-of-fold")

@@ -32,6 +32,11 @@ def check_texts(
     InputError
         If there are such methods and such classes, which are named.
     """
+    if len(text.each) > 1:  # zero-shot takes those encoders that tell the classes apart
+        others = [method for method in methods if method != "zero-shot"]
+        for part in text.each:
+            check_texts(part, others, settings, name)
+        return
     if not text.has_text and (needing := without_text(methods, settings)):
         raise InputError(
             f"{_some(needing)} {verb(len(needing), 'need')} text of the classes, which the cache "
@@ -59,7 +64,7 @@ def choose_baselines(text: ClassText, methods: Sequence[str]) -> tuple[list[str]
 
     A baseline that nobody asked for does not stand in the way of methods that read no text.
     """
-    if text.tells_apart:
+    if any(part.tells_apart for part in text.each):
         return list(BASELINES), []
     kept = [name for name in BASELINES if name in methods or not without_text([name])]
     left_out = [name for name in BASELINES if name not in kept]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.engine import Recipe
+from cafe.errors import escape_bytes
+from cafe.features.joined import join_caches
 from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
@@ -21,8 +24,10 @@ from cafe.study.grid.search import GridResult, search
 from cafe.study.grid.space import GridSpace, check_size, span
 from cafe.study.meta_train import meta_notes
 from cafe.study.plan import (
+    check_joinable,
     describe_protocol,
     make_plan,
+    open_caches,
     resolve_seeds,
     resolve_settings,
     resolve_shots,
@@ -35,7 +40,7 @@ DEFAULT_SHOTS = 16
 
 
 def fit(
-    cache: FeatureCache | Path | str | None = None,
+    cache: FeatureCache | Path | str | Sequence[FeatureCache | Path | str] | None = None,
     *,
     method: str | Sequence[str] = "clip-adapter",
     shots: Shots | Sequence[Shots] | None = None,
@@ -64,7 +69,9 @@ def fit(
     Parameters
     ----------
     cache : FeatureCache, Path or str, optional
-        The cache, its file, or its name (`digits/nano.glyphs`); None takes the newest.
+        The cache, its file, or its name (`digits/nano.glyphs`); None takes the newest. Several
+        caches of the same images under different encoders make one head, which mixes a head for
+        each; images are matched by their ids.
     method : str or sequence of str
         Names of the catalog; the two baselines are always beside them.
     shots : int, "all", or a sequence of these, optional
@@ -134,9 +141,12 @@ def fit(
     >>> record.results[-1].accuracy.mean > 70
     True
     """
-    source = FeatureCache.open(cache)
+    sources = open_caches(cache)
+    joined = join_caches(sources) if len(sources) > 1 else None
+    source = cast("FeatureCache", joined) if joined else sources[0]
     methods = [method] if isinstance(method, str) else list(method)
-    task = load_task(source)
+    check_joinable(methods, len(sources))
+    task = joined.task() if joined else load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     settings |= pool_settings(source, pool, methods)
     baselines, notes = choose_baselines(task.text, methods)
@@ -147,7 +157,7 @@ def fit(
     context = Context(resolve_device(device), precision)
     products = context.products
     check_runs_folder(runs)
-    meta = meta_notes(source, plan.settings)
+    meta = [*(joined.notes if joined else ()), *meta_notes(source, plan.settings)]
     if note is not None:
         for text in [*meta, *cost_notes(task, plan, context)]:
             note(text)
@@ -158,6 +168,8 @@ def fit(
         for text in few_class_notes(results):
             note(text)
     record = make_record(source, protocol, results, command, precision=products)
+    if joined:
+        record = replace(record, cache=tuple(escape_bytes(str(part.path)) for part in sources))
     return save_run(record, Path(runs)) if runs is not None else record
 
 

@@ -38,6 +38,13 @@ def open_caches(
     return [FeatureCache.open(cache) for cache in caches]
 
 
+def check_joinable(methods: Sequence[str], caches: int) -> None:
+    """Refuse methods that need more than features, where several caches make one head."""
+    for name in methods if caches > 1 else ():
+        if need := find_method(name).needs:
+            raise InputError(f"{name} needs {need} of one encoder; give one cache, not {caches}.")
+
+
 def resolve_shots(
     shots: Shots | Sequence[Shots] | None, default: Sequence[Shots] = ()
 ) -> list[Shots]:

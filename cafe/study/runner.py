@@ -17,6 +17,7 @@ from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
+from cafe.methods.several_encoders import fit_heads
 from cafe.progress import Progress
 from cafe.results.result import Calibration, Result
 from cafe.study.calibration import calibrate
@@ -81,7 +82,7 @@ def run_study(
             stage = f"{method.name}, {counted(shots, 'shot')}"
             report(stage)
             start = time.perf_counter()
-            heads = method.fit_many(jobs)
+            heads = fit_heads(method, jobs)
             fitted.append((method.name, heads, time.perf_counter() - start))
             done += 1
         del jobs  # what temperatures are fitted on takes as much memory

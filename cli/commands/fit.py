@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from .. import options as opt
-from ..caches import open_cache
+from ..caches import open_caches
 from ..class_balance import read_class_balance
 from ..output import note, print_saved_json, say
 from ..parsing import (
@@ -55,7 +55,7 @@ _INTERRUPTED = "nothing was saved; 'cafe grid' keeps what is done."
 
 def fit(
     context: typer.Context,
-    cache_argument: opt.CacheName = None,
+    caches: opt.FitCaches = None,
     method: opt.Methods = None,
     ratio: opt.Ratio = None,
     bottleneck: opt.Bottleneck = None,
@@ -91,6 +91,8 @@ def fit(
 ) -> None:
     """Fit CLIP-Adapter, by default on 16 images per class, beside zero-shot CLIP and class means.
 
+    Several caches of the same images under different encoders make one head over all of them.
+
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.study.fit import fit as run
@@ -119,16 +121,16 @@ def fit(
         prompt=parse_prompt(prompt),
         **parse_ratio(ratio),
     )
-    features = open_cache(cache_argument, cache, dataset, model)
+    features = open_caches(caches, cache, dataset, model)
     methods = parse_methods(method) or ["clip-adapter"]
-    settings |= tower_loader(methods, encoder, pretrained, device)(features)
+    settings |= tower_loader(methods, encoder, pretrained, device)(features[0])
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         record = run(
             features,
             method=methods,
             shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
-            command=recorded_command(context, [features]),
+            command=recorded_command(context, features),
             progress=progress,
             note=lambda text: note(f"cafe: {text}"),
             **settings,
