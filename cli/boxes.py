@@ -72,7 +72,7 @@ class BoxFiles(NamedTuple):
 
 def predict_boxes(
     saved: SavedHead,
-    load_encoder: Callable[[], Encoder],
+    load_encoder: Callable[[], Encoder | tuple[Encoder, ...]],
     images: Sequence[str],
     files: BoxFiles,
     which: tuple[bool, float, float | None, int],

@@ -22,7 +22,7 @@ from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CafeError, InputError
 from cafe.inference import export, graphs
 from cafe.inference.graphs import HeadGraph, trace
-from cafe.inference.predictor import record_of_head
+from cafe.inference.head_encoders import record_of_head
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method, make_method
 from cafe.results.runs import find_head

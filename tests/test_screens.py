@@ -339,7 +339,7 @@ STOPS = {
         "finished work is kept",
     ),
     "cache import {npz} a/b.c": ("cafe.store.write._write_header", "whole or not at all"),
-    "predict {head} x.png": ("cafe.encoders.recorded.load_recorded_encoder", "is complete"),
+    "predict {head} x.png": ("cafe.inference.head_encoders.load_recorded_encoder", "is complete"),
     "export {head}": ("cafe.inference.export.load_head", "whole or not at all"),
     "cache merge a/b.c {cache} {cache}": ("cafe.store.merge._shared_ids", "whole or not at all"),
 }

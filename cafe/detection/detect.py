@@ -69,7 +69,7 @@ def detect(
             "(extract with --proposals), or by an encoder such as SigLIP; this head has neither."
         )
     encoded = encode_boxes(
-        predictor.encoder, boxes, root, contexts_of(saved), loader or LoaderOptions()
+        predictor.only_encoder, boxes, root, contexts_of(saved), loader or LoaderOptions()
     )
     return _detect(encoded, boxes, saved, background, options)
 

@@ -55,9 +55,8 @@ class JoinedText(ClassText):
 def take_apart(train: TrainingSet) -> list[TrainingSet]:
     """A training set of joined features as one for each encoder."""
     text = train.text
-    assert isinstance(text, JoinedText)
-    columns = split_columns(train.features, [part.features.shape[-1] for part in text.parts])
-    return [TrainingSet(some, part) for some, part in zip(columns, text.parts, strict=True)]
+    columns = split_columns(train.features, [part.features.shape[-1] for part in text.each])
+    return [TrainingSet(some, part) for some, part in zip(columns, text.each, strict=True)]
 
 
 def split_columns(features: Features, widths: Sequence[int]) -> list[Features]:
@@ -163,11 +162,10 @@ def join_caches(caches: Sequence[FeatureCache]) -> JoinedCaches:
     names = [_names(cache) for cache in caches]
     rows: list[dict[str, list[int]]] = [{} for _ in caches]
     for name, (split, _) in names[0].items():
-        places = [some.get(name) for some in names]
-        if None in places:
+        places = [some[name] for some in names if name in some]
+        if len(places) < len(names):
             continue
         for other, place, cache in zip(rows, places, caches, strict=True):
-            assert place is not None
             if place[0] != split:
                 raise InputError(
                     f"'{name}' is in {split} of {_name(caches[0])} and in {place[0]} of "

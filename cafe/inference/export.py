@@ -20,9 +20,9 @@ from cafe.features.splits import Shots
 from cafe.features.task import StoredFeatures
 from cafe.inference import graphs
 from cafe.inference.graphs import Answer, HeadGraph, ImageGraph, expected_answer
+from cafe.inference.head_encoders import record_of_head
 from cafe.inference.model_card import write_card
 from cafe.inference.neighbours import find_cache
-from cafe.inference.predictor import record_of_head
 from cafe.results.run_folders import check_output
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head

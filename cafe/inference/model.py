@@ -15,8 +15,9 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import load_recorded_encoder
 from cafe.errors import CafeError, raise_as
 from cafe.extract.image_sources import Images
+from cafe.inference.head_encoders import record_of_head
 from cafe.inference.model_card import write_model_card
-from cafe.inference.predictor import Predictor, record_of_head
+from cafe.inference.predictor import Predictor
 from cafe.results.model_record import ModelRecord
 from cafe.results.saved_head import SavedHead, load_head
 from cafe.results.saved_model import (

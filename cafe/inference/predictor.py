@@ -17,13 +17,8 @@ from torch import Tensor
 
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import (
-    EncoderRecord,
-    check_recorded_encoder,
-    decoding_as,
-    load_recorded_encoder,
-)
-from cafe.errors import InputError
+from cafe.encoders.recorded import check_recorded_encoder, decoding_as
+from cafe.errors import InputError, counted
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
 from cafe.extract.image_sources import Images, list_images
@@ -31,6 +26,12 @@ from cafe.features.pool import INDUCTIVE, Pool, load_pool
 from cafe.features.splits import Shots as ShotCount
 from cafe.inference.adapt_to_pool import Shots
 from cafe.inference.adaptation import Adaptation
+from cafe.inference.head_encoders import (
+    join_encoded,
+    load_encoders,
+    record_of_head,
+    records_of_head,
+)
 from cafe.inference.neighbours import Neighbour, NeighbourIndex
 from cafe.inference.prediction import ClassScore, Prediction, class_scores
 from cafe.progress import Progress
@@ -49,8 +50,9 @@ class Predictor(ReprMixin):
     Parameters
     ----------
     saved : SavedHead
-    encoder : Encoder
+    encoder : Encoder or tuple of Encoder
         The encoder whose features the head was fitted on; it decodes files as was done for these.
+        Of a head over several encoders each of them, in the order of its features.
     neighbours : NeighbourIndex, optional
         The training images, for explanations.
     adaptation : Adaptation, optional
@@ -74,7 +76,7 @@ class Predictor(ReprMixin):
     """
 
     saved: SavedHead
-    encoder: Encoder
+    encoder: Encoder | tuple[Encoder, ...]
     neighbours: NeighbourIndex | None = None
     adaptation: Adaptation | None = None
     shots: Shots | None = None
@@ -83,12 +85,38 @@ class Predictor(ReprMixin):
         return self.saved._title().replace("SavedHead", "Predictor", 1)
 
     def _rows(self) -> list[list[str]]:
-        return [*self.saved._rows(), ["device", str(self.encoder.device)]]
+        return [*self.saved._rows(), ["device", str(self._encoders[0].device)]]
 
     def __post_init__(self) -> None:
-        record = record_of_head(self.saved)
-        check_recorded_encoder(record, self.encoder)
-        self.encoder = decoding_as(record, self.encoder)
+        records, decoding = records_of_head(self.saved), []
+        if len(records) != len(self._encoders):
+            raise InputError(
+                f"the head takes {counted(len(records), 'encoder')}; got {len(self._encoders)}."
+            )
+        for record, encoder in zip(records, self._encoders, strict=True):
+            check_recorded_encoder(record, encoder)
+            decoding.append(decoding_as(record, encoder))
+        self.encoder = tuple(decoding) if len(decoding) > 1 else decoding[0]
+
+    @property
+    def only_encoder(self) -> Encoder:
+        """The encoder of a head over one; `InputError` where there are several."""
+        record_of_head(self.saved)
+        return self._encoders[0]
+
+    @property
+    def _encoders(self) -> tuple[Encoder, ...]:
+        return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
+
+    def _encode(self, images: Images, options: LoaderOptions) -> Iterator[EncodedImages]:
+        """The images under every encoder, a batch at a time."""
+        sources, first = list_images(images), self._encoders[0]
+        quiet = replace(options, progress=None)  # the first tells for all
+        batches = (
+            encode_images(encoder, sources, options if encoder is first else quiet)
+            for encoder in self._encoders
+        )
+        return map(join_encoded, zip(*batches, strict=True))
 
     @classmethod
     def load(
@@ -126,7 +154,7 @@ class Predictor(ReprMixin):
         file = find_head(run, HeadSelector(method, shots, seed))
         saved = load_head(file)
         fitted_on = Shots.find(saved, file) if adapting else None
-        encoder = load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
+        encoder = load_encoders(saved, model, pretrained, device=device)
         return cls(saved, encoder, shots=fitted_on)
 
     def predict(
@@ -183,7 +211,7 @@ class Predictor(ReprMixin):
         if not 0 <= unknown_below <= 1:
             raise InputError(f"unknown_below={unknown_below} must be a probability, 0 to 1.")
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
-        batches = encode_images(self.encoder, list_images(images), options)
+        batches = self._encode(images, options)
         how = (top, unknown_below, explain)
         if pool is None or pool == "none":
             found = (self._classify(batch, *how) for batch in batches)
@@ -238,7 +266,7 @@ class Predictor(ReprMixin):
             If an image cannot be read and `on_error` is "fail".
         """
         options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
-        batches = encode_images(self.encoder, list_images(images), options)
+        batches = self._encode(images, options)
         return stack_rows(self._kept(batches), self._probabilities, len(self.classes_), on_error)
 
     @property
@@ -295,12 +323,3 @@ class Predictor(ReprMixin):
         if not explain or neighbours is None:
             return zero_shot, [()] * len(x)
         return zero_shot, neighbours.nearest(x)
-
-
-def record_of_head(saved: SavedHead) -> EncoderRecord:
-    """What a head's file records of the encoder whose features the head was fitted on."""
-    names = saved.about["encoder"]
-    alternative = "use cafe.load_head on features"
-    return EncoderRecord(
-        names["model"], names["pretrained"], saved.about["cache_key"], "the head", alternative
-    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from cafe.features.joined import JoinedText, split_columns, take_apart
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.auto import Auto
 from cafe.methods.base import Job, Method, Validation
 from cafe.methods.catalog import find_method
@@ -47,7 +47,7 @@ class JoinedHead(Head):
             for weight, head, part in zip(self.mixture, self.heads, columns, strict=True)
             if head is not None
         ]
-        mixed = terms[0]
+        mixed: Tensor = terms[0]
         for term in terms[1:]:
             mixed = torch.logaddexp(mixed, term)
         return mixed
@@ -122,7 +122,8 @@ def _mix_heads(method: Method, jobs: Sequence[Job], parts: Sequence[Sequence[Job
     skipped = [
         isinstance(method, ZeroShot) and not some[0].train.text.tells_apart for some in parts
     ]
-    folds = [weighing_folds(job.train, job.seed) for job in jobs]
+    is_blind = isinstance(method, ZeroShot)  # it looks at no shot, to weigh encoders neither
+    folds = [[] if is_blind else weighing_folds(job.train, job.seed) for job in jobs]
     fitted, judged = [], []
     for some, skip, place in zip(parts, skipped, range(len(parts)), strict=True):
         on_folds = [
@@ -133,9 +134,9 @@ def _mix_heads(method: Method, jobs: Sequence[Job], parts: Sequence[Sequence[Job
         more = [Job(train, job.validation, job.seed) for train, _, job in on_folds]
         fits = iter([] if skip else method.fit_many([*some, *more]))
         fitted.append([next(fits, None) for _ in some])
-        judged.append(
-            iter([_judge(next(fits, None), *row[:2], place, jobs[0]) for row in on_folds])
-        )
+        text = jobs[0].train.text
+        ours = [_judge(next(fits, None), held_out, place, text) for _, held_out, _ in on_folds]
+        judged.append(iter(ours))
     heads: list[Head] = []
     for number, (job, own) in enumerate(zip(jobs, folds, strict=True)):
         rows = [torch.cat([_NONE, *(next(each) for _ in own)]) for each in judged]
@@ -151,11 +152,11 @@ def _mix_heads(method: Method, jobs: Sequence[Job], parts: Sequence[Sequence[Job
 _NONE = torch.zeros(0, dtype=torch.float64)
 
 
-def _judge(head: Head | None, train: TrainingSet, held_out: Any, place: int, job: Job) -> Tensor:
+def _judge(head: Head | None, held_out: Features, place: int, text: ClassText) -> Tensor:
     """Log-likelihood of a fold's held-out images under an encoder's head. (n,)"""
     if head is None:
         return torch.zeros(len(held_out), dtype=torch.float64)
-    widths = [part.features.shape[-1] for part in job.train.text.each]
+    widths = [part.features.shape[-1] for part in text.each]
     part = split_columns(held_out, widths)[place]
     return log_likelihood(predict(head, part), part.y).cpu()
 
@@ -163,8 +164,7 @@ def _judge(head: Head | None, train: TrainingSet, held_out: Any, place: int, job
 def _join(
     method: Method, train: TrainingSet, heads: Sequence[Head | None], mixture: Tensor
 ) -> JoinedHead:
-    text = train.text
-    assert isinstance(text, JoinedText)
+    text = cast("JoinedText", train.text)
     about = [
         {
             "name": name,

@@ -28,12 +28,23 @@ class _Maps(TypedDict):
     grid: Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
+class _OneEncoder(TypedDict):
+    """One of several encoders of a head."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model: str
+    pretrained: str
+    cache_key: dict[str, Any]
+
+
 class _CacheKey(TypedDict):
     """The key of the cache that a head was fitted on, of which most is compared as it is."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     spatial: NotRequired[_Maps | None]
+    encoders: NotRequired[Annotated[list[_OneEncoder], Field(min_length=2)]]
 
 
 class _Calibration(TypedDict, total=False):

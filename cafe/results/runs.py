@@ -134,10 +134,9 @@ def head_file(method: str, shots: object, seed: int) -> str:
 def _save_heads(folder: Path, record: Record) -> None:
     zero_shot = {r.shots: r.heads for r in record.results if r.method == "zero-shot"}
     for result in record.results:
-        texts = zero_shot.get(result.shots, [None] * len(result.heads))
-        texts = [
-            head if isinstance(head, ZeroShotHead) else None for head in texts
-        ]  # of one encoder
+        same = zero_shot.get(result.shots, [None] * len(result.heads))
+        # of several encoders it would be one for each
+        texts = [head if isinstance(head, ZeroShotHead) else None for head in same]
         for place, (head, text) in enumerate(zip(result.heads, texts, strict=True)):
             about = _about(record, result, place)
             if text is None and record.opened is not None:  # which else tells the width

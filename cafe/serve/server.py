@@ -146,7 +146,7 @@ def _open(
         if gallery is None:
             raise InputError("unlabelled= needs the cache that the model was fitted on.")
         folder = Path(unlabelled)
-        for line in gallery.add_unlabelled(folder, loaded.predictor.encoder, progress):
+        for line in gallery.add_unlabelled(folder, loaded.predictor.only_encoder, progress):
             note(f"skipped {line}")
     if gallery is not None:
         pictures = Pictures(gallery, images, loaded.record.command)

@@ -70,7 +70,7 @@ class Session:
             rows = (y >= 0).nonzero().squeeze(1).tolist()
             images = [(str(row), gallery.names[int(y[row])]) for row in rows]
             neighbours = NeighbourIndex(gallery.x[rows], images)
-        return Predictor(predictor.saved, predictor.encoder, neighbours)
+        return Predictor(predictor.saved, predictor.only_encoder, neighbours)
 
     # predictions
 
@@ -238,7 +238,7 @@ class Session:
             content_sha256=digest,
             remark=remark,
         )
-        made.encoder = self._predictor.encoder
+        made.encoder = self._predictor.only_encoder
         self._predictor = self._new_predictor(made.predictor)
         self.model = made
         made.save(self.folder)

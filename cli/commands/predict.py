@@ -24,7 +24,6 @@ from ..prediction_formats import FORMATS, Write
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
-    from cafe.encoders.encoder import Encoder
     from cafe.inference.neighbours import NeighbourIndex
     from cafe.inference.prediction import Prediction
     from cafe.results.saved_head import SavedHead
@@ -102,6 +101,7 @@ def predict(
     from cafe.encoders.preprocess import quiet_pillow
     from cafe.extract.image_sources import list_images
     from cafe.inference.adapt_to_pool import Shots
+    from cafe.inference.head_encoders import load_encoders
     from cafe.inference.predictor import Predictor
     from cafe.results.runs import choose_head
     from cafe.results.saved_head import load_head
@@ -113,7 +113,7 @@ def predict(
     shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
-    encoder = partial(_load_encoder, saved, model, pretrained, device)
+    encoder = partial(load_encoders, saved, model, pretrained, device=device)
     if boxes is not None:
         files = BoxFiles(boxes, truth, output or Path("detections.json"), draw, allow_missing)
         which = (overlap, min_score, nms, max_per_image)
@@ -140,15 +140,6 @@ def _refuse_without_boxes(given: Mapping[str, Any]) -> None:
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is for boxes; give them with --boxes FILE.")
-
-
-def _load_encoder(
-    saved: SavedHead, model: str | None, pretrained: str | None, device: str
-) -> Encoder:
-    from cafe.encoders.recorded import load_recorded_encoder
-    from cafe.inference.predictor import record_of_head
-
-    return load_recorded_encoder(record_of_head(saved), model, pretrained, device=device)
 
 
 def _check_format(format_: str, *, as_json: bool) -> None:
