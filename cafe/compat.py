@@ -83,6 +83,12 @@ def import_open_clip() -> ModuleType:
     return _import_or_raise("open_clip", "open_clip_torch")
 
 
+def import_timm() -> Any:
+    """timm, which open_clip needs and which needs torchvision."""
+    import_open_clip()
+    return _import_or_raise("timm", "timm")
+
+
 def import_pandas() -> Any:
     """Import pandas, which cafe needs for tables alone.
 

@@ -74,7 +74,8 @@ SplitFile = Annotated[Path | None, Option(help="A split in CoOp's JSON format, o
 EncoderName = Annotated[
     str | None,
     Option(
-        help="An open_clip architecture, nano, or a folder or JSON file with a configuration "
+        help="An open_clip architecture, nano, timm:NAME (images alone), or a folder or "
+        "JSON file with a configuration "
         "[default: ViT-B-32; nano for digits].",
         autocompletion=completion.models,
     ),

@@ -16,7 +16,7 @@ from making import draw_image
 from safetensors.torch import save
 
 import cafe
-from cafe.encoders.checkpoint import _read_tensors
+from cafe.encoders.checkpoint import read_tensors
 from cafe.errors import escape_bytes, unescape_bytes
 from cafe.extract.image_sources import list_images
 from cafe.extract.importers.arrays import read_array
@@ -140,4 +140,4 @@ def test_tensors_in_folders_of_such_names(tmp_path: Path) -> None:
     torch.save({"rows": rows}, folder / "state.pt")
     (folder / "state.safetensors").write_bytes(save({"rows": rows}))
     for name in ("state.pt", "state.safetensors"):
-        assert torch.equal(_read_tensors(folder / name)["rows"], rows)
+        assert torch.equal(read_tensors(folder / name)["rows"], rows)

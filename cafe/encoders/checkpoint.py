@@ -42,7 +42,7 @@ def load_weights(network: Any, source: WeightsSource, file: Path) -> None:
             open_clip.load_checkpoint(network, str(file))
             return
         source.check_checksums()
-        state = _read_openai(file) if source.is_openai_file else _read_tensors(file)
+        state = _read_openai(file) if source.is_openai_file else read_tensors(file)
         with _given(state) as taken:
             open_clip.load_checkpoint(network, str(file))
         if not taken:
@@ -66,7 +66,7 @@ def _given(state: Mapping[str, Tensor]) -> Iterator[list[str]]:
         factory.load_state_dict = before
 
 
-def _read_tensors(file: Path) -> Mapping[str, Tensor]:
+def read_tensors(file: Path) -> Mapping[str, Tensor]:
     """The tensors of a safetensors or PyTorch file, by name."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file

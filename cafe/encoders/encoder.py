@@ -17,10 +17,21 @@ from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.encoders.checkpoint import load_weights
 from cafe.encoders.decoding import DECODING, Decode
 from cafe.encoders.preprocess import Preprocess
+from cafe.encoders.timm_models import load_timm_model
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
-from cafe.encoders.weights import DEFAULT_MODEL, PREPROCESS, WeightsSource, architecture, locate
-from cafe.errors import WeightsError, raise_as
+from cafe.encoders.weights import (
+    DEFAULT_MODEL,
+    PREPROCESS,
+    TIMM,
+    WeightsSource,
+    architecture,
+    locate,
+)
+from cafe.errors import InputError, WeightsError, raise_as
 from cafe.store.files import digest_of_file
+
+CLIP_SCALE = 100.0
+"""OpenAI's logit scale, for cosines of an encoder that has none of its own."""
 
 _SENTENCES_PER_BATCH = 256
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,7 +39,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen CLIP model with its preprocess and tokenizer.
+    """A frozen CLIP model with its preprocess and tokenizer, or an encoder of images alone.
 
     Attributes
     ----------
@@ -62,6 +73,11 @@ class Encoder:
     logit_bias: float | None
     _network: Any = field(repr=False)
     _tokenizer: Any = field(repr=False)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it has a text tower."""
+        return self._tokenizer is not None
 
     @property
     def tokens(self) -> int | None:
@@ -139,6 +155,10 @@ class Encoder:
 
     def token_ids(self, sentences: Sequence[str]) -> Tensor:
         """Token ids of sentences, as the text tower takes them. (n, L)"""
+        if not self.has_text:
+            if sentences:
+                raise InputError(f"{self.model} has no text tower; take an encoder that has one.")
+            return torch.zeros(0, 0, dtype=torch.long)
         token_ids: Tensor = self._tokenizer(list(sentences))
         return token_ids
 
@@ -159,7 +179,7 @@ def load_encoder(
     Parameters
     ----------
     model : str
-        An open_clip architecture ("ViT-B-32"), "nano", a folder with an `open_clip_config.json`,
+        An open_clip architecture ("ViT-B-32"), "nano", an image-only model of timm ("timm:NAME"), a folder with an `open_clip_config.json`,
         or such a JSON file.
     pretrained : str, optional
         A tag that open_clip knows for the architecture ("openai"), a checkpoint file
@@ -185,6 +205,8 @@ def load_encoder(
     """
     target = resolve_device(device)
     chosen = encoder_precision(precision, target)
+    if model.startswith(TIMM):
+        return _image_encoder(model, pretrained, target, chosen)
     source = locate(model, pretrained)
     tokenizer = load_tokenizer(model, source.identifier)
     network = hub.fetch(lambda: _build_network(source, chosen), f"a part of '{model}'")
@@ -203,6 +225,29 @@ def load_encoder(
         logit_bias=None if bias is None else float(bias.detach()),
         _network=network.to(target).eval().requires_grad_(False),
         _tokenizer=tokenizer,
+    )
+
+
+def _image_encoder(
+    model: str, pretrained: str | None, device: torch.device, precision: Precision
+) -> Encoder:
+    """A model of timm as an encoder without a text tower."""
+    made = load_timm_model(model, pretrained)
+    return Encoder(
+        model=made.model,
+        pretrained=made.pretrained,
+        weights_sha256=digest_of_file(made.weights)
+        if made.weights
+        else _state_digest(made.network),
+        architecture_sha256=made.architecture_sha256,
+        precision=precision,
+        device=device,
+        preprocess=Preprocess(made.preprocess),
+        width=made.width,
+        logit_scale=CLIP_SCALE,
+        logit_bias=None,
+        _network=made.network.to(device, _DTYPES[precision]).eval().requires_grad_(False),
+        _tokenizer=None,
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from cafe.compat import import_open_clip
 from cafe.encoders.crop_resize import Side, crop_resize
 from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, smallest_scale
+from cafe.encoders.timm_steps import timm_steps
 from cafe.encoders.to_rgb import to_rgb
 from cafe.errors import InputError
 
@@ -171,7 +172,7 @@ class Preprocess:
     ----------
     config : mapping
         open_clip's preprocess configuration: size, mean, std, interpolation, resize_mode,
-        fill_color.
+        fill_color. `crop_pct`, the share of the resized side that is kept, is of timm's models.
 
     Attributes
     ----------
@@ -186,15 +187,21 @@ class Preprocess:
         from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
 
         self.config = dict(config)
-        transform = open_clip.transform.image_transform_v2(
-            open_clip.transform.PreprocessCfg(**config), is_train=False
-        )
-        steps = list(transform.transforms)
+        if "crop_pct" in config:
+            steps = timm_steps(self.config)
+        else:
+            transform = open_clip.transform.image_transform_v2(
+                open_clip.transform.PreprocessCfg(**config), is_train=False
+            )
+            steps = list(transform.transforms)
         tensor_at = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
         self._geometry = Compose(steps[:tensor_at])
         self._crop = Compose(steps[1:tensor_at])
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
+        # timm resizes to more than it crops
+        share = config.get("crop_pct", 1.0)
+        self._target = math.floor(self.size[0] / share), math.floor(self.size[1] / share)
         # an augmented crop has chosen its content: resize all of it, crop no more
         bilinear = config["interpolation"] == "bilinear"
         mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
@@ -217,7 +224,7 @@ class Preprocess:
         """
         if self.decode == "exact":
             return 1
-        height, width = self.size
+        height, width = self._target
         if augmentation is not None and augmentation.views > 1:
             # a crop may be as narrow on either side of the image
             height = width = math.ceil(max(self.size) / _LEAST_SHARE)
@@ -238,7 +245,7 @@ class Preprocess:
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height to which an image is resized before it is cropped."""
-        h, w = self.size
+        h, w = self._target
         if self._mode == "squash":
             return w, h
         if self._mode == "shortest" and h == w:  # as torchvision rounds

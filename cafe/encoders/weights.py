@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cafe.encoders.hub as hub
-from cafe.compat import import_open_clip
+from cafe.compat import import_open_clip, import_timm
 from cafe.encoders.tokenizer import check_tokenizer
 from cafe.errors import UnknownNameError, WeightsError, raise_as
 from cafe.store.files import check_archive, digest_of_file, is_archive
@@ -22,6 +22,8 @@ from cafe.store.files import check_archive, digest_of_file, is_archive
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32", "openai"
 NANO, NANO_TAG = "nano", "glyphs"
 UNTRAINED = "none"
+TIMM = "timm:"
+"""Before the name of an encoder of images alone, one of timm's."""
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -76,9 +78,20 @@ def default_pretrained(model: str) -> str:
 
 def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
     """Names of an encoder as they appear in a cache's file name, without loading weights."""
+    if model.startswith(TIMM):
+        return _timm_names(model, pretrained)
     name = Path(model).absolute().stem if _is_local(model) and model != NANO else model
     tag = pretrained or default_pretrained(model)
     return name.replace("/", "-"), Path(tag).stem if Path(tag).is_file() else tag
+
+
+def _timm_names(model: str, pretrained: str | None) -> tuple[str, str]:
+    """The same of a model of timm, whose weights are named with it, apart, or not at all."""
+    name, _, own = model.removeprefix(TIMM).partition(".")
+    tag = pretrained or own
+    if not tag:
+        tag = str(getattr(import_timm().get_pretrained_cfg(name), "tag", "") or UNTRAINED)
+    return f"timm-{name}", Path(tag).stem if Path(tag).is_file() else tag
 
 
 def absolute_names(model: str, pretrained: str | None) -> tuple[str, str | None]:

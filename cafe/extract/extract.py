@@ -89,7 +89,7 @@ def cache_key(
         "dataset": dataset.name,
         "dataset_sha256": dataset.fingerprint(),
         "sentences_sha256": digest_of_names([s for row in sentences for s in [*row, "\0"]]),
-        "templates": list(dataset.templates),
+        "templates": list(dataset.templates) if encoder.has_text else [],
         "tokens_sha256": digest_of_array(encoder.token_ids(flat).numpy()),
     }
 

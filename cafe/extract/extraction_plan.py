@@ -125,7 +125,7 @@ def _header(
     prompts = max(len(row) for row in sentences)
     # classes may have different numbers of prompts; "" marks what is not there
     padded = tuple((*row, *[""] * (prompts - len(row))) for row in sentences)  # (C, P)
-    is_present = np.array([[sentence != "" for sentence in row] for row in padded])  # (C, P)
+    is_present = np.array([[sentence != "" for sentence in row] for row in padded], bool)  # (C, P)
     text = np.zeros((*is_present.shape, encoder.width), np.float32)  # (C, P, D)
     text[is_present] = _encode_text(encoder, [s for row in sentences for s in row], before)
     return Header(
@@ -152,10 +152,12 @@ def _encode_text(
 ) -> NDArray[np.float32]:
     """Features of sentences, copied where a cache of the same encoder has them. (n, D)"""
     known: dict[str, NDArray[np.float32]] = {}
-    if before is not None:
+    if before is not None and before.has_text:
         for row, features in zip(before.sentences, before.text_features, strict=True):
             known.update(zip(row, features, strict=True))
     new = [sentence for sentence in sentences if sentence not in known]
     if new:
         known.update(zip(new, encoder.encode_text(new).numpy(), strict=True))
+    if not sentences:  # of an encoder of images alone
+        return np.zeros((0, encoder.width), np.float32)
     return np.stack([known[sentence] for sentence in sentences])

@@ -15,7 +15,7 @@ from cafe.datasets.dataset import Dataset
 from cafe.encoders.decoding import Decode, check_decode
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Augmentation, check_view_splits
-from cafe.encoders.weights import DEFAULT_MODEL, NANO, encoder_names
+from cafe.encoders.weights import DEFAULT_MODEL, NANO, TIMM, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks
 from cafe.extract.encode import LoaderOptions
@@ -40,7 +40,7 @@ class Extractor:
     Parameters
     ----------
     model : str, optional
-        An open_clip architecture, "nano", or a folder or JSON file with a configuration. None takes
+        An open_clip architecture, "nano", `timm:NAME` for an encoder of images alone, or a folder or JSON file with a configuration. None takes
         "nano" for the digits that come with cafe and "ViT-B-32" for all else.
     pretrained : str, optional
         A tag of open_clip, a checkpoint file, or "none"; None takes the model's own.
@@ -317,6 +317,8 @@ class Extractor:
         model = self._model(dataset)
         names = encoder_names(model, self.pretrained)
         path = cache_path(cache_folder(cache), dataset.name, *names)
+        if model.startswith(TIMM):
+            sentences = [[] for _ in dataset.class_names]  # it has no text tower
         is_anew = rebuild and not prompts_differ(path, dataset, sentences)
         precision = None if is_anew else precision_at_hand(path, self.device)
         decode = None if is_anew else decode_at_hand(path)

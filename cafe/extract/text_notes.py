@@ -25,6 +25,9 @@ def text_notes(
     sentences : sequence of sequence of str
         Prompts of every class; lengths may differ. (C, P)
     """
+    if not encoder.has_text:
+        yield f"{encoder.model} has no text tower: its cache is without text of the classes."
+        return
     flat = [sentence for row in sentences for sentence in row]
     owners = [number for number, row in enumerate(sentences) for _ in row]
     token_ids = encoder.token_ids(flat)
