@@ -28,7 +28,7 @@ def test_an_image_is_prepared_as_timm_prepares_it(size: tuple[int, int]) -> None
     trunk = encoder._network.visual
     config = timm.data.resolve_model_data_config(trunk)
     expected = timm.data.create_transform(**config, is_training=False)(image)
-    pixels = torch.from_numpy(encoder.preprocess.pixels(image))[None]
+    pixels = torch.from_numpy(encoder.preprocess.pixels(image).copy())[None]
     torch.testing.assert_close(encoder.standardized(pixels)[0], expected, atol=1e-5, rtol=0)
     with torch.inference_mode():
         torch.testing.assert_close(encoder.encode_pixels(pixels), trunk(expected[None]))

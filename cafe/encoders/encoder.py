@@ -179,8 +179,8 @@ def load_encoder(
     Parameters
     ----------
     model : str
-        An open_clip architecture ("ViT-B-32"), "nano", an image-only model of timm ("timm:NAME"), a folder with an `open_clip_config.json`,
-        or such a JSON file.
+        An open_clip architecture ("ViT-B-32"), "nano", an image-only model of timm
+        ("timm:NAME"), a folder with an `open_clip_config.json`, or such a JSON file.
     pretrained : str, optional
         A tag that open_clip knows for the architecture ("openai"), a checkpoint file
         (safetensors, or a PyTorch file that holds nothing but tensors), or "none" for untrained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +135,27 @@ def _build(timm: Any, name: str, weights: Path | None) -> Any:
         if weights is not None:
             # timm renames them to fit, and leaves the classifier out
             more = {"pretrained_cfg_overlay": {"state_dict": dict(read_tensors(weights))}}
-        return timm.create_model(name, pretrained=weights is not None, num_classes=0, **more)
+        with _whole():
+            return timm.create_model(name, pretrained=weights is not None, num_classes=0, **more)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Refuse a checkpoint that lacks weights: without its classifier timm takes any."""
+    module: Any = nn.Module
+    before = module.load_state_dict
+
+    def load(self: nn.Module, state: Any, **more: Any) -> Any:
+        result = before(self, state, **{**more, "strict": False})
+        if result.missing_keys:
+            raise TypeError(f"it has no '{result.missing_keys[0]}'")
+        return result
+
+    module.load_state_dict = load
+    try:
+        yield
+    finally:
+        module.load_state_dict = before
 
 
 def _preprocess(config: dict[str, Any]) -> dict[str, Any]:

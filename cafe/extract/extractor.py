@@ -40,8 +40,9 @@ class Extractor:
     Parameters
     ----------
     model : str, optional
-        An open_clip architecture, "nano", `timm:NAME` for an encoder of images alone, or a folder or JSON file with a configuration. None takes
-        "nano" for the digits that come with cafe and "ViT-B-32" for all else.
+        An open_clip architecture, "nano", `timm:NAME` for an encoder of images alone, or a
+        folder or JSON file with a configuration. None takes "nano" for the digits that come with
+        cafe and "ViT-B-32" for all else.
     pretrained : str, optional
         A tag of open_clip, a checkpoint file, or "none"; None takes the model's own.
     device : str

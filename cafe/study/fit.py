@@ -145,7 +145,8 @@ def fit(
     joined = join_caches(sources) if len(sources) > 1 else None
     source = cast("FeatureCache", joined) if joined else sources[0]
     methods = [method] if isinstance(method, str) else list(method)
-    check_joinable(methods, len(sources))
+    extras = {"a pool": pool not in (None, "none"), "self-training": self_train is not None}
+    check_joinable(methods, extras, len(sources))
     task = joined.task() if joined else load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
     settings |= pool_settings(source, pool, methods)

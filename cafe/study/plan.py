@@ -38,11 +38,16 @@ def open_caches(
     return [FeatureCache.open(cache) for cache in caches]
 
 
-def check_joinable(methods: Sequence[str], caches: int) -> None:
-    """Refuse methods that need more than features, where several caches make one head."""
-    for name in methods if caches > 1 else ():
+def check_joinable(methods: Sequence[str], asked: Mapping[str, bool], caches: int) -> None:
+    """Refuse what needs more than features, or one encoder, where several caches make one head."""
+    if caches == 1:
+        return
+    for name in methods:
         if need := find_method(name).needs:
             raise InputError(f"{name} needs {need} of one encoder; give one cache, not {caches}.")
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise InputError(f"{what} is for a head of one encoder; give one cache, not {caches}.")
 
 
 def resolve_shots(

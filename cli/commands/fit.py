@@ -91,8 +91,6 @@ def fit(
 ) -> None:
     """Fit CLIP-Adapter, by default on 16 images per class, beside zero-shot CLIP and class means.
 
-    Several caches of the same images under different encoders make one head over all of them.
-
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """
     from cafe.study.fit import fit as run
