@@ -114,6 +114,12 @@ def test_what_disagrees_is_refused(make: Make, changes: dict[str, Any], message:
         accuracy(make("one", 1), make("other", 2, **changes))
 
 
+@pytest.mark.parametrize("extra", [{"pool": "test"}, {"self_train": 3}])
+def test_what_is_for_one_encoder_is_refused(make: Make, extra: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="is for a head of one encoder; give one cache, not 2"):
+        accuracy(make("one", 1), make("other", 2), **extra)
+
+
 def test_a_cache_is_named_once(make: Make) -> None:
     one = make("one", 1)
     with pytest.raises(InputError, match="is named twice"):

@@ -80,7 +80,7 @@ class StreamAdaptation(Adaptation):
         text = saved.zero_shot
         if text is None:
             raise InputError(
-                "the head's file has no class texts, which adaptation needs; fit again."
+                "the head has no class texts, which adaptation needs; fit one cache with text."
             )
         self.name, self.path, self._head = name, path, digest_of_head(saved)
         self.stream = STREAMS[name](*text.weights.shape)
@@ -145,7 +145,9 @@ class InContext(Adaptation):
 
     def __init__(self, saved: SavedHead, context: Features) -> None:
         if saved.zero_shot is None:
-            raise InputError("the head's file has no class texts, which incpl needs; fit again.")
+            raise InputError(
+                "the head has no class texts, which incpl needs; fit one cache with text."
+            )
         self._text, self._context = saved.zero_shot, context
 
     def __call__(self, x: Tensor, logits: Tensor) -> Tensor:
