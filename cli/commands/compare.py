@@ -13,6 +13,7 @@ from cafe.errors import InputError, verb
 
 from .. import options as opt
 from ..caches import open_caches
+from ..class_balance import read_class_balance
 from ..output import print_json, print_saved_json, say
 from ..parsing import parse_methods, parse_seeds, parse_shots, without_none
 from ..progress import progress_bar
@@ -97,9 +98,13 @@ def compare(
         return
     from cafe.study.compare import compare as run
 
-    arguments |= {"base_to_new": base_to_new, "meta": meta, **_pooled(pool, class_balance)}
+    arguments |= {"base_to_new": base_to_new, "meta": meta}
     arguments |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
-    arguments |= without_none(prompts_weighting=prompts_weighting)
+    arguments |= without_none(
+        pool=pool,
+        class_balance=read_class_balance(class_balance),
+        prompts_weighting=prompts_weighting,
+    )
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
