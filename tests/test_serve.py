@@ -302,6 +302,13 @@ def test_pictures(client: TestClient, session: Session, work: Path, tmp_path: Pa
     by_command = Pictures(session.gallery, None, f"cafe train -o model {folder}")
     assert by_command.at_hand
     assert not Pictures(session.gallery, None, "cafe train 'gone").at_hand
+    # a folder that is called as a dataset that ships with cafe
+    session.gallery.cache.header.__dict__["dataset"] = "digits"
+    (folder / "a.png").unlink()
+    session.gallery.ids[1] = "b.png"  # the first image was moved
+    Image.new("RGB", (9, 9)).save(folder / "b.png")
+    named = Pictures(session.gallery, None, f"cafe train {folder}")
+    assert [named.jpeg(row, 144) is not None for row in range(3)] == [False, True, False]
 
 
 def test_unlabelled_images_are_labelled_and_fitted_on(work: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cafe.serve.gallery import UNLABELLED, Gallery
 EDGES = (144, 640)
 """Longest sides of the pictures that a page may ask for, in pixels."""
 
+_LOOKED_FOR = 100  # images, of which one is enough: the first may have been moved
 _KEPT = 4096  # pictures in memory: about 20 MB of small ones
 
 
@@ -29,7 +31,7 @@ class Pictures:
     gallery : Gallery
     source : Path or str or None
         What the dataset was loaded from: the folder of its images, or what `cafe train` took. None
-        tries what ships with cafe, and the folders that `command` names.
+        tries the folders that `command` names, and what ships with cafe.
     command : str
         The command that made the model.
     """
@@ -49,15 +51,14 @@ class Pictures:
         name = str(source) if source is not None else gallery.cache.header.dataset
         if source is not None and Path(source).is_dir():
             return self._in_folder(Path(source))
-        if source is not None or name in DATASET_NAMES:
-            try:
-                return _in_dataset(gallery, load_dataset(name, allow_missing=True))
-            except CafeError:
-                if source is not None:
-                    raise
-        for folder in _folders(command):
-            if gallery.ids and (folder / gallery.ids[0]).is_file():
+        if source is not None:
+            return _in_dataset(gallery, load_dataset(name, allow_missing=True))
+        for folder in _folders(command):  # first: a user's folder may be called `digits`
+            if any((folder / image).is_file() for image in gallery.ids[:_LOOKED_FOR]):
                 return self._in_folder(folder)
+        if name in DATASET_NAMES:
+            with suppress(CafeError):
+                return _in_dataset(gallery, load_dataset(name, allow_missing=True))
         return None
 
     def _in_folder(self, root: Path) -> Callable[[int], Any]:
