@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from making import draw_image, make_block, make_header
 import cafe
 from cafe.curation.findings import Check
 from cafe.curation.fix_splits import fix_splits
-from cafe.curation.label_errors import find_label_errors, fit_judges
+from cafe.curation.label_errors import find_label_errors, fit_judges, usual_method
 from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
 from cafe.curation.outliers import find_outliers
 from cafe.curation.page import write_check_page
@@ -23,6 +24,7 @@ from cafe.errors import CafeError, InputError
 from cafe.features.tensors import ClassText, Features
 from cafe.store import Block, FeatureCache
 from cafe.store.write import write_cache
+from cafe_cli.commands.check import next_step
 from cafe_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,6 +106,26 @@ def test_it_counts_as_cleanlab_does() -> None:
     assert abs(len(ours) - len(picks)) <= 2
     shared = min(len(ours), len(picks))
     assert ours[:shared] == [int(row) for row in picks[:shared]]
+
+
+def test_texts_that_say_nothing_do_not_judge() -> None:
+    images = clusters(6, 20)
+    text = text_of(images, 6)
+    assert usual_method(images, text) == "auto"
+    shifted = ClassText(text.features.roll(1, dims=0), text.names, text.logit_scale)
+    assert usual_method(images, shifted) == "map-probe"
+
+
+def test_strokes_that_look_alike_are_no_copies() -> None:
+    """Many images of one form, each a little different, and one true copy among them."""
+    g = torch.Generator().manual_seed(0)
+    form = 200 * torch.rand(32, 32, generator=g)
+    grey = (form + 25 * torch.randn(20, 32, 32, generator=g)).clamp(0, 255)
+    grey[1] = grey[0] + torch.randn(32, 32, generator=g)
+    x = torch.randn(1, 64, generator=g) + 0.05 * torch.randn(20, 64, generator=g)
+    x[1] = x[0] + 0.01
+    pairs = find_pairs(find_neighbours(x), grey.clamp(0, 255).byte().numpy())
+    assert [(p.first, p.second) for p in pairs] == [(0, 1)]
 
 
 def test_copies_are_found_by_features_alone() -> None:
@@ -195,6 +217,18 @@ def test_a_folder_is_encoded_and_looked_at(photos: Path, tmp_path: Path) -> None
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_encoder_and_words_of_the_cache_go_on(photos: Path, tmp_path: Path) -> None:
+    """Somebody who trained with another encoder than the default checks without naming it."""
+    words = ["a drawing of {}"]
+    cafe.Extractor("nano").extract(photos, template=words, cache=tmp_path / "cache")
+    notes = list[str]()
+    found = cafe.check(
+        photos, template=words, method="lda-prior", cache=tmp_path / "cache", note=notes.append
+    )
+    assert found.encoder == "nano.glyphs"
+    assert "encoder: nano, as in the cache photos/nano.glyphs." in notes
+
+
 def test_names_are_escaped_on_the_page(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "left", photos / "<script>alert(1)<")
     shutil.rmtree(photos / "left")
@@ -248,3 +282,12 @@ def test_blocks_of_noise_are_no_suggestions(tmp_path: Path) -> None:
     write_cache(tmp_path / "n.h5", make_header(), {"train": iter([make_block(30)])})
     found = cafe.check(FeatureCache.open(tmp_path / "n.h5"), method="lda-prior")
     assert found.copies == []
+
+
+def test_what_comes_next_is_what_can_be_done(photos: Path, tmp_path: Path) -> None:
+    found = cafe.check(photos, model="nano", method="lda-prior", cache=tmp_path / "cache")
+    assert next_step(found, Path("s.csv")).endswith("cafe relabel s.csv --yes")
+    cached = replace(found, origin={})
+    assert next_step(cached, Path("s.csv")).endswith("cafe relabel s.csv DATASET")
+    shipped = replace(found, origin={"dataset": "a-name-of-cafe-datasets"})
+    assert "no use here" in next_step(shipped, Path("s.csv"))

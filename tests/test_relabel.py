@@ -18,6 +18,7 @@ from cafe.curation.relabel import relabel
 from cafe.curation.suggestions import Suggestion, write_suggestions
 from cafe.datasets import load_dataset
 from cafe.errors import CafeError, InputError, UnknownNameError
+from cafe.serve.corrections import CONFIRMED, CORRECTED, Corrections
 
 
 def suggest(path: Path, *rows: tuple[str, str, str]) -> Path:
@@ -239,3 +240,33 @@ def test_from_check_to_the_next_training(tmp_path: Path, monkeypatch: pytest.Mon
     assert "red_fox/0.png" not in labels
     assert len(labels) == 8
     assert os.fspath(load_dataset("photos").root or "") == "photos"
+
+
+def test_other_class_names_of_the_check_are_those_of_the_folders(
+    photos: Path, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.json"
+    names.write_text('{"red_fox": "Vulpes vulpes", "wolf": "Canis lupus"}')
+    rows = suggest(tmp_path / "s.csv", ("wolf/1.png", "Canis lupus", "Vulpes vulpes"))
+    with pytest.raises(UnknownNameError):
+        relabel(rows, photos, yes=True)
+    noted = {"dataset": str(photos), "class_names": str(names)}
+    (tmp_path / "s.dataset.json").write_text(json.dumps(noted))
+    assert relabel(rows).changes == [("wolf/1.png", "wolf/1.png", "red_fox/1-2.png")]
+    assert relabel(rows, photos, class_names=names, yes=True).done
+    assert (photos / "red_fox/1-2.png").is_file()
+
+
+def test_corrections_of_the_web_page_are_applied_and_taken_back(
+    photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    corrections = Corrections(tmp_path / "model/corrections.csv")
+    before = content(photos)
+    corrections.add({"wolf/1.png": Suggestion("wolf/1.png", CORRECTED, "wolf", "red_fox")})
+    corrections.add({"wolf/2.png": Suggestion("wolf/2.png", CONFIRMED, "wolf", "wolf")})
+    made = relabel(corrections.path, photos, yes=True)
+    assert [change[0] for change in made.changes] == ["wolf/1.png"]
+    assert made.undo == tmp_path / "model/corrections.undo.json"
+    assert relabel(made.undo, yes=True).done
+    assert content(photos) == before

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,13 @@ from cafe.curation.findings import Check, Copies, Finding, Labelled
 from cafe.curation.label_errors import find_label_errors, fit_judges, usual_method
 from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
 from cafe.curation.outliers import find_outliers
+from cafe.curation.source import Source, find_source
 from cafe.datasets.dataset import Dataset
-from cafe.datasets.load import DATASET_NAMES
-from cafe.datasets.manifest import SUFFIXES
 from cafe.datasets.pictures import Glance, glance
 from cafe.datasets.text_files import distinct_names
 from cafe.devices import resolve_device
-from cafe.errors import CacheError, InputError, UnknownNameError
+from cafe.errors import InputError
 from cafe.extract.extractor import Extractor
-from cafe.extract.prepare import load_named
 from cafe.features.task import load_task
 from cafe.features.tensors import join
 from cafe.methods.base import Context
@@ -33,18 +31,10 @@ from cafe.methods.catalog import find_method
 from cafe.progress import Note, Progress, log
 from cafe.store import FeatureCache
 
+_MANY = 1500  # images that `auto` judges for longer than half a minute on two cores
 _TINY = 24  # pixels of the shorter side
 _DOUBTED = 0.25  # of all labels; more are hardly wrong
 _BLANK = 1.0  # standard deviation of grey values, of 255
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A cache, and where its images are."""
-
-    cache: FeatureCache
-    root: Path | None = None
-    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(
@@ -57,6 +47,8 @@ def check(
     split_file: Path | str | None = None,
     data_root: Path | str | None = None,
     class_names: Path | None = None,
+    template: Sequence[str] | None = None,
+    prompts: Path | str | None = None,
     cache: Path | str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -76,9 +68,12 @@ def check(
         Of a cache: the folder that its ids are relative to.
     method : str, optional
         Who judges the labels, a name of `cafe methods`. None takes `auto`, `lda-prior` where that
-        would take minutes, and a linear probe where the classes have no texts.
-    model, pretrained, split_file, data_root, class_names, cache : optional
-        As of `Extractor` and `Extractor.extract`.
+        would take minutes, `map-probe` where zero-shot CLIP is hardly better than guessing, and a
+        linear probe where the classes have no texts.
+    model, pretrained : optional
+        As of `Extractor`; None takes the encoder of the newest cache of the dataset, if it has one.
+    split_file, data_root, class_names, template, prompts, cache : optional
+        As of `Extractor.extract`.
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     progress : callable, optional
@@ -104,65 +99,26 @@ def check(
     began, note = time.perf_counter(), note or log.info
     if method is not None and (need := find_method(method).needs):
         raise InputError(f"{method} needs more than a cache has ({need}); take auto or lda-prior.")
-    how = {"data_root": data_root, "split_file": split_file, "class_names": class_names}
+    how: dict[str, Any] = {
+        "data_root": data_root,
+        "split_file": split_file,
+        "class_names": class_names,
+    }
+    how |= {"template": template, "prompts": prompts}
     extractor = Extractor(model, pretrained, device=device)
-    at_hand = _find(source, extractor, how, cache, progress, note)
+    at_hand = find_source(source, extractor, how, cache, progress, note)
     if images is not None:
         at_hand = replace(at_hand, root=Path(images))
-    found = _look(at_hand, method, Context(resolve_device(device)), progress)
+    found = _look(at_hand, method, Context(resolve_device(device)), progress, note)
     return replace(found, seconds=round(time.perf_counter() - began, 2))
 
 
-def _find(
-    source: Dataset | FeatureCache | Path | str | None,
-    extractor: Extractor,
-    how: Mapping[str, Any],
-    folder: Path | str | None,
+def _look(
+    source: Source,
+    method: str | None,
+    context: Context,
     progress: Progress | None,
     note: Note,
-) -> _Source:
-    if isinstance(source, FeatureCache):
-        return _Source(source)
-    if not isinstance(source, Dataset) and not _is_dataset(source):
-        try:
-            return _Source(FeatureCache.open(source, cache_folder=folder))
-        except (CacheError, UnknownNameError):
-            if str(source) not in DATASET_NAMES:
-                raise
-    assert source is not None  # noqa: S101 - the newest cache is there, or it was refused
-    dataset = load_named(
-        source,
-        None,
-        how["class_names"],
-        None,
-        data_root=how["data_root"],
-        split_file=how["split_file"],
-        download=False,
-        allow_missing=False,
-    )
-    made = extractor.extract(dataset, cache=folder, progress=progress, note=note)
-    named = {"dataset": source, **how}
-    origin = {
-        name: str(Path(value).absolute() if Path(value).exists() else value)
-        for name, value in named.items()
-        if isinstance(value, str | Path)
-    }
-    return _Source(made, dataset.root, origin)
-
-
-def _is_dataset(source: Path | str | None) -> bool:
-    """Whether it is a folder or a table; a file of another kind may be a cache."""
-    if source is None:
-        return False
-    path = Path(source)
-    try:
-        return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
-    except (OSError, ValueError):
-        return False
-
-
-def _look(
-    source: _Source, method: str | None, context: Context, progress: Progress | None
 ) -> Check:
     cache = source.cache
     task, header = load_task(cache), cache.header
@@ -178,6 +134,11 @@ def _look(
     near = find_neighbours(images.x, progress)
     pairs = find_pairs(near, pixels.grey if pixels else None, progress)
     used = method or usual_method(images, task.text)
+    if used == "auto" and len(images) >= _MANY:
+        note(
+            f"auto judges the labels of {len(images):,} images, which may take minutes; the method "
+            "lda-prior takes seconds and finds nearly as much"
+        )
     judges = fit_judges(images, task.text, used, context, progress)
     errors = find_label_errors(judges, images.y)
     if not judges.parts:

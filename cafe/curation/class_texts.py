@@ -57,7 +57,7 @@ def report_classes(
     """Every class, and the accuracy of zero-shot CLIP on all images; None without texts."""
     classes = len(names)
     has_text = bool(text.weights.any()) and classes > 1
-    guesses = _guess(images, text) if has_text else None
+    guesses = guess_by_text(images, text) if has_text else None
     counts = {
         split: torch.bincount(
             images.y[[i for i, own in enumerate(splits) if own == split]], minlength=classes
@@ -84,7 +84,7 @@ def report_classes(
     return reports, 100 * float((guesses == images.y).double().mean())
 
 
-def _guess(images: Features, text: ClassText) -> Tensor:
+def guess_by_text(images: Features, text: ClassText) -> Tensor:
     """Zero-shot CLIP's class of each image. (N,)"""
     blocks = (normalize(x, dim=-1) @ text.weights.T for x in images.blocks(4096))
     return torch.cat([cosines.argmax(dim=1) for cosines in blocks])[: len(images)]

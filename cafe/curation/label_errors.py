@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cafe.curation.class_texts import guess_by_text
 from cafe.features.splits import draw_folds
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Job
@@ -19,6 +20,7 @@ MOST_FOR_AUTO = 1 << 20
 """Images times classes up to which `auto` judges; of more, a closed form that takes seconds."""
 
 _MOST_IMAGES = 6000  # for which the adapters of `auto` train within seconds
+_HARDLY = 0.1  # of the way from guessing to always right
 _BLOCK = 1 << 24  # probabilities at a time
 
 
@@ -64,10 +66,18 @@ class Judges:
 
 
 def usual_method(images: Features, text: ClassText) -> str:
-    """`auto`; where it would take minutes `lda-prior`, and without texts a linear probe."""
+    """`auto`; where it would take minutes `lda-prior`, and a probe where the texts are of no use.
+
+    Methods that lean on texts judge badly where zero-shot CLIP is hardly better than guessing:
+    there it is `map-probe`, and for many images, or without texts, a linear probe.
+    """
     if text.equal or not bool(text.weights.any()):
         return "linear-probe"
     is_small = len(images) <= _MOST_IMAGES and len(images) * len(text.names) <= MOST_FOR_AUTO
+    chance = 1 / len(text.names)
+    right = float((guess_by_text(images, text) == images.y).double().mean())
+    if right <= chance + _HARDLY * (1 - chance):
+        return "map-probe" if is_small else "linear-probe"
     return "auto" if is_small else "lda-prior"
 
 

@@ -23,6 +23,8 @@ _RATIO = 0.4  # of the distances to a copy and to the next image that is none
 _MOST_COPIES = 4
 _LIKE = 0.8  # cosine of what is looked at in pixels
 _EQUAL = 0.9  # correlation of the grey values of copies
+_SURE = 0.985  # the same, whatever other images look like
+_GAP = 0.3  # of what an image that is no copy lacks in correlation, a copy may lack so much
 
 
 class Pair(NamedTuple):
@@ -97,7 +99,8 @@ def find_pairs(
 
     From features alone, images are copies that are equal but for rounding, or each of which is
     much nearer to the other than to the next image. With pixels, of each image's five nearest
-    those are, of which a crop of one looks like the other.
+    those are, of which a crop of one looks like the other, and clearly more so than the fourth
+    does: strokes on a plain ground all look much alike.
 
     Parameters
     ----------
@@ -110,9 +113,14 @@ def find_pairs(
     rows, d = near.rows[:, :5], near.distances[:, :5]
     image, place = np.nonzero((rows >= 0) & (d < (2 - 2 * _LIKE) ** 0.5))
     ends = np.sort(np.stack([image, rows[image, place]], axis=1), axis=1)  # (M, 2)
-    ends, firsts = np.unique(ends, axis=0, return_index=True)
+    ends, firsts, which = np.unique(ends, axis=0, return_index=True, return_inverse=True)
     alike = _likeness(grey, ends, progress)
+    of_image = np.zeros(rows.shape, np.float32)
+    of_image[image, place] = alike[which.ravel()]
+    others = np.sort(of_image, axis=1)[:, -_MOST_COPIES][ends].max(axis=1)  # (M,)
+    stands_out = (alike >= _SURE) | (1 - alike < _GAP * (1 - others))
     same = d[image, place][firsts] < _SAME
+    alike = np.where(stands_out, alike, 0)
     sure = np.where(same, np.maximum(alike, 0.99), alike)
     found = [Pair(int(a), int(b), float(s)) for (a, b), s in zip(ends, sure, strict=True)]
     return sorted((p for p in found if p.confidence >= _EQUAL), key=lambda p: -p.confidence)

@@ -22,9 +22,10 @@ from cafe.curation.suggestions import Suggestion, read_suggestions
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.load import load_dataset
 from cafe.datasets.relabel_list import EDITED, Changes, edit_list
-from cafe.datasets.text_files import clean_name, clean_path
+from cafe.datasets.text_files import clean_name, clean_path, distinct_names
 from cafe.datasets.thumbnails import stays_inside
 from cafe.errors import InputError, UnknownNameError, escape_bytes, raise_as, unescape_bytes
+from cafe.extract.prepare import load_named
 from cafe.store.files import lock_file, write_file, write_text
 
 _KIND = "cafe relabel undo"
@@ -74,6 +75,7 @@ def relabel(
     dataset: Path | str | None = None,
     *,
     split_file: Path | str | None = None,
+    class_names: Path | None = None,
     yes: bool = False,
 ) -> Relabelled:
     """Apply the rows of a file of suggestions that propose another class, or take that back.
@@ -91,6 +93,8 @@ def relabel(
         beside its suggestions.
     split_file : Path or str, optional
         The list, where the dataset is a folder with a split file.
+    class_names : Path, optional
+        The file of other class names that the suggestions use. None takes that of the check.
     yes : bool
         Move image files.
 
@@ -107,7 +111,9 @@ def relabel(
     if not rows:
         raise InputError(f"no row of '{file}' proposes another class; nothing is to be done.")
     changes = _changes(rows, file)
-    source = _source(file, dataset, split_file)
+    source, noted = _source(file, dataset, split_file)
+    if (renamed := class_names or noted) is not None:
+        changes = _in_own_names(changes, source, Path(renamed))
     undo_file = free_name(file.with_name(f"{file.stem}.undo.json"))
     with raise_as(InputError, f"cannot relabel '{source}'", "nothing was lost; try again"):
         if source.is_dir():
@@ -126,9 +132,11 @@ def _changes(rows: Sequence[Suggestion], file: Path) -> Changes:
     return changes
 
 
-def _source(file: Path, dataset: Path | str | None, split_file: Path | str | None) -> Path:
-    """The list or the folder that is meant."""
-    named = {"dataset": dataset, "split_file": split_file}
+def _source(
+    file: Path, dataset: Path | str | None, split_file: Path | str | None
+) -> tuple[Path, str | None]:
+    """The list or the folder that is meant, and the file of class names of the check."""
+    named: dict[str, Any] = {"dataset": dataset, "split_file": split_file}
     noted = origin_file(file)
     if dataset is None and split_file is None and noted.is_file():
         with raise_as(
@@ -148,7 +156,24 @@ def _source(file: Path, dataset: Path | str | None, split_file: Path | str | Non
             f"{file} DATASET."
         )
     lists = sorted(path.glob("split_*.json")) if path.is_dir() else []
-    return lists[0] if len(lists) == 1 else path
+    return lists[0] if len(lists) == 1 else path, named.get("class_names")
+
+
+def _in_own_names(changes: Changes, source: Path, class_names: Path) -> Changes:
+    """Changes between the classes' other names, as changes between the dataset's own."""
+    own = load_dataset(source, allow_missing=True)
+    others = load_named(
+        source,
+        None,
+        class_names,
+        None,
+        data_root=None,
+        split_file=None,
+        download=False,
+        allow_missing=True,
+    )
+    names = dict(zip(distinct_names(others.class_names), own.class_names, strict=True))
+    return {image: (names.get(a, a), names.get(b, b)) for image, (a, b) in changes.items()}
 
 
 def _states(states: Mapping[str, str], changes: Changes) -> list[str]:

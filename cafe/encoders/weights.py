@@ -76,6 +76,13 @@ def default_pretrained(model: str) -> str:
     return str(tags[0]) if len(tags) == 1 else DEFAULT_TAG
 
 
+def is_published(model: str, pretrained: str) -> bool:
+    """Whether these names alone say which weights are meant: no file, and no folder."""
+    if model == NANO:
+        return pretrained == NANO_TAG
+    return pretrained in import_open_clip().list_pretrained_tags_by_model(model)
+
+
 def encoder_names(model: str, pretrained: str | None) -> tuple[str, str]:
     """Names of an encoder as they appear in a cache's file name, without loading weights."""
     if model.startswith(TIMM):

@@ -29,7 +29,10 @@ Images = Annotated[
 ]
 Method = Annotated[
     str | None,
-    Option(help="Who judges the labels [default: auto; lda-prior where that takes minutes]."),
+    Option(
+        help="Who judges the labels [default: auto; lda-prior where that takes minutes, "
+        "map-probe where the texts say nothing]."
+    ),
 ]
 Page = Annotated[
     Path | None, Option("--output", "-o", metavar="FILE", help="Write a page with pictures too.")
@@ -55,6 +58,8 @@ def check(
     split_file: opt.SplitFile = None,
     data_root: opt.DataRoot = None,
     class_names: opt.ClassNames = None,
+    template: opt.Template = None,
+    prompts: opt.Prompts = None,
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
     as_json: opt.Json = False,
@@ -80,6 +85,8 @@ def check(
             split_file=split_file,
             data_root=data_root,
             class_names=class_names,
+            template=template,
+            prompts=prompts,
             cache=cache,
             device=device,
             progress=progress,
@@ -123,9 +130,22 @@ def _print(found: Check, file: Path, page: Path | None) -> None:
     say(f"{file}: {counted(len(found.suggestions), 'suggestion')}, {count:,} with another class.")
     if page is not None:
         say(f"{page}: the same with pictures; open it in any browser.")
-    dataset = "" if found.origin else " DATASET"
     if count:
-        say(f"Next: delete the rows that are wrong, then: cafe relabel {file}{dataset}")
+        say(next_step(found, file))
+
+
+def next_step(found: Check, file: Path) -> str:
+    """What a person can do with the suggestions."""
+    where = found.origin.get("split_file") or found.origin.get("dataset")
+    if where is not None and not Path(where).exists():
+        return (
+            f"The labels of {where} come with it and are no files: 'cafe relabel' has no use here."
+        )
+    dataset = " DATASET" if where is None else " --yes" if Path(where).is_dir() else ""
+    return (
+        f"Next: delete the rows of {file} that you do not agree with, then: "
+        f"cafe relabel {file}{dataset}"
+    )
 
 
 def _print_findings(found: Check) -> None:

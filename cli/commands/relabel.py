@@ -31,6 +31,7 @@ def relabel(
     file: File,
     dataset: DatasetPath = None,
     split_file: opt.SplitFile = None,
+    class_names: opt.ClassNames = None,
     yes: Yes = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -39,12 +40,12 @@ def relabel(
     A list (CSV, TSV, JSONL, split JSON) is edited. In a folder of classes images are moved, with
     --yes only.
 
-    Example: cafe relabel suggestions.csv
+    Example: cafe relabel suggestions.csv --yes
     """
     from cafe.curation.relabel import relabel as run
 
     with on_stop("what was done is in the undo file beside the suggestions."):
-        made = run(file, dataset, split_file=split_file, yes=yes)
+        made = run(file, dataset, split_file=split_file, class_names=class_names, yes=yes)
     if as_json:
         print_json(made.json)
     else:
@@ -69,4 +70,6 @@ def _print(made: Relabelled) -> None:
     else:
         say(f"{count} made in {target}.")
     if made.undo is not None:
-        say(f"The way back: cafe relabel {escape_bytes(str(made.undo))}")
+        way = " --yes" if made.target.is_dir() else ""
+        say(f"The way back: cafe relabel {escape_bytes(str(made.undo))}{way}")
+        say("Next: cafe train again, as before; only what is new is encoded.")
