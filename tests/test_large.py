@@ -15,7 +15,7 @@ import cafe
 from cafe.engine import Recipe, Run
 from cafe.engine.stack import BatchLoader
 from cafe.features.task import StoredFeatures
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Job
 from cafe.methods.catalog import make_method
 from cafe.methods.cross_modal import CrossModal, shown_texts
@@ -129,7 +129,7 @@ def test_a_study_of_a_large_cache(
 
 def test_no_more_is_held_out_than_is_needed() -> None:
     labels = torch.arange(10).repeat_interleave(3 * ENOUGH // 5)
-    ((kept, out),) = _folds(labels, 0)
+    ((kept, out),) = _folds(Features(torch.zeros(len(labels), 1), labels), 0)
     assert len(out) == ENOUGH
     assert len(kept) + len(out) == len(labels) == len(set(kept.tolist() + out.tolist()))
     assert labels[out].bincount().tolist() == pytest.approx([ENOUGH / 10] * 10, abs=2)
