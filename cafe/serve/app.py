@@ -126,6 +126,32 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
         pairs = session.look.confusions(session.labels()) if session.look else []
         return [{"label": a, "guess": b, "count": count} for a, b, count in pairs]
 
+    _add_images(app, session, pictures)
+
+    @app.post("/api/labels", include_in_schema=False)
+    def labels(said: Labels) -> dict[str, Any]:
+        session.correct(said.changes)
+        return views.state(session, pictures)
+
+    @app.post("/api/train", include_in_schema=False, status_code=202)
+    def train() -> dict[str, Any]:
+        session.start(save=True)
+        return views.state(session, pictures)
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    def page(name: str = "") -> Response:
+        if name not in _PAGE:
+            raise HTTPException(404, "no such page.")
+        file, kind = _PAGE[name]
+        return Response(_source(file), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    return app
+
+
+def _add_images(app: FastAPI, session: Session, pictures: Pictures | None) -> None:
+    """What the page asks for of the images of the dataset."""
+
     @app.get("/api/images", include_in_schema=False)
     def images(
         view: views.View,
@@ -149,26 +175,6 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
         if jpeg is None:
             raise HTTPException(404, "no such picture.")
         return Response(jpeg, media_type="image/jpeg", headers=_KEEP)
-
-    @app.post("/api/labels", include_in_schema=False)
-    def labels(said: Labels) -> dict[str, Any]:
-        session.correct(said.changes)
-        return views.state(session, pictures)
-
-    @app.post("/api/train", include_in_schema=False, status_code=202)
-    def train() -> dict[str, Any]:
-        session.start(save=True)
-        return views.state(session, pictures)
-
-    @app.get("/", include_in_schema=False)
-    @app.get("/{name}", include_in_schema=False)
-    def page(name: str = "") -> Response:
-        if name not in _PAGE:
-            raise HTTPException(404, "no such page.")
-        file, kind = _PAGE[name]
-        return Response(_source(file), media_type=kind, headers={"Cache-Control": "no-cache"})
-
-    return app
 
 
 _KEEP = {"Cache-Control": "private, max-age=600"}
