@@ -70,8 +70,9 @@ class ImageScores:
         y, z = self.labels[rows], logits.double()
         self.predicted[rows] = logits.max(dim=-1).indices
         self.in_top_5[rows] = in_top(logits, y, 5)
-        self.log_likelihood[rows] = torch.log_softmax(z, dim=-1).gather(1, y[:, None]).squeeze(1)
-        self.confidence[rows] = torch.softmax(z, dim=-1).amax(dim=-1)
+        log_p = torch.log_softmax(z, dim=-1)  # (n, C)
+        self.log_likelihood[rows] = log_p.gather(1, y[:, None]).squeeze(1)
+        self.confidence[rows] = log_p.amax(dim=-1).exp()
         self.calibrated[rows] = self.confidence[rows]
         if self.temperature is not None:
             self.calibrated[rows] = torch.softmax(z / self.temperature, dim=-1).amax(dim=-1)

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cafe.features.splits import Rows, Shots, draw_folds, draw_shots, first_folds
-from cafe.features.task import StoredFeatures, Task
+from cafe.features.splits import Rows, draw_folds, first_folds
+from cafe.features.task import StoredFeatures
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Job, Validation
 from cafe.methods.catalog import find_method, make_method
@@ -69,12 +70,17 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     smoothing = 1 / (len(logits) + 1)
     average = torch.cat([z.double().mean(dim=1) for z in blocks])  # (N,)
     target = ((1 - smoothing) * own + smoothing * average).mean()
+
+    def slope(factor: float) -> float:  # of the loss by 1 / T: convex, so it has one zero
+        expected = torch.cat([_expected(z.double(), math.exp(factor)) for z in blocks]).mean()
+        return float(expected - target)
+
     low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
-    for _ in range(40):  # the loss is convex in 1 / T: its slope has one zero
-        middle = (low + high) / 2
-        expected = torch.cat([_expected(z.double(), math.exp(middle)) for z in blocks]).mean()
-        low, high = (low, middle) if expected > target else (middle, high)
-    return math.exp(-(low + high) / 2)
+    if not slope(high) > 0:  # also where a logit is not finite
+        return 1 / WIDEST
+    if slope(low) >= 0:
+        return WIDEST
+    return math.exp(-brentq(slope, low, high, xtol=1e-11))
 
 
 def _expected(z: Tensor, factor: float) -> Tensor:
@@ -86,8 +92,8 @@ def calibrate(
     method: str,
     heads: Sequence[Head],
     plan: StudyPlan,
-    shots: Shots,
-    task: Task,
+    shots: Features | StoredFeatures,
+    text: ClassText,
     validations: Sequence[Validation],
     context: Context,
 ) -> Calibration:
@@ -102,23 +108,22 @@ def calibrate(
     heads : sequence of Head
         One per seed of the plan.
     plan : StudyPlan
-    shots : int or "all"
-        The shot count of the heads.
-    task : Task
+    shots : Features or StoredFeatures
+        The shots of the first seed.
+    text : ClassText
+        The classes' text.
     validations : sequence of Validation
         What each seed may look at.
     context : Context
     """
     if plan.validation in ("few-shot", "full"):
         held_out = [v.features for v in validations if v.features is not None]
-        most = most_judged(len(task.text.names) * len(held_out))
+        most = most_judged(len(text.names) * len(held_out))
         judged = zip(heads, held_out, strict=True)
         pairs = [judge(head, features, most) for head, features in judged if len(features)]
         return fit_temperature(pairs, "validation")
-    train, seed = task.splits["train"], plan.seeds[0]
-    drawn = train if shots == "all" else train[draw_shots(train.y, shots, seed)]
     settings = settings_in_force(method, plan.settings, heads[0].params)
-    return out_of_fold(method, settings, drawn, task.text, seed=seed, context=context)
+    return out_of_fold(method, settings, shots, text, seed=plan.seeds[0], context=context)
 
 
 def _rows(logits: Tensor) -> int:

@@ -12,8 +12,8 @@ import torch
 
 from cafe.errors import counted
 from cafe.features.splits import Shots, draw_shots, draw_validation
-from cafe.features.task import Task
-from cafe.features.tensors import TrainingSet
+from cafe.features.task import StoredFeatures, Task
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Job, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.head import Head
@@ -76,7 +76,8 @@ def run_study(
     methods = [make_method(name, context, plan.settings) for name in plan.methods]
     test, classes = task.splits["test"].to(context.device), len(task.text.names)
     for shots in plan.shots:
-        jobs, fitted = _jobs(task, plan, shots, context.device), []
+        drawn = draw_first(task, plan, shots)
+        jobs, fitted = _jobs(task, plan, shots, drawn, context.device), []
         validations = [job.validation for job in jobs]
         for method in methods:
             stage = f"{method.name}, {counted(shots, 'shot')}"
@@ -88,7 +89,7 @@ def run_study(
         del jobs  # what temperatures are fitted on takes as much memory
         for name, heads, seconds in fitted:
             stage = f"calibrating {name}"
-            calibration = calibrate(name, heads, plan, shots, task, validations, context)
+            calibration = calibrate(name, heads, plan, drawn, task.text, validations, context)
             stage = f"{name}, {counted(shots, 'shot')}"
             # the test set is looked at here, once for each head
             look = partial(score_head, images=test, classes=classes, tell=tell_tested)
@@ -132,14 +133,28 @@ def _shared_params(heads: Sequence[Head]) -> dict[str, Any]:
     return merged
 
 
-def _jobs(task: Task, plan: StudyPlan, shots: Shots, device: torch.device) -> list[Job]:
+def draw_first(task: Task, plan: StudyPlan, shots: Shots) -> Features | StoredFeatures:
+    """The shots of the first seed, read once; all images stay where they are."""
+    train = task.splits["train"]
+    return train if shots == "all" else train[draw_shots(train.y, shots, plan.seeds[0])]
+
+
+def _jobs(
+    task: Task,
+    plan: StudyPlan,
+    shots: Shots,
+    first: Features | StoredFeatures,
+    device: torch.device,
+) -> list[Job]:
     """What to fit at a shot count: training set and validation of every seed."""
     train, text = task.splits["train"], task.text.to(device)
-    # "all" is the same for every seed: read once
-    seeds = plan.seeds if shots != "all" else plan.seeds[:1]
-    trains = [
-        TrainingSet(train[draw_shots(train.y, shots, seed)].to(device), text) for seed in seeds
+    # "all" is the same for every seed: read once, and let go of before temperatures are fitted
+    seeds = plan.seeds[1:] if shots != "all" else ()
+    drawn: list[Features | StoredFeatures] = [
+        first if shots != "all" else train[torch.arange(len(train))]
     ]
+    drawn += [train[draw_shots(train.y, shots, seed)] for seed in seeds]
+    trains = [TrainingSet(part.to(device), text) for part in drawn]
     trains *= len(plan.seeds) // len(trains)  # the same set for every seed, held once
     return [
         Job(train, validation_for(task, plan.validation, shots, seed, device), seed)
