@@ -243,6 +243,9 @@ Decode = Annotated[
     Literal["auto", "exact", "scaled"],
     Option(help="Compute all pixels, or scale large JPEGs to no less than twice what is needed."),
 ]
+Engine = Annotated[
+    Literal["local", "ray"], Option(help="Work on this machine, or on all of a Ray cluster.")
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 
 # runs and saved heads

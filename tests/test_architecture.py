@@ -29,7 +29,7 @@ RESTRICTED = {
     "typer": {"cli"},
     "rich": {"cli"},
 }
-MOST_LOOSE_MODULES = 5
+MOST_LOOSE_MODULES = 6
 FOLDERS = 14
 
 

@@ -1,4 +1,4 @@
-"""The same extraction on a Ray cluster: the same file, errors as on one machine, a worker lost."""
+"""The same work on a Ray cluster: files, numbers and errors are the same, a worker may be lost."""
 
 import contextlib
 import importlib.util
@@ -9,22 +9,33 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from making import make_dataset
+from making import make_block, make_dataset, make_header
 from PIL import Image
 
+import cafe
 from cafe import errors
+from cafe.cluster import _join, workers_for
 from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
-from cafe.errors import CafeError, DatasetError, DeviceError, UnknownNameError, WeightsError
+from cafe.errors import (
+    CacheMismatchError,
+    CafeError,
+    DatasetError,
+    DeviceError,
+    UnknownNameError,
+    WeightsError,
+)
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.extract import Extraction, extract
-from cafe.extract.ray import RayEngine, _join, _workers
-from cafe.store import FeatureCache, verify_cache
+from cafe.extract.ray import RayEngine
+from cafe.store import FeatureCache, verify_cache, write_cache
+from cafe.study.on_ray import SharedCache
 from cafe_cli.main import main
 
 ERRORS = [
@@ -119,6 +130,80 @@ def test_a_killed_worker_costs_its_block_and_nothing_else(
     assert len(opened) - len(set(opened)) < 16  # at most the block that was under way
 
 
+@needs_ray
+def test_a_grid_on_a_cluster_is_the_grid_of_one_machine(
+    cluster: Any,
+    one_thread: None,
+    noise_cache: Path,
+    tmp_path: Path,
+) -> None:
+    grid = partial(cafe.grid, noise_cache, ratio=[0.2, 0.8], bottleneck="4", shots=[2, 4], seeds=2)
+    options: dict[str, Any] = {"epochs": 5, "device": "cpu", "precision": "fp32"}
+    whole = grid(runs=tmp_path / "local", **options)
+
+    def stop(_: str, done: int, total: int) -> None:
+        assert 0 < done < total == 40
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid(runs=tmp_path / "ray", engine="ray", progress=stop, **options)
+    notes: list[str] = []
+    done = grid(runs=tmp_path / "ray", note=notes.append, **options)
+    assert notes == ["2 runs were finished earlier, in fp32."]
+    assert done.trained == 6
+    assert [{**row, "val_nll": 0} for row in done.rows] == [
+        {**row, "val_nll": 0} for row in whole.rows
+    ]
+    losses = [[row["val_nll"] for row in result.rows] for result in (done, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert done.best == whole.best
+
+
+@needs_ray
+def test_a_comparison_on_a_cluster_is_that_of_one_machine(
+    cluster: Any, one_thread: None, noise_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(noise_cache.parents[2])
+    other = Path("cache/noise/other.none.h5")
+    write_cache(
+        other, make_header(), {"train": [make_block(20)], "test": [make_block(9, start=50)]}
+    )
+    compare = partial(
+        cafe.compare,
+        ["cache/noise/tiny.none.h5", str(other)],
+        methods=["nearest-class", "gda", "clip-adapter"],
+        shots=[1, 4],
+        seeds=2,
+        epochs=5,
+        device="cpu",
+        precision="fp32",
+    )
+    calls: list[tuple[str, int, int]] = []
+    done = compare(engine="ray", progress=lambda *call: calls.append(call))
+    whole = compare(runs=None)
+    assert calls[-1] == ("2 caches compared", 2, 2)
+    for ours, its in zip([*done.records, done.record], [*whole.records, whole.record], strict=True):
+        assert ours.cache == its.cache
+        assert ours.protocol == its.protocol
+        assert [part.accuracy for part in ours.results] == [part.accuracy for part in its.results]
+        assert ours.folder is not None
+    head = next(Path("runs").glob("*/gda.4shot.seed0.safetensors"))
+    assert cafe.load_head(head).head.method == "gda"
+
+
+def test_a_worker_with_another_cache_is_refused(
+    noise_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = contextlib.nullcontext(InProcess())
+    monkeypatch.setattr("cafe.study.on_ray.join_cluster", lambda: here)
+    replaced = replace(FeatureCache.open(noise_cache), content_sha256="0" * 64)
+    monkeypatch.setattr(
+        SharedCache, "of", lambda cache: SharedCache(cache.path, replaced.content_sha256)
+    )
+    with pytest.raises(CacheMismatchError, match="is another cache than on the machine that"):
+        cafe.grid(noise_cache, shots=2, engine="ray", runs=tmp_path)
+
+
 class InProcess:
     """Ray's part without a cluster; what a worker is sent is pickled."""
 
@@ -154,7 +239,9 @@ def run(
     tmp_path: Path,
 ) -> Callable[..., Extraction]:
     """Extracts without a cluster, by the same code but Ray's own."""
-    monkeypatch.setattr("cafe.extract.ray._cluster", lambda: contextlib.nullcontext(InProcess()))
+    monkeypatch.setattr(
+        "cafe.extract.ray.join_cluster", lambda: contextlib.nullcontext(InProcess())
+    )
     monkeypatch.chdir(tmp_path)
 
     def call(encoder: Encoder = tiny, model: str = str(tiny_folder), **changes: Any) -> Extraction:
@@ -213,11 +300,11 @@ def test_a_block_that_kills_every_worker_is_given_up(
 
 
 def test_workers_that_a_cluster_has_room_for() -> None:
-    assert _workers("cuda", 4, {"CPU": 64.0, "GPU": 8.0}) == (8, 1, 1, 8)
-    assert _workers("cpu", 4, {"CPU": 10.0, "GPU": 8.0}) == (2, 4, 0, 4)
+    assert workers_for("cuda", 4, {"CPU": 64.0, "GPU": 8.0}) == (8, 1, 1, 8)
+    assert workers_for("cpu", 4, {"CPU": 10.0, "GPU": 8.0}) == (2, 4, 0, 4)
     with pytest.raises(DeviceError, match="has no GPU; use device='cpu'"):
-        _workers("cuda", 4, {"CPU": 64.0})
-    assert _workers("cpu", 4, {"CPU": 2.0}) == (1, 2, 0, 2)
+        workers_for("cuda", 4, {"CPU": 64.0})
+    assert workers_for("cpu", 4, {"CPU": 2.0}) == (1, 2, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -253,11 +340,17 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     assert ray.started == ["local"]
 
 
+@pytest.mark.parametrize("words", ["extract digits", "grid noise --shots 4", "compare noise"])
 def test_without_ray(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: str,
+    noise_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    words = ["cafe", "extract", "--dataset", "digits", "--engine", "ray", "--cache", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.chdir(tmp_path)
+    words = f"cafe {words} --engine ray --cache {noise_cache.parents[1]}"
+    monkeypatch.setattr(sys, "argv", words.split())
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit) as stop:
         main()

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cluster import Engine, check_engine
 from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.decoding import Decode, check_decode
@@ -89,15 +90,14 @@ class Extractor:
     decode: Literal["auto", "exact", "scaled"] = "auto"
     batch_size: int | None = None
     workers: int | None = None
-    engine: Literal["local", "ray"] = "local"
+    engine: Engine = "local"
     extraction_: Extraction = field(init=False, repr=False)
     _loaded: dict[tuple[str, str], Encoder] = field(default_factory=dict, init=False, repr=False)
     _decode: Decode = field(default="scaled", init=False, repr=False)  # of the last `extract`
 
     def __post_init__(self) -> None:
         check_decode(self.decode)
-        if self.engine not in ("local", "ray"):
-            raise InputError(f"unknown engine '{self.engine}'; use local or ray.")
+        check_engine(self.engine)
 
     def encoder(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cafe.cluster import MOST_TRIES, has_killed
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
 from cafe.errors import CacheMismatchError, CafeError, WeightsError, counted
@@ -20,8 +21,6 @@ from cafe.extract.resume import ResumeFolder
 
 TRIES = ".tries"
 """Suffix of the files that count how often a block was begun."""
-
-_MOST_TRIES = 4  # a block that kills so many workers is not an accident
 
 
 @dataclass
@@ -50,7 +49,7 @@ class Worker:
 
     def __call__(self, row: Mapping[str, bytes]) -> dict[str, Any]:
         """Encode and keep one pickled block."""
-        block: PlannedBlock = pickle.loads(row["block"])  # noqa: S301 - the driver's own
+        block: PlannedBlock = pickle.loads(row["row"])  # noqa: S301 - the driver's own
         answer = {"split": block.split, "items": len(block.items), "images": 0, "error": b""}
         try:
             answer["images"] = self._encode(block)
@@ -78,13 +77,11 @@ class Worker:
         return len(self.resume.load(block.split, block.number)[0].ids)
 
     def _count_try(self, block: PlannedBlock) -> Path:
-        """Count in a file how often a block was begun: Ray itself would try it without end."""
+        """Count in a file how often a block was begun."""
         file = self.resume.folder / f"{block.split}-{block.number:06d}{TRIES}"
-        with file.open("ab") as stream:
-            stream.write(b".")
-        if file.stat().st_size > _MOST_TRIES:
+        if has_killed(file):
             raise CafeError(
-                f"{_MOST_TRIES} workers died while they encoded '{block.items[0].id}' and the "
+                f"{MOST_TRIES} workers died while they encoded '{block.items[0].id}' and the "
                 f"{counted(len(block.items) - 1, 'image')} after it (out of memory?); extract "
                 "again with a smaller batch_size= or fewer workers=."
             )

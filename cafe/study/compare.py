@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cafe.cluster import Engine, check_engine
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import InputError, counted
 from cafe.features.splits import Shots
@@ -23,6 +25,7 @@ from cafe.store.repr_mixin import ReprMixin
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.equal_texts import without_text
 from cafe.study.meta_train import meta_notes
+from cafe.study.on_ray import Study, compare_on_ray
 from cafe.study.plan import (
     StudyPlan,
     describe_protocol,
@@ -92,6 +95,7 @@ def compare(
     pool: PoolLike | None = None,
     device: str = "auto",
     precision: ProductPrecision = "auto",
+    engine: Engine = "local",
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
@@ -143,6 +147,9 @@ def compare(
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
         Of the matrix products; "auto" takes bf16 where this machine is faster at it.
+    engine : {"local", "ray"}
+        Compare here, cache after cache, or on all machines of a Ray cluster, which see the caches
+        under one path; a worker takes a cache.
     runs : Path or str, optional
         Folder that each cache's run is saved in; None saves nothing.
     command : str
@@ -169,6 +176,7 @@ def compare(
     >>> [(result.method, result.shots) for result in comparison.record.results]
     [('zero-shot', 1), ('gda', 1), ('zero-shot', 4), ('gda', 4)]
     """
+    check_engine(engine)
     has_pool = pool is not None and pool != "none"
     sources, names = open_caches(_each(caches)), _methods(methods, meta, has_pool)
     if base_to_new and has_pool:
@@ -194,11 +202,14 @@ def compare(
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None
     skipped = {**no_text, **(skipped or {})} or skipped
-    records = []
-    for source, plan in zip(sources, plans, strict=True):
-        record = study(source, plan, context, progress)
-        record = replace(record, command=command, left_out=skipped, precision=products)
-        records.append(record if runs is None else save_run(record, Path(runs)))
+    compare_all = compare_on_ray if engine == "ray" else _one_by_one
+    found: dict[int, Record] = {}
+    context = replace(context, precision=products)  # the same on every machine
+    with contextlib.closing(compare_all(study, sources, plans, context, progress)) as each:
+        for place, record in each:
+            record = replace(record, command=command, left_out=skipped, precision=products)
+            found[place] = record if runs is None else save_run(record, Path(runs))
+    records = [found[place] for place in sorted(found)]
     if len(records) == 1:
         return Comparison(records[0], records)
     mean = average_record(records)
@@ -236,6 +247,18 @@ def _without_text(sources: Sequence[FeatureCache], methods: Sequence[str]) -> di
         return {}
     why = f"{cache_name(bare[0].path)} has no text of the classes"
     return dict.fromkeys(without_text(methods), why)
+
+
+def _one_by_one(
+    study: Study,
+    sources: Sequence[FeatureCache],
+    plans: Sequence[StudyPlan],
+    context: Context,
+    progress: Progress | None,
+) -> Generator[tuple[int, Record], None, None]:
+    """The record of each cache with its place, one after the other."""
+    for place, (source, plan) in enumerate(zip(sources, plans, strict=True)):
+        yield place, study(source, plan, context, progress)
 
 
 def _compare_one(

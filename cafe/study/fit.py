@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from cafe.cluster import Engine, check_engine
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.engine import Recipe
 from cafe.errors import escape_bytes
@@ -191,6 +192,7 @@ def grid(
     precision: ProductPrecision = "auto",
     memory: int | None = None,
     max_runs: int | None = None,
+    engine: Engine = "local",
     runs: Path | str = "runs",
     command: str = "",
     progress: Progress | None = None,
@@ -228,6 +230,8 @@ def grid(
         Bytes for runs side by side; None takes half of what is free.
     max_runs : int, optional
         Refuse a grid of more runs, with an estimate of its time; None takes any.
+    engine : {"local", "ray"}
+        Train here, or on all machines of a Ray cluster, which see the cache under one path.
     runs : Path or str
         Folder that the run is saved in; an interrupted grid goes on from what it finds there.
     command : str
@@ -255,6 +259,7 @@ def grid(
     >>> len(grid.rows), grid.best[0]["bottleneck"]
     (2, 'D/8')
     """
+    check_engine(engine)
     space = GridSpace(
         ratios=_numbers(ratio),
         bottlenecks=_widths(bottleneck),
@@ -270,7 +275,7 @@ def grid(
     if max_runs is not None:
         check_size(space, source, max_runs)
     more: dict[str, Any] = {"command": command, "progress": progress, "note": note}
-    return search(source, space, context, Path(runs), **more)
+    return search(source, space, context, Path(runs), engine=engine, **more)
 
 
 def _numbers(values: str | float | Sequence[float]) -> list[float]:

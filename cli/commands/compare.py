@@ -70,6 +70,7 @@ def compare(
     format_: Format = "table",
     device: opt.Device = "auto",
     precision: opt.ProductPrecision = "auto",
+    engine: opt.Engine = "local",
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -89,7 +90,7 @@ def compare(
         "validation": validation,
         "needs": tower_loader(names or (), encoder, pretrained, device),
     }
-    arguments |= {"device": device, "precision": precision, "runs": runs}
+    arguments |= {"device": device, "precision": precision, "engine": engine, "runs": runs}
     if paper:
         if base_to_new or caches or dataset or model or meta or pool or self_train:
             raise InputError(_PAPER_ALONE)

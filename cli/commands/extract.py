@@ -48,9 +48,6 @@ ViewSplits = Annotated[
 ]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
 Pool = Annotated[int | None, Option(help="Largest side of the maps' grid [default: 7].")]
-Engine = Annotated[
-    Literal["local", "ray"], Option(help="Encode on this machine, or on all of a Ray cluster.")
-]
 
 _INTERRUPTED = "finished work is kept: run the same command again to go on."
 
@@ -85,7 +82,7 @@ def extract(
     allow_missing: opt.AllowMissing = False,
     download: opt.Download = False,
     rebuild: opt.Rebuild = False,
-    engine: Engine = "local",
+    engine: opt.Engine = "local",
     as_json: opt.Json = False,
 ) -> None:
     """Encode a dataset once with a frozen CLIP and store the features.

@@ -11,9 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from cafe.cluster import Engine
 from cafe.devices import resolve_precision
 from cafe.features.task import Task, load_task
 from cafe.methods.base import Context
@@ -28,6 +30,7 @@ from cafe.study.grid.choose import choose, mean_over_seeds, nearest_to_defaults
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
 from cafe.study.grid.space import Cell, Configuration, GridSpace, check_space
 from cafe.study.grid.train import plan_for, train_grid
+from cafe.study.on_ray import train_grid_on_ray
 from cafe.study.plan import check_plan, describe_protocol
 from cafe.study.runner import run_study
 
@@ -85,6 +88,7 @@ def search(
     context: Context | None = None,
     runs: Path = Path("runs"),
     *,
+    engine: Engine = "local",
     command: str = "",
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -99,6 +103,8 @@ def search(
         Where and how to compute; None is the CPU.
     runs : Path
         Folder that the run is saved in; finished rows of an interrupted grid wait there too.
+    engine : {"local", "ray"}
+        Train in this process, or by the workers of a Ray cluster.
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
@@ -124,7 +130,8 @@ def search(
     precision = _precision(cache, space, context, runs)
     with open_journal(cache, space, precision, runs, note) as journal:
         context = replace(context, precision=precision)
-        record, rows, trained = _search(cache, task, space, context, journal, command, progress)
+        train = partial(_train, cache, task, space, journal, context, progress, engine)
+        record, rows, trained = _search(cache, task, space, context, journal, command, train)
         record = save_run(record, runs, rows)
         journal.discard()
     return GridResult(rows, trained, record)
@@ -142,6 +149,22 @@ def _precision(
     return resolve_precision(context.precision, context.device)
 
 
+def _train(
+    cache: FeatureCache,
+    task: Task,
+    space: GridSpace,
+    journal: Journal,
+    context: Context,
+    progress: Progress | None,
+    engine: Engine,
+) -> None:
+    """Train what has no row yet, here or on a cluster."""
+    if engine == "ray":
+        train_grid_on_ray(cache, space, journal, context, progress)
+    else:
+        train_grid(task, space, journal, context, progress)
+
+
 def _search(
     cache: FeatureCache,
     task: Task,
@@ -149,11 +172,11 @@ def _search(
     context: Context,
     journal: Journal,
     command: str,
-    progress: Progress | None,
+    train: Callable[[], None],
 ) -> tuple[Record, list[GridRow], int]:
     """The record, the row of every run, and how many were trained now."""
     start, before = time.perf_counter(), len(journal.rows)
-    train_grid(task, space, journal, context, progress)
+    train()
     seconds, trained = time.perf_counter() - start, len(journal.rows) - before
     judged = {cell.shots for cell in journal.rows}
     chosen = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import cast
@@ -66,6 +66,18 @@ def train_grid(
         See `cafe.progress.Progress`; a step is an epoch of one run.
     """
     todo = [cell for cell in space.cells if cell not in journal.rows]
+    train_cells(task, space, todo, journal.add, context, progress)
+
+
+def train_cells(
+    task: Task,
+    space: GridSpace,
+    todo: Sequence[Cell],
+    keep: Callable[[Sequence[GridRow]], None],
+    context: Context,
+    progress: Progress | None,
+) -> None:
+    """Train and score some runs, and give `keep` their rows as soon as they are there."""
     draws = dict.fromkeys((cell.shots, cell.seed) for cell in todo)
     folds = {draw: _folds(task, space, *draw) for draw in draws}
     cells = [cell for cell in todo if folds[cell.shots, cell.seed]]
@@ -77,14 +89,14 @@ def train_grid(
             if progress is not None:
                 progress("run-epochs", before + count, total)
 
-        done += _train_lot(lot, folds, space, journal, replace(context, tell=tell))
+        done += _train_lot(lot, folds, space, keep, replace(context, tell=tell))
 
 
 def _train_lot(
     lot: Sequence[Cell],
     folds: Mapping[tuple[Shots, int], Sequence[Fold]],
     space: GridSpace,
-    journal: Journal,
+    keep: Callable[[Sequence[GridRow]], None],
     context: Context,
 ) -> int:
     """Train some cells on all of their folds, in one call of the engine; gives their run-epochs."""
@@ -97,7 +109,7 @@ def _train_lot(
             runs += [_run(space, cell, fold.train, len(flat)) for cell in points]
             cells += points
             flat.append(fold)
-    scorer = _Scorer(flat, cells, journal, context)
+    scorer = _Scorer(flat, cells, keep, context)
     try:
         train(
             runs,
@@ -125,9 +137,13 @@ class _Scorer:
     """Scores finished runs in lots and turns each cell whose folds are complete into a row."""
 
     def __init__(
-        self, folds: Sequence[Fold], cells: Sequence[Cell], journal: Journal, context: Context
+        self,
+        folds: Sequence[Fold],
+        cells: Sequence[Cell],
+        keep: Callable[[Sequence[GridRow]], None],
+        context: Context,
     ) -> None:
-        self._folds, self._cells, self._journal, self._context = folds, cells, journal, context
+        self._folds, self._cells, self._keep, self._context = folds, cells, keep, context
         self._runs_of = Counter(cells)
         self._waiting: list[tuple[int, Trained]] = []
         self._scores: dict[Cell, list[tuple[Fold, Score]]] = defaultdict(list)
@@ -158,7 +174,7 @@ class _Scorer:
             judged.append((self._folds[trained.run.data], score))
             if len(judged) == self._runs_of[cell]:
                 rows.append(_row(cell, mean_score([s for _, s in judged], [f for f, _ in judged])))
-        self._journal.add(rows)
+        self._keep(rows)
 
 
 def _row(cell: Cell, score: Score) -> GridRow:
