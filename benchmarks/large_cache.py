@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,36 @@ def step_verify(path: Path, _: argparse.Namespace) -> None:
     assert verify_cache(path).problems == ()
 
 
+def step_export(path: Path, _: argparse.Namespace) -> None:
+    """`cafe cache export` to an npz file."""
+    from cafe.store import FeatureCache
+    from cafe.store.conversion import export_cache
+
+    export_cache(FeatureCache.open(path), path.with_name("large.npz"))
+
+
+def step_import(path: Path, _: argparse.Namespace) -> None:
+    """`cafe cache import` of that npz file, which is then removed."""
+    from cafe.extract.importers import import_features
+
+    exported = path.with_name("large.npz")
+    import_features(exported, path.with_name("imported") / "noise.none.h5")
+    exported.unlink()
+
+
+def step_merge(path: Path, _: argparse.Namespace) -> None:
+    """`cafe cache merge` of the cache and a small one."""
+    from cafe.store import FeatureCache, write_cache
+    from cafe.store.merge import merge_caches
+
+    cache, small = FeatureCache.open(path), path.with_name("small") / "noise.none.h5"
+    block = next(cache.blocks("test"))
+    write_cache(
+        small, cache.header, {"test": [replace(block, ids=[f"new {i}" for i in block.ids])]}
+    )
+    merge_caches([cache, FeatureCache.open(small)], path.with_name("merged") / "noise.none.h5")
+
+
 STEPS = {
     name.removeprefix("step_"): function
     for name, function in globals().copy().items()
@@ -172,6 +203,8 @@ def main() -> None:
     assert found["fit_all"]["peak_mb_above_import"] < 2 * raw + 50
     assert found["draw_16"]["peak_mb_above_import"] < 200
     assert found["nearest_class"]["peak_mb_above_import"] < 200
+    for name in ("export", "import", "merge"):  # ids are held, a few hundred bytes each
+        assert found[name]["peak_mb_above_import"] < 0.4 * raw + 100
     assert found["verify"]["peak_mb_above_import"] < 0.2 * raw + 200
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     load = round(os.getloadavg()[0], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, InputError, one_line, raise_as
+from cafe.extract.importers.npz_array import NpzArray, open_array
 from cafe.store.files import check_archive, is_archive, utf8_path
 
 _LARGEST_RATIO = 100  # features hardly compress; a file that unpacks to more is an attack
@@ -32,6 +33,25 @@ def read_npz(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     problem, advice = f"'{file}' is not a readable npz file", "save it with numpy.savez"
     with raise_as(CacheFormatError, problem, advice, Exception):  # NumPy raises anything
         return _read_arrays(file, set(names))
+
+
+def open_npz(file: Path, names: Sequence[str]) -> dict[str, NpzArray | NDArray[Any]]:
+    """Open those arrays of an npz file that have one of the names; their rows are read later.
+
+    Raises
+    ------
+    As of `read_npz`.
+    """
+    _must_be_there(file)
+    problem, advice = f"'{file}' is not a readable npz file", "save it with numpy.savez"
+    with (
+        raise_as(CacheFormatError, problem, advice, Exception),  # NumPy raises anything
+        zipfile.ZipFile(file) as archive,
+    ):
+        if other := next((name for name in names if name in archive.NameToInfo), None):
+            raise TypeError(f"its '{other}' is no array")
+        there = [name for name in names if f"{name}.npy" in archive.NameToInfo]
+        return {name: open_array(archive, file, name) for name in there}
 
 
 def names_in_npz(file: Path) -> list[str]:

@@ -56,7 +56,8 @@ def read_content(split: str, blocks: Iterator[Block], weights: NDArray[np.float3
     for block in blocks:
         ids.update("".join(f"{name}\0" for name in block.ids).encode("utf-8", "surrogatepass"))
         features.update(block.features.tobytes())
-        lengths.append(np.linalg.norm(block.features.astype(np.float64), axis=1))
+        squares = np.einsum("nd,nd->n", block.features, block.features, dtype=np.float64)
+        lengths.append(np.sqrt(squares))
         labels.append(block.labels)
         answers.append(answer(block.features, weights))
     y = np.concatenate(labels)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cafe.errors import CacheFormatError
 from cafe.extract.importers.arrays import finite
 from cafe.extract.importers.classes import ClassList
+from cafe.extract.importers.npz_array import NpzArray
 from cafe.store import Block
 
 _BLOCK_ROWS = 4096
@@ -21,17 +22,17 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows of one array, which may be mapped from a file.
+    """Rows of one array, which may be mapped from a file, or stay in an archive.
 
     Attributes
     ----------
-    features : ndarray
+    features : ndarray or NpzArray
         (n, D)
     rows : ndarray or None
-        Which rows; None is all. (m,)
+        Which rows; None is all, as of an `NpzArray`. (m,)
     """
 
-    features: NDArray[Any]
+    features: NDArray[Any] | NpzArray
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -39,6 +40,9 @@ class Shard:
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """The rows in order, `_BLOCK_ROWS` at a time."""
+        if isinstance(self.features, NpzArray):
+            yield from self.features.blocks(_BLOCK_ROWS)
+            return
         for start in range(0, len(self), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             yield self.features[block if self.rows is None else self.rows[block]]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cafe.datasets.text_files import quote_some
 from cafe.errors import CacheFormatError, InputError, counted
-from cafe.extract.importers.arrays import names_in_npz, read_array, read_npz
+from cafe.extract.importers.arrays import names_in_npz, open_npz, read_array, read_npz
 from cafe.extract.importers.classes import ImportOptions, text_of_npz
 from cafe.extract.importers.feature_set import FeatureSet
 from cafe.extract.importers.split_features import Shard, SplitFeatures
@@ -36,20 +36,23 @@ def read_npz_file(source: Path, options: ImportOptions) -> FeatureSet | None:
     if not source.is_file():
         return None
     parts = [f"{split}_{part}" for split in SPLITS for part in ("features", "labels")]
-    arrays = read_npz(source, (*_TEXT_ARRAYS, *parts))
+    # checked as a whole; features stay in the file
+    arrays = read_npz(source, (*_TEXT_ARRAYS, *(f"{split}_labels" for split in SPLITS)))
+    opened = open_npz(source, [f"{split}_features" for split in SPLITS])
     has_text = options.text is not None or "text_prompts" in arrays
     if has_text and not options.known_names() and "class_names" not in arrays:
         raise CacheFormatError(
-            f"'{source}' has no class_names; found {', '.join(sorted(arrays)) or 'nothing'}. Give "
+            f"'{source}' has no class_names; found "
+            f"{', '.join(sorted({*arrays, *opened})) or 'nothing'}. Give "
             "them with classes=."
         )
     splits = {}
     for split in SPLITS:
         features, labels = f"{split}_features", f"{split}_labels"
-        if features in arrays:
+        if features in opened:
             if labels not in arrays:
                 raise CacheFormatError(f"'{source}': {features} need as many {labels}; found none.")
-            shards = [Shard(arrays[features])]
+            shards = [Shard(opened[features])]
             splits[split] = SplitFeatures(source, (features, labels), arrays[labels], shards)
     if not splits:
         raise CacheFormatError(f"'{source}' has no split: it needs train_features and so on.")
