@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -34,6 +33,9 @@ LOGITS = 1 << 26
 
 WIDEST = 100.0
 """Temperatures are sought from 1 / WIDEST to WIDEST."""
+
+_MOST_STEPS = 60
+_CLOSE = 1e-10  # relative
 
 _BLOCK = 1 << 16  # logits that are widened to float64 at a time, within a core's cache
 
@@ -69,23 +71,28 @@ def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
     own = logits.gather(1, labels[:, None]).squeeze(1).double()  # (N,)
     smoothing = 1 / (len(logits) + 1)
     average = torch.cat([z.double().mean(dim=1) for z in blocks])  # (N,)
-    target = ((1 - smoothing) * own + smoothing * average).mean()
+    target = ((1 - smoothing) * own + smoothing * average).mean().item()
+    factor, low, high = 1.0, 0.0, math.inf  # 1 / T, and between what it is known to be
+    for _ in range(_MOST_STEPS):  # Newton's: the loss is convex in 1 / T, its slope has one zero
+        moments = torch.cat([_moments(z.double(), factor) for z in blocks], dim=1)
+        expected, variance = (float(value) for value in moments.mean(dim=1))
+        excess = expected - target
+        low, high = (low, factor) if excess > 0 else (factor, high)
+        step = 0.0 if excess > 0 else math.inf  # inf also where a logit is not finite
+        if variance > 0:
+            step = factor - excess / variance
+        step = min(max(step, factor / 4, 1 / WIDEST), 4 * factor, WIDEST)
+        if abs(step / factor - 1) < _CLOSE:
+            return 1 / step
+        factor = step if low < step < high else math.sqrt(low * high)
+    return 1 / factor
 
-    def slope(factor: float) -> float:  # of the loss by 1 / T: convex, so it has one zero
-        expected = torch.cat([_expected(z.double(), math.exp(factor)) for z in blocks]).mean()
-        return float(expected - target)
 
-    low, high = -math.log(WIDEST), math.log(WIDEST)  # of log(1 / T)
-    if not slope(high) > 0:  # also where a logit is not finite
-        return 1 / WIDEST
-    if slope(low) >= 0:
-        return WIDEST
-    return math.exp(-brentq(slope, low, high, xtol=1e-11))
-
-
-def _expected(z: Tensor, factor: float) -> Tensor:
-    """The expected logit of each image under `softmax(factor z)`. (n,)"""
-    return (torch.softmax(factor * z, dim=1) * z).sum(dim=1)
+def _moments(z: Tensor, factor: float) -> Tensor:
+    """Mean and variance of each image's logits under `softmax(factor z)`. (2, n)"""
+    weighted = torch.softmax(factor * z, dim=1).mul_(z)
+    mean = weighted.sum(dim=1)
+    return torch.stack([mean, torch.linalg.vecdot(weighted, z) - mean.square()])
 
 
 def calibrate(
