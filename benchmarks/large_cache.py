@@ -1,6 +1,7 @@
 """A synthetic cache of ImageNet's size: time and peak memory of everything that is done with it.
 
     python benchmarks/large_cache.py [--images 1281167] [--classes 1000] [--width 512]
+    python benchmarks/large_cache.py --against ../cafe-before --step fit_16 --step export
 
 Each step runs in a process of its own, so that its peak memory is its own.
 """
@@ -24,6 +25,7 @@ import numpy as np
 
 BLOCK = 4096
 RESULTS = Path(__file__).parent / "results" / "large_cache.json"
+COMPARED = RESULTS.with_name("large_cache_compared.json")
 
 
 def blocks(images: int, classes: int, width: int, seed: int) -> Iterator[object]:
@@ -175,17 +177,48 @@ def run_step(name: str, path: Path, args: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def compare(names: list[str], before: Path, args: argparse.Namespace) -> None:
+    """Run steps with another checkout's cafe and with this one's at the same time."""
+    sizes = [f"--{n}={getattr(args, n)}" for n in ("images", "classes", "width")]
+    found: dict[str, dict[str, object]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "large.h5"
+        run_step("write", large, args)
+        for name in names:
+            running = {}
+            for version, root in (("before", before), ("after", Path(__file__).parents[1])):
+                path = Path(folder) / version / "large.h5"
+                path.parent.mkdir(exist_ok=True)
+                if not path.exists():
+                    path.hardlink_to(large)
+                command = [sys.executable, __file__, "--step", name, "--path", str(path), *sizes]
+                environment = {**os.environ, "PYTHONPATH": str(root.resolve())}
+                running[version] = subprocess.Popen(  # noqa: S603
+                    command, env=environment, stdout=subprocess.PIPE, text=True
+                )
+            outputs = {version: process.communicate()[0] for version, process in running.items()}
+            found[name] = {version: json.loads(text) for version, text in outputs.items()}
+            found[name]["load"] = round(os.getloadavg()[0], 1)
+            print(name, found[name])
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    COMPARED.write_text(json.dumps({"steps": found, "machine": machine}, indent=2) + "\n")
+
+
 def main() -> None:
     """Run every step and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--step", choices=list(STEPS))
+    parser.add_argument("--step", choices=list(STEPS), action="append")
     parser.add_argument("--path", type=Path)
+    parser.add_argument("--against", type=Path, help="another checkout, to compare --step with")
     args = parser.parse_args()
+    if args.against:
+        compare(args.step or ["fit_16", "export", "import", "merge"], args.against, args)
+        return
     if args.step:
-        run_step(args.step, args.path, args)
+        run_step(args.step[0], args.path, args)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.h5"

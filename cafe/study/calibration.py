@@ -37,7 +37,9 @@ WIDEST = 100.0
 _MOST_STEPS = 60
 _CLOSE = 1e-10  # relative
 
-_BLOCK = 1 << 16  # logits that are widened to float64 at a time, within a core's cache
+_BLOCK = (1 << 15) - 1
+"""Logits that are widened to float64 at a time: within a core's cache, and fewer than torch splits
+among its threads, whose waiting for each other takes longer than the work."""
 
 
 def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
