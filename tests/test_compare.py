@@ -299,3 +299,32 @@ def test_the_trend_over_shots_on_a_terminal(
     assert "trend" in out
     assert "▁" in out
     assert "█" in out
+
+
+def test_an_interrupted_comparison_goes_on(home: Path, tmp_path: Path) -> None:
+    caches = [home / name / "tiny.none.h5" for name in ("one", "two")]
+
+    def compare(**more: Any) -> cafe.Comparison:
+        return cafe.compare(caches, methods=["gda"], shots=2, seeds=2, runs=tmp_path, **more)
+
+    def stop(stage: str, *_: int) -> None:
+        if "done" in stages:  # of the first cache
+            raise KeyboardInterrupt
+        stages.append(stage)
+
+    stages: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        compare(progress=stop)
+    notes: list[str] = []
+    whole = cafe.compare(caches, methods=["gda"], shots=2, seeds=2, runs=None)
+    assert cafe.compare(caches, methods=["lda"], shots=2, seeds=1, runs=tmp_path, note=notes.append)
+    again = compare(note=notes.append)
+    assert notes == ["1 cache was compared earlier."]
+    accuracies = [
+        [[part.accuracy for part in record.results] for record in [*c.records, c.record]]
+        for c in (again, whole)
+    ]
+    assert accuracies[0] == accuracies[1]
+    assert not list(tmp_path.glob(".compare-*"))
+    assert compare(note=notes.append).records[0].folder != again.records[0].folder
+    assert len(notes) == 1

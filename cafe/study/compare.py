@@ -15,7 +15,7 @@ from cafe.features.splits import Shots
 from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import BASELINES, methods_that_need
-from cafe.progress import Progress
+from cafe.progress import Progress, log
 from cafe.results.averages import average_record, differences
 from cafe.results.record import Record, make_record
 from cafe.results.runs import check_runs_folder, save_run
@@ -24,6 +24,7 @@ from cafe.store.paths import cache_folder, cache_name, each_cache
 from cafe.store.repr_mixin import ReprMixin
 from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
 from cafe.study.equal_texts import without_text
+from cafe.study.finished import Finished
 from cafe.study.meta_train import meta_notes
 from cafe.study.on_ray import Study, compare_on_ray
 from cafe.study.plan import (
@@ -99,6 +100,7 @@ def compare(
     runs: Path | str | None = "runs",
     command: str = "",
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Comparison:
     """Compare methods on the same shots and seeds of one or several caches.
@@ -151,11 +153,14 @@ def compare(
         Compare here, cache after cache, or on all machines of a Ray cluster, which see the caches
         under one path; a worker takes a cache.
     runs : Path or str, optional
-        Folder that each cache's run is saved in; None saves nothing.
+        Folder that each cache's run is saved in; an interrupted comparison of several caches goes
+        on from what it finds there. None saves nothing.
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
+    note : callable, optional
+        Told in a sentence what is taken of an interrupted comparison; None logs it.
     **settings
         Hyper-parameters of one method alone, as of `cafe.fit`.
 
@@ -202,18 +207,28 @@ def compare(
     study = _base_to_new if base_to_new else _compare_one
     skipped = left_out(names) if base_to_new else None
     skipped = {**no_text, **(skipped or {})} or skipped
-    compare_all = compare_on_ray if engine == "ray" else _one_by_one
-    found: dict[int, Record] = {}
     context = replace(context, precision=products)  # the same on every machine
-    with contextlib.closing(compare_all(study, sources, plans, context, progress)) as each:
-        for place, record in each:
+    about = {"base_to_new": base_to_new, "precision": products, "meta": meta and str(meta)}
+    done = Finished(None if runs is None or meta else Path(runs), sources, plans, about)
+    found = {place: record for place, c in enumerate(sources) if (record := done.find(c))}
+    if found:
+        (note or log.info)(f"{counted(len(found), 'cache', 'were')} compared earlier.")
+    todo = [place for place in range(len(sources)) if place not in found]
+    compare_all = compare_on_ray if engine == "ray" else _one_by_one
+    work = [sources[place] for place in todo], [plans[place] for place in todo]
+    with contextlib.closing(compare_all(study, *work, context, progress)) as each:
+        for number, record in each:
             record = replace(record, command=command, left_out=skipped, precision=products)
-            found[place] = record if runs is None else save_run(record, Path(runs))
+            record = record if runs is None else save_run(record, Path(runs))
+            done.add(sources[todo[number]], record)
+            found[todo[number]] = record
     records = [found[place] for place in sorted(found)]
     if len(records) == 1:
         return Comparison(records[0], records)
     mean = average_record(records)
-    return Comparison(mean if runs is None else save_run(mean, Path(runs)), records)
+    mean = mean if runs is None else save_run(mean, Path(runs))
+    done.discard()
+    return Comparison(mean, records)
 
 
 def _each(

@@ -14,7 +14,7 @@ from cafe.errors import InputError, verb
 from .. import options as opt
 from ..caches import open_caches
 from ..class_balance import read_class_balance
-from ..output import print_json, print_saved_json, say
+from ..output import note, print_json, print_saved_json, say
 from ..parsing import parse_methods, parse_seeds, parse_shots, without_none
 from ..progress import progress_bar
 from ..recorded_command import recorded_command
@@ -43,7 +43,7 @@ Paper = Annotated[
 ]
 
 _PAPER_ALONE = "--paper takes every cache of the eleven datasets; name none beside it."
-_INTERRUPTED = "runs of finished caches were saved."
+_INTERRUPTED = "runs of finished caches were saved: run the same command again to go on."
 
 
 def compare(
@@ -109,7 +109,7 @@ def compare(
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
-        comparison = run(features, progress=progress, **arguments)
+        comparison = run(features, progress=progress, note=note, **arguments)
     if as_json:
         print_saved_json(comparison.json, comparison.folder)
     elif format_ == "csv":
