@@ -40,7 +40,10 @@ def open_npz(file: Path, names: Sequence[str]) -> dict[str, NpzArray | NDArray[A
 
     Raises
     ------
-    As of `read_npz`.
+    InputError
+        If there is no such file.
+    CacheFormatError
+        If it is no archive of arrays, or one does not have the size that it says.
     """
     _must_be_there(file)
     problem, advice = f"'{file}' is not a readable npz file", "save it with numpy.savez"
