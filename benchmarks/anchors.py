@@ -1,11 +1,15 @@
 """Measure methods that choose nothing, and whether each would lift `auto`.
 
     python benchmarks/anchors.py [--features DIR] [--seeds 3] [-o FILE]
+    python benchmarks/anchors.py --cache FILE... [--seeds 3] [-o FILE]
 
 A cell is one feature file at one shot count; the 21 cells of `benchmarks/auto.py`, on the same
 draws. Each method has its defaults, looks at no label but the shots, and is tested once per seed.
 "auto + NAME" is the mean of probabilities, 70 % of `auto`'s and 30 % of the method's. Writes
 FILE.json and FILE.md.
+
+`prolip` needs features before the projection, which no feature file has. With --cache its cells
+are caches of `cafe extract --pre-projection`, at 1 to 16 shots.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -22,30 +27,35 @@ import torch
 from auto import CELLS, ROOT, Measured, table
 from grid import machine, read_features
 
+from cafe import FeatureCache
 from cafe.features.splits import draw_shots
+from cafe.features.task import load_task
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
+from cafe.methods.head import predict
 
 ANCHORS = ("rla", "lp++", "proker")
+WITH_PROLIP = ("prolip", "rla")
+SHOTS = (1, 2, 4, 8, 16)
 BESIDE = ("zero-shot", "clip-adapter", "clap", "auto")
 SHARE = 0.3
 
 
 def measure_cell(
-    trains: list[TrainingSet], test: Features, seeds: list[int]
+    trains: list[TrainingSet], test: Features, seeds: list[int], anchors: Sequence[str] = ANCHORS
 ) -> dict[str, Measured]:
     """Every method and every mixture on the draws of one cell."""
     right: dict[str, list[float]] = defaultdict(list)
     seconds: dict[str, float] = defaultdict(float)
     for train, seed in zip(trains, seeds, strict=True):
         answers = {}
-        for name in (*BESIDE, *ANCHORS):
+        for name in (*BESIDE, *anchors):
             start = time.perf_counter()
             head = make_method(name, Context(), {}).fit(train, seed=seed)
             seconds[name] += (time.perf_counter() - start) / len(seeds)
-            answers[name] = head(test.x).softmax(dim=-1)
-        for name in ANCHORS:
+            answers[name] = predict(head, test).softmax(dim=-1)
+        for name in anchors:
             mixed = (1 - SHARE) * answers["auto"] + SHARE * answers[name]
             answers[f"auto + {name}"] = mixed
         for name, answer in answers.items():
@@ -63,10 +73,28 @@ def measure(folder: Path, seeds: list[int]) -> dict[str, dict[str, Measured]]:
         for shots in counts:
             trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
             cell = measure_cell(trains, splits["test"], seeds)
-            cells[f"{name} {shots}"] = cell
-            words = ", ".join(f"{n} {mean(m.accuracies):.2f}" for n, m in cell.items())
-            print(f"{name}, {shots} shots: {words}", flush=True)
+            cells[f"{name} {shots}"] = tell(name, shots, cell)
     return cells
+
+
+def measure_caches(files: list[Path], seeds: list[int]) -> dict[str, dict[str, Measured]]:
+    """Every cache with features before the projection at every number of shots."""
+    cells = {}
+    for file in files:
+        task = load_task(FeatureCache.open(file))
+        pool, test = task.splits["train"], task.splits["test"].to("cpu")
+        for shots in SHOTS:
+            trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], task.text) for s in seeds]
+            cell = measure_cell(trains, test, seeds, WITH_PROLIP)
+            cells[f"{task.name} {shots}"] = tell(task.name, shots, cell)
+    return cells
+
+
+def tell(name: str, shots: int, cell: dict[str, Measured]) -> dict[str, Measured]:
+    """Print a cell."""
+    words = ", ".join(f"{n} {mean(m.accuracies):.2f}" for n, m in cell.items())
+    print(f"{name}, {shots} shots: {words}", flush=True)
+    return cell
 
 
 def by_shots(cells: dict[str, dict[str, Measured]]) -> str:
@@ -88,13 +116,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
+    parser.add_argument("--cache", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    if not given.features.is_dir():
+    if given.cache is None and not given.features.is_dir():
         sys.exit(f"no feature files in {given.features}; say where with --features DIR.")
     seeds = list(range(given.seeds))
-    cells = measure(given.features, seeds)
+    cells = (
+        measure(given.features, seeds) if not given.cache else measure_caches(given.cache, seeds)
+    )
     words = f"{by_shots(cells)}\n\n{table(cells)}"
     print(words)
     if given.output:

@@ -87,6 +87,7 @@ def summarize_cache(cache: FeatureCache) -> dict[str, Any]:
         "prompts": len(header.sentences[0]),
         "views": cache.views,
         "tokens": cache.spatial_size,
+        "pre_projection": cache.pre_projection_size,
         "skipped": len(header.skipped),
         "missing": len(header.missing),
         "bytes": cache.path.stat().st_size,

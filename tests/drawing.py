@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.tensors import ClassText, Features, SpatialMaps, TrainingSet
+from cafe.features.tensors import ClassText, Features, PreProjection, SpatialMaps, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.prompt_learning.prompts import TextTower
 
@@ -31,7 +31,8 @@ def draw_task(
     x = _images(y, generator)
     copies = [x + 0.3 * torch.randn(x.shape, generator=generator) for _ in range(views - 1)]
     stacked = torch.stack([x, *copies], 1) if views else None
-    return TrainingSet(Features(x, y, stacked, _maps(y, seed)), text)
+    before = _before(x[:, None] if stacked is None else stacked, seed)
+    return TrainingSet(Features(x, y, stacked, _maps(y, seed), pre_projection=before), text)
 
 
 def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
@@ -46,7 +47,9 @@ def draw_text(*, bias: float = 0.0, prompts: int = 3) -> ClassText:
 def draw_images(per_class: int = 6, seed: int = 7) -> Features:
     """Held-out images."""
     y = torch.arange(CLASSES).repeat(per_class)
-    return Features(_images(y, torch.Generator().manual_seed(seed)), y, spatial_maps=_maps(y, seed))
+    x = _images(y, torch.Generator().manual_seed(seed))
+    before = _before(x[:, None], seed)
+    return Features(x, y, spatial_maps=_maps(y, seed), pre_projection=before)
 
 
 def draw_validation_set() -> Validation:
@@ -61,6 +64,18 @@ def _maps(y: Tensor, seed: int) -> SpatialMaps:
     place = torch.randint(4, (len(y),), generator=generator)
     noise[torch.arange(len(y)), place] += 2 * _directions()[y]
     return SpatialMaps.of(2 * noise)
+
+
+def _before(views: Tensor, seed: int) -> PreProjection:
+    """Features of three numbers more, whose projection are these views. (N, V, D + 3)"""
+    generator = torch.Generator().manual_seed(2000 + seed)
+    h = torch.cat([views, torch.randn(*views.shape[:2], 3, generator=generator)], dim=-1)
+    turn = torch.linalg.qr(torch.randn(WIDTH + 3, WIDTH + 3, generator=_fixed(97)))[0]
+    return PreProjection(SpatialMaps.of(h @ turn.mT), turn[:, :WIDTH], torch.zeros(WIDTH))
+
+
+def _fixed(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _directions() -> Tensor:

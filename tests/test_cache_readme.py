@@ -101,7 +101,7 @@ def test_the_whole_digest_is_computed_as_it_says(noise_cache: Path) -> None:
 def test_the_table_of_the_key_is_the_key(dataset: Dataset, tiny: Encoder) -> None:
     key = cache_key(dataset, tiny, [["a"], ["b"]], Augmentation())
     elsewhere = {"spatial", "imported_from", "imported_sha256", "text_sha256", "merged_sha256"}
-    elsewhere |= {"logit_scale", "logit_bias", "label", "images_sha256", "boxes"}
+    elsewhere |= {"logit_scale", "logit_bias", "label", "images_sha256", "boxes", "pre_projection"}
     assert {*key, *elsewhere} == rows("The key").keys()
 
 

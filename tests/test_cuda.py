@@ -85,7 +85,7 @@ def test_every_method_fits_predicts_and_survives_a_file(
     name: str, protocol: Protocol, cuda: torch.device
 ) -> None:
     here, there = fit(name, CPU, protocol), fit(name, cuda, protocol)
-    asked = TEST.inputs(spatial=here.spatial)
+    asked = TEST.inputs(**here.takes)
     logits = there.logits(asked.to(cuda))
     assert logits.device == cuda
     torch.testing.assert_close(logits.cpu(), here.logits(asked), atol=1e-4, rtol=1e-4)

@@ -71,7 +71,7 @@ def test_every_head_goes_into_a_graph(name: str) -> None:
     train = draw_task()
     settings = {"epochs": 2, **settings_for(name)}
     head = make_method(name, Context(precision="fp32"), settings).fit(train)
-    x = draw_images().inputs(spatial=head.spatial)
+    x = draw_images().inputs(**head.takes)
     about = {"class_names": list(train.text.names), "calibration": {"temperature": 1.7}}
     saved = SavedHead(head, about)
     program = trace(HeadGraph(saved), x[:2]).module()

@@ -42,7 +42,7 @@ def fit(name: str, train: TrainingSet, protocol: Protocol = "none", seed: int = 
 
 def given(head: Head) -> Tensor:
     """The test images as the head takes them: features, or with their maps."""
-    return TEST.inputs(spatial=head.spatial)
+    return TEST.inputs(**head.takes)
 
 
 def probabilities(head: Head, factor: float = 1.0) -> Tensor:

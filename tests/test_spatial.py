@@ -111,6 +111,8 @@ def test_towers_without_a_map_and_pools_that_are_none(tiny: Encoder) -> None:
     coca.visual.attn_pool = torch.nn.Identity()
     with pytest.raises(InputError, match="no spatial map of this encoder's VisionTransformer"):
         encode_with_map(coca, torch.zeros(1, 3, 32, 32), 7)
+    with pytest.raises(InputError, match="no spatial map of this encoder's VisionTransformer"):
+        grid_of(load_encoder("timm:test_vit", "none", device="cpu"), 7)
     with pytest.raises(InputError, match="pool must be at least 1; got 0"):
         grid_of(tiny, 0)
 

@@ -209,8 +209,8 @@ def test_another_programs_hdf5_file(tmp_path: Path) -> None:
 
 def test_a_newer_format(noise_cache: Path) -> None:
     with h5py.File(noise_cache, "r+") as file:
-        file.attrs["cafe_format"] = 5
-    with pytest.raises(CacheFormatError, match=r"it has format 5, this cafe reads up to 4; update"):
+        file.attrs["cafe_format"] = 6
+    with pytest.raises(CacheFormatError, match=r"it has format 6, this cafe reads up to 5; update"):
         FeatureCache.open(noise_cache)
 
 

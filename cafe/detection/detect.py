@@ -62,6 +62,10 @@ def detect(
     options, saved = options or DetectOptions(), predictor.saved
     if saved.head.spatial:
         raise InputError(f"{saved.head.method} takes spatial maps, which boxes have none of.")
+    if saved.head.pre_projection:
+        raise InputError(
+            f"{saved.head.method} takes features before the projection, which boxes have none of."
+        )
     background = background_of(saved.class_names)
     if options.overlap and background is None and not saved.has_scores:
         raise InputError(

@@ -112,7 +112,8 @@ def _grid(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     kind = type(visual).__name__
     pooled_otherwise = getattr(visual, "attn_pool", None) is not None  # CoCa's queries
     unknown_trunk = kind == "TimmModel" and getattr(visual.trunk, "attn_pool", None) is None
-    if kind not in _PROJECTIONS or pooled_otherwise or unknown_trunk:
+    of_timm = kind == "VisionTransformer" and not hasattr(visual, "proj")  # another of that name
+    if kind not in _PROJECTIONS or pooled_otherwise or unknown_trunk or of_timm:
         raise InputError(
             f"cafe knows no spatial map of this encoder's {kind}; use a ViT or a ResNet of "
             "OpenAI's kind, or a SigLIP."

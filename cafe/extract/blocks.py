@@ -188,6 +188,7 @@ def block_steps(
             threads=threads,
             batch_size=max((block.batch_size for block in todo), default=1),
             spatial=options.spatial,
+            pre_projection=options.pre_projection,
             core_per_batch=on_cpu,
         )
         for block in todo:
@@ -240,7 +241,11 @@ def _storable(batch: EncodedBatch, items: Sequence[Item], encoder: Encoder) -> E
     # float16 holds what a half-precision encoder gives: bf16 has fewer digits, fp16 as many
     dtype = np.float32 if encoder.precision == "fp32" else np.float16
     with np.errstate(over="ignore"):  # an overflow is refused below
-        stored = batch._replace(features=batch.features.astype(dtype))
+        before = batch.pre_projection
+        stored = batch._replace(
+            features=batch.features.astype(dtype),
+            pre_projection=None if before is None else before.astype(dtype),
+        )
     for item, is_finite in zip(items, stored.finite(), strict=True):
         if not is_finite:
             raise CafeError(
@@ -256,10 +261,12 @@ def _join(batches: Sequence[EncodedBatch], items: Sequence[Item]) -> Block:
     # batches without a readable image have no views to count, so they cannot be joined
     views = np.concatenate([batch.features for batch in full])  # (n, V, D)
     maps = [batch.spatial for batch in full if batch.spatial is not None]
+    before = [batch.pre_projection for batch in full if batch.pre_projection is not None]
     return Block(
         ids=[item.id for item in items],
         labels=np.array([item.label for item in items], np.int32),
         features=views[:, 0],
         views=views if views.shape[1] > 1 else None,
         spatial=np.concatenate(maps) if maps else None,
+        pre_projection=np.concatenate(before) if before else None,
     )

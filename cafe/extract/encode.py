@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cafe.devices import out_of_memory
 from cafe.encoders.encoder import Encoder
+from cafe.encoders.projection import encode_both
 from cafe.encoders.spatial import encode_spatial
 from cafe.errors import InputError
 from cafe.extract.decode import DecodedImage, ImageReader, map_ahead
@@ -41,17 +42,24 @@ class LoaderOptions:
         Called after every batch with a stage, the images done and the images in all.
     spatial : int or None
         Largest side of the images' spatial maps; None makes no maps.
+    pre_projection : bool
+        Whether to keep the features before the tower's last projection too; not with maps.
     """
 
     batch_size: int | None = None
     workers: int | None = None
     progress: Progress | None = None
     spatial: int | None = None
+    pre_projection: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1; got {value}.")
+        if self.pre_projection and self.spatial is not None:
+            raise InputError(
+                "a cache holds spatial maps or features before the projection; ask for one."
+            )
 
 
 def decoder_threads() -> int:
@@ -68,19 +76,28 @@ class EncodedBatch(NamedTuple):
         Raw features of every view. (n, V, D) float32
     spatial : ndarray or None
         Maps of the plain views. (n, T, D) float16
+    pre_projection : ndarray or None
+        The same views before the tower's last projection. (n, V, E) float32
     """
 
     features: NDArray[np.floating[Any]]
     spatial: NDArray[np.float16] | None = None
+    pre_projection: NDArray[np.floating[Any]] | None = None
 
     def finite(self) -> NDArray[np.bool_]:
         """Whether all numbers of an image are finite. (n,)"""
         finite: NDArray[np.bool_] = np.isfinite(self.features).all(axis=(1, 2))
-        return finite if self.spatial is None else finite & np.isfinite(self.spatial).all((1, 2))
+        for array in (self.spatial, self.pre_projection):
+            if array is not None:
+                finite &= np.isfinite(array).all(axis=(1, 2))
+        return finite
 
 
 def encode_batch(
-    encoder: Encoder, images: Sequence[DecodedImage], spatial: int | None
+    encoder: Encoder,
+    images: Sequence[DecodedImage],
+    spatial: int | None,
+    pre_projection: bool = False,
 ) -> EncodedBatch:
     """Encode the images of a batch that could be read.
 
@@ -90,24 +107,31 @@ def encode_batch(
     images : sequence of DecodedImage
     spatial : int or None
         Largest side of their spatial maps; None makes no maps.
+    pre_projection : bool
+        Whether to keep their features before the last projection too.
     """
     read = [image.views for image in images if image.views is not None]  # (V, S, S, 3) each
     if not read:
         return EncodedBatch(np.empty((0, 1, encoder.width), np.float32))
     try:
-        return _encode_views(encoder, np.stack(read), spatial)
+        return _encode_views(encoder, np.stack(read), spatial, pre_projection)
     except torch.cuda.OutOfMemoryError as error:
         if len(read) == 1:
             raise out_of_memory("one image") from error
     torch.cuda.empty_cache()
     halves = images[: len(images) // 2], images[len(images) // 2 :]
-    return _joined([encode_batch(encoder, half, spatial) for half in halves])
+    return _joined([encode_batch(encoder, half, spatial, pre_projection) for half in halves])
 
 
-def _encode_views(encoder: Encoder, views: NDArray[np.uint8], spatial: int | None) -> EncodedBatch:
+def _encode_views(
+    encoder: Encoder, views: NDArray[np.uint8], spatial: int | None, pre_projection: bool
+) -> EncodedBatch:
     """Encode images of V views each. (n, V, S, S, 3)"""
     count, each = views.shape[:2]
     pixels = torch.from_numpy(views).flatten(0, 1)  # (n V, S, S, 3)
+    if pre_projection:
+        both = [part.numpy().reshape(count, each, -1) for part in encode_both(encoder, pixels)]
+        return EncodedBatch(both[0], pre_projection=both[1])
     if spatial is None:
         features = encoder.encode_pixels(pixels)  # (n V, D)
         return EncodedBatch(features.numpy().reshape(count, each, -1))
@@ -121,7 +145,12 @@ def _joined(parts: Sequence[EncodedBatch]) -> EncodedBatch:
     full = [part for part in parts if len(part.features)]
     features = np.concatenate([part.features for part in full])
     maps = [part.spatial for part in full if part.spatial is not None]
-    return EncodedBatch(features, np.concatenate(maps) if maps else None)
+    before = [part.pre_projection for part in full if part.pre_projection is not None]
+    return EncodedBatch(
+        features,
+        np.concatenate(maps) if maps else None,
+        np.concatenate(before) if before else None,
+    )
 
 
 def decode_and_encode(
@@ -131,6 +160,7 @@ def decode_and_encode(
     threads: int,
     batch_size: int,
     spatial: int | None = None,
+    pre_projection: bool = False,
     core_per_batch: bool = False,
 ) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
     """Decode images in threads, ahead of the encoder, and encode them.
@@ -145,6 +175,8 @@ def decode_and_encode(
         Images of the largest batch.
     spatial : int, optional
         Largest side of the images' spatial maps; None makes no maps.
+    pre_projection : bool
+        Whether to keep the features before the last projection too.
     core_per_batch : bool
         Encode each batch in the thread that decoded it. Torch must run one thread per operation.
 
@@ -160,7 +192,7 @@ def decode_and_encode(
 
     def work(readers: Sequence[ImageReader]) -> tuple[list[DecodedImage], EncodedBatch]:
         images = [read() for read in readers]
-        return images, encode_batch(encoder, images, spatial)
+        return images, encode_batch(encoder, images, spatial, pre_projection)
 
     if core_per_batch:  # nothing to overlap: the thread that decodes is the one that encodes
         yield from map_ahead(work, batches, threads)
@@ -171,7 +203,7 @@ def decode_and_encode(
     for decoded, is_last in map_ahead(decode, _pieces(batches), threads, waiting):
         images += decoded
         if is_last:
-            yield images, encode_batch(encoder, images, spatial)
+            yield images, encode_batch(encoder, images, spatial, pre_projection)
             images = []
 
 

@@ -135,6 +135,7 @@ def encode_images(
         threads=options.workers or decoder_threads(),
         batch_size=size,
         spatial=options.spatial,
+        pre_projection=options.pre_projection,
     )
     names = [
         escape_bytes(os.fspath(source))
@@ -172,17 +173,24 @@ def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:
 
 
 def head_inputs(batch: EncodedBatch) -> Tensor:
-    """What a head takes of plain images: (n, D), or (n, 1 + T, D) with their spatial maps."""
+    """What a head takes of plain images: (n, D), or (n, 1 + T, D) with their spatial maps.
+
+    A head that projects by itself takes the features before the projection. (n, E)
+    """
+    if batch.pre_projection is not None:
+        return torch.from_numpy(batch.pre_projection)[:, 0]
     features = torch.from_numpy(batch.features)  # (n, 1, D)
     if batch.spatial is None:
         return features[:, 0]
     return torch.cat([features, torch.from_numpy(batch.spatial).float()], dim=1)
 
 
-def pixel_inputs(encoder: Encoder, pixels: Tensor, spatial: int | None) -> Tensor:
+def pixel_inputs(
+    encoder: Encoder, pixels: Tensor, spatial: int | None, pre_projection: bool = False
+) -> Tensor:
     """What a head takes of preprocessed images (n, S, S, 3)."""
     images = [DecodedImage(image[None].numpy()) for image in pixels]
-    return head_inputs(encode_batch(encoder, images, spatial))
+    return head_inputs(encode_batch(encoder, images, spatial, pre_projection))
 
 
 def _encoded_images(

@@ -14,6 +14,7 @@ from cafe.devices import resolve_device
 from cafe.encoders.decoding import Decode, decode_of
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
+from cafe.encoders.projection import projection_of
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError, counted
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, encode_blocks, plan_blocks
@@ -76,13 +77,18 @@ def cache_key(
     sentences: Sequence[Sequence[str]],
     augmentation: Augmentation,
     grid: tuple[int, int] | None = None,
+    pre_projection: int = 0,
 ) -> Key:
-    """Everything that determines the features of an extraction; `grid` is (h, w) of its maps."""
+    """Everything that determines the features of an extraction.
+
+    `grid` is (h, w) of its maps, `pre_projection` the width of the features before the projection.
+    """
     flat = [sentence for row in sentences for sentence in row]
     maps = {} if grid is None else {"spatial": {"grid": list(grid), "tokens": "projected"}}
     return {
         **encoder.key(),
         **maps,
+        **({"pre_projection": {"width": pre_projection}} if pre_projection else {}),
         **boxes_key(dataset),
         "augmentation": augmentation.key(),
         "class_names_sha256": digest_of_names(dataset.class_names),
@@ -196,9 +202,10 @@ def begin(
     """
     dataset, encoder, path, sentences = job
     grid = None if options.spatial is None else grid_of(encoder, options.spatial)
+    before = projection_of(encoder).weight.shape[0] if options.pre_projection else 0
 
     def key_of(data: Dataset, texts: Sequence[Sequence[str]]) -> Key:
-        return cache_key(data, encoder, texts, options.augmentation, grid)
+        return cache_key(data, encoder, texts, options.augmentation, grid, before)
 
     existing = find_existing(path, dataset, sentences, key_of, rebuild=rebuild)
     if existing is not None and existing.is_current:

@@ -16,6 +16,7 @@ from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.open_image import NO_STATE
 from cafe.encoders.encoder import Encoder
+from cafe.encoders.projection import projection_of
 from cafe.errors import DatasetError, counted
 from cafe.extract.blocks import PlannedBlock
 from cafe.extract.crops import with_boxes
@@ -128,6 +129,7 @@ def _header(
     is_present = np.array([[sentence != "" for sentence in row] for row in padded], bool)  # (C, P)
     text = np.zeros((*is_present.shape, encoder.width), np.float32)  # (C, P, D)
     text[is_present] = _encode_text(encoder, [s for row in sentences for s in row], before)
+    weight, bias = projection_of(encoder) if "pre_projection" in key else (None, None)
     return Header(
         key=key,
         dataset=dataset.name,
@@ -144,6 +146,8 @@ def _header(
         skipped=skipped,
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
         created=utc_now(),
+        projection=None if weight is None else weight.numpy(),
+        projection_bias=None if bias is None else bias.numpy(),
     )
 
 

@@ -177,6 +177,7 @@ class Extractor:
         view_seed: int = 0,
         view_splits: Sequence[str] = ("train",),
         spatial: int | None = None,
+        pre_projection: bool = False,
         cache: Path | str | None = None,
         on_error: Literal["skip", "fail"] = "skip",
         allow_missing: bool = False,
@@ -230,6 +231,9 @@ class Extractor:
         spatial : int, optional
             Store each image's spatial map too, averaged to a grid of this side at most (7 is
             common); it is what `vt-clip` needs, and far larger than the features. None stores none.
+        pre_projection : bool
+            Store the features before the image tower's last projection too, and that projection,
+            which is what `prolip` needs. Not together with `spatial`.
         cache : Path or str, optional
             Folder of caches; None is `$CAFE_CACHE`, else `./cache`.
         on_error : {"skip", "fail"}
@@ -272,6 +276,8 @@ class Extractor:
         )
         if data.crops and (views > 1 or spatial is not None):
             raise InputError("boxes have neither augmented views nor spatial maps; leave them out.")
+        if data.crops and pre_projection:
+            raise InputError("boxes have no features before the projection; leave them out.")
         sentences = sentences_of(data, prompts)
         options = ExtractOptions(
             augmentation=Augmentation(views, view_seed, check_view_splits(view_splits, views)),
@@ -280,6 +286,7 @@ class Extractor:
             workers=self.workers,
             progress=progress,
             spatial=spatial,
+            pre_projection=pre_projection,
         )
         note = note or log.info
         for line in data.notes:

@@ -37,9 +37,7 @@ def merge_blocks(
     """
     states = {split: cache.files(split) for split in cache.counts}
     stream = _Stream(encoded)
-    # bytes of an image: V features as stored, and a map in float16
-    width = cache.width * (cache.views * np.dtype(cache.dtype).itemsize + 2 * cache.spatial_size)
-    for slab in slabs(len(items), width):
+    for slab in slabs(len(items), cache.image_bytes):
         images, places = items[slab], diff.places
         parts, order = [], []
         for split in cache.counts:
@@ -68,8 +66,15 @@ def _cached(
 ) -> Rows:
     read = cache.read(split, rows)
     maps = cache.read_spatial_maps(split, rows) if cache.spatial_size else None
+    before = cache.read_pre_projection(split, rows) if cache.pre_projection_size else None
     files = None if states is None else states[list(rows)]
-    return _present(features=read.features, views=read.views, spatial=maps, files=files)
+    return _present(
+        features=read.features,
+        views=read.views,
+        spatial=maps,
+        files=files,
+        pre_projection=before,
+    )
 
 
 def _present(**arrays: NDArray[Any] | None) -> Rows:
@@ -92,7 +97,11 @@ class _Stream:
                 b = next(self._blocks)
                 self._ids = b.ids
                 self._rows = _present(
-                    features=b.features, views=b.views, spatial=b.spatial, files=b.files
+                    features=b.features,
+                    views=b.views,
+                    spatial=b.spatial,
+                    files=b.files,
+                    pre_projection=b.pre_projection,
                 )
             count = min(len(ids), len(self._ids))
             if list(ids[:count]) != list(self._ids[:count]):

@@ -193,6 +193,7 @@ class ResumeFolder:
             "labels": block.labels,
             "views": block.views,
             "spatial": block.spatial,
+            "pre_projection": block.pre_projection,
             "files": block.files,
         }
         present = {name: array for name, array in arrays.items() if array is not None}
@@ -217,8 +218,9 @@ class ResumeFolder:
             check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 names = json.loads(file["names"].tobytes())
-                more = file.get("views"), file.get("spatial"), file.get("files")
-                block = Block(names["ids"], file["labels"], file["features"], *more)
+                parts = ("views", "spatial", "files", "pre_projection")
+                more = {name: file[name] for name in parts if name in file}
+                block = Block(names["ids"], file["labels"], file["features"], **more)
         return block, [Failure.from_json(*row) for row in names["failures"]]
 
     def blocks(self, split: str, count: int) -> Iterator[Block]:

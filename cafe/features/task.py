@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.features.tensors import LARGE, ClassText, Features, SpatialMaps
+from cafe.features.tensors import LARGE, ClassText, Features, PreProjection, SpatialMaps
 from cafe.store import FeatureCache, Header, SplitArrays
 
 
@@ -73,7 +73,8 @@ class StoredFeatures:
         groups = image_groups(self._cache, [self._split])
         if groups is not None and rows is not None:
             groups = groups[rows.cpu().numpy()]
-        return _tensors(read, self._maps(torch.arange(count) if rows is None else rows), groups)
+        chosen = torch.arange(count) if rows is None else rows
+        return _tensors(read, self._maps(chosen), groups, self._before(chosen))
 
     def _maps(self, rows: Tensor) -> SpatialMaps | None:
         cache, split = self._cache, self._split
@@ -84,6 +85,19 @@ class StoredFeatures:
             return torch.from_numpy(cache.read_spatial_maps(split, rows.numpy(), dtype=np.float32))
 
         return SpatialMaps(read, rows, cache.spatial_size)
+
+    def _before(self, rows: Tensor) -> PreProjection | None:
+        cache, split = self._cache, self._split
+        weight, bias = cache.header.projection, cache.header.projection_bias
+        if weight is None or bias is None:
+            return None
+
+        def read(rows: Tensor) -> Tensor:
+            h = cache.read_pre_projection(split, rows.numpy(), dtype=np.float32)
+            return torch.from_numpy(h)
+
+        kept = SpatialMaps(read, rows, cache.views)
+        return PreProjection(kept, torch.from_numpy(weight), torch.from_numpy(bias))
 
     @property
     def x(self) -> Tensor:
@@ -121,6 +135,8 @@ class Task:
         Keys are among "train", "val" and "test".
     spatial_size : int
         T, positions of an image's spatial map; 0 without maps.
+    pre_projection_size : int
+        E, width of the features before the projection; 0 where there are none.
     noun : {"image", "box"}
         What its items are.
     """
@@ -132,6 +148,7 @@ class Task:
     splits: Mapping[str, Features | StoredFeatures]
     spatial_size: int = 0
     noun: str = "image"
+    pre_projection_size: int = 0
 
     @property
     def width(self) -> int:
@@ -163,6 +180,7 @@ def load_task(cache: FeatureCache) -> Task:
         splits,
         cache.spatial_size,
         cache.noun,
+        cache.pre_projection_size,
     )
 
 
@@ -186,8 +204,11 @@ def class_text(header: Header) -> ClassText:
 
 
 def _tensors(
-    arrays: SplitArrays, maps: SpatialMaps | None, groups: NDArray[np.int64] | None
+    arrays: SplitArrays,
+    maps: SpatialMaps | None,
+    groups: NDArray[np.int64] | None,
+    before: PreProjection | None,
 ) -> Features:
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
     x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
-    return Features(x, y, views, maps, groups)
+    return Features(x, y, views, maps, groups, before)

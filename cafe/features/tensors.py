@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -62,6 +62,32 @@ class SpatialMaps:
         return self._read(self._rows).to(self._device)
 
 
+@dataclass(frozen=True)
+class PreProjection:
+    """Features before the image tower's last projection, `x = h W + b`, and that projection.
+
+    Attributes
+    ----------
+    rows : SpatialMaps
+        h of every view, read when asked for. (N, V, E)
+    weight : Tensor
+        W. (E, D)
+    bias : Tensor
+        b. (D,)
+    """
+
+    rows: SpatialMaps
+    weight: Tensor
+    bias: Tensor
+
+    def __getitem__(self, rows: Tensor) -> PreProjection:
+        return PreProjection(self.rows[rows], self.weight, self.bias)
+
+    def to(self, device: torch.device | str) -> PreProjection:
+        """The same on another device."""
+        return PreProjection(self.rows.to(device), self.weight.to(device), self.bias.to(device))
+
+
 LARGE = 1 << 28
 """Numbers from which on features are neither widened nor copied as a whole: 1 GiB in float32."""
 
@@ -86,6 +112,8 @@ class Features:
     groups : ndarray or None
         The image that each box lies on, so that no fold splits it; None where items are images.
         (N,) int64
+    pre_projection : PreProjection or None
+        The same images before the last projection.
     """
 
     x: Tensor  # (N, D)
@@ -93,6 +121,7 @@ class Features:
     views: Tensor | None = None  # (N, V, D)
     spatial_maps: SpatialMaps | None = None  # (N, T, D)
     groups: NDArray[np.int64] | None = None  # (N,)
+    pre_projection: PreProjection | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
@@ -108,7 +137,8 @@ class Features:
         views = None if self.views is None else self.views[rows]
         maps = None if self.spatial_maps is None else self.spatial_maps[rows]
         groups = None if self.groups is None else self.groups[rows.cpu().numpy()]
-        return Features(self.x[rows], self.y[rows], views, maps, groups)
+        before = None if self.pre_projection is None else self.pre_projection[rows]
+        return Features(self.x[rows], self.y[rows], views, maps, groups, before)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -119,26 +149,32 @@ class Features:
         """The same features on another device."""
         views = None if self.views is None else self.views.to(device)
         maps = None if self.spatial_maps is None else self.spatial_maps.to(device)
-        return Features(self.x.to(device), self.y.to(device), views, maps, self.groups)
+        before = None if self.pre_projection is None else self.pre_projection.to(device)
+        return Features(self.x.to(device), self.y.to(device), views, maps, self.groups, before)
 
-    def inputs(self, *, spatial: bool = False) -> Tensor:
+    def inputs(self, *, spatial: bool = False, pre_projection: bool = False) -> Tensor:
         """What a head takes of these images.
 
         Parameters
         ----------
         spatial : bool
             Whether it needs the spatial map.
+        pre_projection : bool
+            Whether it projects by itself.
 
         Returns
         -------
         Tensor
-            The features (N, D); for a spatial head the feature and then the map (N, 1 + T, D).
+            The features (N, D); for a spatial head the feature and then the map (N, 1 + T, D); for
+            one that projects by itself the features before the projection (N, E).
 
         Raises
         ------
         InputError
-            If there are no maps.
+            If there are none of these.
         """
+        if pre_projection:
+            return self.before_projection.rows.tensor()[:, 0]
         if not spatial:
             return self.x
         if self.spatial_maps is None:
@@ -148,17 +184,27 @@ class Features:
         maps = self.spatial_maps.tensor()  # (N, T, D), read from the disk now
         return torch.cat([self.x[:, None].float(), maps], dim=1)  # (N, 1 + T, D)
 
-    def blocks(self, rows: int, *, spatial: bool = False) -> Iterator[Tensor]:
-        """The same in float32, some rows at a time: maps are read block by block."""
-        for start in range(0, max(1, len(self)), rows):
-            yield self.block(slice(start, start + rows), spatial=spatial)
+    @property
+    def before_projection(self) -> PreProjection:
+        """`pre_projection`; `InputError` where there are none."""
+        if self.pre_projection is None:
+            raise InputError(
+                "these images have no features before the projection; 'cafe extract "
+                "--pre-projection' adds them."
+            )
+        return self.pre_projection
 
-    def block(self, rows: slice, *, spatial: bool = False) -> Tensor:
+    def blocks(self, rows: int, **what: bool) -> Iterator[Tensor]:
+        """What `inputs` gives in float32, some rows at a time: maps are read block by block."""
+        for start in range(0, max(1, len(self)), rows):
+            yield self.block(slice(start, start + rows), **what)
+
+    def block(self, rows: slice, **what: bool) -> Tensor:
         """The same of consecutive rows alone."""
-        if not spatial:
+        if not any(what.values()):
             return self.x[rows].float()
         chosen = torch.arange(len(self), device=self.x.device)[rows]
-        return self[chosen].inputs(spatial=True)
+        return self[chosen].inputs(**what)
 
 
 def join(parts: Sequence[Features]) -> Features:
@@ -255,11 +301,11 @@ class TrainingSet:
     def part(self, rows: Tensor) -> TrainingSet:
         """Some of the images, and the text as these have it."""
         kept = self.features[rows]
-        return TrainingSet(kept, self.text.for_shots(kept))
+        return replace(self, features=kept, text=self.text.for_shots(kept))
 
     def to(self, device: torch.device | str) -> TrainingSet:
         """The same on another device."""
-        return TrainingSet(self.features.to(device), self.text.to(device))
+        return replace(self, features=self.features.to(device), text=self.text.to(device))
 
 
 def class_averages(y: Tensor, classes: int) -> Tensor:

@@ -81,6 +81,10 @@ class Shots:
         """
         if saved.head.spatial:
             raise InputError(f"{saved.head.method} takes spatial maps, which no pool has.")
+        if saved.head.pre_projection:
+            raise InputError(
+                f"{saved.head.method} takes features before the projection, which no pool has."
+            )
         cache = find_cache(saved, file, folder)
         if different := differences(cache.header.key, saved.about["cache_key"]):
             raise CacheMismatchError(

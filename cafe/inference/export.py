@@ -165,7 +165,8 @@ def _export(
     graph = ImageGraph(saved, encoder) if encoder else HeadGraph(saved)
     inputs = sample.rows
     if encoder is not None:
-        inputs = pixel_inputs(encoder, inputs.permute(0, 2, 3, 1), saved.pool)
+        pixels, before = inputs.permute(0, 2, 3, 1), saved.head.pre_projection
+        inputs = pixel_inputs(encoder, pixels, saved.pool, before)
     with temporary_folder(path.parent) as temporary:
         made = temporary / "files" / path.name
         made.parent.mkdir()
@@ -217,19 +218,18 @@ def _feature_width(saved: SavedHead) -> int:
 
 
 def _features(saved: SavedHead, file: Path, folder: Path | str | None) -> _Sample:
-    """Test features of the head's cache, or noise. (n, D), or (n, 1 + T, D) with maps"""
+    """Test features of the head's cache, or noise, as the head takes them; see `Head.logits`."""
     width = _feature_width(saved)
     try:
         cache = find_cache(saved, file, None if folder is None else Path(folder))
         count = min(cache.counts.get("test", 0), _CHECKED)
         if cache.width == width and count > 1:
             rows = torch.linspace(0, cache.counts["test"] - 1, count).long()
-            inputs = StoredFeatures(cache, "test")[rows].inputs(spatial=saved.head.spatial)
+            inputs = StoredFeatures(cache, "test")[rows].inputs(**saved.head.takes)
             return _Sample(inputs, f"{count} test image{'s' * (count > 1)}' features")
     except CacheError:
         pass  # a head may travel without its cache
-    shape = (1 + saved.head.params["tokens"], width) if saved.head.spatial else (width,)
-    noise = torch.randn(_CHECKED, *shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(_CHECKED, *saved.input_shape, generator=torch.Generator().manual_seed(0))
     return _Sample(noise, f"{_CHECKED} features of noise")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cafe.compat import quiet_libraries
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
+from cafe.encoders.projection import PreProjectionTower
 from cafe.encoders.spatial import SpatialTower
 from cafe.errors import CafeError, how_to_install
 from cafe.results.saved_head import SavedHead, output_names
@@ -66,7 +67,10 @@ class ImageGraph(nn.Module):
         # mean and std are of pixels in 0 to 1
         self.register_buffer("pixel_mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
-        self.tower = SpatialTower(network, saved.pool) if saved.pool else _image_tower(encoder)
+        if saved.head.pre_projection:
+            self.tower: nn.Module = PreProjectionTower(encoder, only=True)
+        else:
+            self.tower = SpatialTower(network, saved.pool) if saved.pool else _image_tower(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor | Answer:
         """The head's output for 8-bit RGB (N, 3, S, S). (N, C) each"""

@@ -44,8 +44,8 @@ def write_card(
     """
     size = preprocess["size"] if preprocess else None  # pixels
     image_height, image_width = (size, size) if isinstance(size, int) else size or (None, None)
-    tokens = f"{1 + saved.head.params['tokens']}, " if saved.head.spatial else ""
-    shape = f"3, {image_height}, {image_width}" if size else f"{tokens}{width}"
+    own = ", ".join(map(str, saved.input_shape if saved.width else (width,)))
+    shape = f"3, {image_height}, {image_width}" if size else own
     rows = f"{'uint8' if size else 'float32'} (N, {shape})"
     return _render(
         saved,
@@ -82,7 +82,7 @@ def _render(saved: SavedHead, *, from_pixels: bool, **values: Any) -> str:
         about=about,
         encoder=about["encoder"],
         class_names=names,
-        spatial=saved.head.spatial,
+        **saved.head.takes,
         outputs=output_names(saved),
         accuracies=accuracies,
         estimate=estimate,

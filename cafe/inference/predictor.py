@@ -108,6 +108,13 @@ class Predictor(ReprMixin):
     def _encoders(self) -> tuple[Encoder, ...]:
         return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
 
+    def _options(
+        self, batch_size: int | None, workers: int | None, progress: Progress | None
+    ) -> LoaderOptions:
+        """How images are encoded for the head."""
+        before = self.saved.head.pre_projection
+        return LoaderOptions(batch_size, workers, progress, self.saved.pool, before)
+
     def _encode(self, images: Images, options: LoaderOptions) -> Iterator[EncodedImages]:
         """The images under every encoder, a batch at a time."""
         sources, first = list_images(images), self._encoders[0]
@@ -210,7 +217,7 @@ class Predictor(ReprMixin):
             raise InputError(f"top must be at least 1; got {top}.")
         if not 0 <= unknown_below <= 1:
             raise InputError(f"unknown_below={unknown_below} must be a probability, 0 to 1.")
-        options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
+        options = self._options(batch_size, workers, progress)
         batches = self._encode(images, options)
         how = (top, unknown_below, explain)
         if pool is None or pool == "none":
@@ -265,7 +272,7 @@ class Predictor(ReprMixin):
         ImageError
             If an image cannot be read and `on_error` is "fail".
         """
-        options = LoaderOptions(batch_size, workers, progress, self.saved.pool)
+        options = self._options(batch_size, workers, progress)
         batches = self._encode(images, options)
         return stack_rows(self._kept(batches), self._probabilities, len(self.classes_), on_error)
 
@@ -283,8 +290,7 @@ class Predictor(ReprMixin):
         """Calibrated probabilities of inputs, adapted where that is wanted. (N, C)"""
         if self.adaptation is None:
             return self.saved.probabilities(x)
-        features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
-        logits = self.adaptation(features, self.saved.head(x))
+        logits = self.adaptation(self.saved.head.features_of(x), self.saved.head(x))
         return torch.softmax(logits / (self.saved.temperature or 1.0), dim=-1)
 
     def _classify(
@@ -296,8 +302,7 @@ class Predictor(ReprMixin):
         if len(x):
             scores = None if self.adaptation is not None else saved.scores(x)
             best = class_scores(self._probabilities(x), saved.class_names, top, scores)
-        # neighbours and zero-shot CLIP compare features, not maps
-        features = x[:, 0] if x.ndim == 3 else x  # (n, D), without the map
+        features = saved.head.features_of(x)  # what neighbours and zero-shot CLIP compare
         adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
         explained = self._explanations(features, explain)
         make = partial(Prediction, unknown_below=unknown_below, learning=learning)

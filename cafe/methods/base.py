@@ -17,6 +17,9 @@ from cafe.errors import InputError
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.head import Head
 
+Need = Literal["", "text tower", "meta file", "spatial features", "pre-projection features", "pool"]
+"""What a method needs beside image and text features."""
+
 Protocol = Literal["none", "few-shot", "full", "cv"]
 """How hyper-parameters are chosen: not at all, on min(K, 4) validation images per class, on the
 whole validation split, or by cross-validation inside the K training shots."""
@@ -140,7 +143,7 @@ class Method(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     head: ClassVar[type[Head]]
-    needs: ClassVar[Literal["", "text tower", "meta file", "spatial features", "pool"]] = ""
+    needs: ClassVar[Need] = ""
     works_without_text: ClassVar[bool] = False
     no_new_classes: ClassVar[str] = (
         "its head is made of the shots of each class, and a new class has none"

@@ -29,6 +29,7 @@ CATALOG: dict[str, str] = {
     "taskres": "cafe.methods.taskres:TaskRes",
     "clap": "cafe.methods.clap:Clap",
     "rla": "cafe.methods.rla:Rla",
+    "prolip": "cafe.methods.prolip:ProLip",
     "lp++": "cafe.methods.lp_plus_plus:LpPlusPlus",
     "proker": "cafe.methods.proker:Proker",
     "coop": "cafe.methods.prompt_learning.coop:Coop",

@@ -33,6 +33,8 @@ class Head(ABC):
         Name of the method that fitted it.
     spatial : bool
         Whether it needs the spatial map of an image beside its feature.
+    pre_projection : bool
+        Whether it takes the features before the image tower's last projection, and projects them.
     cosine_logits : bool
         Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features. Only
         then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
@@ -45,6 +47,7 @@ class Head(ABC):
     method: str = ""
 
     spatial: ClassVar[bool] = False
+    pre_projection: ClassVar[bool] = False
     cosine_logits: ClassVar[bool] = False
     no_graph: ClassVar[str] = ""
 
@@ -60,13 +63,22 @@ class Head(ABC):
         ----------
         x : Tensor
             Raw image features (N, D); for a spatial head the feature and then the map of each
-            image (N, 1 + T, D).
+            image (N, 1 + T, D), for one that projects the features before (N, E).
 
         Returns
         -------
         Tensor
             Logits; softmax over the last axis gives probabilities. (N, C)
         """
+
+    @property
+    def takes(self) -> dict[str, bool]:
+        """What it takes of images, as the arguments of `Features.inputs`."""
+        return {"spatial": self.spatial, "pre_projection": self.pre_projection}
+
+    def features_of(self, x: Tensor) -> Tensor:
+        """The encoder's raw features (N, D) of what the head takes of images."""
+        return x[:, 0] if self.spatial else x
 
     def graph_logits(self, x: Tensor) -> Tensor:
         """The same as `logits` by plain tensor operations, which an exported graph needs. (N, C)"""
@@ -102,7 +114,7 @@ NUMBERS = 1 << 22
 
 def predict(head: Head, features: Features) -> Tensor:
     """Logits of images, with their maps where the head needs them. (N, C)"""
-    blocks = features.blocks(rows_at_a_time(head), spatial=head.spatial)
+    blocks = features.blocks(rows_at_a_time(head), **head.takes)
     return torch.cat([predict_in_blocks(head, block) for block in blocks])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class Rla(BatchedMethod):
     name = "rla"
     summary = "a matrix on the image features, held near the identity by 1/K"
     source = "Fahes et al. 2024, arXiv 2410.05270"
-    head = LinearAdapterHead
+    head: ClassVar[type[Head]] = LinearAdapterHead
     no_new_classes = ""
     published = Recipe(lr=1e-3, weight_decay=0.0, epochs=300, batch_size=1 << 14, views=True)
 
@@ -120,12 +121,17 @@ class Rla(BatchedMethod):
         ):
             text = job.train.text
             params = {**done.run.scalars, **training_params(done), **scale_params(text)}
-            heads.append(self.make_head({"weights": text.weights, **done.tensors}, params))
+            tensors = self._tensors(job.train, done.tensors)
+            heads.append(self.make_head({"weights": text.weights, **tensors}, params))
         return heads
 
     def penalty_for(self, train: TrainingSet) -> float:
         """The penalty where nothing is validated."""
         return self.strength or 1 / int(train.features.y.bincount().max())
+
+    def _tensors(self, train: TrainingSet, trained: Tensors) -> dict[str, Tensor]:
+        """The head's tensors beside the class weights."""
+        return dict(trained)
 
     def _run(self, job: Job, data: int, penalty: float) -> Run:
         return Run(LinearAdapter(), data, job.seed, self.recipe, {"penalty": penalty})

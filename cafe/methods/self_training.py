@@ -92,8 +92,8 @@ class SelfTrained(BatchedMethod):
 
     def __init__(self, method: Method, training: SelfTraining) -> None:
         super().__init__(method.context)
-        if method.needs == "spatial features":
-            raise InputError(f"{method.name} needs spatial features; self-training has none.")
+        if method.needs in ("spatial features", "pre-projection features"):
+            raise InputError(f"{method.name} needs {method.needs}; self-training has none.")
         self._method, self._training = method, training
         vars(self)["name"] = method.name  # its heads are the method's own
 

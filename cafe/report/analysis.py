@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from cafe.datasets.thumbnails import stays_inside, thumbnails_from_dataset, thum
 from cafe.errors import CafeError, InputError, counted
 from cafe.features.splits import draw_shots
 from cafe.features.task import StoredFeatures, class_text
-from cafe.features.tensors import Features
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head
 from cafe.results.image_scores import ImageScores
@@ -120,7 +119,8 @@ def analyse(
     x = test.x[points].float()  # (n, D)
     notes: list[str] = []
     before, projection = project(normalize(x, dim=-1).numpy())
-    adapted = saved.head.adapted(x)
+    drawn = test[torch.from_numpy(points)]
+    adapted = saved.head.adapted(drawn.inputs(**saved.head.takes).float())
     if adapted is None:
         notes.append(
             f"{result.method} leaves the image features as they are: the map has one side."
@@ -163,7 +163,7 @@ def _temperature(cache: FeatureCache, head: Head, result: Result, seed: int) -> 
             "takes long; a run that is made now has one."
         )
     drawn = StoredFeatures(cache, "train")[rows]
-    features = Features(drawn.x, drawn.y, spatial_maps=drawn.spatial_maps)
+    features = replace(drawn, views=None)
     settings = settings_in_force(result.method, {}, head.params)
     return out_of_fold(result.method, settings, features, text, seed=seed).temperature
 

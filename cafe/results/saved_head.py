@@ -74,6 +74,14 @@ class SavedHead(ReprMixin):
         return known if self.zero_shot is None else int(self.zero_shot.weights.shape[-1])
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """What the head takes of one image: (D,), or (1 + T, D), or (E,); see `Head.logits`."""
+        if self.head.pre_projection:
+            return (len(self.head.tensors()["projection"]),)
+        width = self.width or 0
+        return (1 + self.head.params["tokens"], width) if self.head.spatial else (width,)
+
+    @property
     def pool(self) -> int | None:
         """Largest side of the spatial maps that the head takes; None for heads without."""
         return max(self.about["cache_key"]["spatial"]["grid"]) if self.head.spatial else None
@@ -147,7 +155,7 @@ class SavedHead(ReprMixin):
     def _check(self, x: Tensor | NDArray[Any]) -> None:
         """Refuse features that the head cannot take."""
         shape = ("N", "1 + T") if self.head.spatial else ("N",)
-        width = self.width or x.shape[-1]
+        width = self.input_shape[-1] or x.shape[-1]
         if x.ndim != len(shape) + 1 or x.shape[-1] != width:
             raise InputError(
                 f"features must be ({', '.join(shape)}, {width}), as the encoder gives them; got "
@@ -226,7 +234,9 @@ def _try_out(saved: SavedHead) -> None:
     if width is None:
         return  # an older cafe saved it, and nothing tells how wide a feature is
     image = torch.ones(1, width)
-    own = image[:, None].expand(1, 2, width) if saved.pool else image  # with a map of one
+    own = torch.ones(1, *saved.input_shape) if saved.head.pre_projection else image
+    if saved.pool:
+        own = image[:, None].expand(1, 2, width)  # with a map of one
     shape = (1, len(saved.class_names))
     text = [] if saved.zero_shot is None else [saved.zero_shot.logits(image)]
     for values in (saved.head.logits(own), *text):

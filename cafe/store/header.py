@@ -19,8 +19,11 @@ SPATIAL_FORMAT = 2
 FILES_FORMAT = 3
 """Of files that know the images' files, with maps or without."""
 
-NEWEST_FORMAT = 4
+BOXES_FORMAT = 4
 """Of files whose items are boxes on images, or that have no text of the classes."""
+
+NEWEST_FORMAT = 5
+"""Of files with features before the tower's last projection, whatever else they hold."""
 
 BOX = np.dtype(
     [
@@ -89,6 +92,9 @@ class Header:
         What the dataset left out or assumed, a line each.
     skipped_files : ndarray or None
         States of the files of `skipped`. `FILE_STATE`
+    projection, projection_bias : ndarray or None
+        The image tower's last projection, `x = h W + b`, of a cache that holds h. (E, D), (D,)
+        float32
     """
 
     key: Key
@@ -107,6 +113,8 @@ class Header:
     created: str = ""
     notes: tuple[str, ...] = ()
     skipped_files: NDArray[np.void] | None = None
+    projection: NDArray[np.float32] | None = None  # (E, D)
+    projection_bias: NDArray[np.float32] | None = None  # (D,)
 
     @property
     def has_text(self) -> bool:
@@ -134,6 +142,8 @@ class Block:
         States of the images' files. (n,) `FILE_STATE`
     boxes : ndarray or None
         The boxes that the items are. (n,) `BOX`
+    pre_projection : ndarray or None
+        Features before the tower's last projection, of every view. (n, V, E)
     """
 
     ids: Sequence[str]  # (n,)
@@ -143,6 +153,7 @@ class Block:
     spatial: NDArray[np.float16] | None = None  # (n, T, D)
     files: NDArray[np.void] | None = None  # (n,)
     boxes: NDArray[np.void] | None = None  # (n,)
+    pre_projection: NDArray[Any] | None = None  # (n, V, E)
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,11 @@ def _facts(cache: FeatureCache) -> dict[str, Any]:
         "type": cache.dtype,
         "views": cache.views,
         "spatial size": cache.spatial_size,
+        **{
+            name: digest_of_array(array)
+            for name, array in vars(header).items()
+            if name.startswith("projection") and array is not None
+        },
     }
 
 

@@ -21,6 +21,7 @@ from cafe.store.paths import no_cache
 from cafe.store.schema import (
     FILES_OF_SKIPPED,
     HEADER_ARRAYS,
+    PROJECTION_ARRAYS,
     array_bytes,
     content_digest,
     get_text,
@@ -128,6 +129,15 @@ def read_header(file: h5py.File) -> Header:
     bias = attrs.get("logit_bias")
     # small, and all that follows relies on them: unlike features they are checked by SHA-256 now
     arrays = {name: read_array(file[name]) for name in HEADER_ARRAYS}
+    texts: dict[str, Any] = {
+        name: get_text(file, name)
+        for name in ("dataset", "model", "pretrained", "source", "created")
+    }
+    projection: dict[str, Any] = {
+        name: require_finite(file[name], read_array(file[name]))
+        for name in PROJECTION_ARRAYS
+        if name in file
+    }
     header = Header(
         key=json.loads(get_text(file, "key")),
         class_names=PackedText(arrays["class_names"]),
@@ -140,7 +150,8 @@ def read_header(file: h5py.File) -> Header:
         notes=tuple(json.loads(get_text(file, "notes"))) if "notes" in attrs else (),
         skipped_files=read_array(file[FILES_OF_SKIPPED]) if FILES_OF_SKIPPED in file else None,
         versions=json.loads(get_text(file, "versions")),
-        **{n: get_text(file, n) for n in ("dataset", "model", "pretrained", "source", "created")},
+        **texts,
+        **projection,
     )
     _check_values(header)
     return header
@@ -156,6 +167,7 @@ _KEY_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "templates": (list, NoneType),
     "spatial": (dict, NoneType),
     "boxes": dict,
+    "pre_projection": (dict, NoneType),
 }
 """Parts of a key that are read, beside being compared, and the types that they have."""
 

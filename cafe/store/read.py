@@ -49,6 +49,8 @@ class FeatureCache(CacheInterop):
         Augmented views per training image, 1 where there are none.
     spatial_size : int
         T, positions of an image's spatial map, 0 where there are none.
+    pre_projection_size : int
+        E, width of the features before the tower's last projection, 0 where there are none.
     content_sha256 : str
         Digest of all that counts in the file: equal for equal features, whenever they were made.
 
@@ -66,6 +68,7 @@ class FeatureCache(CacheInterop):
     dtype: str
     views: int
     spatial_size: int
+    pre_projection_size: int
     content_sha256: str
     _state: FileState = field(repr=False)
 
@@ -115,6 +118,7 @@ class FeatureCache(CacheInterop):
                 spatial_size=max(
                     (g["spatial"].shape[1] for g in splits.values() if "spatial" in g), default=0
                 ),
+                pre_projection_size=file["projection"].shape[0] if "projection" in file else 0,
                 content_sha256=get_text(file, "content_sha256"),
                 _state=state,
             )
@@ -173,6 +177,24 @@ class FeatureCache(CacheInterop):
                 raise InputError(f"cache '{self.path}' has no spatial features of split '{split}'.")
             return read_rows(group["spatial"], chosen, dtype)
 
+    def read_pre_projection(
+        self, split: str, rows: ArrayLike | None = None, *, dtype: DTypeLike | None = None
+    ) -> NDArray[Any]:
+        """Read features before the last projection of one split; see `read`. (n, V, E)
+
+        View 0 is the plain one. `header.projection` takes them to the features.
+
+        Raises
+        ------
+        InputError
+            If there are none, or no such split or row.
+        """
+        chosen = self._checked_rows(split, rows)
+        with self._group(split) as group:
+            if "pre_projection" not in group:
+                raise InputError(f"cache '{self.path}' has no features before the projection.")
+            return read_rows(group["pre_projection"], chosen, dtype)
+
     def labels(self, split: str) -> NDArray[np.int64]:
         """Class indices of one split. (N,)"""
         with self._group(split) as group:
@@ -200,22 +222,26 @@ class FeatureCache(CacheInterop):
         """What its items are: "image", or "box"."""
         return noun_of(self.header.key)
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image: of V features, before the projection too, and of a float16 map."""
+        numbers = self.views * (self.width + self.pre_projection_size)
+        return numbers * np.dtype(self.dtype).itemsize + 2 * self.width * self.spatial_size
+
     def blocks(self, split: str) -> Iterator[Block]:
         """All of one split in order, a few megabytes at a time."""
-        # bytes of an image: V features as stored, and a map in float16
-        width = self.width * (self.views * np.dtype(self.dtype).itemsize + 2 * self.spatial_size)
         with self._group(split) as group:
-            views, spatial = group.get("views"), group.get("spatial")
+            parts = ("views", "spatial", "pre_projection")
+            more = {name: group[name] for name in parts if name in group}
             boxes = group.get("boxes")
-            for slab in slabs(self.counts[split], width):
+            for slab in slabs(self.counts[split], self.image_bytes):
                 labels = group["labels"][slab]
                 self._check_labels(split, labels)
                 yield Block(
                     ids=unpack_text(group["ids"][slab]),
                     labels=labels,
                     features=require_finite(group["features"], group["features"][slab]),
-                    views=None if views is None else require_finite(views, views[slab]),
-                    spatial=None if spatial is None else require_finite(spatial, spatial[slab]),
+                    **{name: require_finite(array, array[slab]) for name, array in more.items()},
                     boxes=None if boxes is None else boxes[slab],
                 )
 

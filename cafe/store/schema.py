@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
-from cafe.store.header import BOX, FILE_STATE, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import BOX, BOXES_FORMAT, FILE_STATE, FORMAT, SPATIAL_FORMAT, SPLITS
 from cafe.store.key import digest
 from cafe.store.packed_text import pack_text
 
@@ -34,17 +34,23 @@ HEADER_ARRAYS: Mapping[str, ArraySpec] = {
     "text/sentences": ArraySpec(2, TEXT),  # (C, P)
 }
 FILES_OF_SKIPPED = "skipped_files"
-"""The one array of the header that not every file has. (n,)"""
+"""An array of the header that not every file has. (n,)"""
+PROJECTION_ARRAYS: Mapping[str, ArraySpec] = {
+    "projection": ArraySpec(2, ("<f4",)),  # (E, D)
+    "projection_bias": ArraySpec(1, ("<f4",)),  # (D,)
+}
+"""Arrays of the header of a file with features before the projection."""
 SPLIT_ARRAYS: Mapping[str, ArraySpec] = {
     "boxes": ArraySpec(1, BOXES),  # (N,)
     "features": ArraySpec(2, ("<f4", "<f2")),  # (N, D)
     "files": ArraySpec(1, FILES),  # (N,)
     "ids": ArraySpec(1, TEXT),  # (N,)
     "labels": ArraySpec(1, ("<i4",)),  # (N,)
+    "pre_projection": ArraySpec(3, ("<f4", "<f2")),  # (N, V, E)
     "spatial": ArraySpec(3, ("<f2",)),  # (N, T, D)
     "views": ArraySpec(3, ("<f4", "<f2")),  # (N, V, D)
 }
-OPTIONAL = ("boxes", "files", "spatial", "views")
+OPTIONAL = ("boxes", "files", "pre_projection", "spatial", "views")
 GROUPS = ("", "text", "splits", *(f"splits/{split}" for split in SPLITS))
 
 NAMES = ("dataset", "model", "pretrained", "source")
@@ -84,6 +90,9 @@ def iter_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
         yield name, file[name]
     if FILES_OF_SKIPPED in file:
         yield FILES_OF_SKIPPED, file[FILES_OF_SKIPPED]
+    for name in PROJECTION_ARRAYS:
+        if name in file:
+            yield name, file[name]
     for split in SPLITS:
         if split in file["splits"]:
             group = file["splits"][split]
@@ -132,7 +141,7 @@ def content_digest(file: h5py.File) -> str:
     for name in NUMBER_ATTRIBUTES:
         if name in file.attrs:
             attributes[name] = file.attrs[name].item()
-    if FILES_OF_SKIPPED in file and attributes["cafe_format"] != NEWEST_FORMAT:
+    if FILES_OF_SKIPPED in file and attributes["cafe_format"] < BOXES_FORMAT:
         has_maps = any(name.endswith("/spatial") for name in arrays)
         attributes["cafe_format"] = SPATIAL_FORMAT if has_maps else FORMAT
     return digest({"arrays": arrays, "attributes": attributes})

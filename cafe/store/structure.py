@@ -12,7 +12,14 @@ from typing import Any
 import h5py
 
 from cafe.errors import LONGEST_NAME
-from cafe.store.header import FILES_FORMAT, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, SPLITS
+from cafe.store.header import (
+    BOXES_FORMAT,
+    FILES_FORMAT,
+    FORMAT,
+    NEWEST_FORMAT,
+    SPATIAL_FORMAT,
+    SPLITS,
+)
 from cafe.store.schema import (
     COMPOUND,
     FILES,
@@ -21,6 +28,7 @@ from cafe.store.schema import (
     HEADER_ARRAYS,
     MOST_TEXT,
     OPTIONAL,
+    PROJECTION_ARRAYS,
     SPLIT_ARRAYS,
     TEXT_ATTRIBUTES,
     ArraySpec,
@@ -63,6 +71,8 @@ def check_structure(file: h5py.File) -> None:
         _check_dataset(file, name, spec)
     if FILES_OF_SKIPPED in file:
         _check_dataset(file, FILES_OF_SKIPPED, ArraySpec(1, FILES))
+    for name in PROJECTION_ARRAYS.keys() & file.keys():
+        _check_dataset(file, name, PROJECTION_ARRAYS[name])
     _check_splits(file)
     _check_version(file)
     # arrays that share their bytes could claim more than the file holds
@@ -95,7 +105,7 @@ def _check_links(file: h5py.File, name: str) -> None:
     group = file[name or "/"]
     _require(isinstance(group, h5py.Group), f"'{name}' is not a group")
     arrays = (f"splits/{split}/{array}" for split in SPLITS for array in SPLIT_ARRAYS)
-    known = {*GROUPS, *HEADER_ARRAYS, FILES_OF_SKIPPED, *arrays}
+    known = {*GROUPS, *HEADER_ARRAYS, FILES_OF_SKIPPED, *PROJECTION_ARRAYS, *arrays}
     for child in group:
         path = f"{name}/{child}".strip("/")
         _require(path in known, f"it holds an unknown '{path[:80]}'")
@@ -187,6 +197,8 @@ def _check_version(file: h5py.File) -> None:
     has_boxes = {"boxes" in group for group in groups}
     expected = FILES_FORMAT if True in knows_files else SPATIAL_FORMAT if sizes != {0} else FORMAT
     if True in has_boxes or not file["text/features"].shape[1]:
+        expected = BOXES_FORMAT
+    if _check_projection(file):
         expected = NEWEST_FORMAT
     _require(
         len(sizes) == len(has_boxes) == 1 and version == expected,
@@ -197,3 +209,20 @@ def _check_version(file: h5py.File) -> None:
         len(knows_files) == 1 and len(file.get(FILES_OF_SKIPPED, ())) in (0, skipped),
         "the states of its images' files are not complete",
     )
+
+
+def _check_projection(file: h5py.File) -> bool:
+    """Whether there are features before a projection: in all splits, of its width, and it."""
+    groups = list(file["splits"].values())
+    held = [name in file for name in PROJECTION_ARRAYS]
+    held += ["pre_projection" in group for group in groups]
+    if not any(held):
+        return False
+    _require(all(held), "its projection, or the features before it, are not complete")
+    shape, (bias,) = file["projection"].shape, file["projection_bias"].shape
+    for group in groups:
+        views = group["views"].shape[1] if "views" in group else 1
+        fits = group["pre_projection"].shape[1:] == (views, shape[0])
+        fits = fits and shape[1] == bias == group["features"].shape[1]
+        _require(fits, f"features before a projection of {shape} do not fit it")
+    return True

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CacheFormatError, counted
 from cafe.progress import Progress
+from cafe.store.header import SPLITS
 from cafe.store.open_file import open_checked
 from cafe.store.schema import array_bytes, get_text, is_finite, iter_datasets, row_bytes, slabs
 
@@ -40,6 +42,8 @@ class Verification:
 
 def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
     """Check a whole cache: form, checksums, labels, finite features, unique names of images.
+
+    Of features before the projection, that some images of each split are projected to theirs.
 
     Parameters
     ----------
@@ -72,9 +76,27 @@ def verify_cache(path: Path, progress: Progress | None = None) -> Verification:
                     if progress is not None:
                         progress(name, done, total)
                 problems += check.problems(get_text(dataset, "sha256"))
+            problems += _unlike_projected(file)
     except CacheFormatError as error:
         problems.append(str(error))
     return Verification(path, tuple(problems), done, time.perf_counter() - start)
+
+
+_SAMPLE = 64  # images of each split
+_ROUNDING = {4: 1e-3, 2: 0.02}  # relative, by bytes of a number: of the encoder's own product
+
+
+def _unlike_projected(file: h5py.File) -> Iterator[str]:
+    """Splits in which the features before the projection are of other images."""
+    if "projection" not in file:
+        return
+    weight, bias = file["projection"][:], file["projection_bias"][:]  # (E, D), (D,)
+    for split, group in ((name, file["splits"][name]) for name in SPLITS if name in file["splits"]):
+        x = group["features"][:_SAMPLE].astype(np.float32)
+        h = group["pre_projection"][:_SAMPLE, 0].astype(np.float32)
+        distance = np.linalg.norm(h @ weight + bias - x, axis=1) / np.linalg.norm(x, axis=1)
+        if (distance > _ROUNDING[group["features"].dtype.itemsize]).any():
+            yield f"'splits/{split}/pre_projection' does not give the features when projected."
 
 
 class _ArrayCheck:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from cafe.errors import LONGEST_NAME, CacheError, InputError, raise_as
 from cafe.store.files import DeferredErrorFile, lock_file, real_path, write_path
-from cafe.store.header import FILES_FORMAT, FORMAT, NEWEST_FORMAT, SPATIAL_FORMAT, Block, Header
+from cafe.store.header import (
+    BOXES_FORMAT,
+    FILES_FORMAT,
+    FORMAT,
+    NEWEST_FORMAT,
+    SPATIAL_FORMAT,
+    Block,
+    Header,
+)
 from cafe.store.key import canonical, digest
 from cafe.store.packed_text import PackedText, pack_text
 from cafe.store.schema import FILES_OF_SKIPPED, array_bytes, content_digest, set_text
@@ -154,6 +162,10 @@ def _write_files_of_skipped(file: h5py.File, header: Header) -> None:
         _write_whole(file, FILES_OF_SKIPPED, header.skipped_files)
         file.attrs["cafe_format"] = FILES_FORMAT
     if any("boxes" in g for g in file["splits"].values()) or not header.has_text:
+        file.attrs["cafe_format"] = BOXES_FORMAT
+    if header.projection is not None and header.projection_bias is not None:
+        _write_whole(file, "projection", np.asarray(header.projection, "<f4"))
+        _write_whole(file, "projection_bias", np.asarray(header.projection_bias, "<f4"))
         file.attrs["cafe_format"] = NEWEST_FORMAT
 
 
@@ -227,6 +239,7 @@ def _arrays(block: Block) -> dict[str, NDArray[Any]]:
         "spatial": block.spatial,
         "files": block.files,
         "boxes": block.boxes,
+        "pre_projection": block.pre_projection,
     }
     return {
         name: array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -177,6 +177,11 @@ def check_plan(task: Task, plan: StudyPlan) -> None:
                 f"{name} needs spatial features, which the cache of {task.name} has none of: "
                 f"cafe extract {task.name} --model {task.model} --spatial --rebuild"
             )
+        if find_method(name).needs == "pre-projection features" and not task.pre_projection_size:
+            raise InputError(
+                f"{name} needs features before the projection, which the cache of {task.name} has "
+                f"none of: cafe extract {task.name} --model {task.model} --pre-projection --rebuild"
+            )
     check_texts(task.text, plan.methods, plan.settings, task.name)
     check_weighting(task.text, plan.methods, plan.settings, task.name)
     if not plan.seeds or not plan.shots or not plan.methods:

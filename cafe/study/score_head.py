@@ -42,7 +42,7 @@ def score_head(
     done = 0
 
     def look(start: int, report: Report) -> None:
-        block = images.block(slice(start, start + rows), spatial=head.spatial)
+        block = images.block(slice(start, start + rows), **head.takes)
         scores.add(predict_in_blocks(head, block, rows), start)
         report(len(block))
 

@@ -47,6 +47,10 @@ ViewSplits = Annotated[
     str, Option(help="Splits whose images have these views, with commas between.")
 ]
 Spatial = Annotated[bool, Option("--spatial", help="Store spatial maps too, for vt-clip: large.")]
+PreProjection = Annotated[
+    bool,
+    Option("--pre-projection", help="Store features before the last projection too, for prolip."),
+]
 Pool = Annotated[int | None, Option(help="Largest side of the maps' grid [default: 7].")]
 
 _INTERRUPTED = "finished work is kept: run the same command again to go on."
@@ -72,6 +76,7 @@ def extract(
     view_splits: ViewSplits = "train",
     spatial: Spatial = False,
     pool: Pool = None,
+    pre_projection: PreProjection = False,
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
     precision: opt.Precision[Literal["auto", "fp32", "bf16", "fp16"]] = "auto",
@@ -109,6 +114,7 @@ def extract(
             view_seed=view_seed,
             view_splits=[word.strip() for word in view_splits.split(",")],
             spatial=_largest_side(spatial, pool),
+            pre_projection=pre_projection,
             cache=cache,
             on_error=on_error,
             allow_missing=allow_missing,
