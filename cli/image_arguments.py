@@ -5,9 +5,47 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError
+
+if TYPE_CHECKING:
+    from cafe.extract.image_sources import ImageSource
+    from cafe.inference.cached_images import CachedImages
+
+
+def named_images(
+    words: Sequence[str], split: str | None, home: Path | None, note: Callable[[str], None]
+) -> CachedImages | list[ImageSource]:
+    """The images that are asked about: those of a cache where one is named, else files.
+
+    Raises
+    ------
+    CafeError
+        If there is none, or a cache is named beside others.
+    """
+    from cafe.extract.image_sources import list_images
+
+    caches = [word for word in words if _is_cache(word, home)]
+    if not caches:
+        if split is not None:
+            raise InputError("--split is of a cache; name one in the place of images.")
+        return list_images(expand_images(words), note)
+    if len(words) > 1:
+        raise InputError(f"'{caches[0]}' is a cache; name it alone, or images alone.")
+    from cafe.inference.cached_images import CachedImages
+    from cafe.store import FeatureCache
+
+    return CachedImages(FeatureCache.open(caches[0], cache_folder=home), split or "test")
+
+
+def _is_cache(word: str, home: Path | None) -> bool:
+    from cafe.store.paths import cache_folder
+
+    named = cache_folder(home) / f"{word}.h5"
+    return word.endswith(".h5") or (not os.path.lexists(word) and named.is_file())
 
 
 def expand_images(words: Sequence[str]) -> list[str]:

@@ -225,6 +225,38 @@ def test_training_takes_a_pool_that_it_does_not_train_on(
         cafe.train(cache, method=["auto", "gda"], pool=far)
 
 
+def test_few_classes_are_noted_by_every_command(cache: FeatureCache) -> None:
+    text = torch.from_numpy(cache.header.text_features).mean(dim=1)  # (3, D)
+    generator = torch.Generator().manual_seed(0)
+    pool = Pool(20 * text[1] + torch.randn(30, text.shape[1], generator=generator))
+    notes: list[str] = []
+    cafe.compare(
+        cache, methods=["lda-prior-pooled"], shots=2, seeds=1, pool=pool, runs=None,
+        note=notes.append,
+    )  # fmt: skip
+    cafe.train(cache, method="lda-prior-pooled", pool=pool, note=notes.append)
+    assert [note.partition(": ")[0] for note in notes] == [
+        "lda-prior-pooled, 2 shots", "lda-prior-pooled"
+    ]  # fmt: skip
+    assert all("the pool may hold few of the classes" in note for note in notes)
+
+
+def test_training_takes_a_class_balance(cache: FeatureCache, tmp_path: Path) -> None:
+    far = draw_cache(tmp_path / "far" / "tiny.none.h5", seed=9, dataset="far")
+    balance = dict(zip(cache.header.class_names, (6.0, 3.0, 1.0), strict=True))
+    made = cafe.train(
+        cache, method="lda-prior-pooled", pool=far, class_balance=balance, output=tmp_path / "model"
+    )
+    plain = cafe.train(cache, method="lda-prior-pooled", pool=far)
+    x = torch.cat([torch.from_numpy(far.read(split).features) for split in far.counts])
+    shares = [m.saved.head(x).softmax(dim=-1).mean(dim=0) for m in (made, plain)]
+    assert shares[0][2] < shares[1][2]  # the class of the least
+    assert made.saved.head.params["class_balance"] == balance
+    assert cafe.load_model(tmp_path / "model").record.settings["class_balance"] == balance
+    with pytest.raises(InputError, match="a class balance is that of a pool, and there is none"):
+        cafe.train(cache, method="auto", class_balance=balance)
+
+
 def test_a_class_balance_is_given_and_never_assumed() -> None:
     train, images = draw_task((1,) * CLASSES), draw_images(12)
     rows = torch.cat([torch.arange(60)[images.y == c][: 12 - 2 * c] for c in range(CLASSES)])

@@ -69,7 +69,9 @@ def test_towers_without_one_matrix_in_the_end(tiny: Encoder) -> None:
         replace(tiny, _network=bare),
         load_encoder("timm:test_vit", "none", device="cpu"),
     ):
-        with pytest.raises(InputError, match=r"knows no linear last projection of .*'s image tower"):
+        with pytest.raises(
+            InputError, match=r"knows no linear last projection of .*'s image tower"
+        ):
             projection_of(encoder)
 
 

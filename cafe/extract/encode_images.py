@@ -46,11 +46,15 @@ class EncodedImages(NamedTuple):
         Why an image has no input; "" where it has. (n,)
     inputs : Tensor
         Those of the m images that have one, in order; see `head_inputs`.
+    views : Tensor or None
+        Raw features of augmented views of these, view 0 the plain one; a cache may have them.
+        (m, V, D)
     """
 
     names: list[str]
     reasons: list[str]
     inputs: Tensor
+    views: Tensor | None = None
 
 
 def encode_all(

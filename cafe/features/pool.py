@@ -26,7 +26,8 @@ SAME = 0.9999
 """Cosine from which on two features are of one image: its own copies differ by rounding alone."""
 
 _BLOCK = 1 << 24  # cosines at a time
-_IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
+IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
+"""Parts of a cache's key in which its features must agree with others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +193,7 @@ def _check_width(cache: FeatureCache, width: int, name: str) -> None:
 def _check_encoder(cache: FeatureCache, other: FeatureCache) -> None:
     """Refuse a pool of another encoder."""
     _check_width(cache, other.width, f"'{cache_name(other.path)}'")
-    keys = [{part: c.header.key.get(part) for part in _IMAGE_TOWER} for c in (cache, other)]
+    keys = [{part: c.header.key.get(part) for part in IMAGE_TOWER} for c in (cache, other)]
     names = [(c.header.model, c.header.pretrained) for c in (cache, other)]
     known = all(key["weights_sha256"] for key in keys)
     different = differences(keys[1], keys[0]) if known else []

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,13 +42,16 @@ class Adaptation(ABC):
     ----------
     name : str
         "tda", "oga" or "incpl".
+    takes_views : bool
+        Whether it looks at augmented views of an image where there are some.
     """
 
     name: str
+    takes_views: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Adapted logits of raw features (N, D) and the head's logits (N, C)."""
+        """Adapted logits of raw features (N, D), or views (N, V, D), and the head's (N, C)."""
 
     @abstractmethod
     def about(self, count: int) -> list[dict[str, Any]]:
@@ -142,8 +145,10 @@ class InContext(Adaptation):
     """InCPL: each image is tuned by itself, with a few labelled images; see `incpl.tune`."""
 
     name = "incpl"
+    takes_views = True
 
     def __init__(self, saved: SavedHead, context: Features) -> None:
+        self._views = 1
         if saved.zero_shot is None:
             raise InputError(
                 "the head has no class texts, which incpl needs; fit one cache with text."
@@ -152,12 +157,14 @@ class InContext(Adaptation):
 
     def __call__(self, x: Tensor, logits: Tensor) -> Tensor:
         """Tune each image; they do not see each other."""
+        self._views = x.shape[1] if x.ndim == 3 else 1
         weights, scale = self._text.weights, float(self._text.logit_scale_bias[0])
         return tune(x, logits, weights, scale, self._context)
 
     def about(self, count: int) -> list[dict[str, Any]]:
-        """The method, and how many labelled images it looked at."""
-        return [{"method": self.name, "context_images": len(self._context)}] * count
+        """The method, and how many labelled images and views of the image it looked at."""
+        views = {"views": self._views} if self._views > 1 else {}
+        return [{"method": self.name, "context_images": len(self._context), **views}] * count
 
 
 def open_adaptation(

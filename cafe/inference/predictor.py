@@ -26,6 +26,7 @@ from cafe.features.pool import INDUCTIVE, Pool, load_pool
 from cafe.features.splits import Shots as ShotCount
 from cafe.inference.adapt_to_pool import Shots
 from cafe.inference.adaptation import Adaptation
+from cafe.inference.cached_images import CachedImages
 from cafe.inference.head_encoders import (
     join_encoded,
     load_encoders,
@@ -52,7 +53,8 @@ class Predictor(ReprMixin):
     saved : SavedHead
     encoder : Encoder or tuple of Encoder
         The encoder whose features the head was fitted on; it decodes files as was done for these.
-        Of a head over several encoders each of them, in the order of its features.
+        Of a head over several encoders each of them, in the order of its features. `()`, which
+        is none, where only images of a cache are asked about.
     neighbours : NeighbourIndex, optional
         The training images, for explanations.
     adaptation : Adaptation, optional
@@ -85,9 +87,12 @@ class Predictor(ReprMixin):
         return self.saved._title().replace("SavedHead", "Predictor", 1)
 
     def _rows(self) -> list[list[str]]:
-        return [*self.saved._rows(), ["device", str(self._encoders[0].device)]]
+        device = str(self._encoders[0].device) if self._encoders else "no encoder"
+        return [*self.saved._rows(), ["device", device]]
 
     def __post_init__(self) -> None:
+        if self.encoder == ():
+            return
         records, decoding = records_of_head(self.saved), []
         if len(records) != len(self._encoders):
             raise InputError(
@@ -115,8 +120,14 @@ class Predictor(ReprMixin):
         before = self.saved.head.pre_projection
         return LoaderOptions(batch_size, workers, progress, self.saved.pool, before)
 
-    def _encode(self, images: Images, options: LoaderOptions) -> Iterator[EncodedImages]:
-        """The images under every encoder, a batch at a time."""
+    def _encode(
+        self, images: Images | CachedImages, options: LoaderOptions
+    ) -> Iterator[EncodedImages]:
+        """The images under every encoder, a batch at a time; those of a cache as it has them."""
+        if isinstance(images, CachedImages):
+            return images.batches(self.saved, options)
+        if not self._encoders:
+            raise InputError("these images must be encoded, and there is no encoder; give it.")
         sources, first = list_images(images), self._encoders[0]
         quiet = replace(options, progress=None)  # the first tells for all
         batches = (
@@ -166,7 +177,7 @@ class Predictor(ReprMixin):
 
     def predict(
         self,
-        images: Images,
+        images: Images | CachedImages,
         *,
         top: int = 3,
         unknown_below: float = 0.0,
@@ -181,9 +192,9 @@ class Predictor(ReprMixin):
 
         Parameters
         ----------
-        images : path, image, array, tensor, or iterable of these
+        images : path, image, array, tensor, iterable of these, or CachedImages
             As `cafe.Extractor.encode` takes them: files, folders (all images in them, sorted),
-            images of Pillow, arrays and tensors.
+            images of Pillow, arrays and tensors. `CachedImages` are those of a cache.
         top : int
             How many of the most probable classes to give.
         unknown_below : float
@@ -286,11 +297,14 @@ class Predictor(ReprMixin):
         with self.adaptation.kept() if self.adaptation is not None else nullcontext():
             yield from items
 
-    def _probabilities(self, x: Tensor) -> Tensor:
+    def _probabilities(self, x: Tensor, views: Tensor | None = None) -> Tensor:
         """Calibrated probabilities of inputs, adapted where that is wanted. (N, C)"""
         if self.adaptation is None:
             return self.saved.probabilities(x)
-        logits = self.adaptation(self.saved.head.features_of(x), self.saved.head(x))
+        features = self.saved.head.features_of(x)  # (N, D)
+        if views is not None and self.adaptation.takes_views:
+            features = views  # (N, V, D)
+        logits = self.adaptation(features, self.saved.head(x))
         return torch.softmax(logits / (self.saved.temperature or 1.0), dim=-1)
 
     def _classify(
@@ -301,7 +315,8 @@ class Predictor(ReprMixin):
         best: list[tuple[ClassScore, ...]] = []
         if len(x):
             scores = None if self.adaptation is not None else saved.scores(x)
-            best = class_scores(self._probabilities(x), saved.class_names, top, scores)
+            p = self._probabilities(x, batch.views)
+            best = class_scores(p, saved.class_names, top, scores)
         features = saved.head.features_of(x)  # what neighbours and zero-shot CLIP compare
         adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
         explained = self._explanations(features, explain)

@@ -20,6 +20,7 @@ from cafe.inference.fitted_model import has_own_test, model_of
 from cafe.inference.model import Model, load_model
 from cafe.inference.model_words import unreadable
 from cafe.methods.base import Context
+from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS
 from cafe.progress import Progress
 from cafe.results.model_record import ModelRecord
 from cafe.results.saved_model import check_model_folder, remove_older_heads
@@ -27,7 +28,7 @@ from cafe.store import FeatureCache
 from cafe.store.files import check_folder, lock_file
 from cafe.store.paths import cache_name
 from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
-from cafe.study.pool import PoolLike, learning_of, pool_settings, trainable
+from cafe.study.pool import PoolLike, learning_of, pool_settings, took_few, trainable
 from cafe.study.self_train import describe_self_training, self_training
 
 
@@ -164,7 +165,7 @@ def train(
     )
     how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
     encode = partial(_features_of, source, extractor, how, progress, note)
-    training = _Training(methods, settings, machine, command, progress, given.get("pool"))
+    training = _Training(methods, settings, machine, command, progress, given.get("pool"), note)
     if output is None:
         return training.fit(encode())
     named = source.header.dataset if isinstance(source, FeatureCache) else source.name
@@ -227,6 +228,7 @@ class _Training:
     command: str
     progress: Progress | None
     pool: PoolLike | None = None
+    note: Callable[[str], None] | None = None
 
     def is_of(self, record: ModelRecord, cache: FeatureCache) -> bool:
         """Whether a model is what training on a cache would give again."""
@@ -254,6 +256,8 @@ class _Training:
             context=self.context,
             progress=self.progress,
         )
+        if self.note is not None and took_few(fitted.head.params):
+            self.note(f"{fitted.head.method}: {FEW_WORDS}.")
         return model_of(
             fitted,
             cache,

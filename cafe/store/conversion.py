@@ -22,8 +22,8 @@ def export_cache(cache: FeatureCache, path: Path, *, replace: bool = True) -> No
     """Write a cache as a NumPy archive or as safetensors.
 
     The arrays are those that `cafe.extract.importers.import_features` reads, and `{split}_ids` and
-    `{split}_views`; spatial maps and features before the projection are left out. A safetensors file holds numbers alone; names are
-    JSON in its metadata.
+    `{split}_views`; spatial maps and features before the projection are left out. A safetensors
+    file holds numbers alone; names are JSON in its metadata.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ from cafe.study.plan import (
     open_caches,
     resolve_settings,
 )
-from cafe.study.pool import PoolLike, pool_settings
+from cafe.study.pool import PoolLike, few_class_notes, pool_settings
 from cafe.study.runner import run_study
 from cafe.study.self_train import describe_self_training, self_training
 
@@ -160,7 +160,8 @@ def compare(
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method at a shot count.
     note : callable, optional
-        Told in a sentence what is taken of an interrupted comparison; None logs it.
+        Told in a sentence each what is taken of an interrupted comparison, and which heads took
+        their pool for one of few classes; None logs the former.
     **settings
         Hyper-parameters of one method alone, as of `cafe.fit`.
 
@@ -222,6 +223,10 @@ def compare(
             record = record if runs is None else save_run(record, Path(runs))
             done.add(sources[todo[number]], record)
             found[todo[number]] = record
+            if note is not None:
+                for text in few_class_notes(record.results):
+                    name = cache_name(sources[todo[number]].path)
+                    note(text if len(sources) == 1 else f"{name}: {text}")
     records = [found[place] for place in sorted(found)]
     if len(records) == 1:
         return Comparison(records[0], records)

@@ -102,11 +102,11 @@ def few_class_notes(results: Sequence[Result]) -> list[str]:
     return [
         f"{r.method}, {counted(r.shots, 'shot')}: {FEW_WORDS}."
         for r in found
-        if any(_few(dict(head.params)) for head in r.heads)
+        if any(took_few(head.params) for head in r.heads)
     ]
 
 
-def _few(params: Mapping[str, Any]) -> bool:
-    """Whether a head, or a member of it, took the safe rule."""
+def took_few(params: Mapping[str, Any]) -> bool:
+    """Whether a head of these params, or a member of it, took its pool for one of few classes."""
     parts = [params, *params.get("members", ())]
     return any(part.get("few_classes", False) for part in parts)

@@ -17,7 +17,7 @@ from .. import options as opt
 from ..adaptation import AdaptName, State, open_adaptation
 from ..boxes import BoxFiles, predict_boxes
 from ..heads import note_calibration, note_choice
-from ..image_arguments import expand_images
+from ..image_arguments import named_images
 from ..output import note, print_json
 from ..parsing import parse_head_selector
 from ..prediction_formats import FORMATS, Write
@@ -33,7 +33,7 @@ Images = Annotated[
     Argument(
         metavar="IMAGE",
         help="Images, folders of images, globs such as '**/*.jpg', http and https URLs; - reads "
-        "paths from stdin, one a line.",
+        "paths from stdin, one a line. Or a cache, whose features are taken as they are.",
     ),
 ]
 Top = Annotated[int, Option(help="How many of the likeliest classes to give.")]
@@ -57,6 +57,11 @@ Pool = Annotated[
     ),
 ]
 
+Split = Annotated[
+    Literal["train", "val", "test"] | None,
+    Option(help="Of a cache in the place of images: which split is asked about [default: test]."),
+]
+
 _INTERRUPTED = "what is printed is complete; the rest was not looked at."
 
 
@@ -70,6 +75,7 @@ def predict(
     adapt: AdaptName = "none",
     state: State = None,
     pool: Pool = None,
+    split: Split = None,
     boxes: box.Boxes = None,
     truth: box.Truth = None,
     output: box.Detections = None,
@@ -99,7 +105,6 @@ def predict(
     Example: cafe predict model photo.jpg ./photos --top 3
     """
     from cafe.encoders.preprocess import quiet_pillow
-    from cafe.extract.image_sources import list_images
     from cafe.inference.adapt_to_pool import Shots
     from cafe.inference.head_encoders import load_encoders
     from cafe.inference.predictor import Predictor
@@ -120,7 +125,7 @@ def predict(
         predict_boxes(saved, encoder, images, files, which, (batch_size, workers), as_json=as_json)
         return
     _refuse_without_boxes({"--truth": truth, "--output": output, "--draw": draw, "--nms": nms})
-    sources = list_images(expand_images(images), note)
+    sources = named_images(images, split, cache, note)
     # a bar would tear a table on a terminal apart
     piped = (as_json or format_ != "table") and not sys.stdout.isatty()
     how: dict[str, Any] = {"top": top, "unknown_below": unknown_below, "explain": explain}
@@ -130,7 +135,8 @@ def predict(
         quiet_pillow(),
     ):
         neighbours = _find_neighbours(saved, file, cache) if explain else None
-        predictor = Predictor(saved, encoder(), neighbours, adaptation, shots_of_head)
+        tower = encoder() if isinstance(sources, list) else ()
+        predictor = Predictor(saved, tower, neighbours, adaptation, shots_of_head)
         predictions = predictor.predict(sources, pool=pool, note=note, progress=progress, **how)
         write = None if as_json else FORMATS[format_](saved, top)
         _print_all(predictions, write, len(sources))

@@ -13,6 +13,7 @@ from cafe.errors import counted, escape_bytes
 
 from .. import completion
 from .. import options as opt
+from ..class_balance import read_class_balance
 from ..output import megabytes, note, print_json, print_table, say
 from ..parsing import parse_context, parse_methods, parse_ratio, without_none
 from ..progress import progress_bar
@@ -69,6 +70,7 @@ def train(
     ratio: opt.Ratio = None,
     bottleneck: opt.Bottleneck = None,
     pool: opt.Pool = None,
+    class_balance: opt.ClassBalance = None,
     prompts_weighting: opt.PromptsWeighting = None,
     epochs: opt.Epochs[int | None] = None,
     lr: opt.LearningRate[float | None] = None,
@@ -125,6 +127,7 @@ def train(
         lr=lr,
         weight_decay=weight_decay,
         pool=pool,
+        class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
         context=parse_context(context),
         **parse_ratio(ratio),
