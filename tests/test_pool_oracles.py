@@ -69,7 +69,7 @@ def answers(x: Array, p: Array, z: Array, mu: Array, variance: Array) -> Array:
 def spread(x: Array, z: Array, mu: Array) -> Array:
     """One variance for all classes. (C, D)"""
     total = sum(z[i, c] * (x[i] - mu[c]) ** 2 for i in range(len(x)) for c in range(CLASSES))
-    return np.tile(total / len(x), (CLASSES, 1))
+    return np.tile(np.maximum(total / len(x), 1e-6), (CLASSES, 1))
 
 
 def transclip(x: Array, p: Array) -> tuple[Array, Array, Array]:
