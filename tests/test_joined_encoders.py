@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import cafe
 from cafe.errors import InputError
@@ -56,6 +57,27 @@ def test_two_encoders_are_better_than_either(make: Make, method: str) -> None:
     assert accuracy(one, other, method=method) >= max(
         accuracy(one, method=method), accuracy(other, method=method)
     )
+
+
+def test_auto_learns_from_the_test_images_of_all_encoders(make: Make, tmp_path: Path) -> None:
+    one, bare = make("one", 1, spread=1.5), make("bare", 2, width=5, text_prompts=None)
+    turned = make("turned", 1, spread=1.5, test_labels=(np.arange(60) + 1) % 3)
+    more = make("more", 2, width=5, text_prompts=None, test_labels=(np.arange(60) + 1) % 3)
+    fit: dict[str, Any] = {"method": "auto", "shots": 2, "seeds": 1, "epochs": 5, "pool": "test"}
+    record, other = (
+        cafe.fit(caches, runs=tmp_path / "runs", **fit) for caches in ([one, bare], [turned, more])
+    )
+    seen = "transductive: sees the 60 test images without their labels"
+    assert record.results[-1].learning == seen
+    (head,), (twin,) = record.results[-1].heads, other.results[-1].heads
+    assert all(torch.equal(t, twin.tensors()[name]) for name, t in head.tensors().items())
+    members = [encoder["params"]["members"] for encoder in head.params["encoders"]]
+    assert [each[-1]["name"] for each in members] == ["lda-prior-pooled"] * 2
+    saved = cafe.load_head(next(record.folder.glob("auto.*.safetensors")))  # type: ignore[union-attr]
+    x = torch.randn(4, 13)
+    torch.testing.assert_close(saved.head(x), head(x))
+    plain = cafe.fit([one, bare], runs=None, **{**fit, "pool": None}).results[-1].heads[0]
+    assert not torch.allclose(plain(x), head(x), atol=1e-3)
 
 
 def test_a_cache_without_text_lifts_one_with_text(make: Make) -> None:
@@ -114,7 +136,7 @@ def test_what_disagrees_is_refused(make: Make, changes: dict[str, Any], message:
         accuracy(make("one", 1), make("other", 2, **changes))
 
 
-@pytest.mark.parametrize("extra", [{"pool": "test"}, {"self_train": 3}])
+@pytest.mark.parametrize("extra", [{"pool": "other"}, {"self_train": 3}])
 def test_what_is_for_one_encoder_is_refused(make: Make, extra: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="is for a head of one encoder; give one cache, not 2"):
         accuracy(make("one", 1), make("other", 2), **extra)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.errors import InputError, counted, verb
+from cafe.features.pool import Pool, describe_pool
 from cafe.features.task import StoredFeatures, Task, load_task
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.store import SPLITS, FeatureCache, Header
@@ -121,6 +122,20 @@ class JoinedCaches:
         """Names of the images of a split, as the first cache has them."""
         names = self.caches[0].ids(split)
         return tuple(names[row] for row in self.rows[0][split][rows])
+
+    def test_pool(self) -> Pool:
+        """The joined features of the test split, without its labels.
+
+        Raises
+        ------
+        InputError
+            If there is no such split.
+        """
+        if "test" not in self.counts:
+            raise InputError(f"{_all_names(self.caches)} have no test split to take for a pool.")
+        tests = self.counts["test"]
+        x = self.task().splits["test"].x
+        return Pool(x, describe_pool(tests, tests, tests))
 
     def task(self) -> Task:
         """The joined features as tensors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, cast
@@ -105,6 +106,20 @@ class Auto(BatchedMethod):
         if self._pooled is None:
             return head
         return add_pooled(cast("EnsembleHead", head), self._pooled.fit_from(head, train))
+
+    def fit_columns(
+        self, heads: Sequence[EnsembleHead], trains: Sequence[TrainingSet]
+    ) -> list[EnsembleHead]:
+        """Heads of several encoders, each with the half that learns from its part of the pool."""
+        if self._pooled is None:
+            return list(heads)
+        widths, fitted = [train.features.x.shape[1] for train in trains], []
+        columns = torch.split(self._pooled.pool.x, widths, dim=1)
+        for head, train, x in zip(heads, trains, columns, strict=True):
+            own = copy.copy(self._pooled)
+            own.pool = Pool(x, own.pool.learning)
+            fitted.append(add_pooled(head, own.fit_from(head, train)))
+        return fitted
 
     def candidates(self, jobs: Sequence[Job]) -> list[Candidates]:
         """The members of one ensemble per job, not weighed yet."""

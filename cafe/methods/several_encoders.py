@@ -114,6 +114,7 @@ def _mix_members(method: Auto, jobs: Sequence[Job], parts: Sequence[Sequence[Job
         mixture = weigh_members(members, candidates[0].folds)  # the same folds: by labels and seed
         own = torch.split(mixture, [len(each.members) for each in candidates])
         joined = [join_members(each, w) for each, w in zip(candidates, own, strict=True)]
+        joined = method.fit_columns(joined, take_apart(job.train))
         heads.append(_join(method, job.train, joined, torch.stack([w.sum() for w in own])))
     return heads
 

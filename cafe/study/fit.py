@@ -146,11 +146,13 @@ def fit(
     joined = join_caches(sources) if len(sources) > 1 else None
     source = cast("FeatureCache", joined) if joined else sources[0]
     methods = [method] if isinstance(method, str) else list(method)
-    extras = {"a pool": pool not in (None, "none"), "self-training": self_train is not None}
+    own_pool = pool in (None, "none", "test")
+    extras = {"a pool but 'test'": not own_pool, "self-training": self_train is not None}
     check_joinable(methods, extras, len(sources))
     task = joined.task() if joined else load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)
-    settings |= pool_settings(source, pool, methods)
+    unlabelled = joined.test_pool() if joined and pool == "test" else pool
+    settings |= pool_settings(source, unlabelled, methods)
     baselines, notes = choose_baselines(task.text, methods)
     names = list(dict.fromkeys([*baselines, *methods]))
     settings = resolve_settings(methods, common, settings)

@@ -109,4 +109,5 @@ def few_class_notes(results: Sequence[Result]) -> list[str]:
 def took_few(params: Mapping[str, Any]) -> bool:
     """Whether a head of these params, or a member of it, took its pool for one of few classes."""
     parts = [params, *params.get("members", ())]
-    return any(part.get("few_classes", False) for part in parts)
+    encoders = [encoder["params"] for encoder in params.get("encoders", ())]
+    return any(part.get("few_classes", False) for part in parts) or any(map(took_few, encoders))
