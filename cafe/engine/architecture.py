@@ -175,6 +175,10 @@ class Architecture(ABC):
         """Numbers that a step holds per run, beside parameters and optimiser: an upper estimate."""
         return 6 * parameters + 6 * rows * classes
 
+    def takes_kernels(self) -> bool:
+        """Whether `gradients` uses `work.kernels`, and writes gradients in the type of products."""
+        return False
+
     def gradients(self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace) -> None:
         """Write the gradient of each run's loss into `grads`; this default asks autograd.
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cafe.engine.kernels import Kernels
+from cafe.engine.workspace import Workspace
 from cafe.errors import InputError
 
 
@@ -98,6 +100,52 @@ class StackedAdamW:
         for group, lr in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = lr * factor
         self._optimizer.step()
+
+
+class KernelAdamW:
+    """The same as `StackedAdamW`, by a kernel that takes gradients in the type of products.
+
+    `work.mirrors` holds the weights in that type, up to date.
+
+    Parameters
+    ----------
+    params, grads, recipes, undecayed
+        As `StackedAdamW` has them, but for the type of the gradients.
+    work : Workspace
+        Whose `mirrors` it keeps.
+    kernels : Kernels
+        Where the step is.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        recipes: Sequence[Recipe],
+        undecayed: frozenset[str],
+        work: Workspace,
+        kernels: Kernels,
+    ) -> None:
+        self._kernels, self._product, self._steps = kernels, work.product, 0
+        self._slices = []
+        for name, stacked in params.items():
+            work.mirrors[name] = stacked.to(work.product)  # in float32 the weights themselves
+            tensors = stacked, grads[name], torch.zeros_like(stacked), torch.zeros_like(stacked)
+            flat = [value.flatten(0, 1) for value in (*tensors, work.mirrors[name])]
+            for (lr, decay), first, end in _neighbours(recipes):
+                rate = 0.0 if name in undecayed else decay
+                self._slices.append(([value[first:end] for value in flat], lr, rate))
+
+    def step(self, factor: float) -> None:
+        """One update, with every learning rate times `factor`."""
+        self._steps += 1
+        beta1, beta2, eps = 0.9, 0.999, 1e-8  # torch's
+        correction = (1 - beta2**self._steps) ** -0.5
+        for tensors, lr, decay in self._slices:
+            rate = lr * factor
+            numbers = 1 - rate * decay, beta1, beta2, rate / (1 - beta1**self._steps)
+            count = tensors[0].numel()
+            self._kernels("adamw", self._product, *tensors, count, *numbers, correction, eps)
 
 
 def _neighbours(recipes: Sequence[Recipe]) -> list[tuple[tuple[float, float], int, int]]:

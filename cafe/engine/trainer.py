@@ -11,15 +11,19 @@ import torch
 from cafe.devices import ProductPrecision, out_of_memory, resolve_precision
 from cafe.engine.architecture import Run, Trained
 from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
-from cafe.engine.optimizer import StackedAdamW, cosine
+from cafe.engine.kernels import Kernels, load_kernels
+from cafe.engine.optimizer import KernelAdamW, StackedAdamW, cosine
 from cafe.engine.stack import BatchLoader, stack_scalars, stack_tensors
 from cafe.engine.workers import run_jobs
 from cafe.engine.workspace import Workspace
 from cafe.features.tensors import TrainingSet
 
-CHUNK_BYTES = 96 << 20
-"""Bytes of a chunk on a CPU. Measured: a bfloat16 product costs 40 us to call, so that narrow heads
-gain from up to 27 runs a chunk; beyond that nothing is gained, and workers may be left idle."""
+CHUNK_BYTES = 48 << 20
+"""Bytes of a chunk on a CPU. Measured: a bfloat16 product costs 20 to 40 us to call, so that narrow
+heads gain from 9 runs a chunk and more; of larger chunks less stays in a core's cache."""
+
+WORTH = 1e8
+"""Numbers of images over all steps from which kernels are worth a second to build them, once."""
 
 Progress = Callable[[int, int], None]
 """Takes the run-epochs that are done and those there are."""
@@ -86,9 +90,10 @@ def train(
         chunk_bytes=CHUNK_BYTES if on_cpu else budget,
         workers=torch.get_num_threads() if on_cpu else 1,
     )
-    jobs = [
-        partial(_train_or_halve, chunk, runs, training_sets, device, product) for chunk in chunks
-    ]
+    one_thread = on_cpu and (workers > 1 or torch.get_num_threads() == 1)  # as kernels are
+    kernels = load_kernels() if one_thread and _numbers(runs, training_sets) > WORTH else None
+    fixed = runs, training_sets, device, product, kernels
+    jobs = [partial(_train_or_halve, chunk, *fixed) for chunk in chunks]
     total, done = sum(run.recipe.epochs for run in runs), 0  # in run-epochs
     results: dict[int, Trained] = {}
 
@@ -109,12 +114,18 @@ def train(
     return [results[index] for index in sorted(results)]
 
 
+def _numbers(runs: Sequence[Run], training_sets: Sequence[TrainingSet]) -> int:
+    """Numbers of images that all runs see over all steps."""
+    return sum(run.recipe.epochs * training_sets[run.data].features.x.numel() for run in runs)
+
+
 def _train_or_halve(
     chunk: Chunk,
     runs: Sequence[Run],
     training_sets: Sequence[TrainingSet],
     device: torch.device,
     precision: Literal["fp32", "bf16"],
+    kernels: Kernels | None,
     report: Callable[[int], None],
 ) -> dict[int, Trained]:
     """Train one chunk; where a GPU has no room for it after all, its halves one by one."""
@@ -126,7 +137,7 @@ def _train_or_halve(
         report(epochs)
 
     try:
-        return _train_chunk(chunk, runs, training_sets, device, precision, count)
+        return _train_chunk(chunk, runs, training_sets, device, precision, kernels, count)
     except torch.cuda.OutOfMemoryError as error:
         if len(chunk.members) == 1:
             raise out_of_memory("one run") from error
@@ -134,7 +145,7 @@ def _train_or_halve(
     report(-reported)
     finished: dict[int, Trained] = {}
     for half in chunk.halves():
-        finished |= _train_or_halve(half, runs, training_sets, device, precision, report)
+        finished |= _train_or_halve(half, runs, training_sets, device, precision, kernels, report)
     return finished
 
 
@@ -145,19 +156,27 @@ def _train_chunk(
     training_sets: Sequence[TrainingSet],
     device: torch.device,
     precision: Literal["fp32", "bf16"],
+    kernels: Kernels | None,
     report: Callable[[int], None],
 ) -> dict[int, Trained]:
     """Train one chunk from its initial weights; reports run-epochs as they are done."""
     members = [runs[index] for index in chunk.members]
     architecture, epochs = members[0].architecture, members[0].recipe.epochs
     count = len(chunk.streams)  # S; the chunk has S * M members
+    low = torch.bfloat16 if precision == "bf16" else torch.float32
+    work = Workspace(device, low, kernels if architecture.takes_kernels() else None)
     initial = [architecture.initial(run, training_sets[run.data]) for run in members]
     params = stack_tensors(initial, count, device)  # each (S, M, ...)
-    grads = {name: torch.zeros_like(value) for name, value in params.items()}
+    kind = torch.float32 if work.kernels is None else low
+    grads = {name: torch.zeros_like(value, dtype=kind) for name, value in params.items()}
     leaders = [runs[stream[0]] for stream in chunk.streams]  # (S,)
     loader = BatchLoader(leaders, training_sets, stack_scalars(members, count, device), device)
-    optimizer = StackedAdamW(params, grads, [run.recipe for run in members], architecture.undecayed)
-    work = Workspace(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    optimized = params, grads, [run.recipe for run in members], architecture.undecayed
+    optimizer: StackedAdamW | KernelAdamW
+    if work.kernels is None:
+        optimizer = StackedAdamW(*optimized)
+    else:
+        optimizer = KernelAdamW(*optimized, work, work.kernels)
     step, steps = 0, epochs * loader.steps
     for _ in range(epochs):
         for batch in loader.epoch():

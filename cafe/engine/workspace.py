@@ -8,6 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from cafe.engine.kernels import Kernels
+
 
 class Workspace:
     """Buffers that live as long as a chunk, so that no step allocates what the last one freed.
@@ -20,11 +22,19 @@ class Workspace:
         Type of the operands of matrix products.
     wide : torch.dtype
         Type of reductions and gradients: float32, or float64 where products are.
+    kernels : Kernels or None
+        Fused passes to take where an architecture can.
+    mirrors : dict of str to Tensor
+        Copies of the weights in the type of products, which the optimiser keeps up to date.
     """
 
-    def __init__(self, device: torch.device, product: torch.dtype) -> None:
+    def __init__(
+        self, device: torch.device, product: torch.dtype, kernels: Kernels | None = None
+    ) -> None:
         self.device = device
         self.product = product
+        self.kernels = kernels
+        self.mirrors: dict[str, Tensor] = {}
         self.wide = torch.promote_types(product, torch.float32)
         self._flat: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
@@ -50,9 +60,11 @@ class Workspace:
         return self._kept[name]
 
     def cast(self, name: str, value: Tensor) -> Tensor:
-        """A float32 tensor in the type of products: itself, or a copy in a buffer."""
+        """A float32 tensor in the type of products: itself, its mirror, or a copy in a buffer."""
         if value.dtype == self.product:
             return value
+        if name in self.mirrors:
+            return self.mirrors[name]
         return self(name, *value.shape, dtype=self.product).copy_(value)
 
     def widened(self, name: str, value: Tensor) -> Tensor:

@@ -148,6 +148,10 @@ class VisualAdapter(AdapterArchitecture):
         blend = normalize(self.blend(batch.rows["x"], params, batch), dim=-1)  # (S, M, B, D)
         return batch.scale * torch.matmul(blend, batch.weights.mT) + batch.bias
 
+    def takes_kernels(self) -> bool:
+        """See `Architecture.takes_kernels`; the gradient of a learned ratio has none."""
+        return not self.learn_ratio
+
     def gradients(self, params: Tensors, batch: Batch, grads: Tensors, work: Workspace) -> None:
         """See `Architecture.gradients`."""
         a = self.ratio(params, batch)

@@ -144,6 +144,7 @@ class CounterfactualAdapter(VisualAdapter):
     mask: float = 1.0
 
     gradients = Architecture.gradients  # those by hand know of no penalty
+    takes_kernels = Architecture.takes_kernels
 
     def examples(self, train: TrainingSet) -> Features:
         """The images, each beside its counterfactual, in features of width 2 D."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cafe.engine.architecture import Batch, Tensors
+from cafe.engine.kernels import Kernels
 from cafe.engine.workspace import Workspace
 
 
@@ -32,11 +33,17 @@ class _Forward:
     down: Tensor  # (R, H, D)
     up: Tensor  # (R, H, D)
     hidden: Tensor  # (R, H, B)
-    adapted: Tensor  # (R, B, D)
-    blend: Tensor  # (S, M, B, D)
-    norm: Tensor  # (S, M, B, 1)
+    adapted: Tensor  # before the outer ReLU, (R, B, D)
     ratio: Tensor  # a, float32, (S, M, 1, 1)
     final_relu: bool
+
+
+@dataclass(frozen=True)
+class _Blended(_Forward):
+    """The rest of the forward pass, with the outer ReLU."""
+
+    blend: Tensor  # (S, M, B, D)
+    norm: Tensor  # (S, M, B, 1)
 
 
 def visual_gradients(
@@ -63,8 +70,12 @@ def visual_gradients(
         Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
     """
     saved = _forward(params, batch, work, ratio, final_relu)
-    error, pull = _class_errors(saved, batch, work, along)
-    d_adapted = _blend_gradient(saved, error, pull)
+    if work.kernels is None:
+        blended = _blend(saved, work)
+        error, pull = _class_errors(blended, batch, work, along)
+        d_adapted = _blend_gradient(blended, error, pull)
+    else:
+        d_adapted = _adapted_gradient(saved, batch, work, work.kernels)
     _weight_gradients(saved, d_adapted, grads, work)
 
 
@@ -84,16 +95,42 @@ def _forward(
     hidden = _relu(hidden).view(count, hidden_width, rows)  # (R, H, B)
     adapted = work("adapted", count, rows, width, dtype=low)
     torch.bmm(hidden.mT, up, out=adapted)
-    if final_relu:
-        _relu(adapted)
-    blend = work("blend", streams, runs, rows, width, dtype=low)
-    torch.lerp(x[:, None], adapted.view(blend.shape), ratio.to(low), out=blend)
+    return _Forward(x, w, down, up, hidden, adapted, ratio, final_relu)
+
+
+def _blend(saved: _Forward, work: Workspace) -> _Blended:
+    low = work.product
+    if saved.final_relu:
+        _relu(saved.adapted)
+    streams, rows, width = saved.x.shape
+    blend = work("blend", streams, len(saved.adapted) // streams, rows, width, dtype=low)
+    adapted = saved.adapted.view(blend.shape)
+    torch.lerp(saved.x[:, None], adapted, saved.ratio.to(low), out=blend)
     norm = torch.linalg.vector_norm(blend, dim=-1, keepdim=True).to(work.wide).clamp_min_(1e-12)
-    return _Forward(x, w, down, up, hidden, adapted, blend, norm, ratio, final_relu)
+    return _Blended(**vars(saved), blend=blend, norm=norm)
+
+
+def _adapted_gradient(saved: _Forward, batch: Batch, work: Workspace, kernels: Kernels) -> Tensor:
+    """`dA` as `_blend`, `_class_errors`, `_blend_gradient` give it, in fewer passes. (R, B, D)"""
+    low, relu = work.product, int(saved.final_relu)
+    count, rows, width = shape = saved.adapted.shape
+    classes, streams = len(saved.w), len(saved.x)
+    of_streams = streams, count // streams, rows
+    blend, gradient = (work(name, *shape, dtype=low) for name in ("blend", "gradient"))
+    norm, pull = (work(name, count, rows) for name in ("norm", "pull"))
+    errors = work("products", count * rows, classes, dtype=low)
+    adapted, ratio = saved.adapted, saved.ratio
+    kernels("blend_rows", low, adapted, saved.x, ratio, blend, norm, *of_streams, width, relu)
+    torch.mm(blend.view(-1, width), saved.w.mT, out=errors)
+    given = norm, ratio, batch.y, pull, work("exps", classes), batch.scale
+    kernels("class_errors", low, errors, *given, *of_streams, classes)
+    torch.mm(errors, saved.w, out=gradient.view(-1, width))
+    kernels("blend_gradient", low, gradient, blend, adapted, pull, count * rows, width, relu)
+    return gradient
 
 
 def _class_errors(
-    saved: _Forward, batch: Batch, work: Workspace, along: Tensor | None
+    saved: _Blended, batch: Batch, work: Workspace, along: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`a s G / |f|` (R * B, C) in the type of products, and `(G . z) / |f|^2` (S, M, B, 1).
 
@@ -125,7 +162,7 @@ _CACHED = 1 << 18
 """Logits at a time: in float32 they and their errors take 2 MiB, as a core's cache does."""
 
 
-def _blend_gradient(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
+def _blend_gradient(saved: _Blended, error: Tensor, pull: Tensor) -> Tensor:
     """`dA` of each run, in the memory of the blend. (R, B, D)"""
     low = saved.w.dtype
     d_adapted = saved.blend.mul_((-saved.ratio * pull).to(low)).view(-1, saved.blend.shape[-1])
@@ -148,7 +185,7 @@ def _weight_gradients(saved: _Forward, d_adapted: Tensor, grads: Tensors, work: 
     work.bmm_into(grads["down"].view(*flat, width), d_hidden.view(*flat, rows), saved.x)
 
 
-def _df_x(saved: _Forward, error: Tensor, pull: Tensor) -> Tensor:
+def _df_x(saved: _Blended, error: Tensor, pull: Tensor) -> Tensor:
     """`df . x`, summed over the batch. (S, M, 1, 1)"""
     plain = torch.matmul(saved.x, saved.w.mT).to(error.dtype)[:, None]  # (S, 1, B, C)
     shared = (saved.blend * saved.x[:, None]).sum(-1, keepdim=True, dtype=error.dtype)

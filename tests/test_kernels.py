@@ -1,0 +1,172 @@
+"""Fused passes built on this machine: they give what PyTorch's own give, or are not taken."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cafe.engine import Run, Trained, Workspace, train
+from cafe.engine import kernels as kernels_module
+from cafe.engine import trainer as trainer_module
+from cafe.engine.architecture import Architecture, Batch
+from cafe.engine.kernels import Kernels, load_kernels
+from cafe.engine.optimizer import KernelAdamW, Recipe, StackedAdamW
+from cafe.features.tensors import ClassText, Features, TrainingSet
+from cafe.methods.clip_adapter.architecture import VisualAdapter
+from cafe.methods.clip_adapter.counterfactual_architecture import CounterfactualAdapter
+
+CPU = torch.device("cpu")
+LOW = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture
+def kernels() -> Kernels:
+    found = load_kernels()
+    if found is None:
+        pytest.skip("no C++ compiler that builds them")
+    return found
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Kernels are looked for anew, and again after the test."""
+    load_kernels.cache_clear()
+    yield
+    load_kernels.cache_clear()
+
+
+def gradients(
+    architecture: VisualAdapter, dtype: torch.dtype, work: Workspace, kind: torch.dtype
+) -> Tensor:
+    """The gradients of one problem in one vector; in float64 autograd's."""
+    torch.manual_seed(0)
+    streams, runs, rows, width, classes = 2, 3, 37, 70, 21  # no multiples of a vector's length
+    x = torch.nn.functional.normalize(torch.randn(streams, rows, width), dim=-1).to(dtype)
+    w = torch.nn.functional.normalize(0.5 + torch.randn(classes, width), dim=-1).to(dtype)
+    shape = streams, runs, architecture.bottleneck, width
+    params = {name: (0.3 * torch.randn(shape)).to(dtype) for name in ("down", "up")}
+    scalars = {"ratio": torch.rand(streams, runs, 1, 1).to(dtype)}
+    batch = Batch({"x": x}, torch.randint(classes, (streams, rows)), scalars, {}, w, 100.0, 0.0)
+    grads = {name: torch.empty_like(value, dtype=kind) for name, value in params.items()}
+    method = Architecture if dtype == torch.float64 else VisualAdapter
+    method.gradients(architecture, params, batch, grads, work)
+    return torch.cat([value.flatten() for value in grads.values()]).double()
+
+
+@pytest.mark.parametrize("final_relu", [True, False])
+@pytest.mark.parametrize("product", LOW)
+def test_gradients_are_as_exact_as_without(
+    kernels: Kernels, product: torch.dtype, final_relu: bool
+) -> None:
+    architecture = VisualAdapter(8, final_relu=final_relu)
+    wide = torch.float64
+    exact = gradients(architecture, wide, Workspace(CPU, wide), wide)
+    without = gradients(architecture, torch.float32, Workspace(CPU, product), torch.float32)
+    fused = gradients(architecture, torch.float32, Workspace(CPU, product, kernels), product)
+    assert 0 < (fused - exact).norm() < 1.5 * (without - exact).norm()
+
+
+@pytest.mark.parametrize("product", LOW)
+def test_steps_are_those_of_adamw(kernels: Kernels, product: torch.dtype) -> None:
+    recipes = [Recipe(lr=1e-3), Recipe(lr=1e-3), Recipe(lr=1e-2, weight_decay=0.5)]
+    torch.manual_seed(0)
+    start = torch.randn(1, 3, 5, 7)
+    params, theirs = {"a": start.clone()}, {"a": start.clone()}
+    grads = {"a": torch.zeros(start.shape, dtype=product)}
+    wide = {"a": torch.zeros(start.shape)}
+    work = Workspace(CPU, product, kernels)
+    fused = KernelAdamW(params, grads, recipes, frozenset(), work, kernels)
+    stacked = StackedAdamW(theirs, wide, recipes, frozenset())
+    for step in range(20):
+        grads["a"].normal_()
+        wide["a"].copy_(grads["a"])
+        fused.step(1 - step / 20)
+        stacked.step(1 - step / 20)
+    assert not torch.equal(params["a"], start)
+    torch.testing.assert_close(params["a"], theirs["a"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(work.cast("a", params["a"]), params["a"].to(product))
+
+
+def test_what_diverges_shows(kernels: Kernels) -> None:
+    count = 33
+    values = [torch.ones(count) for _ in range(4)]
+    values[1][7] = float("nan")
+    numbers = 1.0, 0.9, 0.999, 1e-3, 1.0, 1e-8
+    kernels("adamw", torch.float32, *values, values[0], count, *numbers)
+    assert values[0].isnan().nonzero().tolist() == [[7]]
+
+
+def fit(precision: str) -> list[Trained]:
+    """A few runs of several seeds and widths, on four classes."""
+    torch.manual_seed(1)
+    text = ClassText(torch.randn(4, 1, 32), ("a", "b", "c", "d"), 50.0)
+    sets = [TrainingSet(Features(torch.randn(24, 32), torch.arange(24) % 4), text)]
+    runs = [
+        Run(VisualAdapter(hidden), 0, seed, Recipe(epochs=3, batch_size=10), {"ratio": ratio})
+        for hidden in (2, 8)
+        for seed in (0, 1)
+        for ratio in (0.2, 0.7)
+    ]
+    return train(runs, sets, precision=precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_runs_end_where_they_end_without(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, plain_bf16 = fit("fp32"), fit("bf16")
+    monkeypatch.setattr(trainer_module, "WORTH", 0)
+    monkeypatch.setattr(trainer_module, "load_kernels", lambda: kernels)
+    for one, other, rough in zip(fit("fp32"), plain, plain_bf16, strict=True):
+        assert one.run == other.run
+        for name, value in one.tensors.items():
+            torch.testing.assert_close(value, other.tensors[name], rtol=1e-4, atol=1e-5)
+            assert not torch.equal(value, rough.tensors[name])  # the comparison can fail
+    for one, other in zip(fit("bf16"), plain_bf16, strict=True):
+        for name, value in one.tensors.items():
+            torch.testing.assert_close(value, other.tensors[name], rtol=0.1, atol=3e-3)
+
+
+def test_heads_with_other_gradients_do_without() -> None:
+    assert VisualAdapter(8).takes_kernels()
+    assert not VisualAdapter(8, learn_ratio=True).takes_kernels()
+    assert not CounterfactualAdapter(8, weight=1.0).takes_kernels()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("trouble", ["unwanted", "no compiler", "it fails", "no home"])
+def test_training_goes_on_without(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    if trouble == "unwanted":
+        monkeypatch.setenv("CAFE_KERNELS", "0")
+    elif trouble == "no compiler":
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+    elif trouble == "it fails":
+        monkeypatch.setattr(shutil, "which", lambda _: str(compiler))
+    else:
+        (tmp_path / "home").write_text("a file")
+    assert load_kernels() is None
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_they_are_built_once(
+    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load_kernels.cache_clear()
+    assert load_kernels() is not None
+    (library,) = tmp_path.rglob("*.so")
+    assert [path.name for path in library.parent.iterdir()] == [library.name]
+    load_kernels.cache_clear()
+    monkeypatch.setattr(kernels_module.subprocess, "run", None)  # a second build would fail
+    assert load_kernels() is not None
