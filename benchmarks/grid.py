@@ -3,7 +3,10 @@
 The grid is 9 ratios x 5 bottlenecks x 3 seeds at 16 shots, 50 epochs and batch 256. The plain loop
 (`plain.py`) trains the same runs one at a time, in pieces that alternate with the engine, so that a
 machine that is busy for a while slows both; and with as many torch threads as serve it best.
-Asserts that mean accuracies agree within 0.2 points and prints how many times faster the engine is.
+Asserts that mean accuracies agree within 0.2 points. Prints how many times faster the engine is,
+and two rooflines: the products' own time, measured alone in the same shapes, as a share of the
+engine's (both of the processor, so that other work on the machine counts little); and operations
+per second as a share of the rate at which square matrices are multiplied.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -22,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from plain import PlainAdapter, PlainRecipe, accuracy, train_plain
+from torch import Tensor
 
 from cafe.devices import product_rate
 from cafe.engine import Recipe, Run, evaluate, train
@@ -125,59 +130,94 @@ def operations(grid: GridResult) -> float:
     return float(total)
 
 
+def product_seconds(grid: GridResult, kind: torch.dtype, tries: int = 7) -> float:
+    """Processor seconds of the grid's matrix products alone, in the engine's shapes and layouts.
+
+    One thread multiplies what a step of the runs of one stream does, the median of a few tries.
+    """
+    before, recipe, w = torch.get_num_threads(), grid.runs[0].recipe, grid.sets[0].text.weights
+    streams = Counter((run.architecture.bottleneck, run.seed) for run in grid.runs)  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    steps, total = len(grid.sets[0].features) * recipe.epochs / recipe.batch_size, 0.0
+    for (hidden, _), runs in streams.items():
+        shape = runs, recipe.batch_size, hidden, w.to(kind)
+        total += steps * median(time_products(*shape) for _ in range(tries))
+    torch.set_num_threads(before)
+    return total
+
+
+def time_products(runs: int, images: int, hidden: int, w: Tensor) -> float:
+    """Processor seconds of the seven products of a step of one stream."""
+    classes, width = w.shape
+    x, down = w.new_ones(1, images, width), w.new_ones(1, runs * hidden, width)
+    up, blend = w.new_ones(runs, hidden, width), w.new_ones(runs, images, width)
+    flat, error = blend.view(-1, width), w.new_ones(runs * images, classes)
+    inner = torch.empty(1, runs * hidden, images, dtype=w.dtype)  # as the engine lays it out
+    of_run = inner.view(runs, hidden, images)
+    start = time.thread_time()
+    torch.bmm(down, x.mT, out=inner)
+    torch.bmm(of_run.mT, up, out=blend)
+    torch.mm(flat, w.mT, out=error)
+    torch.mm(error, w, out=flat)
+    torch.bmm(of_run, blend, out=up)
+    torch.bmm(up, blend.mT, out=of_run)
+    torch.bmm(inner, x, out=down)
+    return time.thread_time() - start
+
+
 def compare(grid: GridResult, precisions: list[str], pieces: int, stride: int) -> dict[str, Any]:
     """Alternate pieces of the plain loop with the engine, and put both in one record."""
     time_engine(GridResult(grid.sets, grid.runs[:2], grid.test), precisions[0])  # warms torch up
-    chosen = list(range(0, len(grid.runs), stride))
-    plain: dict[int, tuple[float, float]] = {}
-    engine: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in precisions}
-    rates: dict[str, list[float]] = {name: [] for name in precisions}
-    most, threads = torch.get_num_threads(), []
-    for piece in range(pieces):
-        threads.append(best_threads(grid))
-        torch.set_num_threads(threads[-1])
-        plain.update({i: time_plain(grid, grid.runs[i]) for i in chosen[piece::pieces]})
-        torch.set_num_threads(most)
-        for name in precisions:
-            kind = torch.bfloat16 if name == "bf16" else torch.float32
-            rates[name].append(product_rate(grid.test.x.device, kind, size=1024))
-            engine[name].append(time_engine(grid, name))
-    return summary(grid, plain, engine, rates, threads)
-
-
-def summary(
-    grid: GridResult,
-    plain: dict[int, tuple[float, float]],
-    engine: dict[str, list[tuple[float, float, list[float]]]],
-    rates: dict[str, list[float]],
-    threads: list[int],
-) -> dict[str, Any]:
-    """One record: seconds, ratio, runs per second, share of the product rate, accuracies."""
-    count = len(grid.runs)
-    loop = mean(seconds for seconds, _ in plain.values()) * count
-    reference = mean(found for _, found in plain.values())
+    each = len(grid.runs) // len(PARTS)  # runs of a bottleneck; a piece has as many of each
+    chosen = [[part * each + i for part in range(len(PARTS))] for i in range(0, each, stride)]
     record: dict[str, Any] = {
-        "runs": count,
+        "runs": len(grid.runs),
         "images": len(grid.sets[0].features),
-        "plain_runs_measured": len(plain),
-        "plain_threads": threads,
-        "plain_seconds": loop,
-        "plain_accuracy": reference,
+        "plain_threads": best_threads(grid),
+        "pieces": [],
     }
-    for name, tries in engine.items():
-        seconds = median(spent for spent, _, _ in tries)
-        found = mean(tries[-1][2][i] for i in plain)  # the same runs
-        record[name] = {
-            "seconds": [spent for spent, _, _ in tries],
-            "processor_seconds": [busy for _, busy, _ in tries],
-            "times_faster": loop / seconds,
-            "runs_per_second": count / seconds,
-            "share_of_product_rate": operations(grid) / seconds / median(rates[name]),
-            "accuracy": found,
-        }
-        if abs(found - reference) > TOLERANCE:
-            sys.exit(f"mean accuracy is {found:.2f} in {name} and {reference:.2f} in the loop.")
+    most = torch.get_num_threads()
+    for piece in range(pieces):
+        torch.set_num_threads(record["plain_threads"])
+        plain = {i: time_plain(grid, grid.runs[i]) for some in chosen[piece::pieces] for i in some}
+        torch.set_num_threads(most)
+        loop = mean(seconds for seconds, _ in plain.values()) * len(grid.runs)
+        row = {"load": os.getloadavg()[0], "plain_runs": len(plain), "plain_seconds": loop}
+        row["plain_accuracy"] = mean(found for _, found in plain.values())
+        row |= {name: measure(grid, name, list(plain), loop) for name in precisions}
+        record["pieces"].append(row)
+        print({k: v for k, v in row.items() if not isinstance(v, dict)}, flush=True)
+        print({name: row[name] for name in precisions}, flush=True)
+    for name in precisions:
+        check(record["pieces"], name)
     return record
+
+
+def measure(grid: GridResult, name: str, chosen: list[int], loop: float) -> dict[str, Any]:
+    """The engine in one precision: seconds, the ratio to the loop's, shares, accuracy."""
+    kind = torch.bfloat16 if name == "bf16" else torch.float32
+    on_cpu = not grid.test.x.is_cuda
+    alone = product_seconds(grid, kind) if on_cpu else None
+    rate = product_rate(grid.test.x.device, kind, size=1024)
+    seconds, busy, found = time_engine(grid, name)
+    return {
+        "seconds": seconds,
+        "processor_seconds": busy,
+        "times_faster": loop / seconds,
+        "product_seconds": alone,
+        "share_of_products": alone / busy if alone else None,
+        "square_rate": rate,
+        "share_of_square_rate": operations(grid) / seconds / rate,
+        "accuracy": mean(found[i] for i in chosen),
+    }
+
+
+def check(pieces: list[dict[str, Any]], name: str) -> None:
+    """Exit where mean accuracies differ."""
+    found = mean(piece[name]["accuracy"] for piece in pieces)
+    reference = mean(piece["plain_accuracy"] for piece in pieces)
+    if abs(found - reference) > TOLERANCE:
+        sys.exit(f"mean accuracy is {found:.2f} in {name} and {reference:.2f} in the loop.")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -201,22 +241,35 @@ def cpu_name() -> str:
 
 
 def table(records: dict[str, Any]) -> str:
-    """The records as a Markdown table."""
+    """The records as a Markdown table: medians, and ranges over the pieces."""
     lines = [
-        "| features | precision | plain s | engine s | times faster | runs/s | share of rate | "
-        "accuracy, plain |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| features | precision | load | plain s | engine s | times faster | of the products' own "
+        "time | of the rate of squares | accuracy, plain |",
+        "| --- " * 9 + "|",
     ]
     for name, record in records.items():
-        for precision in (key for key in ("fp32", "bf16") if key in record):
-            r = record[precision]
-            lines.append(
-                f"| {name} | {precision} | {record['plain_seconds']:.1f} | "
-                f"{median(r['seconds']):.1f} | {r['times_faster']:.1f} | "
-                f"{r['runs_per_second']:.1f} | {100 * r['share_of_product_rate']:.0f} % | "
-                f"{r['accuracy']:.2f}, {record['plain_accuracy']:.2f} |"
-            )
+        pieces = record["pieces"]
+        for precision in (key for key in ("fp32", "bf16") if key in pieces[0]):
+            rows = [piece[precision] for piece in pieces]
+            cells = [
+                spread([piece["load"] for piece in pieces], 1),
+                spread([piece["plain_seconds"] for piece in pieces], 0),
+                spread([row["seconds"] for row in rows], 1),
+                spread([row["times_faster"] for row in rows], 1),
+                spread([100 * (row["share_of_products"] or 0) for row in rows], 0, " %"),
+                spread([100 * row["share_of_square_rate"] for row in rows], 0, " %"),
+            ]
+            accuracy = mean(row["accuracy"] for row in rows)
+            plain = mean(piece["plain_accuracy"] for piece in pieces)
+            found = f"{accuracy:.2f}, {plain:.2f}"
+            lines.append(f"| {name} | {precision} | {' | '.join(cells)} | {found} |")
     return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int, unit: str = "") -> str:
+    """The median and the range, `5.2 (4.9 to 6.1)`."""
+    middle, least, most = (f"{v:.{digits}f}" for v in (median(values), min(values), max(values)))
+    return f"{middle}{unit} ({least} to {most})"
 
 
 def main() -> None:
@@ -228,8 +281,10 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shots", type=int, default=16)
-    parser.add_argument("--pieces", type=int, default=3, help="alternations of loop and engine")
-    parser.add_argument("--stride", type=int, default=1, help="the loop takes every n-th run")
+    parser.add_argument("--pieces", type=int, default=5, help="alternations of loop and engine")
+    parser.add_argument(
+        "--stride", type=int, default=1, help="the loop takes every n-th run of a bottleneck"
+    )
     parser.add_argument("--out", type=Path, help="where to write .json and .md, without suffix")
     args = parser.parse_args()
     records, host = {}, machine(args.device)

@@ -76,23 +76,6 @@ void blend_rows(const T *__restrict adapted, const T *__restrict x, const float 
     }
 }
 
-// In 16 maxima side by side: compilers do not reorder a comparison that a NaN may be in.
-template <typename T>
-float highest_of(const T *values, long count) {
-    float lanes[16];
-    for (float &lane : lanes) lane = -INFINITY;
-    long i = 0;
-    for (; i + 16 <= count; i += 16) {
-        for (int lane = 0; lane < 16; ++lane) {
-            const float value = load(values[i + lane]);
-            lanes[lane] = value > lanes[lane] ? value : lanes[lane];
-        }
-    }
-    for (; i < count; ++i) lanes[0] = std::fmax(lanes[0], load(values[i]));
-    for (const float lane : lanes) lanes[0] = std::fmax(lanes[0], lane);
-    return lanes[0];
-}
-
 // From products f w^T to a s G / |f| in their place, and -a (G . z) / |f|^2 of each row.
 template <typename T>
 void class_errors(T *products, const float *norm, const float *ratio, const std::int64_t *y,
@@ -101,8 +84,14 @@ void class_errors(T *products, const float *norm, const float *ratio, const std:
     for (long run = 0; run < streams * runs; ++run) {
         for (long image = 0; image < images; ++image) {
             const float slope = scale / *norm;
-            const float highest = highest_of(products, classes);
+            float highest = -INFINITY;
+#pragma omp simd reduction(max : highest)
+            for (long c = 0; c < classes; ++c) {
+                const float p = load(products[c]);
+                highest = p > highest ? p : highest;
+            }
             float sum = 0.0f, along = 0.0f;
+#pragma omp simd reduction(+ : sum, along)
             for (long c = 0; c < classes; ++c) {
                 const float p = load(products[c]), e = exp_of(slope * (p - highest));
                 exps[c] = e;
@@ -114,6 +103,7 @@ void class_errors(T *products, const float *norm, const float *ratio, const std:
             const float factor = ratio[run] * slope / images;  // of softmax - onehot
             *pull++ = -factor * (along / sum - own) / (*norm * *norm);
             const float share = factor / sum;
+#pragma omp simd
             for (long c = 0; c < classes; ++c) {
                 store(products[c], share * exps[c]);
             }

@@ -29,7 +29,7 @@ FLAGS = (
     "-O3",
     "-march=native",
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
-    *("-shared", "-fPIC"),
+    *("-fopenmp-simd", "-shared", "-fPIC"),  # of OpenMP its vectors, not its threads
 )
 
 

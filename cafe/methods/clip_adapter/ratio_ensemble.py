@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cafe.devices import torch_threads
 from cafe.engine import Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Job
@@ -24,6 +26,9 @@ MoreMembers = Callable[[TrainingSet, Sequence[Fold]], list[Member]]
 RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
+
+SMALL = 1e9
+"""Images x width x classes up to which one thread judges members in some tenths of a second."""
 
 ZERO_SHOT_IMAGES = 2.0
 """Imaginary images of zero-shot, where every adapter has one: it cannot overfit, and at one shot,
@@ -67,10 +72,18 @@ def ratio_candidates(
     fitted = train_with_folds(runs_for, jobs, folds, adapter.context)
     candidates = []
     for (train, _, _), own, (trained, on_folds) in zip(jobs, folds, fitted, strict=True):
-        members, params = _members(adapter, trained, train, on_folds)
-        members += more_members(train, own) if more_members else []
+        with _threads_for(train):
+            members, params = _members(adapter, trained, train, on_folds)
+            members += more_members(train, own) if more_members else []
         candidates.append(Candidates(members, own, train, {**params, "method": method}))
     return candidates
+
+
+def _threads_for(train: TrainingSet) -> AbstractContextManager[None]:
+    """One thread for hundreds of small steps: on a busy machine two wait for each other in each."""
+    x = train.features.x
+    small = x.device.type == "cpu" and x.numel() * len(train.text.names) < SMALL
+    return torch_threads(1) if small else nullcontext()
 
 
 def _members(

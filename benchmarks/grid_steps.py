@@ -1,0 +1,119 @@
+"""Measure where a training step's time goes, with the engine's kernels and without.
+
+    python benchmarks/grid_steps.py [-o FILE]
+
+The nine ratios of one bottleneck and seed train side by side in one thread, at 16 shots of 66 made-up
+classes, 512 wide, batch 256. Processor microseconds per run and step: the products alone in the same
+shapes (`grid.time_products`), each kernel, and the rest (ReLUs, batches, Python). The least of a few
+tries of each, taken in turns, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from auto_cost import WIDTH, made_up
+from grid import PARTS, RATIOS, machine, time_products
+from torch import Tensor
+
+from cafe.engine import Recipe, Run, train, trainer
+from cafe.engine.kernels import Kernels, load_kernels
+from cafe.features.tensors import TrainingSet
+from cafe.methods.clip_adapter.architecture import VisualAdapter
+
+EPOCHS, TRIES = 4, 5
+KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Timed:
+    """Kernels that say how long each took, in processor seconds."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels, self.spent = kernels, Counter[str]()
+
+    def __call__(self, name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
+        """Call and count."""
+        start = time.thread_time()
+        self.kernels(name, dtype, *arguments)
+        self.spent[name] += time.thread_time() - start
+
+
+def step(runs: list[Run], data: TrainingSet, precision: str, timed: Timed | None) -> Counter[str]:
+    """Processor microseconds per run and step: "all", and each kernel's."""
+    trainer.load_kernels = lambda: timed
+    start = time.process_time()
+    train(runs, [data], precision=precision)  # type: ignore[arg-type]
+    spent = Counter(all=time.process_time() - start)
+    if timed is not None:
+        spent.update(timed.spent)
+        timed.spent.clear()
+    steps = EPOCHS * -(-len(data.features) // runs[0].recipe.batch_size)
+    return Counter({name: 1e6 * value / steps / len(runs) for name, value in spent.items()})
+
+
+def measure(hidden: int, data: TrainingSet, precision: str, kernels: Kernels) -> dict[str, Any]:
+    """One bottleneck in one precision."""
+    runs = [Run(VisualAdapter(hidden), 0, 0, Recipe(epochs=EPOCHS), {"ratio": r}) for r in RATIOS]
+    images = len(data.features) / -(-len(data.features) // 256)  # of a step, on average
+    w = data.text.weights.to(KINDS[precision])
+    alone, found = [], {"without": [], "with": []}
+    for _ in range(TRIES):
+        alone += [time_products(len(runs), round(images), hidden, w) for _ in range(5)]
+        found["without"].append(step(runs, data, precision, None))
+        found["with"].append(step(runs, data, precision, Timed(kernels)))
+    without, fused = (min(tries, key=lambda spent: spent["all"]) for tries in found.values())
+    products = 1e6 * min(alone) / len(runs)
+    passes = {name: value for name, value in fused.items() if name != "all"}
+    rest = fused["all"] - products - sum(passes.values())
+    return {
+        "without": without["all"],
+        "with": fused["all"],
+        "products": products,
+        **passes,
+        "rest": rest,
+        "share_of_products": products / fused["all"],
+    }
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A Markdown table: a row per precision and bottleneck."""
+    names = list(next(iter(rows.values())))
+    lines = [f"| bottleneck | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for label, row in rows.items():
+        cells = [f"{100 * v:.0f} %" if "share" in n else f"{v:.0f}" for n, v in row.items()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path)
+    given = parser.parse_args()
+    kernels = load_kernels()
+    if kernels is None:
+        raise SystemExit("no kernels on this machine; it needs a C++ compiler.")
+    torch.set_num_threads(1)
+    trainer.WORTH = 0
+    data, host, rows = made_up(66, 16), machine(torch.device("cpu")), {}
+    for precision in KINDS:
+        for part in reversed(PARTS):
+            hidden = WIDTH // part
+            rows[f"{precision}, {hidden}"] = measure(hidden, data, precision, kernels)
+    print(table(rows))
+    if given.output:
+        about = {**host, "load_at_end": os.getloadavg()[0]}
+        body = json.dumps({"machine": about, "microseconds": rows}, indent=1)
+        given.output.with_suffix(".json").write_text(body + "\n")
+        given.output.with_suffix(".md").write_text(f"# Steps\n\n{about}\n\n{table(rows)}\n")
+
+
+if __name__ == "__main__":
+    main()
