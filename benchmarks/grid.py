@@ -248,8 +248,8 @@ def cpu_name() -> str:
 def table(records: dict[str, Any]) -> str:
     """The records as a Markdown table: medians, and ranges over the pieces."""
     lines = [
-        "| features | precision | load | plain s | engine s | times faster | times less processor time | of the products' own "
-        "time | of the rate of squares | accuracy, plain |",
+        "| features | precision | load | plain s | engine s | times faster | times less processor "
+        "time | of the products' own time | of the rate of squares | accuracy, plain |",
         "| --- " * 10 + "|",
     ]
     for name, record in records.items():

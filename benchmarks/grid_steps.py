@@ -4,8 +4,10 @@
 
 The nine ratios of one bottleneck and seed train side by side in one thread, at 16 shots of 66
 made-up classes, 512 wide, batch 256. Processor microseconds per run and step: the products alone in
-the same shapes (`grid.time_products`), each kernel, and the rest (ReLUs, batches, Python). The least
-of a few tries of each, taken in turns, so that other work on the machine counts little.
+the same shapes (`grid.time_products`), each kernel, and the rest (ReLUs, batches, Python).
+
+Each figure is the least of a few tries, taken in turns, so that other work on the machine counts
+little.
 """
 
 from __future__ import annotations
