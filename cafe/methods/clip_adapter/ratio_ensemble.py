@@ -27,8 +27,8 @@ RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
 is a member too and costs nothing."""
 
-SMALL = 1e9
-"""Images x width x classes up to which one thread judges members in some tenths of a second."""
+SMALL = 1e10
+"""Images x width x classes up to which one thread judges members in a second or less."""
 
 ZERO_SHOT_IMAGES = 2.0
 """Imaginary images of zero-shot, where every adapter has one: it cannot overfit, and at one shot,
