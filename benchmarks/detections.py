@@ -44,8 +44,8 @@ from cafe.detection.encode_boxes import encode_boxes
 from cafe.extract.encode import LoaderOptions
 from cafe.results.saved_head import SavedHead
 
-METHODS = ("nearest-class", "linear-probe", "lda-prior")
-SHOTS, SEEDS = (4, 16), 3
+METHODS = ("nearest-class", "linear-probe", "lda-prior", "auto")
+SHOTS, SEEDS = (1, 4, 16), 3
 LABELLED, UNLABELLED, JITTER, COPIES = 40, 40, 0.1, 1
 K, ROUNDS = 32, 2
 OPTIONS = DetectOptions(nms=0.5)

@@ -51,11 +51,11 @@ Nms = Annotated[
 MinScore = Annotated[float, Option(metavar="P", help="Of --boxes: leave out less probable ones.")]
 MaxPerImage = Annotated[int, Option(help="Of --boxes: detections of an image at most.")]
 Overlap = Annotated[
-    bool,
+    bool | None,
     Option(
-        "--overlap",
+        "--overlap/--no-overlap",
         help="Of --boxes: classes may overlap. Each is scored alone by a sigmoid, and a box may be "
-        "several detections.",
+        "several detections [default: as the head was fitted, see --loss].",
     ),
 ]
 
@@ -75,7 +75,7 @@ def predict_boxes(
     load_encoder: Callable[[], Encoder | tuple[Encoder, ...]],
     images: Sequence[str],
     files: BoxFiles,
-    which: tuple[bool, float, float | None, int],
+    which: tuple[bool | None, float, float | None, int],
     forward: tuple[int | None, int | None],
     *,
     as_json: bool,

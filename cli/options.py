@@ -198,6 +198,13 @@ PromptsWeighting = Annotated[
     Literal["timo"] | None,
     Option(help="Weigh the prompts of a class by its shots, where a cache has several a class."),
 ]
+Loss = Annotated[
+    Literal["softmax", "sigmoid"] | None,
+    Option(
+        help="Of linear-probe: sigmoid fits each class against the rest, so that classes may "
+        "overlap [default: softmax]."
+    ),
+]
 BatchSize = Annotated[T, Option(help="Training images per step.")]
 Proposals = Annotated[
     Path | None,

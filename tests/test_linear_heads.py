@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from drawing import CLASSES, draw_images, draw_task, draw_validation_set
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.engine import BatchOrder, Recipe
 from cafe.errors import InputError
-from cafe.features.tensors import TrainingSet
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.clap import Clap, multipliers
 from cafe.methods.cross_modal import CrossModalLinear
 from cafe.methods.linear_probe import LinearProbe
+from cafe.methods.logistic_regression import label_sets
 from cafe.methods.taskres import TaskRes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +59,51 @@ def test_plain_probe_is_scikit_learn(c: float) -> None:
     logits -= logits.mean(axis=1, keepdims=True)
     expected -= expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("c", [1.0, 31.6])
+def test_probe_by_a_sigmoid_loss_is_one_regression_against_the_rest_each(c: float) -> None:
+    train = draw_task((3, 6, 4, 8, 5))
+    x, y = train.features.unit.double().numpy(), train.features.y.numpy()
+    regression = LogisticRegression(C=c, tol=1e-9, max_iter=10_000)
+    oracle = OneVsRestClassifier(regression).fit(x, y)
+    head = LinearProbe(c=c, loss="sigmoid").fit(train)
+    expected = oracle.decision_function(TEST.unit.double().numpy())
+    np.testing.assert_allclose(head.logits(TEST.x).numpy(), expected, atol=1e-3)
+    assert head.own_scores
+    again = LinearProbe.make_head(head.tensors(), head.params)
+    assert again.own_scores
+    assert "loss" not in LinearProbe().fit(train).params
+
+
+def test_rows_of_the_same_features_share_their_labels() -> None:
+    train = draw_task((3, 6, 4, 8, 5))
+    features = train.features
+    twins = (features.y == 1).nonzero().squeeze(1)  # are of class 3 too
+    x = torch.cat([features.x, 2 * features.x[twins] + 1e-6])
+    y = torch.cat([features.y, torch.full_like(twins, 3)])
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    both = TrainingSet(Features(x[order], y[order]), train.text)
+    sets = label_sets(both.features, CLASSES)
+    assert sets.sum(dim=1).tolist() == [2.0 if s[1] else 1.0 for s in sets]
+    x64 = both.features.unit.double().numpy()
+    oracle = OneVsRestClassifier(LogisticRegression(C=10, tol=1e-9, max_iter=10_000))
+    expected = oracle.fit(x64, sets.numpy()).decision_function(TEST.unit.double().numpy())
+    logits = LinearProbe(c=10, loss="sigmoid").fit(both).logits(TEST.x)
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-3)
+    assert label_sets(features[torch.arange(0)], CLASSES).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "hinge"}, "loss must be 'softmax' or 'sigmoid'; got 'hinge'"),
+        ({"loss": "sigmoid", "start": "zero-shot"}, "loss 'sigmoid' is for start 'zero'"),
+    ],
+)
+def test_losses_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LinearProbe(**settings)
 
 
 def test_probe_chooses_its_penalty_as_single_fits_would() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def detect(
         If the head takes spatial maps, or classes cannot overlap under it; nothing is read.
     """
     options, saved = options or DetectOptions(), predictor.saved
+    if options.overlap is None:
+        options = replace(options, overlap=saved.head.own_scores)
     if saved.head.spatial:
         raise InputError(f"{saved.head.method} takes spatial maps, which boxes have none of.")
     if saved.head.pre_projection:
@@ -70,7 +73,8 @@ def detect(
     if options.overlap and background is None and not saved.has_scores:
         raise InputError(
             "classes overlap only where each has a score of its own: against a class 'background' "
-            "(extract with --proposals), or by an encoder such as SigLIP; this head has neither."
+            "(extract with --proposals), by a sigmoid loss (linear-probe with loss='sigmoid'), or "
+            "by an encoder such as SigLIP; this head has none of them."
         )
     encoded = encode_boxes(
         predictor.only_encoder, boxes, root, contexts_of(saved), loader or LoaderOptions()
@@ -99,7 +103,7 @@ def _detect(
                 part.image, none, none, none.astype(float), none > 0, len(part.rows), part.reason
             )
             continue
-        scores = box_scores(saved, part.features, background, overlap=options.overlap)
+        scores = box_scores(saved, part.features, background, overlap=bool(options.overlap))
         parts.append((part.rows, scores.numpy()))
         if part.is_last:
             rows, all_scores = (np.concatenate(some) for some in zip(*parts, strict=True))
@@ -113,8 +117,9 @@ def box_scores(
 ) -> Tensor:
     """Scores of the classes.
 
-    Calibrated probabilities, which sum to 1. Where classes overlap, each is judged alone: against
-    background, `sigmoid((z_c - z_background) / T)`, or without one by SigLIP's `sigmoid(z_c)`.
+    Calibrated probabilities, which sum to 1. Where classes overlap, each is judged alone: by
+    `sigmoid(z_c)` of a head that was fitted so, else against background,
+    `sigmoid((z_c - z_background) / T)`, or without one by SigLIP's `sigmoid(z_c)`.
 
     Parameters
     ----------
@@ -133,7 +138,7 @@ def box_scores(
     """
     if not overlap:
         return saved.probabilities(x)
-    if background is None:
+    if background is None or saved.head.own_scores:
         own = saved.scores(x)
         if own is None:
             raise InputError("this head has no score for each class alone.")

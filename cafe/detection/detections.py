@@ -24,9 +24,10 @@ class DetectOptions:
 
     Attributes
     ----------
-    overlap : bool
+    overlap : bool or None
         Whether classes may overlap: every class whose own score is high enough gives a detection.
-        Else a box is one detection, of its likeliest class beside background.
+        Else a box is one detection, of its likeliest class beside background. None: they may where
+        the head was fitted so, by a sigmoid loss.
     min_score : float
         A detection scores at least this.
     nms : float or None
@@ -35,7 +36,7 @@ class DetectOptions:
         Detections of an image at most; COCO looks at 100.
     """
 
-    overlap: bool = False
+    overlap: bool | None = None
     min_score: float = 0.05
     nms: float | None = None
     most: int = 100

@@ -39,6 +39,9 @@ class Head(ABC):
         Whether logits are the encoder's own, `scale * cosine + bias`, of adapted features. Only
         then is their sigmoid what it is for SigLIP (Zhai et al. 2023, arXiv 2303.15343): how
         probable it is that image and class belong together, whatever the other classes are.
+    own_scores : bool
+        Whether it was fitted so that the sigmoid of a logit is how probable its class is, whatever
+        the other classes are.
     no_graph : str
         Why it cannot be exported as a graph, as a clause; "" where it can.
     """
@@ -49,6 +52,7 @@ class Head(ABC):
     spatial: ClassVar[bool] = False
     pre_projection: ClassVar[bool] = False
     cosine_logits: ClassVar[bool] = False
+    own_scores: ClassVar[bool] = False
     no_graph: ClassVar[str] = ""
 
     def __call__(self, x: Numbers) -> Numbers:

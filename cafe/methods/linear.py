@@ -60,6 +60,12 @@ class CosineHead(LinearHead):
     cosine_logits = True
 
 
+class SigmoidHead(LinearHead):
+    """A linear head each of whose classes was fitted against the rest."""
+
+    own_scores = True
+
+
 Candidates = Sequence[Mapping[str, float]]
 """Hyper-parameters by name, of each candidate."""
 

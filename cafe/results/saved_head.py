@@ -88,9 +88,13 @@ class SavedHead(ReprMixin):
 
     @property
     def has_scores(self) -> bool:
-        """Whether the encoder has a logit bias (SigLIP), and the head keeps to its logits."""
+        """Whether each class has a score of its own.
+
+        It has where the head was fitted by a sigmoid loss, or the encoder has a logit bias (SigLIP)
+        and the head keeps to its logits.
+        """
         biased = self.zero_shot is not None and bool(self.zero_shot.logit_scale_bias[1])
-        return biased and self.head.cosine_logits
+        return self.head.own_scores or (biased and self.head.cosine_logits)
 
     def probabilities(self, x: Numbers) -> Numbers:
         """Calibrated probabilities of the classes.
@@ -119,7 +123,7 @@ class SavedHead(ReprMixin):
         """How probable each class is by itself, `sigmoid(logits)`; None without `has_scores`.
 
         Each class is judged alone, so that they need not sum to 1 and all may be low; see
-        `Head.cosine_logits`. They are not calibrated.
+        `Head.own_scores` and `Head.cosine_logits`. They are not calibrated.
 
         Parameters
         ----------

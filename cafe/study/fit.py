@@ -148,6 +148,7 @@ def fit(
     methods = [method] if isinstance(method, str) else list(method)
     own_pool = pool in (None, "none", "test")
     extras = {"a pool but 'test'": not own_pool, "self-training": self_train is not None}
+    extras["a sigmoid loss"] = settings.get("loss") == "sigmoid"
     check_joinable(methods, extras, len(sources))
     task = joined.task() if joined else load_task(source)
     common = (ratio, bottleneck, epochs, lr, weight_decay, batch_size)

@@ -15,7 +15,7 @@ from cafe.features.pool import INDUCTIVE
 from cafe.features.splits import Shots
 from cafe.features.task import Task
 from cafe.methods.base import Protocol
-from cafe.methods.catalog import find_method
+from cafe.methods.catalog import CATALOG, find_method
 from cafe.methods.prompt_weighting import SETTING as WEIGHTING
 from cafe.methods.self_training import SETTING
 from cafe.results.record import RecordedProtocol
@@ -100,10 +100,12 @@ def resolve_settings(
     known = {name for method in methods for name in find_method(method).settings()}
     unknown = [name for name in settings if name not in {*known, SETTING, WEIGHTING}]
     if unknown:
+        others = [name for name in CATALOG if unknown[0] in find_method(name).settings()]
+        whose = f" '{unknown[0]}' is of {', '.join(others)}." if others else ""
         raise InputError(
             f"{', '.join(methods)} {verb(len(methods), 'have')} no setting '{unknown[0]}'; "
             f"{'it has' if len(methods) == 1 else 'they have'} "
-            f"{', '.join(sorted(known)) or 'none'}."
+            f"{', '.join(sorted(known)) or 'none'}.{whose}"
         )
     return settings
 

@@ -63,6 +63,7 @@ def compare(
     pool: opt.Pool = None,
     class_balance: opt.ClassBalance = None,
     prompts_weighting: opt.PromptsWeighting = None,
+    loss: opt.Loss = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -105,6 +106,7 @@ def compare(
         pool=pool,
         class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
+        loss=loss,
     )
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features)

@@ -80,6 +80,7 @@ def fit(
     pool: opt.Pool = None,
     class_balance: opt.ClassBalance = None,
     prompts_weighting: opt.PromptsWeighting = None,
+    loss: opt.Loss = None,
     cache: opt.CacheHome = None,
     dataset: opt.DatasetFilter = None,
     model: opt.ModelFilter = None,
@@ -116,6 +117,7 @@ def fit(
         meta=meta,
         class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
+        loss=loss,
         prompt=parse_prompt(prompt),
         **parse_ratio(ratio),
     )

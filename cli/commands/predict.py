@@ -83,7 +83,7 @@ def predict(
     nms: box.Nms = None,
     min_score: box.MinScore = 0.05,
     max_per_image: box.MaxPerImage = 100,
-    overlap: box.Overlap = False,
+    overlap: box.Overlap = None,
     allow_missing: opt.AllowMissing = False,
     method: opt.HeadMethod = None,
     shots: opt.HeadShots = None,

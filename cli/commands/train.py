@@ -72,6 +72,7 @@ def train(
     pool: opt.Pool = None,
     class_balance: opt.ClassBalance = None,
     prompts_weighting: opt.PromptsWeighting = None,
+    loss: opt.Loss = None,
     epochs: opt.Epochs[int | None] = None,
     lr: opt.LearningRate[float | None] = None,
     weight_decay: opt.WeightDecay[float | None] = None,
@@ -129,6 +130,7 @@ def train(
         pool=pool,
         class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
+        loss=loss,
         context=parse_context(context),
         **parse_ratio(ratio),
     )
