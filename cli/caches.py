@@ -81,6 +81,7 @@ def summarize_cache(cache: FeatureCache) -> dict[str, Any]:
         "dataset": header.dataset,
         "encoder": {"model": header.model, "pretrained": header.pretrained},
         "classes": len(header.class_names),
+        "items": cache.noun,
         "images": dict(cache.counts),
         "width": cache.width,
         "dtype": cache.dtype,

@@ -1,5 +1,6 @@
 """From a COCO file to detections: extract, fit with background, predict, AP, drawings."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from digits_run import call
+from PIL import Image
 from test_detections import EMPTY, PLACES, coco, paste_digits
 
 import cafe
+from cafe.serve.gallery import Gallery
+from cafe.serve.pictures import Pictures
 
 IMAGES = 12  # of which two have no label
 
@@ -166,3 +170,62 @@ def test_compare_trains_all_but_the_baselines(work: Path, monkeypatch: pytest.Mo
     assert "Self-training" in made.record.protocol.words
     assert trained.learning is not None
     assert trained.learning.startswith("semi-supervised: sees 6 proposals without labels")
+
+
+def test_what_looks_at_a_cache_of_boxes_says_so_and_shows_them(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    name, pool = "photos/nano.glyphs", "photos-proposals/nano.glyphs"
+    pictures = ("--images", "photos")
+
+    def run(*words: str) -> Any:
+        return call(monkeypatch, capsys, *words)
+
+    found = run("check", name, *pictures, "--method", "lda-prior", "-o", "check.html")
+    assert "42 boxes of 3 classes" in found.out
+    assert "images" not in found.out
+    assert "data:image/jpeg" in Path("check.html").read_text()
+    asked = run("next", name, "--pool", pool, "--budget", "2", "--sheet", "s.html", *pictures)
+    assert asked.err == "wrote s.html.\n"
+    assert Path("s.html").read_text().count("data:image/jpeg") == 2
+    assert "boxes" in run("cache", "ls").out
+    cache = cafe.FeatureCache.open(name)
+    shown = Pictures(Gallery(cache), "photos").jpeg(0, 640)
+    assert shown is not None
+    with Image.open(io.BytesIO(shown)) as crop:  # of 30 x 30 on an image of 120 x 90
+        assert crop.size in ((45, 45), (46, 46))
+    Path("kept.csv").write_text(
+        "id,problem,current,proposed,confidence\n0.png#1,label,one,zero,0.9\n"
+    )
+    for words, said in (
+        (("next", name), "every box of cache"),
+        (("next", name, "photos"), "holds boxes, beside which whole images are no choice"),
+        (("relabel", "kept.csv", "photos"), "is about boxes, of which no label is changed here"),
+        (("fit", name, "--loss", "sigmoid"), "'loss' is of linear-probe"),
+        (("report", "model"), "'model' is a model, and a run is asked for"),
+    ):
+        answer = run(*words)
+        assert answer.code == 1
+        assert said in answer.err
+        assert answer.err.count("\n") == 1
+
+
+def test_classes_overlap_where_the_head_was_fitted_so(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sigmoid loss is saved with the head, and is what `predict` scores by."""
+    monkeypatch.chdir(work)
+    how = ("--method", "linear-probe", "--loss", "sigmoid", "--shots", "4", "--seeds", "1")
+    fitted = call(monkeypatch, capsys, "fit", "photos", *how, "--device", "cpu", "--runs", "own")
+    assert fitted.code == 0, fitted.err
+    words = ("predict", "own", "photos", "--boxes", "proposals.json", "--method", "linear-probe")
+    counts = []
+    for more in ((), ("--no-overlap",)):
+        answer = call(monkeypatch, capsys, *words, *more, "-o", "own.json", "--min-score", "0.01")
+        assert answer.code == 0, answer.err
+        rows = json.loads(Path("own.json").read_text())
+        counts.append((len(rows), len({(r["image_id"], *r["bbox"]) for r in rows})))
+    (several, boxes), (one, same) = counts
+    assert several > boxes
+    assert one == same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,15 +21,17 @@ from cafe.curation.source import Source, find_source
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.pictures import Glance, glance
 from cafe.datasets.text_files import distinct_names
+from cafe.datasets.thumbnails import Box
 from cafe.devices import resolve_device
-from cafe.errors import InputError
+from cafe.errors import InputError, counted
 from cafe.extract.extractor import Extractor
-from cafe.features.task import load_task
+from cafe.features.task import boxes_by_id, load_task
 from cafe.features.tensors import join
 from cafe.methods.base import Context
 from cafe.methods.catalog import find_method
 from cafe.progress import Note, Progress, log
 from cafe.store import FeatureCache
+from cafe.store.key import say_items
 
 _MANY = 1500  # images that `auto` judges for longer than half a minute on two cores
 _TINY = 24  # pixels of the shorter side
@@ -130,14 +132,16 @@ def _look(
         for (split, name), label in zip(rows, images.y.tolist(), strict=True)
     ]
     notes = list[str]()
-    pixels = _glance(source.root, labelled, progress, notes)
+    boxes = boxes_by_id(cache, {image.id for image in labelled})
+    pixels = _glance(source.root, labelled, boxes, progress, notes)
     near = find_neighbours(images.x, progress)
     pairs = find_pairs(near, pixels.grey if pixels else None, progress)
     used = method or usual_method(images, task.text)
     if used == "auto" and len(images) >= _MANY:
+        items = counted(len(images), cache.noun)
         note(
-            f"auto judges the labels of {len(images):,} images, which may take minutes; the method "
-            "lda-prior takes seconds and finds nearly as much"
+            f"auto judges the labels of {items}, which may take minutes; the method lda-prior "
+            "takes seconds and finds nearly as much"
         )
     judges = fit_judges(images, task.text, used, context, progress)
     errors = find_label_errors(judges, images.y)
@@ -170,17 +174,22 @@ def _look(
         useless=_useless(pixels, labelled),
         near_texts=[(names[a], names[b], round(c, 4)) for a, b, c in near_texts(task.text)],
         zero_shot=zero_shot,
-        notes=notes,
+        notes=[say_items(line, cache.noun) for line in notes],
+        boxes=boxes,
     )
 
 
 def _glance(
-    root: Path | None, labelled: Sequence[Labelled], progress: Progress | None, notes: list[str]
+    root: Path | None,
+    labelled: Sequence[Labelled],
+    boxes: Mapping[str, Box],
+    progress: Progress | None,
+    notes: list[str],
 ) -> Glance | None:
     """Pixels of all images, where all can be read; else a note says what cannot be told."""
     if root is not None:
         tell = partial(progress, "images looked at") if progress else lambda _done, _all: None
-        pixels = glance(root, [image.id for image in labelled], tell)
+        pixels = glance(root, [image.id for image in labelled], tell, boxes)
         if (pixels.sides > 0).all():
             return pixels
         lacking = int((pixels.sides == 0).sum())

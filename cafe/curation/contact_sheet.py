@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cafe.curation.suggestions import Suggestion
 from cafe.datasets.thumbnails import thumbnails_from_dataset, thumbnails_from_folder
 from cafe.errors import CafeError, escape_bytes, is_utf8, raise_as
+from cafe.features.task import boxes_by_id
+from cafe.store import FeatureCache
 from cafe.store.files import write_text
 
 
@@ -20,6 +22,7 @@ def write_contact_sheet(
     folder: Path | None = None,
     dataset: str = "",
     files: Sequence[str] = (),
+    cache: FeatureCache | None = None,
 ) -> int:
     """Write suggestions as one HTML page that needs no network.
 
@@ -34,6 +37,8 @@ def write_contact_sheet(
         Without a folder: the dataset of that name, where it is at hand.
     files : sequence of str
         The paths of the images, where they are files that the user named.
+    cache : FeatureCache, optional
+        Where the images of the folder are known; of boxes, these are shown.
 
     Returns
     -------
@@ -50,7 +55,8 @@ def write_contact_sheet(
         paths = {row: str(Path(file).absolute()) for row, file in enumerate(files)}
         pictures = thumbnails_from_folder(Path(Path.cwd().anchor), paths)
     elif folder is not None:
-        pictures = thumbnails_from_folder(folder, ids)
+        boxes = boxes_by_id(cache, set(ids.values())) if cache is not None else {}
+        pictures = thumbnails_from_folder(folder, ids, boxes)
     else:
         pictures = thumbnails_from_dataset(dataset, ids)
     templates = Environment(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cafe.curation.class_texts import ClassReport
 from cafe.curation.suggestions import Suggestion, write_suggestions
+from cafe.datasets.thumbnails import Box
 from cafe.errors import InputError, escape_bytes, raise_as
 from cafe.store.files import write_text
 
@@ -97,6 +98,8 @@ class Check:
         Accuracy of zero-shot CLIP on all images in percent.
     notes : list of str
         What could not be told, and why.
+    boxes : mapping of str to sequence of float
+        Left, top, width and height of each item by its id, where items are boxes.
     seconds : float
     """
 
@@ -114,12 +117,18 @@ class Check:
     near_texts: Sequence[tuple[str, str, float]]
     zero_shot: float | None
     notes: Sequence[str] = ()
+    boxes: Mapping[str, Box] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
 
     @property
     def images(self) -> int:
         """Images looked at."""
         return len(self.labelled)
+
+    @property
+    def noun(self) -> str:
+        """What is labelled: "image", or "box"."""
+        return "box" if self.boxes else "image"
 
     @property
     def leaked(self) -> list[Labelled]:
@@ -146,7 +155,7 @@ class Check:
             "encoder": self.encoder,
             "images": self.images,
             "judged_by": self.method,
-            "label_errors": [_row(f) for f in self.label_errors],
+            "label_errors": [self._row(f) for f in self.label_errors],
             "duplicates": [
                 {
                     "images": [
@@ -158,13 +167,25 @@ class Check:
                 for c in self.copies
             ],
             "test_images_leaked": len(self.leaked),
-            "outliers": [_row(f) for f in self.outliers],
-            "blank_or_tiny": [_row(f) for f in self.useless],
+            "outliers": [self._row(f) for f in self.outliers],
+            "blank_or_tiny": [self._row(f) for f in self.useless],
             "near_texts": [{"classes": [a, b], "cosine": c} for a, b, c in self.near_texts],
             "zero_shot": self.zero_shot,
             "classes": list(self.classes),
             "notes": list(self.notes),
             "seconds": self.seconds,
+        }
+
+    def _row(self, finding: Finding) -> dict[str, Any]:
+        row, box = finding.suggestion, self.boxes.get(finding.image.id)
+        return {
+            "id": escape_bytes(row.id),
+            **({} if box is None else {"box": list(box)}),
+            "split": finding.image.split,
+            "problem": row.problem,
+            "current": row.current,
+            "proposed": row.proposed or None,
+            "confidence": row.confidence,
         }
 
     def write_suggestions(self, path: Path | str = "suggestions.csv") -> Path:
@@ -196,15 +217,3 @@ def free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
-
-
-def _row(finding: Finding) -> dict[str, Any]:
-    row = finding.suggestion
-    return {
-        "id": escape_bytes(row.id),
-        "split": finding.image.split,
-        "problem": row.problem,
-        "current": row.current,
-        "proposed": row.proposed or None,
-        "confidence": row.confidence,
-    }

@@ -26,9 +26,14 @@ def fix_splits(found: Check, path: Path | str = "splits.csv") -> Path:
     Raises
     ------
     InputError
-        If there are no copies across splits, no test image would be left, or the file cannot be
-        written.
+        If items are boxes, there are no copies across splits, no test image would be left, or the
+        file cannot be written.
     """
+    if found.boxes:
+        raise InputError(
+            f"{found.name} holds boxes, whose images make the splits; move whole images between "
+            "the lists or files of the splits."
+        )
     moved = {}
     for copies in found.copies:
         target = "train" if "train" in copies.splits else "val"

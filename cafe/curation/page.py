@@ -59,4 +59,5 @@ def _pictures(found: Check, images: Sequence[Labelled]) -> dict[str, str]:
     if found.root is None:
         return {}
     ids = dict(enumerate(dict.fromkeys(image.id for image in images)))
-    return {ids[row]: uri for row, uri in thumbnails_from_folder(found.root, ids).items()}
+    pictures = thumbnails_from_folder(found.root, ids, found.boxes)
+    return {ids[row]: uri for row, uri in pictures.items()}

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from cafe.extract.prepare import load_named
 from cafe.store.files import lock_file, write_file, write_text
 
 _KIND = "cafe relabel undo"
+_BOX = re.compile(r"\.\w+#\d+$")  # the id of a box: its image, and its number there
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def relabel(
     rows = [row for row in read_suggestions(file) if row.is_change]
     if not rows:
         raise InputError(f"no row of '{file}' proposes another class; nothing is to be done.")
+    if all(_BOX.search(row.id) for row in rows):
+        raise InputError(
+            f"'{file}' is about boxes, of which no label is changed here; correct them in the box "
+            "file, where a.jpg#0 is the first box of a.jpg."
+        )
     changes = _changes(rows, file)
     source, noted = _source(file, dataset, split_file)
     if (renamed := class_names or noted) is not None:

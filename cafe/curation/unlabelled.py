@@ -89,8 +89,9 @@ def without_label(cache: FeatureCache) -> Unlabelled:
     label = next((c for c, name in enumerate(names) if name.lower() in NO_LABEL), None)
     if label is None:
         raise DatasetError(
-            f"every image of cache '{cache.path}' has a label; name files or folders of "
-            "images without one, give pool= another cache, or call their class 'unlabelled'."
+            f"every {cache.noun} of cache '{cache.path}' has a label; "
+            + ("name files or folders of images without one, " if cache.noun == "image" else "")
+            + "give pool= another cache, or call their class 'unlabelled'."
         )
     ids, parts = list[str](), []
     for split in cache.counts:
@@ -135,10 +136,15 @@ def encoded_images(
     Raises
     ------
     CacheMismatchError
-        If the encoder is not that of the cache.
+        If the encoder is not that of the cache, or the cache holds boxes.
     DatasetError
         If none can be read.
     """
+    if cache.noun == "box":
+        raise CacheMismatchError(
+            f"'{cache.path}' holds boxes, beside which whole images are no choice; give pool= a "
+            "cache of boxes without labels, such as that of 'cafe extract --proposals'."
+        )
     check_recorded_encoder(record_of_cache(cache), encoder)
     ids, parts, unread = list[str](), list[Tensor](), list[str]()
     for batch in encode_images(encoder, images, options):

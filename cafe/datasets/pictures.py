@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.datasets.open_image import open_image
-from cafe.datasets.thumbnails import stays_inside
+from cafe.datasets.thumbnails import Box, open_item
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,8 +36,13 @@ class Glance(NamedTuple):
     grey: NDArray[np.uint8]
 
 
-def glance(root: Path, ids: Sequence[str], tell: Callable[[int, int], None]) -> Glance:
-    """Look at image files below a folder; one that is outside of it is not opened.
+def glance(
+    root: Path,
+    ids: Sequence[str],
+    tell: Callable[[int, int], None],
+    boxes: Mapping[str, Box] | None = None,
+) -> Glance:
+    """Look at image files below a folder, or at boxes on them; none outside of it is opened.
 
     Parameters
     ----------
@@ -47,15 +51,15 @@ def glance(root: Path, ids: Sequence[str], tell: Callable[[int, int], None]) -> 
         Paths relative to the root. (N,)
     tell : callable
         Called with the images done and the images in all.
+    boxes : mapping of str to sequence of float, optional
+        Id -> the box that an item is.
     """
     sides = np.zeros(len(ids), np.int64)
     grey = np.zeros((len(ids), GREY, GREY), np.uint8)
 
     def look(row: int) -> None:
-        if not stays_inside(root, ids[row]):
-            return
         try:
-            with open_image(root / ids[row]) as image:
+            with open_item(root, ids[row], (boxes or {}).get(ids[row]), around=0) as image:
                 sides[row], grey[row] = min(image.size), _small(image)
         except Exception:  # Pillow's decoders raise anything
             sides[row] = 0

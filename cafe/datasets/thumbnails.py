@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cafe.datasets.load import DATASET_NAMES, load_dataset
 from cafe.datasets.open_image import open_image
+from cafe.errors import DatasetError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,7 @@ Box = Sequence[float]
 
 
 def thumbnails_from_folder(
-    root: Path, ids: Mapping[int, str], crops: Mapping[int, Box] | None = None
+    root: Path, ids: Mapping[int, str], boxes: Mapping[str, Box] | None = None
 ) -> dict[int, str]:
     """Thumbnails of files.
 
@@ -42,8 +43,8 @@ def thumbnails_from_folder(
         The folder that the ids are relative to.
     ids : mapping of int to str
         Row -> image id.
-    crops : mapping of int to sequence of float, optional
-        Row -> the box that is shown of the image, with half as much around it.
+    boxes : mapping of str to sequence of float, optional
+        Id -> the box that an item is, which is shown with half as much around it.
 
     Returns
     -------
@@ -51,21 +52,39 @@ def thumbnails_from_folder(
         Row -> data URI; an image that is not there, lies outside of the folder, or cannot be read
         is left out.
     """
-    inside = {row: root / name for row, name in ids.items() if stays_inside(root, name)}
-    boxes = crops or {}
-    return _encode_all(
-        {row: partial(_open_crop, path, boxes.get(row)) for row, path in inside.items()}
-    )
+    items = {
+        row: partial(open_item, root, name, (boxes or {}).get(name)) for row, name in ids.items()
+    }
+    return _encode_all(items)
 
 
-def _open_crop(path: Path, box: Box | None) -> Image.Image:
-    image = open_image(path)
+def open_item(root: Path, name: str, box: Box | None, around: float = 0.25) -> Image.Image:
+    """Open what an id of a cache is: an image below a folder, or of a box its part of the image.
+
+    Parameters
+    ----------
+    root : Path
+    name : str
+    box : sequence of float or None
+        None where the item is a whole image.
+    around : float
+        What is shown on each side of a box, in sides of the box.
+
+    Raises
+    ------
+    DatasetError
+        If the file is outside of the folder.
+    """
+    file = name if box is None else name.rpartition("#")[0]
+    if not stays_inside(root, file):
+        raise DatasetError(f"{file} is outside of '{root}'.")
+    image = open_image(root / file)
     if box is None:
         return image
     from PIL import ImageOps
 
     left, top, width, height = box
-    wide, high = width / 4, height / 4
+    wide, high = around * width, around * height
     upright = ImageOps.exif_transpose(image)
     edges = max(left - wide, 0), max(top - high, 0), left + width + wide, top + height + high
     return upright.crop((*edges[:2], min(edges[2], upright.width), min(edges[3], upright.height)))

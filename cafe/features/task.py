@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -212,3 +212,14 @@ def _tensors(
     views = None if arrays.views is None else torch.from_numpy(arrays.views)
     x, y = torch.from_numpy(arrays.features), torch.from_numpy(arrays.labels)
     return Features(x, y, views, maps, groups, before)
+
+
+def boxes_by_id(cache: FeatureCache, ids: Collection[str]) -> dict[str, list[float]]:
+    """Left, top, width and height of these items by their ids; empty where items are images."""
+    found: dict[str, list[float]] = {}
+    for split in cache.counts if cache.noun == "box" else ():
+        boxes = cache.boxes(split)
+        for row, name in enumerate(cache.ids(split)):
+            if boxes is not None and name in ids:
+                found[name] = boxes["xywh"][row].tolist()
+    return found

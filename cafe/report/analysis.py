@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from cafe.datasets.thumbnails import stays_inside, thumbnails_from_dataset, thumbnails_from_folder
 from cafe.errors import CafeError, InputError, counted
 from cafe.features.splits import draw_shots
-from cafe.features.task import StoredFeatures, class_text
+from cafe.features.task import StoredFeatures, boxes_by_id, class_text
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head
 from cafe.results.image_scores import ImageScores
@@ -231,12 +231,9 @@ def _thumbnails(
     """Thumbnails of some test images, where the images are at hand."""
     try:
         if images:
-            boxes = cache.boxes("test")
-            files = {row: name.rpartition("#")[0] for row, name in ids.items()}
-            files = dict(ids) if boxes is None else files
-            crops = {} if boxes is None else {row: boxes["xywh"][row].tolist() for row in ids}
-            thumbnails = thumbnails_from_folder(images, files, crops)
-            if outside := [name for name in files.values() if not stays_inside(images, name)]:
+            boxes = boxes_by_id(cache, set(ids.values()))
+            thumbnails = thumbnails_from_folder(images, ids, boxes)
+            if outside := [name for name in ids.values() if not stays_inside(images, name)]:
                 notes.append(f"left out: {counted(len(outside), 'image')} outside of '{images}'.")
         else:
             thumbnails = thumbnails_from_dataset(cache.header.dataset, ids)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cafe.errors import CafeError, InputError, UnknownNameError, raise_as
 from cafe.results.page import GRID_ROWS, PAGE
 from cafe.results.record import RECORD, Record, read_record
+from cafe.results.saved_model import MODEL
 from cafe.store.files import move, temporary_folder
 
 _FILES = {RECORD, PAGE, GRID_ROWS, "grid.csv", "runs.csv", "predictions.csv"}
@@ -41,6 +42,10 @@ def newest_run(folder: Path) -> Path:
         return folder
     inside = list_runs(folder)
     if not inside:
+        if (folder / MODEL).is_file():
+            raise RunNotFoundError(
+                f"'{folder}' is a model, and a run is asked for; 'cafe fit' makes one."
+            )
         what = "holds no run" if folder.is_dir() else "is neither a run nor a head's file"
         raise RunNotFoundError(
             f"'{folder}' {what} and is no model; 'cafe train' makes a model and 'cafe fit' a run, "

@@ -28,6 +28,7 @@ from cafe.results.saved_head import save_head
 from cafe.results.saved_model import MODEL, head_of_model, read_model
 from cafe.results.typed_json import to_json
 from cafe.store.files import check_folder, digest_of_file, remove_left_overs, write_folder
+from cafe.store.key import noun_of, say_items
 from cafe.store.paths import safe_name
 
 
@@ -210,8 +211,9 @@ def choose_head(run: Path | str, selector: HeadSelector | None = None) -> Chosen
             "among the heads of a run."
         )
     if is_model:
-        estimate = read_model(path).estimate
-        known = estimate.words if estimate else "its accuracy is not known"
+        model = read_model(path)
+        known = model.estimate.words if model.estimate else "its accuracy is not known"
+        known = say_items(known, noun_of(model.cache_key))
         return ChosenHead(head_of_model(path), f"model '{path}': {known}")
     if path.is_file():
         return ChosenHead(path)

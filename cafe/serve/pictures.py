@@ -12,8 +12,9 @@ from typing import Any
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.load import DATASET_NAMES, load_dataset
 from cafe.datasets.open_image import open_image
-from cafe.datasets.thumbnails import small_jpeg, stays_inside
+from cafe.datasets.thumbnails import open_item, small_jpeg
 from cafe.errors import CafeError, unescape_bytes
+from cafe.features.task import boxes_by_id
 from cafe.serve.gallery import UNLABELLED, Gallery
 
 EDGES = (144, 640)
@@ -38,6 +39,7 @@ class Pictures:
 
     def __init__(self, gallery: Gallery, source: Path | str | None, command: str = "") -> None:
         self._gallery = gallery
+        self._boxes = boxes_by_id(gallery.cache, set(gallery.ids))
         self._open: Callable[[int], Any] | None = self._find(source, command)
         self.jpeg = lru_cache(_KEPT)(self._jpeg)
 
@@ -45,6 +47,10 @@ class Pictures:
     def at_hand(self) -> bool:
         """Whether the files of the dataset were found."""
         return self._open is not None
+
+    def _file(self, name: str) -> str:
+        """The image of an item, which is one, or a box on one."""
+        return name.rpartition("#")[0] if name in self._boxes else name
 
     def _find(self, source: Path | str | None, command: str) -> Callable[[int], Any] | None:
         gallery = self._gallery
@@ -54,7 +60,7 @@ class Pictures:
         if source is not None:
             return _in_dataset(gallery, load_dataset(name, allow_missing=True))
         for folder in _folders(command):  # first: a user's folder may be called `digits`
-            if any((folder / image).is_file() for image in gallery.ids[:_LOOKED_FOR]):
+            if any((folder / self._file(name)).is_file() for name in gallery.ids[:_LOOKED_FOR]):
                 return self._in_folder(folder)
         if name in DATASET_NAMES:
             with suppress(CafeError):
@@ -64,7 +70,7 @@ class Pictures:
     def _in_folder(self, root: Path) -> Callable[[int], Any]:
         def opener(row: int) -> Any:
             name = self._gallery.ids[row]
-            return open_image(root / name) if stays_inside(root, name) else None
+            return open_item(root, name, self._boxes.get(name))
 
         return opener
 

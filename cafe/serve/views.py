@@ -11,6 +11,7 @@ from cafe.inference.prediction import Prediction
 from cafe.serve.history import read_history
 from cafe.serve.pictures import Pictures
 from cafe.serve.session import MOST_NEXT, Session
+from cafe.store.key import noun_of, say_items
 
 View = Literal["all", "confused", "suspicious", "said", "next"]
 """Which images: of a class or all; of a pair of label and guess; likely label errors; those that a
@@ -21,6 +22,7 @@ def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
     """What the page shows at all times, and a version that grows with each change."""
     record, gallery, look = session.model.record, session.gallery, session.look
     estimate = look.fitted.estimate if look else record.estimate
+    known = estimate.words if estimate else "not known"
     y = session.labels()
     notes = read_history(session.folder)
     return {
@@ -30,7 +32,7 @@ def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
         "images": len(gallery) if gallery else 0,
         "fresh": int((gallery.labels < 0).sum()) if gallery else 0,
         "accuracy": estimate.accuracy if estimate else None,
-        "estimate": estimate.words if estimate else "not known",
+        "estimate": say_items(known, noun_of(record.cache_key)),
         "history": [vars(note) for note in notes[-50:]],
         "said": len(session.corrections.rows()),
         "waiting": int((y != session.trained).sum()),

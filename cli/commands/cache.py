@@ -68,6 +68,7 @@ def _note_hidden(root: Path) -> None:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     images = " / ".join(f"{row['images'].get(s, 0):,}" for s in ("train", "val", "test"))
+    images += " boxes" if row["items"] == "box" else ""
     numbers = [str(row[name]) for name in ("width", "prompts", "views")]
     size = f"{row['bytes'] / 1e6:.1f}"
     return [row["name"], str(row["classes"]), images, *numbers, size, row["created"]]

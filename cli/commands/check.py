@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from cafe.errors import counted, escape_bytes
+from cafe.store.key import say_items
 
 from .. import options as opt
 from ..output import note, print_json, print_table, say
@@ -106,21 +107,12 @@ def check(
 
 
 def _print(found: Check, file: Path, page: Path | None) -> None:
-    say(f"{found.name}, {found.encoder}: {found.images:,} images of {len(found.classes)} classes")
+    items = counted(found.images, found.noun)
+    say(f"{found.name}, {found.encoder}: {items} of {len(found.classes)} classes")
     _print_findings(found)
-    across = sum(len(group.splits) > 1 for group in found.copies)
     print_table(
         ["problem", "found"],
-        [
-            [f"likely label errors, judged by {found.method}", f"{len(found.label_errors):,}"],
-            ["groups of copies", f"{len(found.copies):,}"],
-            ["of these in several splits", f"{across:,}"],
-            ["test images with a copy in another split", f"{len(found.leaked):,}"],
-            ["outliers", f"{len(found.outliers):,}"],
-            ["almost blank or tiny images", f"{len(found.useless):,}"],
-            ["pairs of classes with nearly equal texts", f"{len(found.near_texts):,}"],
-            ["classes whose text does not fit their images", f"{len(found.poor_classes):,}"],
-        ],
+        [[say_items(problem, found.noun), count] for problem, count in _problems(found)],
         numbers=(1,),
     )
     _print_classes(found)
@@ -134,8 +126,27 @@ def _print(found: Check, file: Path, page: Path | None) -> None:
         say(next_step(found, file))
 
 
+def _problems(found: Check) -> list[tuple[str, str]]:
+    across = sum(len(group.splits) > 1 for group in found.copies)
+    return [
+        (f"likely label errors, judged by {found.method}", f"{len(found.label_errors):,}"),
+        ("groups of copies", f"{len(found.copies):,}"),
+        ("of these in several splits", f"{across:,}"),
+        ("test images with a copy in another split", f"{len(found.leaked):,}"),
+        ("outliers", f"{len(found.outliers):,}"),
+        ("almost blank or tiny images", f"{len(found.useless):,}"),
+        ("pairs of classes with nearly equal texts", f"{len(found.near_texts):,}"),
+        ("classes whose text does not fit their images", f"{len(found.poor_classes):,}"),
+    ]
+
+
 def next_step(found: Check, file: Path) -> str:
     """What a person can do with the suggestions."""
+    if found.boxes:
+        return (
+            "Next: correct these labels in the box file, where a.jpg#0 is the first box of a.jpg, "
+            "and extract again; 'cafe relabel' has no use here."
+        )
     where = found.origin.get("split_file") or found.origin.get("dataset")
     if where is not None and not Path(where).exists():
         return (
@@ -154,7 +165,7 @@ def _print_findings(found: Check) -> None:
         for f in found.label_errors[:_MOST]
     ]
     if rows:
-        print_table(["image", "label", "looks like", "probability %"], rows, numbers=(3,))
+        print_table([found.noun, "label", "looks like", "probability %"], rows, numbers=(3,))
         say("")
 
 
@@ -162,9 +173,10 @@ def _print_classes(found: Check) -> None:
     """Class counts at their ends, and the classes that zero-shot CLIP does not know."""
     counts = [(sum(row["images"].values()), row["name"]) for row in found.classes]
     (least, rare), (most, common) = min(counts), max(counts)
-    say(f"images of a class: {least:,} ({rare}) to {most:,} ({common})")
+    noun = found.noun
+    say(say_items(f"images of a class: {least:,} ({rare}) to {most:,} ({common})", noun))
     if found.zero_shot is not None:
-        say(f"zero-shot accuracy on all images: {found.zero_shot:.2f} %")
+        say(say_items(f"zero-shot accuracy on all images: {found.zero_shot:.2f} %", noun))
     for first, second, cosine in found.near_texts[:_MOST]:
         say(f"texts nearly equal: {first} and {second} (cosine {cosine:.3f})")
     for row in found.poor_classes[:_MOST]:

@@ -98,14 +98,15 @@ def next_(
     else:
         found = without_label(features)
     new = leave_out_known(found, known)
-    _note_known(len(found.ids) - len(new.ids))
+    _note_known(len(found.ids) - len(new.ids), features.noun)
     rows = suggest_labels(new, known, budget, strategy=strategy, seed=seed)
     if output is not None:
         write_suggestions(output, rows)
         note(f"wrote {output}: correct the column 'proposed'.")
     if sheet is not None:
-        _write_sheet(sheet, rows, features, folder, are_files=bool(images))
-    _print(rows, as_json=as_json)
+        source = open_cache(pool, cache) if pool else features
+        _write_sheet(sheet, rows, source, folder, are_files=bool(images))
+    _print(rows, features.noun, as_json=as_json)
 
 
 def _encode(
@@ -132,9 +133,9 @@ def _encode(
     return found
 
 
-def _note_known(count: int) -> None:
+def _note_known(count: int, noun: str) -> None:
     if count:
-        note(f"{counted(count, 'image')} left out: labelled in the cache already.")
+        note(f"{counted(count, noun)} left out: labelled in the cache already.")
 
 
 def _write_sheet(
@@ -148,21 +149,22 @@ def _write_sheet(
     from cafe.curation.contact_sheet import write_contact_sheet
 
     named = [row.id for row in rows] if are_files else []
+    dataset = features.header.dataset
     found = write_contact_sheet(
-        sheet, rows, folder=folder, dataset=features.header.dataset, files=named
+        sheet, rows, folder=folder, dataset=dataset, files=named, cache=features
     )
     lacking = len(rows) - found
     hint = "" if are_files or not lacking else "; --images says where they lie"
-    without = f" {counted(lacking, 'image')} without a picture{hint}." if lacking else ""
+    without = f" {counted(lacking, features.noun)} without a picture{hint}." if lacking else ""
     note(f"wrote {sheet}.{without}")
 
 
-def _print(rows: list[Suggestion], *, as_json: bool) -> None:
+def _print(rows: list[Suggestion], noun: str, *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows], readable=True)
         return
     print_table(
-        ["", "image", "the head says", "confidence"],
+        ["", noun, "the head says", "confidence"],
         [
             [str(place), row.id, row.proposed or "-", f"{100 * row.confidence:.1f} %"]
             for place, row in enumerate(rows, 1)

@@ -164,7 +164,7 @@ def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
         say(say_items("accuracy on new images: not known, because no class has two images", noun))
     else:
         say(say_items(f"accuracy on new images: {record.estimate.words}", noun))
-        _print_classes(record.class_names, record.estimate.per_class)
+        _print_classes(record.class_names, record.estimate.per_class, noun)
     if model.was_there:
         say(say_items(f"{folder} is there already, made of the same images in the same way.", noun))
         return
@@ -172,10 +172,13 @@ def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
         say(f"since the model before: {line}")
     size = megabytes(folder / record.head)
     say("", record.words if verbose else f"{record.brief} (--verbose tells more.)")
-    say(f"{folder}: {size}. Next: cafe predict {folder} new-images/")
+    boxes = " --boxes proposals.json" if noun == "box" else ""
+    say(f"{folder}: {size}. Next: cafe predict {folder} new-images/{boxes}")
 
 
-def _print_classes(class_names: Sequence[str], shares: Sequence[Share]) -> None:
+def _print_classes(class_names: Sequence[str], shares: Sequence[Share], noun: str) -> None:
+    from cafe.store.key import say_items
+
     """One row per class; of many classes those that are right least often."""
     from cafe.datasets.text_files import distinct_names
 
@@ -188,6 +191,7 @@ def _print_classes(class_names: Sequence[str], shares: Sequence[Share]) -> None:
         low, high = share.interval
         accuracy = "-" if share.accuracy is None else f"{share.accuracy:.1f}"
         table.append([name, str(share.images), accuracy, f"{low:.0f} to {high:.0f}"])
-    print_table(["class", "images judged", "right %", "95 %"], table, numbers=(1, 2, 3))
+    judged = say_items("images judged", noun)
+    print_table(["class", judged, "right %", "95 %"], table, numbers=(1, 2, 3))
     if more > 0:
         say(f"and {more} more classes, which are right at least as often")
