@@ -14,7 +14,7 @@ from cafe.datasets.boxes.dataset import load_boxes
 from cafe.datasets.boxes.place import place_boxes
 from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.make_split import assign_splits
-from cafe.errors import DatasetError, InputError
+from cafe.errors import DatasetError, InputError, MissingFilesError
 
 BCCD = Path(__file__).parents[2] / "shared/data/images/bccd.zip"
 Files = Callable[[dict[str, str]], Path]
@@ -202,6 +202,35 @@ def test_yolo(files: Files, names: dict[str, str]) -> None:
     assert placed.areas[0] == 180
     assert placed.labels.tolist() == [1, 0, 0]
     assert placed.splits == ("train", "val")
+
+
+def test_images_without_a_text_file_of_yolo_hold_no_box(files: Files) -> None:
+    box, names = "0 0.5 0.5 0.5 0.5\n", {"classes.txt": "cat\n"}
+    root = files({**names, "labels/train/a.txt": box, "labels/val/b.txt": box})
+    images(root, "images/train/a.png", "images/train/c.png", "images/val/b.png")
+    images(root, "images/test/d.png", "preview.png")  # where no image has a file, none is labelled
+    placed = place_boxes(read_boxes(root), root).boxes
+    assert placed.images == ("images/train/a.png", "images/val/b.png", "images/train/c.png")
+    assert placed.splits == ("train", "val", "train")
+    assert placed.notes == ("1 image without a text file, taken to hold no box",)
+    assert len(placed) == 2
+
+
+def test_images_of_a_yolo_list_without_a_text_file_hold_no_box(files: Files) -> None:
+    box = "0 0.5 0.5 0.5 0.5\n"
+    listed = {
+        "train.txt": "/data/obj/a.png\n/data/obj/c.png\n",
+        "test.txt": "./obj/b.png\n",
+        "obj.names": "cat\n",
+    }
+    root = files({**listed, "obj/a.txt": box, "obj/b.txt": box})
+    images(root, "obj/a.png", "obj/b.png", "obj/c.png", "obj/d.png")
+    placed = place_boxes(read_boxes(root), root).boxes
+    assert placed.images == ("obj/a.png", "obj/b.png", "obj/c.png")
+    assert placed.splits == ("train", "test", "train")
+    (root / "obj" / "c.png").unlink()
+    with pytest.raises(MissingFilesError, match="obj/c"):
+        place_boxes(read_boxes(root), root)
 
 
 @pytest.mark.parametrize(

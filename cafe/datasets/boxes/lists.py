@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,14 +39,10 @@ def splits_of_lists(images: Sequence[str], lists: Mapping[str, Path]) -> tuple[s
     DatasetError
         If an image is in two lists, or a list names images that have no annotations.
     """
-    ends: dict[str, list[int]] = defaultdict(list)  # what a path may end with -> rows
-    for row, image in enumerate(images):
-        for end in _ends(image):
-            ends[end].append(row)
-    splits = [""] * len(images)
+    ends, splits = _rows_of_ends(images), [""] * len(images)
     for split, path in lists.items():
         unknown = []
-        for name in (line.split()[0] for line in read_text(path).split("\n") if line.strip()):
+        for name in _names(path):
             rows = next((ends[end] for end in _ends(name) if end in ends), [])
             if not rows:
                 unknown.append(name)
@@ -63,6 +59,34 @@ def splits_of_lists(images: Sequence[str], lists: Mapping[str, Path]) -> tuple[s
                 f"({quote_some(unknown)}); complete them, or take the lines out."
             )
     return tuple(splits) if lists else None
+
+
+def listed_alone(images: Sequence[str], lists: Mapping[str, Path]) -> list[str]:
+    """Images that a list names and nothing annotates, by as much of their path as others have."""
+    ends, alone = _rows_of_ends(images), list[str]()
+    for path in lists.values():
+        found = [
+            (_ends(name), [end for end in _ends(name) if end in ends]) for name in _names(path)
+        ]
+        depths = Counter(known[0].count("/") for _, known in found if known)
+        usual = depths.most_common(1)[0][0] if depths else 0
+        for own, known in found:
+            if not known:
+                alone.append(next((end for end in own if end.count("/") <= usual), own[-1]))
+    return list(dict.fromkeys(alone))
+
+
+def _names(path: Path) -> list[str]:
+    return [line.split()[0] for line in read_text(path).split("\n") if line.strip()]
+
+
+def _rows_of_ends(images: Sequence[str]) -> dict[str, list[int]]:
+    """What a path may end with -> rows."""
+    ends: dict[str, list[int]] = defaultdict(list)
+    for row, image in enumerate(images):
+        for end in _ends(image):
+            ends[end].append(row)
+    return ends
 
 
 def _ends(name: str) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cafe.datasets.boxes.boxes import BoxColumns, Boxes
-from cafe.datasets.boxes.lists import find_lists, named_split, splits_of_lists
+from cafe.datasets.boxes.lists import find_lists, listed_alone, named_split, splits_of_lists
+from cafe.datasets.list_folder import images_below
 from cafe.datasets.text_files import quote, quote_some, read_text
-from cafe.errors import DatasetError
+from cafe.errors import DatasetError, counted
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "classes.names")
 """Files that name the classes, the first that is there."""
@@ -20,7 +21,8 @@ def read_yolo(files: Sequence[Path], folder: Path) -> Boxes:
     """Read YOLO's text files.
 
     The image of `labels/train/a.txt` is `images/train/a` with any suffix, and that of `a.txt` lies
-    beside it. Folders called train, val or test make the splits, else lists of that name.
+    beside it. Folders called train, val or test make the splits, else lists of that name. An image
+    in a list, or without one beside the others, that has no text file is one without a box.
 
     Parameters
     ----------
@@ -50,9 +52,27 @@ def read_yolo(files: Sequence[Path], folder: Path) -> Boxes:
             if line.strip():
                 columns.image.append(row)
                 _add(columns, line, names, f"{path}, line {number}")
+    lists = {} if any(map(_split_of_folder, images)) else find_lists(folder)
+    bare = listed_alone(images, lists) if lists else _beside(images, folder)
+    images += bare
     folders = tuple(map(_split_of_folder, images))
-    splits = folders if any(folders) else splits_of_lists(images, find_lists(folder))
-    return columns.boxes(str(folder), images, names, splits=splits, is_relative=True)
+    splits = folders if any(folders) else splits_of_lists(images, lists)
+    notes = [f"{counted(len(bare), 'image')} without a text file, taken to hold no box"]
+    return columns.boxes(
+        str(folder),
+        images,
+        names,
+        splits=splits,
+        is_relative=True,
+        notes=tuple(notes if bare else ()),
+    )
+
+
+def _beside(images: Sequence[str], folder: Path) -> list[str]:
+    """Images without a text file in the folders where others have one."""
+    known, places = set(images), {image.rpartition("/")[0] for image in images}
+    stems = [PurePosixPath(path).with_suffix("").as_posix() for path in images_below(folder)]
+    return sorted({s for s in stems if s not in known and s.rpartition("/")[0] in places})
 
 
 def _add(columns: BoxColumns, line: str, names: Sequence[str], where: str) -> None:
