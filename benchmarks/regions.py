@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 import cafe
-from cafe.datasets.boxes.dataset import BoxDataset, load_boxes
+from cafe.datasets.boxes.dataset import BoxDataset
+from cafe.datasets.boxes.load import load_boxes
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import upright_rgb
 from cafe.extract.crops import crop_square

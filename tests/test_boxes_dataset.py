@@ -1,6 +1,9 @@
 """Boxes as a dataset, and their crops in a cache."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,8 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 import cafe
-from cafe.datasets.boxes.dataset import BoxDataset, load_boxes
+from cafe.datasets.boxes.dataset import BoxDataset
+from cafe.datasets.boxes.load import load_boxes
 from cafe.datasets.boxes.place import place_boxes
 from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.dataset import Dataset
@@ -64,7 +68,8 @@ def photos(tmp_path: Path) -> Photos:
 def extract(folder: Path, **options: Any) -> tuple[FeatureCache, Any]:
     extractor = cafe.Extractor("nano", device="cpu")
     boxes = folder.parent / "boxes.json"
-    cache = extractor.extract(folder, boxes=boxes, cache=folder.parent / "cache", **options)
+    how = {"cache": folder.parent / "cache", **options}
+    cache = extractor.extract(folder, boxes=boxes, **how)
     return cache, extractor.extraction_
 
 
@@ -192,6 +197,38 @@ def test_an_interrupted_extraction_goes_on(photos: Photos, monkeypatch: pytest.M
     parts, _ = extract(folder, name="parts")
     for split in whole.counts:
         assert np.array_equal(whole.read(split).features, parts.read(split).features)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import cafe
+from cafe.datasets.dataset import Dataset
+
+opened, original = [], Dataset.open_image
+
+def open_image(self, item):
+    opened.append(item.id)
+    if len(opened) > 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, item)
+
+Dataset.open_image = open_image
+photos = Path(sys.argv[1])
+how = {"boxes": photos.parent / "boxes.json", "cache": photos.parent / "killed"}
+cafe.Extractor("nano", device="cpu").extract(photos, **how)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_what_a_killed_extraction_goes_on_to_is_what_a_whole_one_makes(photos: Photos) -> None:
+    folder = photos(60, boxes=BOXES)
+    whole, _ = extract(folder)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    again, done = extract(folder, cache=folder.parent / "killed")
+    assert again.content_sha256 == whole.content_sha256
+    assert 0 < done.images < 180
 
 
 def test_boxes_that_reach_out_are_clipped_and_empty_ones_recorded(photos: Photos) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from making import draw_image
 
 from cafe.datasets.boxes.boxes import Boxes
-from cafe.datasets.boxes.dataset import load_boxes
+from cafe.datasets.boxes.load import load_boxes
 from cafe.datasets.boxes.place import place_boxes
 from cafe.datasets.boxes.read import read_boxes
 from cafe.datasets.make_split import assign_splits

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cafe.datasets import load_dataset, read_class_names
-from cafe.datasets.boxes.dataset import CONTEXT, BoxDataset, load_boxes
+from cafe.datasets.boxes.dataset import CONTEXT, BoxDataset
+from cafe.datasets.boxes.load import load_boxes
 from cafe.datasets.boxes.proposals import proposals_name
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill, read_prompts
