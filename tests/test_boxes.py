@@ -210,3 +210,15 @@ def test_the_boxes_of_some_rows(write: Write) -> None:
     assert some.box_ids.tolist() == [5, 2]
     assert some.images == boxes.images
     assert np.array_equal(some.xywh, boxes.xywh[1:])
+
+
+def test_what_is_null_in_coco_is_not_known(write: Write) -> None:
+    content = coco()
+    for row in content["annotations"]:
+        row |= {"area": None, "score": None, "iscrowd": "0"}
+    content["annotations"][0] |= {"category_id": None, "iscrowd": "1"}
+    boxes = read_coco(write(content))
+    assert boxes.labels[0] == -1
+    assert (boxes.labels[1:] >= 0).all()
+    assert boxes.is_crowd.tolist() == [True] + [False] * (len(boxes) - 1)
+    assert boxes.areas.tolist() == (boxes.xywh[:, 2] * boxes.xywh[:, 3]).tolist()

@@ -216,6 +216,30 @@ def test_images_without_a_text_file_of_yolo_hold_no_box(files: Files) -> None:
     assert len(placed) == 2
 
 
+def test_a_root_may_be_inside_of_the_folders_that_images_are_called_by(files: Files) -> None:
+    box, names = "0 0.5 0.5 0.5 0.5\n", {"classes.txt": "cat\n"}
+    root = files({**names, "labels/train/a.txt": box, "labels/val/a.txt": box})
+    images(root, "images/train/a.png", "images/val/a.png")
+    placed = place_boxes(read_boxes(root), root / "images").boxes
+    assert placed.images == ("train/a.png", "val/a.png")
+    with pytest.raises(MissingFilesError):  # one image would be two
+        place_boxes(read_boxes(root), root / "images" / "train")
+
+
+def test_hidden_files_hold_no_boxes(files: Files) -> None:
+    one = voc(("cat", 2, 3, 10, 9))
+    root = files({"a.xml": one, "._a.xml": "\0", ".ipynb_checkpoints/a-checkpoint.xml": one})
+    assert read_boxes(root).images == ("a",)
+
+
+def test_trainval_is_train_where_there_is_no_other_list(files: Files) -> None:
+    lists = {"ImageSets/Main/trainval.txt": "a\n", "ImageSets/Main/test.txt": "b\n"}
+    texts = {f"Annotations/{name}.xml": voc(("cat", 2, 3, 10, 9)) for name in "abc"}
+    assert read_boxes(files({**lists, **texts})).splits == ("train", "test", "")
+    files({"ImageSets/Main/train.txt": "c\n"})
+    assert read_boxes(files({})).splits == ("", "test", "train")
+
+
 def test_images_of_a_yolo_list_without_a_text_file_hold_no_box(files: Files) -> None:
     box = "0 0.5 0.5 0.5 0.5\n"
     listed = {
@@ -242,6 +266,7 @@ def test_images_of_a_yolo_list_without_a_text_file_hold_no_box(files: Files) -> 
         ("0 0.5 0.5 0.1", "is no box"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3", "is no box"),  # a polygon
         ("0 0.5 nan 0.1 0.1", "not finite"),
+        ("0 20 18 10 10", "holds pixels, it seems"),
         ("0 0.5 inf 0.1 0.1", "not finite"),
     ],
 )
@@ -260,6 +285,7 @@ def test_a_bad_line_of_yolo_is_refused(files: Files, line: str, message: str) ->
         ({"data.yaml": "names: [cat, null]\n"}, "a category has no name"),
         ({"data.yaml": "names: {0: cat, 2: dog}\n"}, "no list 'names'"),
         ({"data.yaml": "names: [cat\n"}, "is not YAML"),
+        ({"data.yaml": "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n"}, "no list 'names'"),
         ({"data.yaml": "[" * 5000}, "is not YAML"),
         ({"data.yaml": "!!python/object/apply:os.system ['true']"}, "is not YAML"),
     ],

@@ -331,7 +331,7 @@ def test_scores_of_classes_that_overlap_are_sigmoids(predictor: Predictor, root:
     about = {**predictor.saved.about, "class_names": ["zero", "one", "two"]}
     other = Predictor(SavedHead(predictor.saved.head, about), predictor.encoder)
     boxes = read_boxes(root / "truth.json")
-    with pytest.raises(InputError, match="this head has neither"):
+    with pytest.raises(InputError, match="this head has none of them"):
         detect(other, boxes, root / "images", DetectOptions(overlap=True))
 
 

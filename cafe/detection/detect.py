@@ -73,7 +73,7 @@ def detect(
     if options.overlap and background is None and not saved.has_scores:
         raise InputError(
             "classes overlap only where each has a score of its own: against a class 'background' "
-            "(extract with --proposals), by a sigmoid loss (linear-probe with loss='sigmoid'), or "
+            "(extract with --proposals), by a sigmoid loss (of linear-probe), or "
             "by an encoder such as SigLIP; this head has none of them."
         )
     encoded = encode_boxes(

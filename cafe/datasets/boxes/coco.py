@@ -39,10 +39,10 @@ class _Annotations:
             left, top, width, height = members["bbox"]
             columns.xywh.extend((left, top, width, height))
             columns.image.append(members["image_id"])
-            columns.labels.append(members.get("category_id", UNLABELLED))
-            columns.areas.append(members.get("area", float("nan")))
-            columns.is_crowd.append(bool(members.get("iscrowd", 0)))
-            columns.scores.append(members.get("score", float("nan")))
+            columns.labels.append(_known(members, "category_id", UNLABELLED))
+            columns.areas.append(_known(members, "area", float("nan")))
+            columns.is_crowd.append(int(_known(members, "iscrowd", 0)) != 0)
+            columns.scores.append(_known(members, "score", float("nan")))
             if "id" in members and self.has_ids:
                 columns.box_ids.append(members["id"])
             else:
@@ -50,8 +50,8 @@ class _Annotations:
         except (TypeError, ValueError, OverflowError):
             raise _FaultError(
                 f"{self.where}: annotation {row} is not usable ({_brief(members)}); it needs whole "
-                "numbers as 'image_id' and 'category_id', and as 'bbox' the numbers left, top, "
-                "width and height."
+                "numbers as 'id', 'image_id' and 'category_id', as 'bbox' the numbers left, top, "
+                "width and height, and numbers as 'area' and 'score', if they are there."
             ) from None
         return row
 
@@ -60,8 +60,14 @@ class _FaultError(Exception):
     """What is wrong with an annotation; no ValueError, which would be taken for bad JSON."""
 
 
+def _known(members: Mapping[str, Any], name: str, default: float) -> Any:
+    """A member, or the default where it is not there or null."""
+    value = members.get(name)
+    return default if value is None else value
+
+
 def _brief(members: Mapping[str, Any]) -> str:
-    names = ("id", "image_id", "category_id", "bbox")
+    names = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score")
     return ", ".join(f"{name} {quote(members[name])}" for name in names if name in members)
 
 

@@ -12,10 +12,17 @@ from cafe.errors import DatasetError, counted
 
 
 def find_lists(folder: Path) -> dict[str, Path]:
-    """The lists in a folder by their split: `train.txt`, `val.txt`, `test.txt`."""
+    """The lists in a folder by their split: `train.txt`, `val.txt`, `test.txt`.
+
+    Where there is neither train nor val, `trainval.txt` is the list of train.
+    """
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     files.sort(key=lambda file: -len(file.stem))  # train.txt wins over train2017.txt
-    return {split: file for file in files if (split := named_split(file.stem))}
+    found = {split: file for file in files if (split := named_split(file.stem))}
+    both = [file for file in files if file.stem.lower().rstrip("0123456789") == "trainval"]
+    if both and not {"train", "val"} & found.keys():
+        found["train"] = both[-1]
+    return found
 
 
 def named_split(name: str) -> str:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cafe.datasets.boxes.boxes import Boxes
-from cafe.datasets.image_files import file_size, missing_message
-from cafe.datasets.image_formats import HEAD, can_open, known_suffixes, sniff
-from cafe.datasets.list_folder import images_below
-from cafe.datasets.packed_dataset import split_word
+from cafe.datasets.boxes.find import find_images
+from cafe.datasets.image_files import missing_message
+from cafe.datasets.image_formats import HEAD, can_open, sniff
 from cafe.datasets.text_files import quote, quote_some
 from cafe.errors import MissingFilesError, counted
 
-_SAMPLE = 64  # images to look for, to learn in which folder they lie
 _TOLERANCE = 1.0  # pixels: formats count from 0 or from 1, and round
 _ORIENTATION = 274  # the EXIF tag
 _SIDEWAYS = 5  # this orientation of EXIF and those above it swap the sides
@@ -69,7 +66,7 @@ def place_boxes(
     MissingFilesError
         If images are missing, and that is not allowed; or if none is there.
     """
-    found = _find(boxes, root)
+    found = find_images(boxes, root)
     missing = [image for image, path in zip(boxes.images, found, strict=True) if path is None]
     if missing and not (allow_missing and len(missing) < len(found)):
         total = len(found)
@@ -83,63 +80,6 @@ def place_boxes(
         for path, used in zip(there.images, has_boxes, strict=True)
     ]
     return PlacedBoxes(_clip(_turn(there, headers), headers), tuple(missing))
-
-
-def _find(boxes: Boxes, root: Path) -> list[str | None]:
-    """The path of each image below the root; None where it is not there."""
-    listed = images_below(root)
-    by_path = set(listed)
-    by_stem: dict[str, str] = {}  # formats that name an image without its suffix
-    ends: dict[str, list[str]] = defaultdict(list)
-    for path in listed:
-        stem = _stem(path)
-        by_stem.setdefault(stem, path)
-        ends[PurePosixPath(stem).name].append(stem)
-    found: list[str | None] = [None] * len(boxes.images)
-    for rows in _by_split(boxes):
-        names = [boxes.images[row] for row in rows]
-        split = "" if boxes.splits is None else boxes.splits[rows[0]]
-        prefix = _prefix(names, ends, [split, PurePosixPath(boxes.where).parent.name])
-        for row, name in zip(rows, names, strict=True):
-            path = f"{prefix}{name}"
-            if path in by_path or file_size(root / path) is not None:
-                found[row] = path
-            elif PurePosixPath(name).suffix.lower() not in known_suffixes():
-                found[row] = by_stem.get(path)
-    return found
-
-
-def _stem(path: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{name.rpartition('.')[0] or name}"
-
-
-def _by_split(boxes: Boxes) -> list[list[int]]:
-    """Rows of the images of each split, which may lie in a folder of their own."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row in range(len(boxes.images)):
-        groups["" if boxes.splits is None else boxes.splits[row]].append(row)
-    return list(groups.values())
-
-
-def _prefix(names: Sequence[str], ends: Mapping[str, Sequence[str]], hints: Sequence[str]) -> str:
-    """The folder below which most of a sample of images lie, "" or with a slash at its end."""
-    votes: Counter[str] = Counter()
-    for name in names[:: max(len(names) // _SAMPLE, 1)]:
-        for stem in {_stem(name), name}:
-            for path in ends.get(PurePosixPath(stem).name, ()):
-                if path == stem or path.endswith(f"/{stem}"):
-                    votes[path[: len(path) - len(stem)]] += 1
-    if not votes:
-        return ""
-
-    def rank(prefix: str) -> tuple[int, bool, int]:
-        parts = prefix.split("/")
-        words = {*parts, *map(split_word, parts)}  # of `train2017/` too
-        is_hinted = any(hint and hint in words for hint in hints)
-        return votes[prefix], is_hinted, -len(prefix)
-
-    return max(sorted(votes), key=rank)
 
 
 def _without(boxes: Boxes, found: Sequence[str | None]) -> Boxes:

@@ -61,8 +61,8 @@ def read_boxes(path: Path, like: Boxes | None = None) -> Boxes:
 def _read_folder(folder: Path) -> Boxes:
     xml = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     found = {
-        "COCO": [f for name in _COCO_FOLDERS for f in sorted((folder / name).glob("*.json"))],
-        "Pascal VOC": sorted(xml.rglob("*.xml")),
+        "COCO": [f for name in _COCO_FOLDERS for f in _visible(folder / name, "*.json")],
+        "Pascal VOC": _visible(xml, "**/*.xml"),
         "YOLO": _yolo_files(folder),
     }
     kinds = [kind for kind, files in found.items() if files]
@@ -80,9 +80,19 @@ def _read_folder(folder: Path) -> Boxes:
     return read_voc(found["Pascal VOC"], xml, _voc_lists(xml))
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder, without hidden ones: a Mac writes `._a.xml` beside `a.xml`."""
+
+    def is_hidden(part: str) -> bool:
+        return part.startswith(".") or part == "__MACOSX"
+
+    files = sorted(folder.glob(pattern))
+    return [f for f in files if not any(map(is_hidden, f.relative_to(folder).parts))]
+
+
 def _yolo_files(folder: Path) -> list[Path]:
     """Text files of boxes: those in folders called labels, else all but lists and names."""
-    files = sorted(folder.rglob("*.txt"))
+    files = _visible(folder, "**/*.txt")
     labels = [f for f in files if "labels" in f.relative_to(folder).parts[:-1]]
     others = [
         f

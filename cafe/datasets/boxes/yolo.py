@@ -13,6 +13,8 @@ from cafe.datasets.list_folder import images_below
 from cafe.datasets.text_files import quote, quote_some, read_text
 from cafe.errors import DatasetError, counted
 
+_MOST = 2.0  # a share that is rounded, or of a box that reaches out, may be over 1
+
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "classes.names")
 """Files that name the classes, the first that is there."""
 
@@ -91,6 +93,11 @@ def _add(columns: BoxColumns, line: str, names: Sequence[str], where: str) -> No
             f"{where}: class {label} has no name, as there are {len(names)} "
             f"({quote_some(names)}); name it."
         )
+    if _MOST < max(x, y, w, h) < float("inf"):  # what is not finite is refused later
+        raise DatasetError(
+            f"{where}: {quote(line.strip())} holds pixels, it seems; shares of the image's sides "
+            "are from 0 to 1."
+        )
     columns.labels.append(label)
     columns.xywh.extend((x - w / 2, y - h / 2, w, h))
     columns.scores.append(more[0] if more else float("nan"))
@@ -123,6 +130,6 @@ def _read_names(path: Path) -> list[str]:
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, Mapping) and names.keys() == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or any(isinstance(n, list | dict) for n in names):
         raise DatasetError(f"{path} has no list 'names' of classes, numbered from 0.")
     return ["" if name is None else str(name) for name in names]
