@@ -105,6 +105,9 @@ def test_train_on_boxes_with_self_training(
     assert "Self-training: the likeliest 3 proposals" in model.record.words
     assert model.record.settings == {"self_train": 3, "self_train_rounds": 1}
     assert model.saved.head.params["self_training"]["candidates"] == 6
+    card = Path("model/README.md").read_text()
+    assert "cafe predict model new-images/ --boxes proposals.json" in card
+    assert "each is cut out at 1.0 and 1.5 times its sides" in card
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def _render(saved: SavedHead, *, from_pixels: bool, **values: Any) -> str:
             **about.get("baselines", {}),
         }
     names = distinct_names(about["class_names"])
-    estimate = about.get("estimate")
+    estimate, boxes = about.get("estimate"), about["cache_key"].get("boxes", {})
     card = ModelCard.from_template(
         _metadata(about, from_pixels=from_pixels),
         template_path=str(Path(__file__).with_suffix(".md.j2")),
@@ -85,6 +85,9 @@ def _render(saved: SavedHead, *, from_pixels: bool, **values: Any) -> str:
         spatial=saved.head.spatial,
         pre_projection=saved.head.pre_projection,
         outputs=output_names(saved),
+        own_scores=saved.head.own_scores,
+        items="boxes" if boxes else "images",
+        context=boxes.get("context", ()),
         accuracies=accuracies,
         estimate=estimate,
         per_class=list(zip(names, estimate["per_class"], strict=True)) if estimate else [],

@@ -64,8 +64,8 @@ class SelfTraining:
     def learning(self) -> str:
         """What a result is whose heads saw the pool, as `Pool.learning` says it."""
         return (
-            f"semi-supervised: sees {len(self.pool):,} proposals without labels, none of them on "
-            "a test image"
+            f"semi-supervised: sees {len(self.pool):,} proposals without labels, none of them of "
+            "the test split"
         )
 
 

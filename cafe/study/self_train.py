@@ -101,7 +101,7 @@ def describe_self_training(settings: Mapping[str, Any]) -> list[str]:
     most, rounds = counted(training.most, "proposal"), counted(training.rounds, "round")
     return [
         f"Self-training: the likeliest {most} of each class among {len(training.pool):,} without a "
-        f"label, none of them of a test image, join its shots, for {rounds} at most; kept where "
+        f"label, none of them of the test split, join its shots, for {rounds} at most; kept where "
         "held-out shots say that it helps."
     ]
 
