@@ -95,6 +95,8 @@ def load_task(
         like = kept if len(set(kept.class_names)) > 1 else None
         return BoxTask(kept, root, own_ids, None, (), like, (boxes,))
     true = place_boxes(known, root, allow_missing=True).boxes
+    for line in true.notes:
+        tell(f"{Path(true.where).name}: {line}.")
     ids = dict(zip(true.images, true.image_ids.tolist(), strict=True))
     judged = [image for image in kept.images if image in ids]
     if not judged:

@@ -47,7 +47,7 @@ class DetectOptions:
         if self.nms is not None and not 0 <= self.nms <= 1:
             raise InputError(f"nms={self.nms} must be an IoU, 0 to 1.")
         if self.most < 1:
-            raise InputError(f"max_per_image must be at least 1; got {self.most}.")
+            raise InputError(f"max_per_image={self.most} must be at least 1.")
 
 
 class ImageDetections(NamedTuple):
