@@ -108,6 +108,8 @@ def test_train_on_boxes_with_self_training(
     card = Path("model/README.md").read_text()
     assert "cafe predict model new-images/ --boxes proposals.json" in card
     assert "each is cut out at 1.0 and 1.5 times its sides" in card
+    refused = call(monkeypatch, capsys, "report", "model")
+    assert "'model' is a model, and a run is asked for" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,6 @@ def test_what_looks_at_a_cache_of_boxes_says_so_and_shows_them(
         (("next", name, "photos"), "holds boxes, beside which whole images are no choice"),
         (("relabel", "kept.csv", "photos"), "is about boxes, of which no label is changed here"),
         (("fit", name, "--loss", "sigmoid"), "'loss' is of linear-probe"),
-        (("report", "model"), "'model' is a model, and a run is asked for"),
     ):
         answer = run(*words)
         assert answer.code in (1, 2)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from cafe.errors import counted, escape_bytes
-from cafe.store.key import say_items
 
 from .. import options as opt
 from ..output import note, print_json, print_table, say
@@ -107,6 +106,8 @@ def check(
 
 
 def _print(found: Check, file: Path, page: Path | None) -> None:
+    from cafe.store.key import say_items
+
     items = counted(found.images, found.noun)
     say(f"{found.name}, {found.encoder}: {items} of {len(found.classes)} classes")
     _print_findings(found)
@@ -171,6 +172,8 @@ def _print_findings(found: Check) -> None:
 
 def _print_classes(found: Check) -> None:
     """Class counts at their ends, and the classes that zero-shot CLIP does not know."""
+    from cafe.store.key import say_items
+
     counts = [(sum(row["images"].values()), row["name"]) for row in found.classes]
     (least, rare), (most, common) = min(counts), max(counts)
     noun = found.noun
