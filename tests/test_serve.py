@@ -265,6 +265,8 @@ def test_pages_of_images_and_views(client: TestClient, session: Session) -> None
     page = client.get("/api/images?view=all&start=290&count=60").json()
     assert (page["total"], len(page["items"])) == (300, 10)
     assert client.get("/api/images?view=all&start=9000").json()["items"] == []
+    some = client.get("/api/images?rows=7&rows=3&rows=9000").json()["items"]
+    assert [item["row"] for item in some] == [7, 3]
     of_class = client.get("/api/images?view=all&label=3").json()
     assert {item["label"] for item in of_class["items"]} == {3}
     (pair, *_) = client.get("/api/confusions").json()

@@ -343,6 +343,10 @@ def test_the_command_line(run: Run, tmp_path: Path) -> None:
     assert "by 10-fold cross-validation on 1,797 images" in answer.out
     assert f"Next: cafe predict {folder} new-images/" in answer.out
     record = json.loads((folder / MODEL).read_text())
+    (look,) = (line for line in answer.out.splitlines() if line.startswith("Are the labels right?"))
+    assert f"cafe check {record['cache']} --cache cache." in look
+    assert look.endswith(f"cafe serve {folder}")
+    assert "gda, which was better than zero-shot on held-out images" in answer.out
     assert record["command"].startswith("cafe train digits")
     assert record["rivals"].keys() == {"zero-shot"}
     again = run(*words, "--json")

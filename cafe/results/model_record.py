@@ -138,8 +138,8 @@ class ModelRecord:
     @property
     def brief(self) -> str:
         """One line on how the method was chosen, and on what it was fitted."""
-        others = ", ".join(f"{name} {value:.1f} %" for name, value in self.rivals.items())
-        chosen = f"{self.method}, the best of {1 + len(self.rivals)} methods there ({others})"
+        others = " and ".join(self.rivals)
+        chosen = f"{self.method}, which was better than {others} on held-out images"
         what = chosen if others else self.method
         seen = "" if self.learning in (None, INDUCTIVE) else f"; {self.learning}"
         line = f"Fitted on all {sum(self.images):,} labelled images: {what}{seen}."

@@ -152,26 +152,31 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
 def _add_images(app: FastAPI, session: Session, pictures: Pictures | None) -> None:
     """What the page asks for of the images of the dataset."""
 
+    def is_known(row: int) -> bool:
+        return session.gallery is not None and 0 <= row < len(session.gallery)
+
     @app.get("/api/images", include_in_schema=False)
     def images(
-        view: views.View,
+        view: views.View = "all",
         label: int | None = None,
         guess: int | None = None,
         start: Annotated[int, Query(ge=0)] = 0,
         count: Annotated[int, Query(ge=1, le=500)] = 60,
+        rows: Annotated[list[int] | None, Query(max_length=500)] = None,
     ) -> dict[str, Any]:
+        if rows is not None:  # these, whatever their view would show now
+            return {"items": views.items(session, [row for row in rows if is_known(row)])}
         return views.images(session, view, label, guess, slice(start, start + count))
 
     @app.get("/api/images/{row}", include_in_schema=False)
     def image(row: int) -> dict[str, Any]:
-        if session.gallery is None or not 0 <= row < len(session.gallery):
+        if not is_known(row):
             raise HTTPException(404, "no such image.")
-        return views.item(session, row)
+        return views.items(session, [row])[0]
 
     @app.get("/api/pictures/{row}", include_in_schema=False)
     def picture(row: int, edge: Literal["144", "640"] = "144") -> Response:
-        known = session.gallery is not None and 0 <= row < len(session.gallery)
-        jpeg = pictures.jpeg(row, int(edge)) if pictures is not None and known else None
+        jpeg = pictures.jpeg(row, int(edge)) if pictures is not None and is_known(row) else None
         if jpeg is None:
             raise HTTPException(404, "no such picture.")
         return Response(jpeg, media_type="image/jpeg", headers=_KEEP)

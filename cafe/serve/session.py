@@ -51,7 +51,9 @@ class Session:
         self.model, self.gallery, self._context = model, gallery, context
         self.corrections = Corrections(self.folder / CORRECTIONS)
         self.look: Look | None = None
-        self.busy, self.error, self.version, self._closed = "", "", 0, False
+        self.busy, self.error, self._closed = "", "", False
+        self.version, self.fits = 0, 0
+        """Grow with each change, and with each look."""
         self._encoding, self._changing = threading.Lock(), threading.Lock()
         self._worker: threading.Thread | None = None
         self._next = torch.zeros(0, dtype=torch.int64)
@@ -214,7 +216,8 @@ class Session:
                 note_fit(self.folder, FitNote.of(before, None, self._changed(before.y)))
             note_fit(self.folder, FitNote.of(look, before, self._changed(y)))
         self._next = self._choose_next(y)
-        self.look, self.trained = look, y if save else self.trained
+        self.trained = y if save else self.trained
+        self.look, self.fits = look, self.fits + 1
 
     def _changed(self, y: Tensor) -> int:
         return int((y != self._gallery().labels).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,7 @@ def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
         "busy": session.busy,
         "error": session.error,
         "version": session.version,
+        "fits": session.fits,
         "looked": look is not None,
         "pictures": pictures is not None and pictures.at_hand,
         "file": str(session.corrections.path),
@@ -73,12 +75,10 @@ def images(
     session: Session, view: View, label: int | None, guess: int | None, part: slice
 ) -> dict[str, Any]:
     """Some of the images of a view, and how many there are."""
+    fits = session.fits
     rows = _rows(session, view, label, guess)
-    return {
-        "total": len(rows),
-        "start": part.start,
-        "items": [item(session, row) for row in rows[part].tolist()],
-    }
+    some = items(session, rows[part].tolist())
+    return {"total": len(rows), "start": part.start, "fits": fits, "items": some}
 
 
 def _rows(session: Session, view: View, label: int | None, guess: int | None) -> Tensor:
@@ -103,13 +103,17 @@ def _rows(session: Session, view: View, label: int | None, guess: int | None) ->
     return rows if label is None else rows[y[rows] == label]
 
 
-def item(session: Session, row: int) -> dict[str, Any]:
-    """One image."""
+def items(session: Session, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Images by their rows."""
+    y = session.labels()
+    return [_item(session, row, int(y[row])) for row in rows]
+
+
+def _item(session: Session, row: int, label: int) -> dict[str, Any]:
     gallery, look = session.gallery, session.look
     if gallery is None:
         raise IndexError(row)
-    said = session.said(row)
-    label, given = int(session.labels()[row]), int(gallery.labels[row])
+    said, given = session.said(row), int(gallery.labels[row])
     values = {
         "row": row,
         "id": gallery.ids[row],

@@ -53,9 +53,10 @@ def relabel(
 
 
 def _print(made: Relabelled) -> None:
-    rows = [list(map(escape_bytes, change)) for change in made.changes[:_MOST]]
+    skip = int(made.target.is_dir())  # in a folder the image is its place
+    rows = [list(map(escape_bytes, change[skip:])) for change in made.changes[:_MOST]]
     if rows:
-        print_table(["image", "from", "to"], rows)
+        print_table(["image", "from", "to"][skip:], rows)
     if len(made.changes) > _MOST:
         say(f"and {len(made.changes) - _MOST:,} more")
     for line in made.left[:_MOST]:

@@ -143,10 +143,15 @@ def train(
             note=note,
             **options,
         )
-    _print(made, output, as_json=as_json, verbose=verbose)
+    has_files = split_file is None and boxes is None and Path(dataset).exists()
+    looked_at = dataset if has_files else made.record.cache
+    home = [] if cache is None else ["--cache", str(cache)]
+    _print(made, output, [looked_at, *home], as_json=as_json, verbose=verbose)
 
 
-def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
+def _print(
+    model: Model, folder: Path, looked_at: Sequence[str], *, as_json: bool, verbose: bool
+) -> None:
     from cafe.results.model_record import changes
     from cafe.store.key import noun_of, say_items
 
@@ -174,13 +179,14 @@ def _print(model: Model, folder: Path, *, as_json: bool, verbose: bool) -> None:
     say("", record.words if verbose else f"{record.brief} (--verbose tells more.)")
     boxes = " --boxes proposals.json" if noun == "box" else ""
     say(f"{folder}: {size}. Next: cafe predict {folder} new-images/{boxes}")
+    check = escape_bytes(shlex.join(["cafe", "check", *looked_at]))
+    say(f"Are the labels right? Look: {check}. Correct them in the browser: cafe serve {folder}")
 
 
 def _print_classes(class_names: Sequence[str], shares: Sequence[Share], noun: str) -> None:
-    from cafe.store.key import say_items
-
     """One row per class; of many classes those that are right least often."""
     from cafe.datasets.text_files import distinct_names
+    from cafe.store.key import say_items
 
     rows = list(zip(distinct_names(class_names), shares, strict=True))
     more = len(rows) - _MOST_CLASSES

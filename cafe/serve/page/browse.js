@@ -9,7 +9,7 @@ const LEADS = {
 };
 
 export function openGrid(main, name, options) {
-  const view = { items: [], total: 0, at: 0, start: Number(options.get("start")) || 0, done: 0 };
+  const view = { items: [], total: 0, at: 0, start: Number(options.get("start")) || 0 };
   let filter = { kind: name === "check" ? "suspicious" : name === "next" ? "next" : "all", label: null, guess: null };
   const grid = el("div", { className: "grid", role: "listbox", "aria-label": "Images" });
   const panel = el("aside", { className: "panel", "aria-label": "The chosen image" });
@@ -51,21 +51,42 @@ export function openGrid(main, name, options) {
   }
 
   let asked = 0;
-  async function load(keep = false) {
+  async function load() {
     const mine = ++asked, query = new URLSearchParams({ view: filter.kind, start: view.start, count: PAGE });
     if (filter.label !== null) query.set("label", filter.label);
     if (filter.guess !== null) query.set("guess", filter.guess);
     try {
       const found = await ask(`api/images?${query}`);
       if (mine !== asked) return;
+      app.fits = found.fits;
       if (!found.items.length && found.total && view.start) return go(Math.max(0, Math.floor((found.total - 1) / PAGE) * PAGE));
       view.items = found.items;
       view.total = found.total;
-      view.at = keep ? Math.max(0, Math.min(view.at, view.items.length - 1)) : 0;
+      view.at = 0;
     } catch (error) {
       return tell(error.message, true);
     }
     draw();
+  }
+
+  // the same images in the same order: a person who works through a page keeps it
+  async function reload() {
+    if (!view.items.length) return load();
+    const mine = asked, query = new URLSearchParams(view.items.map((one) => ["rows", one.row]));
+    const found = await ask(`api/images?${query}`);
+    if (mine !== asked) return;
+    found.items.forEach(put);
+    drawPanel();
+  }
+
+  // an image as it is now, wherever it is on the page
+  function put(item) {
+    const place = view.items.findIndex((one) => one.row === item.row);
+    if (place < 0 || JSON.stringify(item) === JSON.stringify(view.items[place])) return;
+    const hadFocus = grid.children[place] === document.activeElement;
+    view.items[place] = item;
+    grid.children[place].replaceWith(card(item, place));
+    if (hadFocus) grid.children[place].focus({ preventScroll: true });
   }
 
   function draw() {
@@ -129,20 +150,22 @@ export function openGrid(main, name, options) {
         item.said ? el("button", { className: "undo", onclick: () => say(null) }, "take back") : null));
   }
 
-  async function say(label) {
-    const place = view.at, item = view.items[place];
-    if (!item) return;
-    try {
-      changedHere(await send("api/labels", { changes: { [item.row]: label } }));
-      view.items[place] = await ask(`api/images/${item.row}`);
-      grid.children[place].replaceWith(card(view.items[place], place));
-      view.done += 1;
-      tell(label === null ? "Taken back." : `${shown(item.id)} is ${shown(className(label))}. u takes it back.`);
-      view.last = place;
-      choose(label === null || place + 1 >= view.items.length ? place : place + 1, true);
-    } catch (error) {
-      tell(error.message, true);
-    }
+  // the next image is chosen at once: keys are quicker than answers
+  let sent = Promise.resolve();
+  function say(label, row = view.items[view.at]?.row) {
+    if (row === undefined) return;
+    const place = view.items.findIndex((one) => one.row === row);
+    view.last = row;
+    if (place >= 0) choose(label === null || place + 1 >= view.items.length ? place : place + 1, true);
+    sent = sent.then(() => write(label, row)).catch((error) => tell(error.message, true));
+  }
+
+  async function write(label, row) {
+    changedHere(await send("api/labels", { changes: { [row]: label } }));
+    const item = await ask(`api/images/${row}`);
+    put(item);
+    if (view.items[view.at]?.row === row) drawPanel();
+    tell(label === null ? `${shown(item.id)}: taken back.` : `${shown(item.id)} is ${shown(className(label))}. u takes it back.`);
   }
 
   function go(start) {
@@ -166,7 +189,7 @@ export function openGrid(main, name, options) {
     else if (/^[1-9]$/.test(event.key) && item?.top[event.key - 1]) say(item.top[event.key - 1].label);
     else if (event.key === "Enter" && isCard && item && item.label !== null) say(item.label);
     else if (event.key === "c" && item) panel.querySelector("#other").focus();
-    else if (event.key === "u" && view.last !== undefined) { choose(view.last); say(null); }
+    else if (event.key === "u" && view.last !== undefined) say(null, view.last);
     else return;
     event.preventDefault();
   }
@@ -176,7 +199,11 @@ export function openGrid(main, name, options) {
   load();
   return {
     close: () => document.removeEventListener("keydown", keys),
-    // a person who works through a page keeps it: only another tab's words and a new fit change it
-    changed: async () => { if (document.activeElement?.id !== "other") { await drawTools(); await load(true); } },
+    // another tab's words change what is shown; a new fit also which images, and in which order
+    changed: async (isFitted) => {
+      if (document.activeElement?.id === "other") return;
+      await drawTools();
+      await (isFitted ? load() : reload());
+    },
   };
 }

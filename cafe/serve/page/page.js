@@ -62,7 +62,8 @@ export function picture(row, edge = 144) {
   return frame;
 }
 
-export const app = { state: null, classes: [], view: null, name: "" };
+// version and fits: of what is shown
+export const app = { state: null, version: 0, fits: 0, classes: [], view: null, name: "" };
 
 function showState(state) {
   const before = app.state;
@@ -109,15 +110,20 @@ function drawCurve(values) {
 }
 
 export async function refresh() {
-  const before = app.state?.version;
-  showState(await ask("api/state"));
-  if (before !== undefined && before !== app.state.version) {
+  const before = app.state, state = await ask("api/state");
+  if (app.state !== before) return; // a label that was sent meanwhile has a newer answer
+  const isFitted = state.fits !== app.fits, isNew = isFitted || state.version !== app.version;
+  app.version = state.version;
+  app.fits = state.fits;
+  showState(state);
+  if (before && isNew) {
     app.classes = await ask("api/classes");
-    await app.view?.changed?.();
+    await app.view?.changed?.(isFitted);
   }
 }
 
 export function changedHere(state) {
+  if (state.version === app.version + 1) app.version = state.version; // else another tab's words are to be shown too
   showState(state);
 }
 
