@@ -126,6 +126,12 @@ def test_strokes_that_look_alike_are_no_copies() -> None:
     x[1] = x[0] + 0.01
     pairs = find_pairs(find_neighbours(x), grey.clamp(0, 255).byte().numpy())
     assert [(p.first, p.second) for p in pairs] == [(0, 1)]
+    # of a few pixels only what is near by its features too is a copy
+    near, small = find_neighbours(x), grey.clamp(0, 255).byte().numpy()
+    assert find_pairs(near, small, is_tiny=np.ones(20, bool)) == pairs
+    x[1] = x[2] + 0.01
+    apart = find_pairs(find_neighbours(x), small, is_tiny=np.ones(20, bool))
+    assert (0, 1) not in [(p.first, p.second) for p in apart]
 
 
 def test_copies_are_found_by_features_alone() -> None:

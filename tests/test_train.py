@@ -344,7 +344,7 @@ def test_the_command_line(run: Run, tmp_path: Path) -> None:
     assert f"Next: cafe predict {folder} new-images/" in answer.out
     record = json.loads((folder / MODEL).read_text())
     (look,) = (line for line in answer.out.splitlines() if line.startswith("Are the labels right?"))
-    assert f"cafe check {record['cache']} --cache cache." in look
+    assert "Look: cafe check digits --cache cache." in look
     assert look.endswith(f"cafe serve {folder}")
     assert "gda, which was better than zero-shot on held-out images" in answer.out
     assert record["command"].startswith("cafe train digits")

@@ -35,6 +35,7 @@ from cafe.store.key import say_items
 
 _MANY = 1500  # images that `auto` judges for longer than half a minute on two cores
 _TINY = 24  # pixels of the shorter side
+_USUAL = 0.5  # of all images; what more have is no fault of each
 _DOUBTED = 0.25  # of all labels; more are hardly wrong
 _BLANK = 1.0  # standard deviation of grey values, of 255
 
@@ -135,7 +136,8 @@ def _look(
     boxes = boxes_by_id(cache, {image.id for image in labelled})
     pixels = _glance(source.root, labelled, boxes, progress, notes)
     near = find_neighbours(images.x, progress)
-    pairs = find_pairs(near, pixels.grey if pixels else None, progress)
+    is_tiny = pixels.sides < _TINY if pixels else None
+    pairs = find_pairs(near, pixels.grey if pixels else None, progress, is_tiny)
     used = method or usual_method(images, task.text)
     if used == "auto" and len(images) >= _MANY:
         items = counted(len(images), cache.noun)
@@ -171,7 +173,7 @@ def _look(
             *(Finding(labelled[row], "outlier", "", 1.0) for row in _zeros(images.x)),
             *(Finding(labelled[row], "outlier", "", sure) for row, sure in find_outliers(near)),
         ],
-        useless=_useless(pixels, labelled),
+        useless=_useless(pixels, labelled, notes),
         near_texts=[(names[a], names[b], round(c, 4)) for a, b, c in near_texts(task.text)],
         zero_shot=zero_shot,
         notes=[say_items(line, cache.noun) for line in notes],
@@ -214,11 +216,19 @@ def _copies(rows: list[int], pairs: Sequence[Any], labelled: Sequence[Labelled])
     return Copies([labelled[row] for row in rows], round(sure, 4))
 
 
-def _useless(pixels: Glance | None, labelled: Sequence[Labelled]) -> list[Finding]:
+def _useless(
+    pixels: Glance | None, labelled: Sequence[Labelled], notes: list[str]
+) -> list[Finding]:
     if pixels is None:
         return []
     contrast = pixels.grey.std(axis=(1, 2))
     blank, tiny = contrast < _BLANK, pixels.sides < _TINY
+    if tiny.mean() > _USUAL:
+        notes.append(
+            f"{int(tiny.sum()):,} of {len(tiny):,} images are under {_TINY} pixels: this is how "
+            "the dataset is, so none is listed as tiny"
+        )
+        tiny = np.zeros_like(tiny)
     found = [
         Finding(labelled[row], "blank", "", 1 - float(contrast[row]) / 2)
         for row in np.flatnonzero(blank).tolist()

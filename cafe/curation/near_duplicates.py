@@ -93,20 +93,26 @@ def _unit(x: Tensor) -> NDArray[np.float32]:
 
 
 def find_pairs(
-    near: Neighbours, grey: NDArray[np.uint8] | None = None, progress: Progress | None = None
+    near: Neighbours,
+    grey: NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+    is_tiny: NDArray[np.bool_] | None = None,
 ) -> list[Pair]:
     """Pairs of copies.
 
     From features alone, images are copies that are equal but for rounding, or each of which is
     much nearer to the other than to the next image. With pixels, of each image's five nearest
     those are, of which a crop of one looks like the other, and clearly more so than the fourth
-    does: strokes on a plain ground all look much alike.
+    does: strokes on a plain ground all look much alike. A tiny image has too few pixels to tell:
+    there the features of copies must be much nearer than those of the tenth neighbour too.
 
     Parameters
     ----------
     near : Neighbours
     grey : ndarray, optional
         Small grey images. (N, 32, 32)
+    is_tiny : ndarray, optional
+        Images of a few pixels; None where there are none. (N,)
     """
     if grey is None:
         return _pairs_by_features(near)
@@ -119,7 +125,11 @@ def find_pairs(
     of_image[image, place] = alike[which.ravel()]
     others = np.sort(of_image, axis=1)[:, -_MOST_COPIES][ends].max(axis=1)  # (M,)
     stands_out = (alike >= _SURE) | (1 - alike < _GAP * (1 - others))
-    same = d[image, place][firsts] < _SAME
+    distances = d[image, place][firsts]  # (M,)
+    if is_tiny is not None:
+        far = near.distances[ends, -1].min(axis=1)
+        stands_out &= (distances < _RATIO * far) | ~is_tiny[ends].any(axis=1)
+    same = distances < _SAME
     alike = np.where(stands_out, alike, 0)
     sure = np.where(same, np.maximum(alike, 0.99), alike)
     found = [Pair(int(a), int(b), float(s)) for (a, b), s in zip(ends, sure, strict=True)]
@@ -165,10 +175,18 @@ def _likeness(
 
 
 def _best_crop(a: Tensor, b: Tensor, cuts: Tensor) -> Tensor:
-    rows = cuts @ a[:, None]  # (n, 9, S, E)
-    crops = rows[:, :, None] @ cuts.mT  # (n, 9, 9, S, S)
-    whole = cuts[0] @ b @ cuts[0].T  # (n, S, S)
-    return (_centred(crops) * _centred(whole)[:, None, None]).sum((-2, -1)).amax((1, 2))
+    """Highest correlation of the crops C_i a C_j' with the whole of b, no crop of which is made.
+
+    The product of a crop with the whole w is that of C_i a with w C_j; its length is by the
+    products of C_i a with itself.
+    """
+    rows = cuts @ (a - a.mean((-2, -1), keepdim=True))[:, None]  # (n, 9, S, E)
+    turned = _centred(cuts[0] @ b @ cuts[0].T)[:, None] @ cuts  # (n, 9, S, E)
+    products = rows.flatten(2) @ turned.flatten(2).mT  # (n, 9, 9)
+    squares = (rows.mT @ rows).flatten(2) @ (cuts.mT @ cuts).flatten(1).T
+    means = rows.mean(2) @ cuts.mean(1).T
+    lengths = (squares - _PART**2 * means.square()).clamp_min(1e-6).sqrt()
+    return (products / lengths).amax((1, 2))
 
 
 def _centred(a: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ def words_of(fitted: Fitted, cache: FeatureCache, learning: str) -> str:
     if fitted.rivals:
         others = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.rivals.items())
         words.append(
-            f"It is the best of {1 + len(fitted.rivals)} methods on all held-out images ({others}). "
-            "Of the best such a number is too high, so the estimate is another: each tenth of "
-            "the images is judged by the method that the other nine choose."
+            f"It is the best of {1 + len(fitted.rivals)} methods on these images ({others}). "
+            "Of the best such a number is too high; so in the estimate each tenth of the images "
+            "is judged by the method that the other nine choose."
         )
     return say_items(" ".join(words), cache.noun)

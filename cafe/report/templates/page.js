@@ -172,7 +172,44 @@
     }
   };
 
+  // a click on a column sorts the rows by it; those of one group stay together
+  const valueOf = (row, column) => row.cells[column]?.textContent.trim() ?? "";
+  const compare = (a, b) => {
+    const [x, y] = [parseFloat(a.replaceAll(",", "")), parseFloat(b.replaceAll(",", ""))];
+    if (!Number.isNaN(x) && !Number.isNaN(y)) return x - y;
+    return Number.isNaN(x) - Number.isNaN(y) || a.localeCompare(b);
+  };
+  const sortBy = (head, column) => {
+    const body = head.closest("table").tBodies[0], down = head.ariaSort !== "descending";
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.ariaSort = down ? "descending" : "ascending";
+    const groups = [[]];
+    for (const row of body.rows) {
+      if (row.querySelector(".group")) groups.push([row], []);
+      else groups.at(-1).push(row);
+    }
+    for (const rows of groups) {
+      const full = rows.filter((row) => valueOf(row, column));
+      full.sort((a, b) => compare(valueOf(a, column), valueOf(b, column)) * (down ? -1 : 1));
+      body.append(...full, ...rows.filter((row) => !full.includes(row)));
+    }
+  };
+  const makeSortable = () => {
+    for (const table of document.querySelectorAll(".scroll > table")) {
+      if (table.tBodies[0].rows.length < 2 || table.querySelector("td button")) continue;
+      [...table.tHead.rows[0].cells].forEach((head, column) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.title = "Sort by this column";
+        button.append(...head.childNodes);
+        button.addEventListener("click", () => sortBy(head, column));
+        head.append(button);
+      });
+    }
+  };
+
   makeLegends();
+  makeSortable();
   draw().then(() => {
     listen();
     document.documentElement.dataset.drawn = "yes";

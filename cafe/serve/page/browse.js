@@ -3,10 +3,11 @@ import { app, ask, changedHere, el, named, percent, picture, send, shown, tell }
 
 const PAGE = 60;
 const LEADS = {
-  browse: "All images. The keys ← → ↑ ↓ move, 1 to 3 choose a class, Enter confirms the label, c types a class, u takes back.",
-  check: "Images whose label is another than what heads say that were fitted without them; the surest first.",
+  browse: "All images.",
+  check: "Images that the model, fitted without them, labels otherwise: the surest first.",
   next: "Images that are worth a label, or a look, most.",
 };
+const KEYS = "Keys: ← → ↑ ↓ move, 1 to 3 choose a class, Enter keeps the label, c types a class, u takes back.";
 
 export function openGrid(main, name, options) {
   const view = { items: [], total: 0, at: 0, start: Number(options.get("start")) || 0 };
@@ -16,7 +17,7 @@ export function openGrid(main, name, options) {
   const range = el("span", {}), back = el("button", { onclick: () => turn(-1), "aria-label": "previous page" }, "‹");
   const on = el("button", { onclick: () => turn(1), "aria-label": "next page" }, "›");
   const tools = el("div", { className: "tools" });
-  main.replaceChildren(el("p", { className: "lead" }, LEADS[name]), tools, el("div", { className: "work" }, grid, panel));
+  main.replaceChildren(el("p", { className: "lead" }, `${LEADS[name]} `, el("span", { className: "keys" }, KEYS)), tools, el("div", { className: "work" }, grid, panel));
   const className = (c) => (c === null || c === undefined ? "no label" : app.classes[c]?.name ?? String(c));
 
   async function drawTools() {
@@ -137,12 +138,12 @@ export function openGrid(main, name, options) {
       else tell(`There is no class '${shown(input.value)}'.`, true);
     });
     const keep = item.label === null ? null : el("button", { className: "keep", onclick: () => say(item.label) },
-      el("kbd", {}, "Enter"), named(`keep ${shown(className(item.label))}`), el("span", { className: "number" }, item.own == null ? "" : percent(item.own)));
+      el("kbd", {}, "Enter"), named(`keep ${shown(className(item.label))}`, "wraps"), el("span", { className: "number" }, item.own == null ? "" : percent(item.own)));
     const others = item.top.map((one, i) => (one.label === item.label ? null : el("button", { onclick: () => say(one.label) },
-      el("kbd", {}, String(i + 1)), named(className(one.label)), el("span", { className: "number" }, percent(one.probability)))));
+      el("kbd", {}, String(i + 1)), named(className(one.label), "wraps"), el("span", { className: "number" }, percent(one.probability)))));
     const texts = item.label === null ? [] : app.classes[item.label]?.texts ?? [];
     panel.replaceChildren(picture(item.row, 640),
-      el("div", {}, el("h2", { className: "name", title: shown(className(item.label)) }, shown(className(item.label))),
+      el("div", {}, el("h2", { className: "name wraps", title: shown(className(item.label)) }, shown(className(item.label))),
         el("p", { className: "muted id", title: shown(item.id) }, `${shown(item.id)}, ${item.split}`),
         texts.length ? el("p", { className: "muted texts" }, `“${shown(texts[0])}”`) : null),
       el("div", { className: "choices" }, keep, ...others.filter(Boolean)),

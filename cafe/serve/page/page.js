@@ -23,7 +23,7 @@ export const shown = (text) =>
 export const named = (text, more = "") =>
   el("span", { className: `name ${more}`, title: shown(text) }, shown(text));
 
-export const percent = (p) => (p === null || p === undefined ? "–" : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)} %`);
+export const percent = (p) => (p === null || p === undefined ? "–" : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)}\u00a0%`);
 
 export async function ask(path, options) {
   let reply;
@@ -78,7 +78,7 @@ function showState(state) {
   $("train").disabled = Boolean(state.busy) || !state.images;
   const n = state.waiting;
   $("waiting").textContent = state.busy
-    ? (state.looked ? "training …" : "looking at the images …")
+    ? `${state.looked ? "training" : "looking at the images"} …${share(state.busy)}`
     : n ? `${n} new ${n === 1 ? "label" : "labels"}` : "";
   $("saved").textContent = state.said
     ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel ${shown(state.file)} DATASET applies it.` : "";
@@ -87,6 +87,11 @@ function showState(state) {
     if (state.history.length > before.history.length) tell(moved(state.history.at(-1)));
     else tell("");
   }
+}
+
+function share(busy) {
+  const [, done, all] = /epoch (\d+) of (\d+)/.exec(busy) ?? [];
+  return all ? ` ${Math.round((100 * done) / all)} %` : "";
 }
 
 function moved(note) {
@@ -129,7 +134,7 @@ export function changedHere(state) {
 
 $("train").addEventListener("click", async () => {
   try {
-    tell("");
+    tell("The model as it was goes on answering until the new one is ready.");
     showState(await send("api/train", {}));
   } catch (error) {
     tell(error.message, true);
@@ -209,7 +214,7 @@ function answer(prediction, file) {
   } else {
     text.append(el("h2", { className: "label" }, shown(prediction.label)));
     for (const score of prediction.top) {
-      text.append(el("div", { className: "row" }, el("meter", { value: score.probability }), named(score.label),
+      text.append(el("div", { className: "row" }, el("meter", { value: score.probability }), named(score.label, "wraps"),
         el("span", { className: "number" }, percent(score.probability))));
     }
     const zero = prediction.zero_shot;
@@ -220,8 +225,9 @@ function answer(prediction, file) {
     }
   }
   text.append(el("p", { className: "muted" }, shown(prediction.image)));
-  const near = el("div", { className: "near", title: "The nearest training images" }, ...prediction.nearest.map((one) =>
+  const near = el("div", { className: "near" }, ...prediction.nearest.map((one) =>
     el("figure", {}, picture(one.row), named(one.label), el("span", { className: "number" }, one.cosine.toFixed(3)))));
+  if (prediction.nearest.length) near.append(el("p", { className: "muted" }, "The nearest training images, with their cosine similarity"));
   return el("article", { className: "answer" }, frame, text, near);
 }
 
