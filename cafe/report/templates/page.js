@@ -180,7 +180,9 @@
     return Number.isNaN(x) - Number.isNaN(y) || a.localeCompare(b);
   };
   const sortBy = (head, column) => {
-    const body = head.closest("table").tBodies[0], down = head.ariaSort !== "descending";
+    const body = head.closest("table").tBodies[0];
+    const isText = [...body.rows].some((row) => /^[^\d+−-]/.test(valueOf(row, column)) && !row.querySelector(".group"));
+    const down = head.ariaSort ? head.ariaSort === "ascending" : !isText; // numbers: the highest first
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.ariaSort = down ? "descending" : "ascending";
     const groups = [[]];

@@ -84,14 +84,15 @@ function showState(state) {
     ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel ${shown(state.file)} DATASET applies it.` : "";
   if (state.error && (!before || before.error !== state.error)) tell(`It could not be trained: ${state.error}`, true);
   if (before && before.busy && !state.busy && !state.error) {
-    if (state.history.length > before.history.length) tell(moved(state.history.at(-1)));
-    else tell("");
+    // the first look trains nothing; the history is longer some time before a fit ends
+    tell(before.looked && state.history.length ? moved(state.history.at(-1)) : "");
   }
 }
 
 function share(busy) {
   const [, done, all] = /epoch (\d+) of (\d+)/.exec(busy) ?? [];
-  return all ? ` ${Math.round((100 * done) / all)} %` : "";
+  if (!all) return "";
+  return done === all ? " almost done" : ` ${Math.round((100 * done) / all)} %`; // closed forms come last
 }
 
 function moved(note) {
@@ -235,14 +236,14 @@ function answer(prediction, file) {
 
 function openHistory(main) {
   const draw = () => {
-    const notes = [...app.state.history].reverse(), sign = (v) => (v === null ? "–" : `${v.toFixed(1)} %`);
+    const notes = [...app.state.history].reverse(), sign = (v) => (v === null ? "–" : `${v.toFixed(1)}\u00a0%`);
     const rows = notes.map((note) => el("tr", {}, el("td", {}, new Date(note.created).toLocaleString()),
-      el("td", {}, note.images.toLocaleString("en")), el("td", {}, String(note.corrections)), el("td", {}, sign(note.before)),
-      el("td", {}, sign(note.accuracy)), el("td", {}, note.low === null ? "–" : `${note.low.toFixed(1)} to ${note.high.toFixed(1)}`)));
+      el("td", {}, sign(note.accuracy)), el("td", {}, sign(note.before)), el("td", {}, note.low === null ? "–" : `${note.low.toFixed(1)} to ${note.high.toFixed(1)}`),
+      el("td", {}, note.images.toLocaleString("en")), el("td", {}, String(note.corrections))));
     main.replaceChildren(
       el("p", { className: "lead" }, `Now: ${app.state.estimate}. Each image is judged by a head that was fitted without it. “Fit before” is the one before it, judged by the same, corrected labels.`),
       rows.length
-        ? el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["trained", "images", "labels changed", "fit before", "accuracy", "95 %"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows)))
+        ? el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["trained", "accuracy", "fit before", "95 %", "images", "labels changed"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows)))
         : el("p", { className: "empty" }, "It was not trained again yet. Correct some labels, then press Train again."));
   };
   draw();
