@@ -570,6 +570,29 @@ def test_a_click_on_a_cell_shows_its_runs(browser: Any, runs: list[Path]) -> Non
     assert button.get_attribute("aria-pressed") == "true"
 
 
+def test_a_column_sorts_its_table_by_the_keyboard(browser: Any) -> None:
+    def column(number: int) -> list[str]:
+        script = (
+            "return [...document.querySelector('#run1 .scroll tbody').rows]"
+            ".map((row) => row.cells[arguments[0]].textContent)"
+        )
+        cells: list[str] = browser.execute_script(script, number)
+        return cells
+
+    names, best = browser.find_elements("css selector", "#run1 .scroll thead")[0].find_elements(
+        "css selector", "button"
+    )[:2]
+    was = column(0)
+    for way in ("descending", "ascending"):
+        best.send_keys("\ue007")  # Enter
+        values = [float(cell.split()[0]) for cell in column(1)]
+        assert values == sorted(values, reverse=way == "descending")
+        heads = browser.find_elements("css selector", "#run1 .scroll [aria-sort]")
+        assert [head.get_attribute("aria-sort") for head in heads] == [way]
+    names.send_keys(" ")
+    assert column(0) == sorted(was)
+
+
 def _outside(driver: Any, width: int = 390) -> list[str]:
     """What a narrow screen does not show, or what makes the page scroll sideways."""
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}

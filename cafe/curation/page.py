@@ -16,7 +16,11 @@ _MOST = 100
 """Images of a kind that are shown; all are in `suggestions.csv`."""
 
 
-def write_check_page(found: Check, target: Path | str = "check.html") -> Path:
+def write_check_page(
+    found: Check,
+    target: Path | str = "check.html",
+    suggestions: Path | str = "suggestions.csv",
+) -> Path:
     """Write what a check has found as one self-contained page; a page that is there is replaced.
 
     Parameters
@@ -24,6 +28,8 @@ def write_check_page(found: Check, target: Path | str = "check.html") -> Path:
     found : Check
         Pictures are those of its `root`, where the images are at hand.
     target : Path or str
+    suggestions : Path or str
+        The file that the page names; see `Check.write_suggestions`.
 
     Raises
     ------
@@ -43,7 +49,13 @@ def write_check_page(found: Check, target: Path | str = "check.html") -> Path:
     shown = [finding.image for finding in _findings(found)]
     shown += [image for group in copies[:_MOST] for image in group.images]
     path = Path(target)
-    text = page.render(found=found, copies=copies, most=_MOST, pictures=_pictures(found, shown))
+    text = page.render(
+        found=found,
+        copies=copies,
+        most=_MOST,
+        pictures=_pictures(found, shown),
+        suggestions=str(suggestions),
+    )
     with raise_as(CafeError, f"cannot write the page to '{path}'", "choose another with --output"):
         write_text(path, text)
     return path

@@ -93,7 +93,7 @@ def check(
             note=note,
         )
         file = found.write_suggestions(suggestions)
-        page = None if output is None else write_check_page(found, output)
+        page = None if output is None else write_check_page(found, output, file)
     if as_json:
         print_json({**found.json, "suggestions": str(file), "page": page and str(page)})
     else:

@@ -134,19 +134,14 @@ def train(
         context=parse_context(context),
         **parse_ratio(ratio),
     )
+    options["method"] = parse_methods(method) or DEFAULT_METHODS
+    command = escape_bytes(shlex.join(["cafe", *sys.argv[1:]]))
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
-        made = run(
-            dataset,
-            method=parse_methods(method) or DEFAULT_METHODS,
-            command=escape_bytes(shlex.join(["cafe", *sys.argv[1:]])),
-            progress=progress,
-            note=note,
-            **options,
-        )
-    has_files = split_file is None and boxes is None and Path(dataset).exists()
-    looked_at = dataset if has_files else made.record.cache
-    home = [] if cache is None else ["--cache", str(cache)]
-    _print(made, output, [looked_at, *home], as_json=as_json, verbose=verbose)
+        made = run(dataset, command=command, progress=progress, note=note, **options)
+    is_list = split_file is not None or boxes is not None
+    looked_at = [made.record.cache if is_list or not Path(dataset).exists() else dataset]
+    looked_at += [] if cache is None else ["--cache", str(cache)]
+    _print(made, output, looked_at, as_json=as_json, verbose=verbose)
 
 
 def _print(
