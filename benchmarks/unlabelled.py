@@ -1,6 +1,6 @@
 """Measure what images without labels give: heads with a pool beside the same head without.
 
-    python benchmarks/unlabelled.py [--features DIR] [--seeds 5] [--memory] [-o FILE]
+    python benchmarks/unlabelled.py [--seeds 5] [--large] [--journal FILE] [-o FILE]
 
 A cell is one feature file at one shot count; the 21 cells of `benchmarks/auto.py`. Every head is
 fitted on the same draws. Two regimes, always apart:
@@ -9,8 +9,9 @@ fitted on the same draws. Two regimes, always apart:
 - few classes: every pool is a batch of at most 64 test images, of 1 to 4 classes ("batches"), or
   the next 64 of a stream whose classes come in bursts (Dirichlet, concentration 0.1; "stream").
 
-Labels of the pool are used for the final score alone. With `--memory` it also measures the time and
-memory of 25,000 to 100,000 images of noise in 1,000 classes, one process each.
+Labels of the pool are used for the final score alone. With `--large` it also runs
+`benchmarks/large_pools.py`. With `--journal` a run that was cut off goes on where it was: cells
+that the same code has measured are not measured again. Seconds are those of the processor.
 
 Asserts that pooled `auto` is at least 88.2 on average with no cell below zero-shot, and in no cell
 and regime more than 1 point below `auto` without a pool. Writes FILE.json and FILE.md.
@@ -19,11 +20,10 @@ and regime more than 1 point below `auto` without a pool. Writes FILE.json and F
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from auto import CELLS, ROOT
 from grid import machine, read_features
+from large_pools import SIZES, measure_large, measure_recall, tables
+from large_pools import check as check_large
 from numpy.typing import NDArray
 
 from cafe.features.pool import Pool
@@ -45,17 +47,20 @@ BATCH = 64
 BATCHES = 3
 CONCENTRATION = 0.1
 BASE = "auto"
+INDUCTIVE = ("zero-shot", BASE, "lda-prior")
 POOLED = {
-    "auto, pool": ("auto", {}),
-    "lda-prior-pooled": ("lda-prior-pooled", {}),
-    "transclip": ("transclip", {}),
-    "stata": ("stata", {}),
-    "zlap": ("zlap", {}),
+    "auto, pool": "auto",
+    "lda-prior-pooled": "lda-prior-pooled",
+    "transclip": "transclip",
+    "stata": "stata",
+    "zlap": "zlap",
 }
+FROM_AUTO = ("auto", "transclip", "stata")
+WITHOUT = {"lda-prior-pooled": "lda-prior"}  # the same head without a pool; auto for the others
 REGIMES = ("all classes", "batches", "stream")
 Rows = NDArray[np.int64]
-Counts = dict[str, list[int]]
-"""Head -> images right, of each seed."""
+Cell = dict[str, dict[str, dict[str, list[float]]]]
+"""Regime -> head -> "accuracies" in percent and "seconds" a pool, of each seed."""
 
 
 def batches_of_few(y: Rows, draw: np.random.Generator) -> list[Rows]:
@@ -95,76 +100,78 @@ def right(head: Head, part: Features) -> int:
     return int((head(part.x).argmax(dim=-1) == part.y).sum())
 
 
-class Tally:
-    """Images right and images asked, and seconds, of every head in every regime of one cell."""
-
-    def __init__(self) -> None:
-        self.right: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-
-    def add(self, regime: str, head: str, hits: int, images: int) -> None:
-        """One seed's share of images right, in percent."""
-        self.right[regime, head].append(100 * hits / images)
+def add(cell: Cell, regime: str, head: str, accuracy: float, seconds: float | None = None) -> None:
+    """One seed's figures of a head."""
+    row = cell[regime].setdefault(head, {"accuracies": [], "seconds": []})
+    row["accuracies"].append(round(accuracy, 2))
+    row["seconds"] += [] if seconds is None else [round(seconds, 3)]
 
 
-def measure_cell(
-    train: TrainingSet, test: Features, seed: int, heads: dict[str, Any], tally: Tally
-) -> None:
+def measure_seed(cell: Cell, train: TrainingSet, test: Features, seed: int) -> None:
     """Every head in every regime on one draw."""
-    base = make_method(BASE, Context(), {}).fit(train, seed=seed)
-    zero_shot = make_method("zero-shot", Context(), {}).fit(train)
+    plain = {name: make_method(name, Context(), {}).fit(train, seed=seed) for name in INDUCTIVE}
     for regime in REGIMES:
         pools = [test[torch.from_numpy(r)] for r in pools_of(regime, test.y.numpy(), seed)]
         images = sum(map(len, pools))
-        for name, head in (("zero-shot", zero_shot), (BASE, base)):
-            tally.add(regime, name, sum(right(head, part) for part in pools), images)
-        for name, (method, settings) in heads.items():
-            if name == "lda-prior-pooled" and regime != REGIMES[0]:
-                continue  # half of pooled auto, which is measured there
-            start, hits = time.perf_counter(), 0
+        for name, head in plain.items():
+            add(cell, regime, name, 100 * sum(right(head, part) for part in pools) / images)
+        for name, method in POOLED.items():
+            start, hits = time.process_time(), 0
             for part in pools:
-                own = {"pool": Pool(part.x), **settings}
-                hits += right(fit_pooled(method, own, train, seed, base), part)
-            tally.add(regime, name, hits, images)
-            tally.seconds[regime, name].append((time.perf_counter() - start) / len(pools))
+                hits += right(fit_pooled(method, Pool(part.x), train, seed, plain[BASE]), part)
+            spent = (time.process_time() - start) / len(pools)
+            add(cell, regime, name, 100 * hits / images, spent)
 
 
-def fit_pooled(
-    method: str, settings: dict[str, Any], train: TrainingSet, seed: int, base: Head
-) -> Head:
-    """A head with a pool; it starts from one fit of `auto`, which is not repeated per pool."""
-    made: Any = make_method(method, Context(), settings)
-    return (
-        made.fit_beside(base, train) if hasattr(made, "fit_beside") else made.fit(train, seed=seed)
-    )
+def fit_pooled(method: str, pool: Pool, train: TrainingSet, seed: int, base: Head) -> Head:
+    """A head with a pool; what starts from `auto` takes one fit of it for all pools."""
+    made: Any = make_method(method, Context(), {"pool": pool})
+    return made.fit_beside(base, train) if method in FROM_AUTO else made.fit(train, seed=seed)
+
+
+def measure_cell(folder: Path, name: str, shots: int, seeds: list[int]) -> Cell:
+    """Every seed of a cell."""
+    text, splits = read_features(folder / f"{name}.openai.npz", torch.device("cpu"))
+    labelled, cell = splits["train"], {regime: {} for regime in REGIMES}
+    for seed in seeds:
+        rows = draw_shots(labelled.y, shots, seed)
+        measure_seed(cell, TrainingSet(labelled[rows], text), splits["test"], seed)
+    figures = {h: round(mean(row["accuracies"]), 1) for h, row in cell[REGIMES[0]].items()}
+    print(name, shots, figures, flush=True)
+    return cell
+
+
+def code_version() -> str:
+    """A digest of all that decides the figures."""
+    files = [*sorted((ROOT / "cafe").rglob("*.py")), Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def measure(
-    folder: Path, seeds: list[int], heads: dict[str, Any], files: list[str]
-) -> dict[str, Tally]:
-    """Every cell of some of the files."""
+    folder: Path, seeds: list[int], files: list[str], journal: Path | None
+) -> dict[str, Cell]:
+    """Every cell of some of the files; those in the journal are taken from it."""
+    about = {"code": code_version(), "seeds": seeds}
+    lines = journal.read_text().splitlines() if journal and journal.exists() else []
+    rows = [json.loads(line) for line in lines]
+    known = {row["cell"]: row["found"] for row in rows if row["about"] == about}
     cells = {}
-    for name, counts in ((name, CELLS[name]) for name in files):
-        text, splits = read_features(folder / f"{name}.openai.npz", torch.device("cpu"))
-        labelled = splits["train"]
-        for shots in counts:
-            tally = cells[f"{name} {shots}"] = Tally()
-            for seed in seeds:
-                rows = draw_shots(labelled.y, shots, seed)
-                train = TrainingSet(labelled[rows], text)
-                measure_cell(train, splits["test"], seed, heads, tally)
-            figures = {h: round(mean(v), 1) for (r, h), v in tally.right.items() if r == REGIMES[0]}
-            print(name, shots, figures, flush=True)
+    for name, shots in ((file, shots) for file in files for shots in CELLS[file]):
+        key = f"{name} {shots}"
+        cells[key] = known.get(key) or measure_cell(folder, name, shots, seeds)
+        if journal and key not in known:
+            with journal.open("a") as file:
+                file.write(json.dumps({"about": about, "cell": key, "found": cells[key]}) + "\n")
     return cells
 
 
-def accuracies(cells: dict[str, Tally], regime: str) -> dict[str, list[float]]:
+def accuracies(cells: dict[str, Cell], regime: str) -> dict[str, list[float]]:
     """Head -> mean accuracy in each cell."""
-    heads = [h for r, h in next(iter(cells.values())).right if r == regime]
-    return {h: [mean(tally.right[regime, h]) for tally in cells.values()] for h in heads}
+    heads = next(iter(cells.values()))[regime]
+    return {h: [mean(cell[regime][h]["accuracies"]) for cell in cells.values()] for h in heads}
 
 
-def check(cells: dict[str, Tally]) -> list[str]:
+def check(cells: dict[str, Cell]) -> list[str]:
     """What does not hold of what was aimed at; nothing where all does."""
     broken = []
     for regime in REGIMES:
@@ -180,74 +187,23 @@ def check(cells: dict[str, Tally]) -> list[str]:
     return broken
 
 
-def table(cells: dict[str, Tally], regime: str) -> str:
+def table(cells: dict[str, Cell], regime: str) -> str:
     """A Markdown table of a regime: a row per head, averages first, then every cell."""
     found = accuracies(cells, regime)
     short = [cell.replace(".ViT-B-32", "").replace("imagenet-", "") for cell in cells]
     lines = [
-        f"| {regime} | average | worst to zero-shot | worst to auto | s a pool | "
+        f"| {regime} | average | worst to zero-shot | worst to itself without | worst to auto | processor s a pool | "
         f"{' | '.join(short)} |",
-        "| --- " * (5 + len(cells)) + "|",
+        "| --- " * (6 + len(cells)) + "|",
     ]
     for head, row in found.items():
-        gaps = [min(map(float.__sub__, row, found[to])) for to in ("zero-shot", BASE)]
-        spent = [s for tally in cells.values() for s in tally.seconds[regime, head]]
+        others = ("zero-shot", head if head in INDUCTIVE else WITHOUT.get(head, BASE), BASE)
+        gaps = " | ".join(f"{min(map(float.__sub__, row, found[to])):+.2f}" for to in others)
+        spent = [s for cell in cells.values() for s in cell[regime][head]["seconds"]]
         figures = " | ".join(f"{a:.2f}" for a in row)
         seconds = f"{mean(spent):.2f}" if spent else "-"
-        kind = "inductive" if head in ("zero-shot", BASE) else "transductive"
-        lines.append(
-            f"| {head} ({kind}) | {mean(row):.2f} | {gaps[0]:+.2f} | {gaps[1]:+.2f} | {seconds} | "
-            f"{figures} |"
-        )
-    return "\n".join(lines)
-
-
-_LARGE = """
-import resource, sys, time, torch
-from cafe.features.pool import Pool
-from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.base import Context
-from cafe.methods.catalog import make_method
-method, images = sys.argv[1], int(sys.argv[2])
-C, D = 1000, 512
-make = torch.Generator().manual_seed(0)
-centres = torch.randn(C, D, generator=make)
-def draw(y):
-    return centres[y] + 1.5 * torch.randn(len(y), D, generator=make)
-text = (centres + torch.randn(C, D, generator=make))[:, None]
-shots = torch.arange(C).repeat(2)
-train = TrainingSet(Features(draw(shots), shots), ClassText(text, tuple(map(str, range(C))), 100.0))
-y = torch.randint(C, (images,), generator=make)
-pool = Pool(draw(y))
-start = time.perf_counter()
-settings = {"pool": pool} | ({} if method == "lda-prior-pooled" else {"start": "lda-prior"})
-head = make_method(method, Context(), settings).fit(train)
-seconds = time.perf_counter() - start
-right = (head(pool.x[:2000]).argmax(-1) == y[:2000]).float().mean()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(f"{seconds:.1f} {peak:.2f} {100 * float(right):.1f}")
-"""
-
-
-def measure_large() -> list[dict[str, Any]]:
-    """Seconds and GiB of large pools of 1,000 classes of noise, each in a process of its own."""
-    rows = []
-    for method in list(POOLED)[1:]:
-        for images in (25_000, 50_000, 100_000):
-            run = [sys.executable, "-c", _LARGE, method, str(images)]
-            output = subprocess.run(run, check=True, capture_output=True, text=True)  # noqa: S603
-            words = output.stdout.split()
-            seconds, peak, accuracy = map(float, words)
-            rows.append({"method": method, "images": images, "seconds": seconds, "GiB": peak})
-            rows[-1]["accuracy"] = accuracy
-            print(rows[-1], flush=True)
-    return rows
-
-
-def large_table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table of `measure_large`."""
-    lines = ["| method | pool images | seconds | GiB at most |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['method']} | {r['images']:,} | {r['seconds']} | {r['GiB']} |" for r in rows]
+        kind = "inductive" if head in INDUCTIVE else "transductive"
+        lines.append(f"| {head} ({kind}) | {mean(row):.2f} | {gaps} | {seconds} | {figures} |")
     return "\n".join(lines)
 
 
@@ -258,52 +214,28 @@ def main() -> None:
     )
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--heads", nargs="*", default=list(POOLED))
     parser.add_argument("--files", nargs="*", default=list(CELLS))
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--journal", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    seeds = list(range(given.seeds))
-    heads = {name: POOLED[name] for name in given.heads}
-    cells = measure(given.features, seeds, heads, given.files)
-    large = measure_large() if given.memory else []
+    about, seeds = machine(torch.device("cpu")), list(range(given.seeds))
+    cells = measure(given.features, seeds, given.files, given.journal)
     broken = check(cells)
-    tables = "\n\n".join(table(cells, regime) for regime in REGIMES)
-    print(tables)
+    text = "\n\n".join(table(cells, regime) for regime in REGIMES)
+    print(text)
+    large, recalls = [], []
+    if given.large:
+        large, recalls = measure_large(SIZES), measure_recall(given.features, SIZES[1:])
+        broken += check_large(large)
+        text += f"\n\n{tables(large, recalls)}"
+    words = f"Seeds 0 to {seeds[-1]}; one run of code {code_version()}; {about}"
+    record: dict[str, Any] = {"about": words, "cells": cells, "large": large, "recall": recalls}
     if given.output:
-        write(given.output, seeds, cells, large, broken, tables)
+        given.output.with_suffix(".json").write_text(json.dumps(record | {"broken": broken}) + "\n")
+        given.output.with_suffix(".md").write_text(f"{words}\n\n{text}\n")
     if broken:
         sys.exit("\n".join(broken))
-
-
-def write(
-    path: Path,
-    seeds: list[int],
-    cells: dict[str, Tally],
-    large: list[dict[str, Any]],
-    broken: list[str],
-    tables: str,
-) -> None:
-    """FILE.json and FILE.md."""
-    about = f"Seeds {seeds[0]} to {seeds[-1]}; {machine(torch.device('cpu'))}"
-    rows = {
-        cell: {
-            regime: {
-                head: {
-                    "accuracies": [round(a, 2) for a in tally.right[regime, head]],
-                    "seconds": round(mean(tally.seconds[regime, head] or [0.0]), 3),
-                }
-                for r, head in tally.right
-                if r == regime
-            }
-            for regime in REGIMES
-        }
-        for cell, tally in cells.items()
-    }
-    record = {"about": about, "cells": rows, "large": large, "broken": broken}
-    path.with_suffix(".json").write_text(json.dumps(record) + "\n")
-    more = f"\n\n{large_table(large)}" if large else ""
-    path.with_suffix(".md").write_text(f"{about}\n\n{tables}{more}\n")
 
 
 if __name__ == "__main__":

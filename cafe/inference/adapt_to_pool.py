@@ -106,7 +106,7 @@ class Shots:
         """The head adapted to a pool, and whether that seems to hold few of the classes."""
         device = self.train.text.features.device
         method = LdaPriorPooled(pool=pool.to(device), context=Context(device))
-        pooled = method.fit_from(self.saved.head, self.train)
+        pooled = method.fit_beside(self.saved.head, self.train)
         start = self.saved.head
         head: Head = AdaptedHead(saved=start, pooled=pooled, method=start.method)
         if not pooled.params["pool_weight"]:

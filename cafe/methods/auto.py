@@ -105,7 +105,7 @@ class Auto(BatchedMethod):
         """An ensemble that was fitted without the pool, and the half that learns from it."""
         if self._pooled is None:
             return head
-        return add_pooled(cast("EnsembleHead", head), self._pooled.fit_from(head, train))
+        return add_pooled(cast("EnsembleHead", head), self._pooled.fit_beside(head, train))
 
     def fit_columns(
         self, heads: Sequence[EnsembleHead], trains: Sequence[TrainingSet]

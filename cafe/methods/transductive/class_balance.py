@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,9 +10,7 @@ from torch import Tensor
 
 from cafe.errors import InputError, UnknownNameError, counted
 from cafe.features.pool import Pool
-
-Answers = Callable[[Tensor], Tensor]
-"""Logits (n, C) of raw features (n, D)."""
+from cafe.methods.transductive.soft_labels import Answers, pool_answers, soft_labels
 
 ClassBalance = Mapping[str, float] | Literal["uniform"]
 """Class name -> how many pool images are of it, as counts or shares; "uniform": equally many."""
@@ -20,24 +18,19 @@ ClassBalance = Mapping[str, float] | Literal["uniform"]
 ROUNDS = 20
 """Of `balancing`: the shares are met to a hundredth long before."""
 
-NUMBERS = 1 << 22
-"""Logits at a time, at most."""
-
+_STILL = 1e-6  # a step of a logit that is rounding
 _LEAST = 1e-6  # of a share: the logarithm of none is no number
 
 
-def pool_answers(answers: Answers, pool: Pool, classes: int) -> list[Tensor]:
-    """Logits of the pool, a block at a time. (n, C)"""
-    rows = max(1, NUMBERS // classes)
-    return [answers(x.float()) for x in torch.split(pool.x, rows)]
+def classes_held(counts: Tensor) -> float:
+    """How many classes a pool seems to hold, from 1 to C: the perplexity of its mean answer.
 
-
-def classes_held(answers: Answers, pool: Pool, classes: int) -> float:
-    """How many classes a pool seems to hold: the perplexity of its mean answer, from 1 to C."""
-    blocks = pool_answers(answers, pool, classes)
-    sums = torch.stack([z.softmax(dim=-1).double().sum(dim=0) for z in blocks]).sum(dim=0)
-    share = sums / len(pool)  # (C,)
-    return float(torch.special.entr(share).sum().exp())
+    Parameters
+    ----------
+    counts : Tensor
+        Sums of its soft labels. (C,)
+    """
+    return float(torch.special.entr(counts / counts.sum()).sum().exp())
 
 
 def class_shares(balance: ClassBalance | None, names: tuple[str, ...]) -> Tensor | None:
@@ -78,6 +71,9 @@ def balancing(answers: Answers, pool: Pool, shares: Tensor) -> Tensor:
     wanted = (len(pool) * shares.clamp_min(_LEAST)).log().to(blocks[0].device)  # (C,)
     shift = torch.zeros_like(wanted)
     for _ in range(ROUNDS):
-        sums = torch.stack([(z + shift).softmax(dim=-1).sum(dim=0) for z in blocks]).sum(dim=0)
-        shift = shift + wanted - sums.clamp_min(_LEAST).log()
+        sums = torch.stack([soft_labels(z + shift).sum(dim=0) for z in blocks]).sum(dim=0)
+        step = wanted - sums.clamp_min(_LEAST).log()
+        shift = shift + step
+        if step.abs().max() < _STILL:
+            break
     return shift - shift.mean()

@@ -1,36 +1,85 @@
-"""Nearest neighbours in a pool by faiss, in blocks: no (N, N) matrix."""
+"""Nearest neighbours in a pool by faiss, in blocks: no (N, N) matrix is made."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from cafe.methods.knn import flat_index
 
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
 EXACT = 16384
-"""Images up to which every pair is compared; of more, faiss compares those of a few near cells."""
+"""Images up to which every pair is compared; of more, an image and those of a few near cells."""
 
-_CELL, _LOOKED_AT = 256, 8  # images of a cell, cells that a query looks at
-_SAMPLE = 40  # images of a cell, on average, that the cells are made from
+_CELL, _LOOKED_AT = 256, 16  # images of a cell, cells that a query looks at
+_SAMPLE = 40  # images of a cell, on average, that the centres are made from
 
 
-def index_of(unit: Tensor) -> Any:
-    """A faiss index of unit features (N, D); the time that N searches in it take goes with N."""
-    import faiss
+class Cells:
+    """Images in cells about centres: a search compares with the images of a few near cells.
 
-    count, width = unit.shape
-    if count <= EXACT:
-        return flat_index(unit)
-    cells = count // _CELL
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
-    keys = unit.cpu().contiguous().numpy()
-    index.cp.niter, index.cp.max_points_per_centroid = 5, _SAMPLE  # seeded by faiss itself
-    index.train(keys[:: max(1, count // (_SAMPLE * cells))])
-    index.add(keys)
-    index.nprobe = _LOOKED_AT
-    return index
+    It asks as an inverted file of faiss does, but all queries of a cell in one matrix product,
+    which is twenty times faster where there are many.
+    """
+
+    def __init__(self, keys: Floats) -> None:
+        import faiss
+
+        self.keys, self.ntotal = keys, len(keys)
+        cells = max(1, len(keys) // _CELL)
+        sample = np.ascontiguousarray(keys[:: max(1, len(keys) // (_SAMPLE * cells))])
+        means = faiss.Kmeans(  # seeded by faiss itself
+            keys.shape[1], cells, niter=5, spherical=True, max_points_per_centroid=_SAMPLE
+        )
+        means.train(sample)
+        self.centres: Floats = np.asarray(means.centroids)
+        own = self._nearest(keys, self.centres, 1)[1][:, 0]
+        self.members = _by_value(own, cells)
+
+    def search(self, x: Floats, k: int) -> tuple[Floats, Rows]:
+        """As of a faiss index: cosines and rows of the k nearest; row -1 for none. (n, k) each"""
+        looked_at = min(_LOOKED_AT, len(self.centres))
+        cells = self._nearest(x, self.centres, looked_at)[1]
+        cosines = np.full((len(x), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(x), k), -1)
+        for asked, members in zip(
+            _by_value(cells.ravel(), len(self.centres)), self.members, strict=True
+        ):
+            if not len(asked) or not len(members):
+                continue
+            images = asked // looked_at
+            found, which = self._nearest(x[images], self.keys[members], min(k, len(members)))
+            both = np.concatenate([cosines[images], found], axis=1)
+            names = np.concatenate([rows[images], members[which]], axis=1)
+            best = np.argsort(-both, axis=1, kind="stable")[:, :k]
+            cosines[images] = np.take_along_axis(both, best, axis=1)
+            rows[images] = np.take_along_axis(names, best, axis=1)
+        return cosines, rows
+
+    @staticmethod
+    def _nearest(x: Floats, keys: Floats, k: int) -> tuple[Floats, Rows]:
+        import faiss
+
+        found: tuple[Floats, Rows] = faiss.knn(x, keys, k, faiss.METRIC_INNER_PRODUCT)
+        return found
+
+
+def _by_value(values: Rows, count: int) -> list[Rows]:
+    """Where an array has each of the values from 0 to `count`."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.searchsorted(values[order], np.arange(1, count)))
+
+
+def index_of(unit: Tensor, exact: int = EXACT) -> Any:
+    """What finds the nearest of unit features (N, D); of more than `exact` images in cells."""
+    return flat_index(unit) if len(unit) <= exact else Cells(unit.cpu().contiguous().numpy())
 
 
 def search(index: Any, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -54,22 +103,40 @@ def neighbour_graph(index: Any, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return cosines[keep].reshape(shape), rows[keep].reshape(shape)
 
 
-def symmetric(cosines: Tensor, rows: Tensor, count: int) -> Tensor:
-    """`W + W^T` of neighbours (N, k), sparse and on the CPU, as faiss is. (N, N)"""
-    cosines, rows = cosines.cpu(), rows.cpu()
+class Graph(NamedTuple):
+    """A sparse matrix (N, N) by rows: those of row i lie from `starts[i]` to `starts[i + 1]`."""
+
+    starts: Tensor  # (N + 1,)
+    there: Tensor  # columns, (E,)
+    weights: Tensor  # (E,)
+
+    def votes(self, z: Tensor, rows: slice) -> Tensor:
+        """Some rows of the product with z (N, C), in one pass over what they hold. (n, C)"""
+        starts = self.starts[rows.start : rows.stop + 1]
+        first, last = int(starts[0]), int(starts[-1])
+        found: Tensor = embedding_bag(
+            self.there[first:last],
+            z,
+            starts[:-1] - first,
+            mode="sum",
+            per_sample_weights=self.weights[first:last],
+        )
+        return found
+
+    def here(self) -> Tensor:
+        """Rows of the elements. (E,)"""
+        rows = torch.arange(len(self.starts) - 1, device=self.starts.device)
+        return rows.repeat_interleave(self.starts.diff())
+
+
+def symmetric(cosines: Tensor, rows: Tensor, count: int) -> Graph:
+    """`W + W^T` of the neighbours (N, k) of the first nodes of a graph of `count`."""
     here = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows).reshape(-1)
     there, values = rows.reshape(-1), cosines.clamp_min(0).reshape(-1)
     pairs = torch.stack([torch.cat([here, there]), torch.cat([there, here])])
-    return sparse(pairs, torch.cat([values, values]), count)
-
-
-def sparse(pairs: Tensor, values: Tensor, count: int) -> Tensor:
-    """A sparse matrix of (2, n) places and their values, which add up. (N, N)"""
-    size = count, count
-    return torch.sparse_coo_tensor(pairs, values, size, check_invariants=False).coalesce()
-
-
-def product(graph: Tensor, z: Tensor) -> Tensor:
-    """A sparse matrix on the CPU times z (N, C), where z is. (N, C)"""
-    found: Tensor = torch.sparse.mm(graph, z.cpu())
-    return found.to(z.device)
+    twice = torch.cat([values, values])
+    joined = torch.sparse_coo_tensor(pairs, twice, (count, count), check_invariants=False)
+    joined = joined.coalesce()  # of two that are each other's neighbours, both count
+    here, there = joined.indices()
+    starts = torch.searchsorted(here, torch.arange(count + 1, device=here.device))
+    return Graph(starts, there.contiguous(), joined.values())

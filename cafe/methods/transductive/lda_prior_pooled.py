@@ -8,22 +8,17 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 
-from cafe.errors import InputError
 from cafe.features.pool import Pool
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import Context
 from cafe.methods.checks import check_not_negative, check_positive
 from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.head import Head
 from cafe.methods.lda_prior import candidate_heads
 from cafe.methods.linear import LinearHead
-from cafe.methods.transductive.class_balance import (
-    Answers,
-    ClassBalance,
-    class_shares,
-    classes_held,
-)
-from cafe.methods.transductive.pooled_gaussian import fit_pooled
+from cafe.methods.transductive.class_balance import ClassBalance, class_shares, classes_held
+from cafe.methods.transductive.pool_method import PoolMethod
+from cafe.methods.transductive.pooled_gaussian import PooledGaussian
 
 KAPPA, BETA = 3.0, 0.1
 
@@ -48,16 +43,7 @@ HALF = 0.5
 """What the pooled member weighs in `auto`: it knows no adapter, and an unlucky pool spoils it."""
 
 
-def need_pool(name: str, pool: Pool | ArrayLike | None) -> Pool:
-    """The pool of a method that is nothing without one."""
-    if pool is None:
-        raise InputError(
-            f"{name} learns from images without labels and has none; give pool=test or pool=CACHE."
-        )
-    return Pool.of(pool)
-
-
-class LdaPriorPooled(Method):
+class LdaPriorPooled(PoolMethod):
     """`lda-prior` fitted by expectation maximisation on the shots and a pool without labels.
 
     It starts from the answers of `lda-prior` on the pool. A round takes them for soft labels and
@@ -92,7 +78,6 @@ class LdaPriorPooled(Method):
     summary = "lda-prior that also learns from a pool of images without labels"
     source = "cafe 2026, docs/unlabelled.md; EM, Dempster et al. 1977, JRSS B 39"
     head = LinearHead
-    needs = "pool"
 
     def __init__(
         self,
@@ -104,37 +89,26 @@ class LdaPriorPooled(Method):
         class_balance: ClassBalance | None = None,
         context: Context | None = None,
     ) -> None:
-        super().__init__(context)
+        super().__init__(pool, class_balance, context)
         self.kappa = check_positive("kappa", kappa)
         self.beta = check_not_negative("beta", beta)
         self.cap = check_positive("cap", cap)
-        self.pool = need_pool(self.name, pool).to(self.context.device)
-        self.class_balance = class_balance
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Fit on shots and pool; validation and seed play no part."""
+    def begin(self, train: TrainingSet, seed: int) -> LinearHead:
+        """See `PoolMethod.begin`: `lda-prior` on the shots."""
         own = candidate_heads(train, [(self.kappa, self.beta)])
-        start = LinearHead(own.weights[0], own.intercept[0]).logits
-        return self.fit_from(start, train)
+        return LinearHead(own.weights[0], own.intercept[0])
 
-    def fit_from(self, start: Answers, train: TrainingSet) -> LinearHead:
-        """Fit from the answers of another head."""
-        classes = len(train.text.names)
-        held = classes_held(start, self.pool, classes)
+    def fit_beside(self, start: Head, train: TrainingSet) -> LinearHead:
+        """See `PoolMethod.fit_beside`."""
+        fit = PooledGaussian(train, self.pool, self.kappa, self.beta)
+        seen = fit.take(start)
+        classes, held = len(train.text.names), classes_held(seen.counts)
         few = held < FEW * classes
         most = (FEW_WEIGHT if len(self.pool) >= classes else 0.0) if few else 1.0
         weight = min(most, self.cap * classes / len(self.pool))
-        weights, intercept = fit_pooled(
-            train,
-            self.pool,
-            start,
-            kappa=self.kappa,
-            beta=self.beta,
-            weight=weight,
-            shares=class_shares(self.class_balance, train.text.names),
-        )
+        shares = class_shares(self.class_balance, train.text.names)
+        weights, intercept = fit.run(start, seen, weight, shares)
         params: dict[str, Any] = {"kappa": self.kappa, "beta": self.beta, "cap": self.cap}
         params |= {"pool_images": len(self.pool), "pool_classes": round(held, 1)}
         params |= {"few_classes": few, "pool_weight": round(weight, 4)}

@@ -16,20 +16,13 @@ from torch.nn.functional import normalize
 from cafe.errors import InputError
 from cafe.features.pool import SAME, Pool
 from cafe.features.tensors import ClassText, TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import Context
 from cafe.methods.catalog import find_method, make_method
 from cafe.methods.head import Head
-from cafe.methods.transductive.class_balance import (
-    ClassBalance,
-    balancing,
-    class_shares,
-    pool_answers,
-)
+from cafe.methods.transductive.class_balance import ClassBalance, balancing, class_shares
 from cafe.methods.transductive.graph import index_of, search
-from cafe.methods.transductive.lda_prior_pooled import need_pool
-
-LEAST = 1e-12
-"""Of a probability, before its logarithm is taken."""
+from cafe.methods.transductive.pool_method import PoolMethod
+from cafe.methods.transductive.soft_labels import LEAST, pool_labels
 
 _START = "start."
 
@@ -99,7 +92,7 @@ def log_density(unit: Tensor, mu: Tensor, variance: Tensor) -> Tensor:
     return -(squares + (mu.square() * precision).sum(dim=-1) + variance.log().sum(dim=-1)) / 2
 
 
-class FromStart(Method):
+class FromStart(PoolMethod):
     """A method that begins with the answers of another head on a pool.
 
     Parameters
@@ -119,8 +112,6 @@ class FromStart(Method):
         If there is no pool, or the start is a method that needs more than a cache.
     """
 
-    needs = "pool"
-
     def __init__(
         self,
         start: str = "auto",
@@ -129,13 +120,12 @@ class FromStart(Method):
         class_balance: ClassBalance | None = None,
         context: Context | None = None,
     ) -> None:
-        super().__init__(context)
+        super().__init__(pool, class_balance, context)
         if find_method(start).needs:
             raise InputError(
                 f"start must be a method that needs nothing beside a cache; got '{start}'."
             )
-        self.pool = need_pool(self.name, pool).to(self.context.device)
-        self.start, self.class_balance = start, class_balance
+        self.start = start
 
     @classmethod
     def make_head(cls, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
@@ -148,22 +138,18 @@ class FromStart(Method):
         head: Head = kind(**own, start=start, params=params, method=cls.name)
         return head
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Fit the head to start from, and then on the pool; validation plays no part."""
-        start = make_method(self.start, self.context, {}).fit(train, seed=seed)
-        return self.fit_beside(start, train)
+    def begin(self, train: TrainingSet, seed: int) -> Head:
+        """See `PoolMethod.begin`: the head of the method `start`."""
+        return make_method(self.start, self.context, {}).fit(train, seed=seed)
 
     def fit_beside(self, start: Head, train: TrainingSet) -> Head:
-        """Fit from the answers of a head that is fitted already."""
+        """See `PoolMethod.fit_beside`."""
         names = train.text.names
         shares, shift = class_shares(self.class_balance, names), torch.zeros(len(names))
         shift = shift.to(self.context.device)
         if shares is not None:
             shift = balancing(start, self.pool, shares)
-        blocks = pool_answers(start, self.pool, len(names))
-        p = torch.cat([(z + shift).softmax(dim=-1) for z in blocks])  # (N, C)
+        p = pool_labels(start, self.pool, len(names), shift)
         tensors = {**self.solve(p, train.text), "shift": shift, "keys": self.pool.unit}
         tensors |= {f"{_START}{name}": tensor for name, tensor in start.tensors().items()}
         about = {"method": start.method, "params": dict(start.params)}
@@ -173,7 +159,10 @@ class FromStart(Method):
 
     @abstractmethod
     def solve(self, p: Tensor, text: ClassText) -> dict[str, Tensor]:
-        """The tensors `answers`, `mu` and `variance` from the answers of the start. (N, C)"""
+        """The tensors `answers`, `mu` and `variance` from the answers of the start (N, C).
+
+        It may compute in the memory of `p`.
+        """
 
 
 NEIGHBOURS = 3

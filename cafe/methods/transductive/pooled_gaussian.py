@@ -1,6 +1,8 @@
-"""EM of the text-prior Gaussian classifier over labelled shots and a pool without labels."""
+"""EM of `lda-prior`'s Gaussians on shots and a pool without labels, in blocks of the pool."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,22 +12,20 @@ from cafe.features.pool import Pool
 from cafe.features.tensors import TrainingSet
 from cafe.methods.lda_prior import Moments, beside_zero_shot, gaussian, measure
 from cafe.methods.linear import LinearClassifier, LinearHead
-from cafe.methods.transductive.class_balance import NUMBERS, Answers, balancing
+from cafe.methods.transductive.class_balance import balancing
+from cafe.methods.transductive.soft_labels import Answers, blocks, soft_labels
 
 ROUNDS = 10
 
 
-def fit_pooled(
-    train: TrainingSet,
-    pool: Pool,
-    answers: Answers,
-    *,
-    kappa: float,
-    beta: float,
-    weight: float,
-    rounds: int = ROUNDS,
-    shares: Tensor | None = None,
-) -> LinearClassifier:
+class SoftSums(NamedTuple):
+    """What a round needs of the soft labels; float64."""
+
+    counts: Tensor  # how much of the pool is each class's, (C,)
+    sums: Tensor  # the sum of that, less the centre, (C, D)
+
+
+class PooledGaussian:
     """Zero-shot plus a Gaussian classifier of shots and softly labelled pool images.
 
     A round computes `z = softmax(answer)` of the pool, and from it the classifier of `lda-prior`
@@ -38,59 +38,73 @@ def fit_pooled(
     train : TrainingSet
         The shots.
     pool : Pool
-    answers : callable
-        Whose answers on the pool the first round takes.
     kappa, beta : float
         As of `LdaPrior`.
-    weight : float
-        `v`, what a pool image counts for beside a shot.
-    rounds : int
-        At least 1.
-    shares : Tensor, optional
-        The share of each class in the pool, where it is known; see `balancing`. (C,)
-
-    Returns
-    -------
-    LinearClassifier
-        In float32.
     """
-    shots = measure(train.features, train.text.weights)
-    scatter = _scatter(train, pool, shots.centre, weight)
-    shift = 0.0 if shares is None else balancing(answers, pool, shares)
-    for _ in range(rounds):
-        counts, sums = _sums(answers, pool, shots, shift)
-        moments = _pooled(shots, weight * counts, weight * sums, scatter)
-        fitted = beside_zero_shot(train.text, gaussian(moments, kappa), beta)
-        answers = LinearHead(*fitted).logits
-        shift = 0.0 if shares is None else balancing(answers, pool, shares)
-    return fitted._replace(intercept=fitted.intercept + shift)
 
+    def __init__(self, train: TrainingSet, pool: Pool, kappa: float, beta: float) -> None:
+        self.train, self.pool, self.kappa, self.beta = train, pool, kappa, beta
+        self.shots = measure(train.features, train.text.weights)
+        self._blocks = blocks(len(pool), max(self.shots.means.shape))
 
-def _scatter(train: TrainingSet, pool: Pool, centre: Tensor, weight: float) -> Tensor:
-    """Scatter about the centre of the shots, and of the pool by its weight. (D, D)"""
-    shots = train.features.unit.double() - centre
-    total = shots.mT @ shots
-    for x in torch.split(pool.x, max(1, NUMBERS // len(centre))):
-        centred = normalize(x.float(), dim=-1).double() - centre  # (n, D)
-        total += weight * (centred.mT @ centred)
-    return total
+    def take(self, answers: Answers, shift: Tensor | float = 0.0) -> SoftSums:
+        """Sums of the soft labels that answers give, `shift` added to the logits."""
+        counts, sums = torch.zeros_like(self.shots.counts), torch.zeros_like(self.shots.means)
+        centre = self.shots.centre.float()
+        for rows in self._blocks:
+            x = self.pool.x[rows].float()
+            z = soft_labels(answers(x) + shift)  # (n, C)
+            counts += z.double().sum(dim=0)
+            sums += (z.mT @ (normalize(x, dim=-1) - centre)).double()
+        return SoftSums(counts, sums)
 
+    def run(
+        self, answers: Answers, seen: SoftSums, weight: float, shares: Tensor | None = None
+    ) -> LinearClassifier:
+        """Ten rounds.
 
-def _sums(
-    answers: Answers, pool: Pool, shots: Moments, shift: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """How much of the pool is each class's (C,), and the sum of it less the centre (C, D)."""
-    counts, sums = torch.zeros_like(shots.counts), torch.zeros_like(shots.means)
-    for x in torch.split(pool.x, max(1, NUMBERS // len(counts))):
-        z = (answers(x.float()) + shift).softmax(dim=-1)  # (n, C)
-        counts += z.double().sum(dim=0)
-        sums += (z.mT @ (normalize(x.float(), dim=-1) - shots.centre.float())).double()
-    return counts, sums
+        Parameters
+        ----------
+        answers : callable
+            Whose answers on the pool the first round takes.
+        seen : SoftSums
+            What `take` gives of them.
+        weight : float
+            `v`, what a pool image counts for beside a shot; of 0 one round is enough.
+        shares : Tensor, optional
+            The share of each class in the pool, where it is known; see `balancing`. (C,)
 
+        Returns
+        -------
+        LinearClassifier
+            In float32.
+        """
+        if shares is not None:
+            seen = self.take(answers, balancing(answers, self.pool, shares))
+        scatter = self._scatter(weight)
+        shift: Tensor | float = 0.0
+        for left in reversed(range(ROUNDS if weight else 1)):
+            moments = self._pooled(weight * seen.counts, weight * seen.sums, scatter)
+            fitted = beside_zero_shot(self.train.text, gaussian(moments, self.kappa), self.beta)
+            answers = LinearHead(*fitted).logits
+            shift = 0.0 if shares is None else balancing(answers, self.pool, shares)
+            seen = self.take(answers, shift) if left else seen
+        return fitted._replace(intercept=fitted.intercept + shift)
 
-def _pooled(shots: Moments, counts: Tensor, sums: Tensor, scatter: Tensor) -> Moments:
-    """Moments of the shots and of the weighted pool; `scatter` is about the centre."""
-    n = shots.counts + counts  # (C,)
-    means = (shots.counts[:, None] * shots.means + sums) / n.clamp_min(1e-12)[:, None]
-    within = scatter - (means * n[:, None]).mT @ means
-    return shots._replace(counts=n, means=means, within=within)
+    def _scatter(self, weight: float) -> Tensor:
+        """Scatter about the centre of the shots, and of the pool by its weight. (D, D)"""
+        centre = self.shots.centre
+        shots = self.train.features.unit.double() - centre
+        total = shots.mT @ shots
+        for rows in self._blocks:
+            centred = normalize(self.pool.x[rows].float(), dim=-1).double() - centre  # (n, D)
+            total += weight * (centred.mT @ centred)
+        return total
+
+    def _pooled(self, counts: Tensor, sums: Tensor, scatter: Tensor) -> Moments:
+        """Moments of the shots and of the weighted pool; `scatter` is about the centre."""
+        n = self.shots.counts + counts  # (C,)
+        means = self.shots.counts[:, None] * self.shots.means + sums
+        means = means / n.clamp_min(1e-12)[:, None]
+        within = scatter - (means * n[:, None]).mT @ means
+        return self.shots._replace(counts=n, means=means, within=within)

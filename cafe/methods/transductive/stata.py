@@ -11,13 +11,7 @@ from torch.nn.functional import normalize
 from cafe.features.tensors import ClassText
 from cafe.methods.head import Head
 from cafe.methods.transductive.pool_head import FromStart, MixtureHead
-from cafe.methods.transductive.transclip import (
-    ROUNDS,
-    class_sums,
-    pool_graph,
-    shared_variance,
-    update_answers,
-)
+from cafe.methods.transductive.transclip import alternate, shared_variance
 
 
 class StatA(FromStart):
@@ -38,14 +32,12 @@ class StatA(FromStart):
     def solve(self, p: Tensor, text: ClassText) -> dict[str, Tensor]:
         """See `FromStart.solve`."""
         x, anchor = self.pool.unit, text.weights
-        graph, z = pool_graph(x), p
-        anchor_variance = shared_variance(x, p, anchor)  # (1, D)
-        mu, variance = anchor, anchor_variance.expand_as(anchor)
-        for done in range(ROUNDS + 1):
-            z = update_answers(x, p, z, graph, mu, variance)
-            if done < ROUNDS:
-                mu, variance = _anchored(x, z, anchor, anchor_variance)
-        return {"answers": z, "mu": mu, "variance": variance.contiguous()}
+        anchor_variance = shared_variance(x.square().sum(dim=0), p, p.mT @ x, anchor)  # (1, D)
+
+        def update(z: Tensor) -> tuple[Tensor, Tensor]:
+            return _anchored(x, z, anchor, anchor_variance)
+
+        return alternate(x, p, (anchor, anchor_variance.expand_as(anchor)), update)
 
 
 def _anchored(
@@ -55,7 +47,7 @@ def _anchored(
     hard = torch.bincount(z.argmax(dim=1), minlength=z.shape[1]).to(x)  # (C,)
     share = (hard / (hard + 1))[:, None]  # (C, 1)
     counts = z.sum(dim=0).clamp_min(1e-12)[:, None]
-    sums = class_sums(x, z)
+    sums = z.mT @ x
     mu = normalize(share * normalize(sums, dim=-1) + (1 - share) * anchor, dim=-1)
     squares = (z.mT @ x.square() - 2 * sums * mu) / counts + mu.square()  # (C, D)
     held = anchor_variance + (anchor - mu).square()

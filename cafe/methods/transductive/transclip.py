@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import normalize
 
 from cafe.features.tensors import ClassText
 from cafe.methods.head import Head
-from cafe.methods.transductive.graph import index_of, neighbour_graph, product, sparse, symmetric
+from cafe.methods.transductive.graph import Graph, index_of, neighbour_graph, symmetric
 from cafe.methods.transductive.pool_head import (
     NEIGHBOURS,
     TEMPERATURE,
@@ -18,6 +19,7 @@ from cafe.methods.transductive.pool_head import (
     MixtureHead,
     log_density,
 )
+from cafe.methods.transductive.soft_labels import LEAST, blocks, soft_labels
 
 ROUNDS, STEPS = 10, 5
 """Of the authors' code: updates of the Gaussians, and of the answers for each of them."""
@@ -25,8 +27,7 @@ ROUNDS, STEPS = 10, 5
 CONFIDENT = 8
 """Images of each class that its Gaussian starts at."""
 
-_ROWS = 8192
-_FLAT = 1e-12  # of a class that nothing belongs to
+_NUMBERS = 1 << 20  # answers at a time: they stay in the cache of the processor
 
 
 class TransClip(FromStart):
@@ -52,23 +53,61 @@ class TransClip(FromStart):
     def solve(self, p: Tensor, text: ClassText) -> dict[str, Tensor]:
         """See `FromStart.solve`."""
         x = self.pool.unit
-        graph = pool_graph(x)
-        mu, variance = confident_means(x, p), x.new_full((1, x.shape[1]), 1 / x.shape[1])
-        z = p
-        for done in range(ROUNDS + 1):
-            z = update_answers(x, p, z, graph, mu, variance)
-            if done < ROUNDS:
-                mu = normalize(class_sums(x, z), dim=-1)
-                variance = shared_variance(x, z, mu)
-        return {"answers": z, "mu": mu, "variance": variance}
+        squares = x.square().sum(dim=0)  # (D,)
+
+        def update(z: Tensor) -> tuple[Tensor, Tensor]:
+            sums = z.mT @ x  # (C, D)
+            mu = normalize(sums, dim=-1)
+            return mu, shared_variance(squares, z, sums, mu)
+
+        variance = x.new_full((1, x.shape[1]), 1 / x.shape[1])
+        return alternate(x, p, (confident_means(x, p), variance), update)
 
 
-def pool_graph(x: Tensor) -> Tensor:
-    """`(W + W^T) / 2k` of the pool, sparse. (N, N)"""
+def alternate(
+    x: Tensor,
+    z: Tensor,
+    gaussians: tuple[Tensor, Tensor],
+    update: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> dict[str, Tensor]:
+    """Update answers and Gaussians in turn.
+
+    Parameters
+    ----------
+    x : Tensor
+        Unit features of the pool. (N, D)
+    z : Tensor
+        The answers to start from, `p` of the formula; overwritten. (N, C)
+    gaussians : (Tensor, Tensor)
+        Means and variances to start from. (C, D) and (1 or C, D)
+    update : callable
+        The same of answers.
+
+    Returns
+    -------
+    dict of str to Tensor
+        See `FromStart.solve`. Beside these it holds three matrices (N, C).
+    """
+    graph, prior = pool_graph(x), z.clamp_min(LEAST).log_()
+    logits, other = torch.empty_like(z), torch.empty_like(z)
+    parts = blocks(len(z), z.shape[1], _NUMBERS)
+    for done in range(ROUNDS + 1):
+        gaussians = update(z) if done else gaussians
+        for rows in parts:  # they stand while the answers move
+            density = log_density(x[rows], *gaussians)
+            torch.add(prior[rows], density, alpha=1 / TEMPERATURE, out=logits[rows])
+        for _ in range(STEPS):
+            for rows in parts:
+                other[rows] = soft_labels(graph.votes(z, rows).add_(logits[rows]))
+            z, other = other, z
+    return {"answers": z, "mu": gaussians[0], "variance": gaussians[1].contiguous()}
+
+
+def pool_graph(x: Tensor) -> Graph:
+    """`(W + W^T) / 2k` of the pool. (N, N)"""
     k = min(NEIGHBOURS, len(x) - 1)
-    if k < 1:  # a pool of one image
-        return sparse(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0), 1)
-    return symmetric(*neighbour_graph(index_of(x), x, k), len(x)) / (2 * k)
+    graph = symmetric(*neighbour_graph(index_of(x), x, k), len(x))
+    return graph._replace(weights=graph.weights / (2 * max(k, 1)))
 
 
 def confident_means(x: Tensor, p: Tensor) -> Tensor:
@@ -78,27 +117,24 @@ def confident_means(x: Tensor, p: Tensor) -> Tensor:
     return normalize(torch.stack(means), dim=-1)
 
 
-def update_answers(
-    x: Tensor, p: Tensor, z: Tensor, graph: Tensor, mu: Tensor, variance: Tensor
-) -> Tensor:
-    """A few steps of the answers of the pool, the Gaussians held. (N, C)"""
-    for _ in range(STEPS):
-        votes = product(graph, z)  # (N, C)
-        for rows in torch.split(torch.arange(len(x), device=x.device), _ROWS):
-            density = log_density(x[rows], mu, variance) / TEMPERATURE
-            votes[rows] += density + p[rows].clamp_min(_FLAT).log()
-            votes[rows] = votes[rows].softmax(dim=-1)
-        z = votes
-    return z
+def shared_variance(squares: Tensor, z: Tensor, sums: Tensor, mu: Tensor) -> Tensor:
+    """Mean squared distance to the means, of every feature.
 
+    Parameters
+    ----------
+    squares : Tensor
+        Sums of the squared features. (D,)
+    z : Tensor
+        Answers of the pool. (N, C)
+    sums : Tensor
+        Sums of the features by class, `z^T x`. (C, D)
+    mu : Tensor
+        (C, D)
 
-def class_sums(x: Tensor, z: Tensor) -> Tensor:
-    """Sums of the features by class. (C, D)"""
-    return z.mT @ x
-
-
-def shared_variance(x: Tensor, z: Tensor, mu: Tensor) -> Tensor:
-    """Mean squared distance to the means, feature by feature. (1, D)"""
-    squares = x.square().sum(dim=0) - 2 * (class_sums(x, z) * mu).sum(dim=0)
-    squares = squares + z.sum(dim=0) @ mu.square()
-    return (squares / len(x)).clamp_min(1e-6)[None]
+    Returns
+    -------
+    Tensor
+        (1, D)
+    """
+    total = squares - 2 * (sums * mu).sum(dim=0) + z.sum(dim=0) @ mu.square()
+    return (total / len(z)).clamp_min(1e-6)[None]

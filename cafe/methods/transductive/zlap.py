@@ -11,18 +11,20 @@ from torch import Tensor
 
 from cafe.features.pool import Pool
 from cafe.features.tensors import TrainingSet
-from cafe.methods.base import NO_VALIDATION, Context, Method, Validation
+from cafe.methods.base import Context
+from cafe.methods.catalog import make_method
 from cafe.methods.checks import check_count, check_share
 from cafe.methods.head import Head
-from cafe.methods.transductive.graph import index_of, neighbour_graph, product, sparse, symmetric
-from cafe.methods.transductive.lda_prior_pooled import need_pool
-from cafe.methods.transductive.pool_head import LEAST, PoolHead
+from cafe.methods.transductive.graph import Graph, index_of, neighbour_graph, symmetric
+from cafe.methods.transductive.pool_head import PoolHead
+from cafe.methods.transductive.pool_method import PoolMethod
+from cafe.methods.transductive.soft_labels import LEAST, LEAST_SHARE, blocks
 
 GAMMA = 5.0
 """Power of the cosines, which favours the nearest; of the authors' code."""
 
-ROUNDS = 30
-"""Of `f = alpha W f + y`: alpha 0.3 to the thirtieth is nothing."""
+ROUNDS, REST = 200, 1e-8
+"""Of `f = alpha W f + y`, at most; and the power of alpha from which on more change nothing."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +41,7 @@ class ZlapHead(PoolHead):
         return (votes / votes.sum(dim=1, keepdim=True).clamp_min(LEAST)).clamp_min(LEAST).log()
 
 
-class Zlap(Method):
+class Zlap(PoolMethod):
     """ZLaP as published: it looks at the texts and the pool, and at no shot.
 
     Nodes are the pool and the texts. Each image has edges to its k nearest images and to its k
@@ -68,7 +70,6 @@ class Zlap(Method):
     summary = "ZLaP: labels of the texts travel over the neighbours in a pool"
     source = "Stojnic et al. 2024, arXiv 2404.04072"
     head = ZlapHead
-    needs = "pool"
 
     def __init__(
         self,
@@ -78,33 +79,41 @@ class Zlap(Method):
         pool: Pool | ArrayLike | None = None,
         context: Context | None = None,
     ) -> None:
-        super().__init__(context)
+        super().__init__(pool, None, context)
         self.k, self.alpha = check_count("k", k), check_share("alpha", alpha)
-        self.pool = need_pool(self.name, pool).to(self.context.device)
 
-    def fit(
-        self, train: TrainingSet, *, validation: Validation = NO_VALIDATION, seed: int = 0
-    ) -> Head:
-        """Propagate the labels of the texts; images of the training set play no part."""
+    def begin(self, train: TrainingSet, seed: int) -> Head:
+        """See `PoolMethod.begin`: zero-shot, of which it takes nothing but the texts."""
+        return make_method("zero-shot", self.context, {}).fit(train, seed=seed)
+
+    def fit_beside(self, start: Head, train: TrainingSet) -> Head:
+        """Propagate the labels of the texts; shots and start play no part."""
         w = train.text.weights
-        y = torch.cat([w.new_zeros(len(self.pool), len(w)), torch.eye(len(w)).to(w)])
-        f = self._propagate(_graph(self.pool.unit, w, self.k), y)
-        answers = f[: len(self.pool)]
-        answers = answers / answers.sum(dim=1, keepdim=True).clamp_min(LEAST)
+        f = self._propagate(_graph(self.pool.unit, w, self.k), len(w))[: len(self.pool)]
+        answers = f.div_(f.sum(dim=1, keepdim=True).clamp_min(LEAST))
         params: dict[str, Any] = {"k": self.k, "alpha": self.alpha, "neighbours": self.k}
         params["pool_images"] = len(self.pool)
-        return self.make_head({"keys": self.pool.unit, "answers": answers, "text": w}, params)
+        tensors = {"keys": self.pool.unit, "answers": answers.contiguous(), "text": w}
+        return self.make_head(tensors, params)
 
-    def _propagate(self, graph: Tensor, y: Tensor) -> Tensor:
-        """Shares of the classes at every node. (N + C, C)"""
-        f = y
+    def _propagate(self, graph: Graph, classes: int) -> Tensor:
+        """Shares of the classes at every node: `f = alpha W f + y` until it stands. (N + C, C)"""
+        f = torch.zeros(len(self.pool) + classes, classes, device=self.pool.x.device)
+        f[len(self.pool) :].fill_diagonal_(1.0)  # y, the rest of which is 0
+        other, left = torch.empty_like(f), 1.0
         for _ in range(ROUNDS):
-            f = self.alpha * product(graph, f) + y
+            for rows in blocks(*f.shape):
+                torch.mul(graph.votes(f, rows), self.alpha, out=other[rows])
+                torch.threshold_(other[rows], LEAST_SHARE, 0.0)
+            f, other, left = other, f, left * self.alpha
+            f[len(self.pool) :].diagonal().add_(1.0)
+            if left < REST:
+                break
         return f
 
 
-def _graph(images: Tensor, w: Tensor, k: int) -> Tensor:
-    """Images and then texts, `D^-1/2 W D^-1/2`, sparse."""
+def _graph(images: Tensor, w: Tensor, k: int) -> Graph:
+    """Images and then texts, `D^-1/2 W D^-1/2`."""
     nodes = len(images) + len(w)
     texts, classes = [], []
     for block in torch.split(images, 8192):
@@ -114,7 +123,6 @@ def _graph(images: Tensor, w: Tensor, k: int) -> Tensor:
     near, rows = neighbour_graph(index_of(images), images, min(k, len(images) - 1))
     cosines = torch.cat([near, torch.cat(texts)], dim=1).clamp_min(0) ** GAMMA
     graph = symmetric(cosines, torch.cat([rows, torch.cat(classes)], dim=1), nodes)
-    degree = torch.sparse.sum(graph, dim=1).to_dense().clamp_min(LEAST).rsqrt()  # (nodes,)
-    here, there = graph.indices()
-    values = graph.values() * degree[here] * degree[there]
-    return sparse(graph.indices(), values, nodes)
+    here = graph.here()
+    degree = cosines.new_zeros(nodes).index_add_(0, here, graph.weights).clamp_min(LEAST).rsqrt()
+    return graph._replace(weights=graph.weights * degree[here] * degree[graph.there])
