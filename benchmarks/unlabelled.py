@@ -1,6 +1,6 @@
 """Measure what images without labels give: heads with a pool beside the same head without.
 
-    python benchmarks/unlabelled.py [--seeds 5] [--large] [--journal FILE] [-o FILE]
+    python benchmarks/unlabelled.py [--seeds 5] [--journal FILE] [-o FILE]
 
 A cell is one feature file at one shot count; the 21 cells of `benchmarks/auto.py`. Every head is
 fitted on the same draws. Two regimes, always apart:
@@ -9,9 +9,9 @@ fitted on the same draws. Two regimes, always apart:
 - few classes: every pool is a batch of at most 64 test images, of 1 to 4 classes ("batches"), or
   the next 64 of a stream whose classes come in bursts (Dirichlet, concentration 0.1; "stream").
 
-Labels of the pool are used for the final score alone. With `--large` it also runs
-`benchmarks/large_pools.py`. With `--journal` a run that was cut off goes on where it was: cells
-that the same code has measured are not measured again. Seconds are those of the processor.
+Labels of the pool are used for the final score alone. With `--journal` a run that was cut off goes
+on where it was: cells that the same code has measured are not measured again. Seconds are those of
+the processor. Large pools: `benchmarks/large_pools.py`.
 
 Asserts that pooled `auto` is at least 88.2 on average with no cell below zero-shot, and in no cell
 and regime more than 1 point below `auto` without a pool. Writes FILE.json and FILE.md.
@@ -32,8 +32,6 @@ import numpy as np
 import torch
 from auto import CELLS, ROOT
 from grid import machine, read_features
-from large_pools import SIZES, measure_large, measure_recall, tables
-from large_pools import check as check_large
 from numpy.typing import NDArray
 
 from cafe.features.pool import Pool
@@ -192,8 +190,8 @@ def table(cells: dict[str, Cell], regime: str) -> str:
     found = accuracies(cells, regime)
     short = [cell.replace(".ViT-B-32", "").replace("imagenet-", "") for cell in cells]
     lines = [
-        f"| {regime} | average | worst to zero-shot | worst to itself without | worst to auto | processor s a pool | "
-        f"{' | '.join(short)} |",
+        f"| {regime} | average | worst to zero-shot | worst to itself without | worst to auto | "
+        f"processor s a pool | {' | '.join(short)} |",
         "| --- " * (6 + len(cells)) + "|",
     ]
     for head, row in found.items():
@@ -215,24 +213,19 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--files", nargs="*", default=list(CELLS))
-    parser.add_argument("--large", action="store_true")
     parser.add_argument("--journal", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    about, seeds = machine(torch.device("cpu")), list(range(given.seeds))
+    about = f"one run of code {code_version()}; {machine(torch.device('cpu'))}"
+    seeds = list(range(given.seeds))
     cells = measure(given.features, seeds, given.files, given.journal)
     broken = check(cells)
     text = "\n\n".join(table(cells, regime) for regime in REGIMES)
     print(text)
-    large, recalls = [], []
-    if given.large:
-        large, recalls = measure_large(SIZES), measure_recall(given.features, SIZES[1:])
-        broken += check_large(large)
-        text += f"\n\n{tables(large, recalls)}"
-    words = f"Seeds 0 to {seeds[-1]}; one run of code {code_version()}; {about}"
-    record: dict[str, Any] = {"about": words, "cells": cells, "large": large, "recall": recalls}
+    words = f"Seeds 0 to {seeds[-1]}; {about}"
     if given.output:
-        given.output.with_suffix(".json").write_text(json.dumps(record | {"broken": broken}) + "\n")
+        record = {"about": words, "cells": cells, "broken": broken}
+        given.output.with_suffix(".json").write_text(json.dumps(record) + "\n")
         given.output.with_suffix(".md").write_text(f"{words}\n\n{text}\n")
     if broken:
         sys.exit("\n".join(broken))
