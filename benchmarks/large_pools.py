@@ -1,6 +1,6 @@
 """Measure heads on large pools of unlabelled images: time, memory, and what the search misses.
 
-    python benchmarks/large_pools.py [--features DIR] [--images 10000 30000 100000] [-o FILE]
+    python benchmarks/large_pools.py [--features DIR] [--images N ...] [--jobs 1] [-o FILE]
 
 Each head is fitted on 1,000 classes x 512 numbers, two shots a class, beside one fit of `auto`, in
 a process of its own; the images are made up: classes of four clusters each, whose spread has a
@@ -23,8 +23,11 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ from cafe.features.pool import Pool
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
+from cafe.methods.head import Head
 from cafe.methods.transductive.graph import index_of, search
 
 HEADS = ("auto", "lda-prior-pooled", "transclip", "stata", "zlap")
@@ -86,7 +90,7 @@ class Images:
         return ClassText(moved[:, None], tuple(map(str, range(CLASSES))), 100.0)
 
 
-def product(x: Tensor, w: Tensor) -> tuple[float, float]:
+def time_product(x: Tensor, w: Tensor) -> tuple[float, float]:
     """Seconds and processor seconds of the reference, a block at a time."""
     start, used = time.perf_counter(), time.process_time()
     for rows in torch.split(x, BLOCK):
@@ -94,22 +98,26 @@ def product(x: Tensor, w: Tensor) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - used
 
 
-def measure_one(method: str, count: int) -> dict[str, Any]:
-    """One head on one pool, in this process."""
-    images, shots = Images(), torch.arange(CLASSES).repeat(SHOTS)
-    train = TrainingSet(Features(images.draw(shots), shots), images.text())
+def draw_shots(images: Images) -> TrainingSet:
+    """Two shots of every class."""
+    y = torch.arange(CLASSES).repeat(SHOTS)
+    return TrainingSet(Features(images.draw(y), y), images.text())
+
+
+def measure_one(method: str, count: int, base: Head) -> dict[str, Any]:
+    """One head on one pool, in this process, beside a head without a pool."""
+    images = Images()
+    train = draw_shots(images)
     y = torch.randint(CLASSES, (count,), generator=images.make)
     pool = Pool(images.draw(y))
-    start, base = time.perf_counter(), make_method("auto", Context(), {}).fit(train)
-    alone = time.perf_counter() - start
     w = train.text.weights.mT.contiguous()
-    references = [product(pool.x, w)]
+    references = [time_product(pool.x, w)]
     start, used = time.perf_counter(), time.process_time()
     pooled: Any = make_method(method, Context(), {"pool": pool})
     head = pooled.fit_beside(base, train)
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    references.append(product(pool.x, w))
+    references.append(time_product(pool.x, w))
     wall, processor = (sum(each) / 2 for each in zip(*references, strict=True))
     rows = torch.arange(0, count, count // QUERIES)
     right = (head(pool.x[rows]).argmax(dim=-1) == y[rows]).float().mean()
@@ -123,23 +131,26 @@ def measure_one(method: str, count: int) -> dict[str, Any]:
         "products": round(used / processor),
         "product_seconds": round(wall, 2),
         "GiB": round(peak, 2),
-        "auto_alone_seconds": round(alone, 1),
         "accuracy": round(100 * float(right), 1),
         "accuracy_of_auto": round(100 * float(before), 1),
         "load": round(os.getloadavg()[0], 1),
     }
 
 
-def measure_large(sizes: Sequence[int]) -> list[dict[str, Any]]:
+def measure_large(sizes: Sequence[int], jobs: int) -> list[dict[str, Any]]:
     """Every head on every size of pool, each in a process of its own."""
-    rows = []
-    for count in sizes:
-        for method in HEADS:
-            run = [sys.executable, __file__, "--one", method, "--images", str(count)]
-            output = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-            rows.append(json.loads(output.stdout.splitlines()[-1]))
-            print(rows[-1], flush=True)
-    return rows
+
+    def run(pair: tuple[int, str]) -> dict[str, Any]:
+        words = [sys.executable, __file__, "--one", pair[1], "--images", str(pair[0])]
+        done = subprocess.run([*words, "--base", file], check=True, capture_output=True, text=True)  # noqa: S603
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        print(row, flush=True)
+        return row
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as workers:
+        file = str(Path(folder) / "auto.pt")
+        torch.save(make_method("auto", Context(), {}).fit(draw_shots(Images())), file)
+        return list(workers.map(run, product(sizes, HEADS)))
 
 
 def recall(x: Tensor, of: str) -> dict[str, Any]:
@@ -210,13 +221,19 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
     parser.add_argument("--images", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--one", choices=HEADS, help=argparse.SUPPRESS)
+    parser.add_argument("--base", help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure_one(given.one, given.images[0])))
+        base = torch.load(given.base, weights_only=False)  # of the process that started this one
+        print(json.dumps(measure_one(given.one, given.images[0], base)))
         return
     about = str(machine(torch.device("cpu")))
-    rows, recalls = measure_large(given.images), measure_recall(given.features, given.images[1:])
+    rows, recalls = (
+        measure_large(given.images, given.jobs),
+        measure_recall(given.features, given.images[1:]),
+    )
     broken, text = check(rows), tables(rows, recalls)
     print(text)
     if given.output:
