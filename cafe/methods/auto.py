@@ -118,7 +118,7 @@ class Auto(BatchedMethod):
         for head, train, x in zip(heads, trains, columns, strict=True):
             own = copy.copy(self._pooled)
             own.pool = Pool(x, own.pool.learning)
-            fitted.append(add_pooled(head, own.fit_from(head, train)))
+            fitted.append(add_pooled(head, own.fit_beside(head, train)))
         return fitted
 
     def candidates(self, jobs: Sequence[Job]) -> list[Candidates]:
