@@ -5,6 +5,9 @@
 All are measured in turn, in the same process, twice over; the ratios are of the best rounds,
 so that a busy machine disturbs them less. FOLDER is any dataset that `cafe extract` takes; a small
 one is taken several times over, so that what is measured is the rate, not the start.
+
+A share of the matmul rate is the floating-point operations of the tower's products a second, over
+the rate of square matrix products on all cores in the same run.
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from forward import operations
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from cafe.datasets import Dataset, Item, load_dataset
-from cafe.devices import torch_threads
+from cafe.devices import product_rate, torch_threads
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.decode import DecodedImage, decode_item, map_ahead
@@ -127,6 +131,15 @@ def measure(dataset: Dataset, encoder: Encoder, plain: Encoder, cores: int) -> d
     return {name: round(len(items) / value, 1) for name, value in best.items()}
 
 
+def images_at_matmul_rate(encoder: Encoder) -> float:
+    """Images/s, if the tower's products ran at the rate of square matrix products."""
+    height, width = encoder.preprocess.size
+    pixels = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+    x, tower = encoder.standardized(pixels), encoder._network.visual
+    rate = max(product_rate(encoder.device, x.dtype, size) for size in (512, 1024, 2048))
+    return rate / operations(tower, x)
+
+
 def main() -> None:
     """Measure, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,7 +157,9 @@ def main() -> None:
     pretrained = None if args.model == "nano" else args.pretrained
     encoder = load_encoder(args.model, pretrained, precision=args.precision)
     plain = load_encoder(args.model, pretrained, precision="fp32")
+    bound = images_at_matmul_rate(encoder)
     rates = measure(dataset, encoder, plain, os.cpu_count() or 1)
+    bound = max(bound, images_at_matmul_rate(encoder))
     result = {
         "dataset": found.name,
         "images": len(dataset.splits["train"]),
@@ -152,6 +167,9 @@ def main() -> None:
         "precision": encoder.precision,
         "device": str(encoder.device),
         "images_per_second": rates,
+        "images_per_second_at_matmul_rate": round(bound, 1),
+        "extract_of_matmul_rate": round(rates["extract"] / bound, 3),
+        "bare_forward_of_matmul_rate": round(rates["bare forward"] / bound, 3),
         "extract_of_bare_forward": round(rates["extract"] / rates["bare forward"], 3),
         "extract_of_decoder": round(rates["extract"] / rates["decoder"], 3),
         "extract_of_plain_loop": round(rates["extract"] / rates["plain loop"], 2),
