@@ -38,6 +38,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the index of the search as a script too: opened from a file, a page stops without it.
+
+    Material's own plugin `offline` does so as well, but loads a script from another host.
+    """
+    index = Path(config.site_dir) / "search/search_index.json"
+    script = f"var __index = {index.read_text('utf-8')}"
+    index.with_suffix(".js").write_text(script, encoding="utf-8")
+
+
 def page_name(name: str) -> str:
     """Where the site has a page from outside of docs/; no README, which would be an index."""
     return f"source/{name.replace('README.md', 'about.md')}"

@@ -62,6 +62,11 @@ def test_files_are_encoded_and_chosen_from(run: Run, work: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_a_folder_is_named_as_the_page_of_a_model_takes_it(run: Run) -> None:
+    words = ("--budget", "3", "--json")
+    assert run("photos", "--unlabelled", "new", *words) == run("photos", "new", *words)
+
+
 def test_a_class_called_unlabelled_is_chosen_from(run: Run) -> None:
     answer = run("mixed", "--budget", "4", "--json")
     rows = json.loads(answer.out)
@@ -82,6 +87,8 @@ def test_another_cache_is_chosen_from_without_copies(run: Run) -> None:
     [
         (["photos"], 1, "has a label; name files or folders .* give --pool another cache"),
         (["photos", "new", "--pool", "mixed"], 2, "two places to choose from; give one"),
+        (["photos", "--unlabelled", "new", "--pool", "mixed"], 2, "two places to choose from"),
+        (["photos", "--unlabelled", "no-such"], 1, "no-such: there is no such file"),
         (["photos", "new", "--budget", "0"], 2, "--budget must be at least 1; got 0"),
         (["photos", "new", "-o", "photos/"], 2, "cannot write 'photos'"),
     ],

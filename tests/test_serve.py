@@ -242,6 +242,29 @@ def test_labels_that_make_no_sense_change_nothing(client: TestClient, changes: A
     assert client.get("/api/state").json()["said"] == 0
 
 
+def test_a_number_that_is_no_json_is_refused(client: TestClient) -> None:
+    answer = client.post(
+        "/api/labels",
+        content=b'{"changes": {"0": 1e400}}',
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "changes", "0"]
+
+
+def test_corrections_that_cannot_be_read_are_told(client: TestClient, session: Session) -> None:
+    path = session.corrections.path
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    try:
+        answer = client.get("/api/state")
+        assert answer.status_code == 500
+        assert "cannot read '" in answer.json()["detail"]
+    finally:
+        path.rmdir()
+    assert client.get("/api/state").json()["said"] == 0
+
+
 def test_one_fit_at_a_time_and_an_error_is_told(
     client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +298,8 @@ def test_pages_of_images_and_views(client: TestClient, session: Session) -> None
     assert confused["total"] == pair["count"]
     assert {item["top"][0]["label"] for item in confused["items"]} == {pair["guess"]}
     assert client.get("/api/images?view=next").json()["total"] > 0
-    for wrong in ("view=none", "view=all&start=-1", "view=all&count=501"):
+    huge = f"view=all&label={10**23}"
+    for wrong in ("view=none", "view=all&start=-1", "view=all&count=501", huge):
         assert client.get(f"/api/images?{wrong}").status_code == 422
     classes = client.get("/api/classes").json()
     assert sum(one["images"] for one in classes) == 300

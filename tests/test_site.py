@@ -40,6 +40,12 @@ def test_it_asks_no_host(site: Path) -> None:
         assert not loaded.search(page.read_text(encoding="utf-8")), page
 
 
+def test_a_page_that_is_opened_from_a_file_finds_the_index_of_its_search(site: Path) -> None:
+    # else its script ends there, and the switch to dark does nothing
+    index = (site / "search/search_index.js").read_text(encoding="utf-8")
+    assert json.loads(index.removeprefix("var __index = "))["docs"]
+
+
 def test_links_to_the_sources_lead_to_pages(site: Path) -> None:
     text = (site / "methods.html").read_text(encoding="utf-8")
     assert 'href="source/benchmarks/results/unequal.html"' in text

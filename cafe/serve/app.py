@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -20,6 +21,7 @@ MOST_FILES = 64
 """Images in one request."""
 
 _MOST_WAITING = 128  # requests for predictions at a time; more are told to come again
+_Number = Annotated[int, Query(ge=0, lt=1 << 31)]
 _PAGE = {
     "": ("index.html", "text/html"),
     "api": ("api.html", "text/html"),
@@ -89,6 +91,7 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.add_exception_handler(CafeError, _say)
+    app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
     waiting = asyncio.Semaphore(2)
     queue = {"length": 0}
 
@@ -158,9 +161,9 @@ def _add_images(app: FastAPI, session: Session, pictures: Pictures | None) -> No
     @app.get("/api/images", include_in_schema=False)
     def images(
         view: views.View = "all",
-        label: int | None = None,
-        guess: int | None = None,
-        start: Annotated[int, Query(ge=0)] = 0,
+        label: _Number | None = None,
+        guess: _Number | None = None,
+        start: _Number = 0,
         count: Annotated[int, Query(ge=1, le=500)] = 60,
         rows: Annotated[list[int] | None, Query(max_length=500)] = None,
     ) -> dict[str, Any]:
@@ -192,3 +195,10 @@ def _source(name: str) -> str:
 
 def _say(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 409 if isinstance(error, InputError) else 500)
+
+
+def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
+    """As FastAPI does, without the values that were sent: one may be no JSON, as an infinity."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  for mypy
+    kept = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
+    return JSONResponse({"detail": kept}, 422)

@@ -34,6 +34,8 @@ class Corrections:
     ------
     InputError
         If what is there is no such file. A last line that is torn is no error: it is left out.
+    CafeError
+        If it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +47,7 @@ class Corrections:
 
     def rows(self) -> Mapping[str, Suggestion]:
         """The rows by image id, read again where another process has written."""
-        with self._lock:
+        with self._lock, raise_as(CafeError, f"cannot read '{self.path}'"):
             return self._read()
 
     def add(self, rows: Mapping[str, Suggestion | None]) -> None:

@@ -29,6 +29,14 @@ Images = Annotated[
         "[default: the images whose class is called 'unlabelled'].",
     ),
 ]
+Folder = Annotated[
+    str | None,
+    Option(
+        "--unlabelled",
+        metavar="FOLDER",
+        help="Images without a label, as 'cafe serve' takes them; the same as IMAGE.",
+    ),
+]
 PoolCache = Annotated[
     str | None,
     Option("--pool", metavar="CACHE", help="Choose from another cache, whatever labels it has."),
@@ -51,6 +59,7 @@ ImageFolder = Annotated[
 def next_(
     cache_argument: opt.RequiredCache,
     images: Images = None,
+    unlabelled: Folder = None,
     budget: Budget = 20,
     strategy: StrategyName = "auto",
     pool: PoolCache = None,
@@ -84,6 +93,7 @@ def next_(
 
     if budget < 1:
         raise InputError(f"--budget must be at least 1; got {budget}.")
+    images = [*(images or ()), *([unlabelled] if unlabelled is not None else ())]
     if images and pool:
         raise InputError("images and --pool are two places to choose from; give one.")
     for file, suffix in ((output, ".csv"), (sheet, ".html")):

@@ -185,11 +185,34 @@ function take(files) {
   predict(files);
 }
 
+const MOST = 60e6; // bytes of a request; the server takes 64 MiB
+
+// requests that the server takes: of many images, or of few large ones
+function* parts(files) {
+  let some = [], bytes = 0;
+  for (const file of files) {
+    if (some.length && (some.length === 16 || bytes + file.size > MOST)) {
+      yield some;
+      some = [];
+      bytes = 0;
+    }
+    some.push(file);
+    bytes += file.size;
+  }
+  if (some.length) yield some;
+}
+
 async function predict(files) {
-  for (let start = 0; start < files.length; start += 16) {
-    const some = files.slice(start, start + 16), form = new FormData();
+  const small = files.filter((file) => file.size <= MOST);
+  const refused = files.filter((file) => file.size > MOST).map((file) =>
+    answer({ image: file.name, reason: "A picture may have 60 MB.", nearest: [] }, file));
+  kept.prepend(...refused);
+  let done = 0;
+  for (const some of parts(small)) {
+    const form = new FormData();
     some.forEach((file) => form.append("files", file, file.name || "pasted"));
-    tell(files.length > 1 ? `${start} of ${files.length} pictures …` : "looking …");
+    tell(small.length > 1 ? `${done} of ${small.length} pictures …` : "looking …");
+    done += some.length;
     try {
       const reply = await ask("predict?top=5", { method: "POST", body: form });
       const cards = reply.predictions.map((prediction, i) => answer(prediction, some[i]));
@@ -237,7 +260,7 @@ function answer(prediction, file) {
 function openHistory(main) {
   const draw = () => {
     const notes = [...app.state.history].reverse(), sign = (v) => (v === null ? "–" : `${v.toFixed(1)}\u00a0%`);
-    const rows = notes.map((note) => el("tr", {}, el("td", {}, new Date(note.created).toLocaleString()),
+    const rows = notes.map((note) => el("tr", {}, el("td", {}, new Date(note.created).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" })),
       el("td", {}, sign(note.accuracy)), el("td", {}, sign(note.before)), el("td", {}, note.low === null ? "–" : `${note.low.toFixed(1)} to ${note.high.toFixed(1)}`),
       el("td", {}, note.images.toLocaleString("en")), el("td", {}, String(note.corrections))));
     main.replaceChildren(
@@ -266,6 +289,7 @@ function open() {
 }
 
 window.addEventListener("hashchange", open);
+document.querySelector("nav").addEventListener("click", () => { if (!app.state?.busy) tell(""); }); // what was said of an image of another view
 try {
   app.classes = await ask("api/classes");
   await refresh();
