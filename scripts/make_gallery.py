@@ -73,7 +73,8 @@ def take(
     ends = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
     top = browser.execute_script(f"{ends} return box(arguments[0]).top + scrollY", first)
     bottom = browser.execute_script(f"{ends} return box(arguments[0]).bottom + scrollY", last)
-    clip = {"x": 0, "y": max(0, top - 16), "width": width, "height": bottom - top + 32, "scale": 1}
+    top, bottom = max(0, top - 16), bottom + 12  # below is less: what comes next is not cut
+    clip = {"x": 0, "y": top, "width": width, "height": bottom - top, "scale": 1}
     wanted = {"captureBeyondViewport": True, "clip": clip}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", wanted)
     with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as image:

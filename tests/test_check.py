@@ -236,11 +236,12 @@ def test_the_encoder_and_words_of_the_cache_go_on(photos: Path, tmp_path: Path) 
 
 
 def test_names_are_escaped_on_the_page(photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos / "left", photos / "<script>alert(1)<")
+    shutil.copytree(photos / "left", photos / "<script>alert(1)<\u202e")
     shutil.rmtree(photos / "left")
     found = cafe.check(photos, model="nano", cache=tmp_path / "cache")
     page = write_check_page(found, tmp_path / "check.html").read_text(encoding="utf-8")
     assert "<script" not in page
+    assert "\u202e" not in page  # it would turn what stands after it
 
 
 def test_a_choice_is_never_overwritten(tmp_path: Path) -> None:

@@ -103,9 +103,10 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_hostile_names_are_text_on_the_sheet(tmp_path: Path) -> None:
-    rows = [Suggestion("<script>alert(1)</script>", "unlabelled", "", "\udcff<b>", 0.5)]
+    rows = [Suggestion("<script>alert(1)</script>", "unlabelled", "", "\udcff<b>\u202e", 0.5)]
     assert write_contact_sheet(tmp_path / "s.html", rows) == 0
     page = (tmp_path / "s.html").read_text()
     assert "<script>" not in page
     assert "<b>" not in page
+    assert "\u202e" not in page  # it would turn what stands after it
     assert "no picture" in page

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.curation.suggestions import Suggestion
 from cafe.datasets.thumbnails import thumbnails_from_dataset, thumbnails_from_folder
-from cafe.errors import CafeError, escape_bytes, is_utf8, raise_as
+from cafe.errors import CafeError, raise_as, visible
 from cafe.features.task import boxes_by_id
 from cafe.store import FeatureCache
 from cafe.store.files import write_text
@@ -63,7 +63,7 @@ def write_contact_sheet(
         loader=PackageLoader("cafe.curation"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: escape_bytes(value) if _is_bytes(value) else value,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     page = templates.get_template("contact_sheet.html.j2").render(
         images=[(s, pictures.get(row, "")) for row, s in enumerate(suggestions)]
@@ -71,7 +71,3 @@ def write_contact_sheet(
     with raise_as(CafeError, f"cannot write '{path}'", "choose another file"):
         write_text(path, page)
     return len(pictures)
-
-
-def _is_bytes(value: object) -> bool:
-    return isinstance(value, str) and not is_utf8(value)

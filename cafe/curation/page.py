@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cafe.curation.findings import Check, Finding, Labelled
 from cafe.datasets.thumbnails import thumbnails_from_folder
-from cafe.errors import CafeError, escape_bytes, raise_as
+from cafe.errors import CafeError, raise_as, visible
 from cafe.store.files import write_text
 
 _MOST = 100
@@ -42,7 +42,7 @@ def write_check_page(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: escape_bytes(value) if type(value) is str else value,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     page = templates.get_template("check.html.j2")
     copies = sorted(found.copies, key=lambda c: len(c.splits) < 2)
