@@ -90,10 +90,11 @@
     for (const { place, members } of legends) {
       const named = (members[0]?.data ?? []).filter(({ meta }) => meta);
       if (named.length < 2) continue;
-      for (const { name } of named) {
-        const button = document.createElement("button");
+      for (const { name, mode, marker } of named) {
+        const button = document.createElement("button"), key = document.createElement("i");
+        if (mode === "markers") key.className = marker.symbol ?? "circle"; // a map tells classes apart by it too
         button.type = "button";
-        button.append(document.createElement("i"), text(name));
+        button.append(key, text(name));
         button.addEventListener("click", () => toggle(members, name));
         place.append(button);
       }
