@@ -131,6 +131,8 @@ def test_a_crop_lies_in_the_middle_of_a_square_of_the_mean_colour(photos: Photos
     corner = np.asarray(crop_square(pixels, (0, 0, 4, 4), 2.0, preprocess))  # beyond two edges
     assert np.array_equal(corner[2:, 2:], pixels[:6, :6])
     assert (corner[:2] == fill).all()
+    sliver = np.asarray(crop_square(pixels, (4, 6, 1e-9, 1e-9), 1.5, preprocess))
+    assert np.array_equal(sliver, pixels[6:7, 4:5])
 
 
 def test_an_image_is_decoded_once_for_all_of_its_boxes(
@@ -232,7 +234,13 @@ def test_what_a_killed_extraction_goes_on_to_is_what_a_whole_one_makes(photos: P
 
 
 def test_boxes_that_reach_out_are_clipped_and_empty_ones_recorded(photos: Photos) -> None:
-    boxes = [[-5, -5, 20, 20], [30, 30, 1e300, 9], [5, 5, 0, 4], [50, 50, 4, 4], [3, 3, -2, 5]]
+    boxes = [
+        [-5, -5, 20, 20],
+        [30, 30, 1e300, 9],
+        [5, 5, 0, 4],
+        [1e308, 50, 1e308, 4],
+        [3, 3, -2, 5],
+    ]
     folder = photos(10, boxes=[*boxes, *BOXES])
     notes: list[str] = []
     cache, _ = extract(folder, note=notes.append)

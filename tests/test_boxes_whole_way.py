@@ -132,6 +132,10 @@ def test_train_on_boxes_with_self_training(
             ("predict", "runs", "photos", "--boxes", "proposals.json", "-o", "proposals.json"),
             "is a file that is read",
         ),
+        (
+            ("predict", "runs", "photos", "--boxes", "proposals.json", "--draw", "photos"),
+            "is the folder of the images",
+        ),
         (("cache", "verify", "photos", "--sample", "2"), "holds boxes; 'cafe extract' with"),
         (("compare", "--paper", "--self-train", "2"), "--paper takes every cache"),
     ],
@@ -149,6 +153,23 @@ def test_what_cannot_be_meant_is_said_in_a_line(
     assert said in answer.err
     assert "Traceback" not in answer.err
     assert answer.out == ""
+
+
+def test_proposals_of_images_that_judge_now_are_refused(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images of the pool get labels, as the test split."""
+    monkeypatch.chdir(work)
+    rows = [f"{i}.png,10,20,30,30,{label},train" for i in range(4) for label in ("one", "zero")]
+    rows += [f"{i}.png,10,20,30,30,zero,test" for i in range(6, IMAGES)]
+    Path("later.csv").write_text("\n".join(["path,x,y,w,h,label,split", *rows]))
+    for boxes in (("labels", "--proposals", "proposals.json"), ("later.csv",)):
+        words = ("--name", "newer", "--model", "nano", "--device", "cpu")
+        assert call(monkeypatch, capsys, "extract", "photos", "--boxes", *boxes, *words).code == 0
+    answer = call(monkeypatch, capsys, "fit", "newer", "--shots", "2", "--self-train", "2")
+    assert answer.code == 1
+    assert "'newer-proposals/nano.glyphs' lie on" in answer.err
+    assert "extract again with --proposals FILE." in answer.err
 
 
 def test_compare_takes_self_train_on_the_command_line(

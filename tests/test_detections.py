@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cafe.detection.average_precision import average_precision
 from cafe.detection.box_task import load_task
 from cafe.detection.coco_file import detect_file
 from cafe.detection.detect import detect
-from cafe.detection.detections import DetectOptions, choose_detections
+from cafe.detection.detections import DetectOptions, choose_detections, coco_categories
 from cafe.detection.draw import LabelledBox, draw_boxes, printable, unprintable
 from cafe.detection.encode_boxes import encode_boxes
 from cafe.encoders.encoder import load_encoder
@@ -236,11 +237,20 @@ def test_all_background_is_no_detection(
     assert done.ap.ap == 0
 
 
+def test_categories_are_those_of_names_that_prompts_say_otherwise() -> None:
+    like = SimpleNamespace(
+        class_names=("10_hearts", "dust", "a_b", "a b"), category_ids=np.r_[:4] + 6
+    )
+    names = ["a b", "a b", "new", "background", "10 hearts", "newer"]
+    found = coco_categories(names, cast("Any", like))
+    assert found == {0: 8, 1: 9, 2: 10, 4: 6, 5: 11}
+
+
 def test_classes_of_the_truth_that_the_head_does_not_know(
     root: Path, predictor: Predictor, write: Any, tmp_path: Path
 ) -> None:
     truth = coco()
-    truth["categories"].append({"id": 1, "name": "seven"})
+    truth["categories"] += [{"id": 1, "name": "seven"}, {"id": 2, "name": "without a true box"}]
     truth["annotations"].append({"id": 99, "image_id": 10, "category_id": 1, "bbox": [0, 0, 9, 9]})
     notes: list[str] = []
     task = load_task(write(proposals(*ALL)), root / "images", write(truth, "truth.json"))

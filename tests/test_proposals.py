@@ -1,5 +1,6 @@
 """Proposals matched to labelled boxes: IoU, background, crowds, and what becomes of each."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from cafe.datasets.boxes.matching import (
     overlaps,
     suppress,
 )
-from cafe.datasets.boxes.proposals import join_proposals
+from cafe.datasets.boxes.proposals import join_proposals, relabelled
 from cafe.errors import DatasetError
 
 BOX = st.tuples(*[st.integers(0, 40)] * 4)
@@ -167,6 +168,28 @@ def test_every_proposal_becomes_what_it_is(labelled: Boxes) -> None:
     assert joined.note == (
         "11 proposals: 1 with the label of a box, 3 of background, 2 without a label, 5 unused."
     )
+
+
+def test_nothing_is_learnt_from_test_images_without_a_box() -> None:
+    """A split file may list images on which nothing is: they are of their split all the same."""
+    rows = [(0, (0, 0, 10, 10), 0), (1, (0, 0, 10, 10), 0), (5, (0, 0, 10, 10), -1)]
+    boxes = make_boxes(rows, 6, ("train", "test", "train", "val", "test", "train"))
+    apart = (30.0, 30.0, 8.0, 8.0)
+    joined = join_proposals(boxes, propose(*((image, apart) for image in range(6)), images=6))
+    assert joined.unlabelled.image.tolist() == [2, 5]  # a box without a label is no label
+    assert joined.labelled.image.tolist() == [0, 1, 5, 0, 1]
+
+
+def test_a_category_of_background_may_have_no_box() -> None:
+    boxes = replace(
+        make_boxes([(0, (0, 0, 10, 10), 1), (0, (50, 0, 10, 10), 2)], 1, ("train",)),
+        class_names=("background", "cell", "dust"),
+        category_ids=np.arange(3),
+    )
+    joined = join_proposals(boxes, propose((0, (30.0, 30.0, 8.0, 8.0)), images=1)).labelled
+    labels, names = relabelled(joined, boxes, boxes.labels - 1, ("cell", "dust"))
+    assert names == ("cell", "dust", "background")
+    assert labels.tolist() == [0, 1, 2]
 
 
 def test_background_is_capped_and_drawn_by_the_seed(labelled: Boxes) -> None:

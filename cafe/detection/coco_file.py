@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cafe.datasets.text_files import distinct_names, quote_some
+from cafe.datasets.text_files import clean_name, distinct_names, quote_some
 from cafe.detection.average_precision import (
     AveragePrecision,
     average_precision,
@@ -103,6 +103,8 @@ def detect_file(
     check_output(output, ".json")
     if any(file.resolve() == output.resolve() for file in task.files):
         raise InputError(f"'{output}' is a file that is read; choose another with output=.")
+    if draw is not None and draw.resolve() == task.root.resolve():
+        raise InputError(f"draw='{draw}' is the folder of the images; choose another.")
     saved = predictor.saved
     names = distinct_names(saved.class_names)
     categories = coco_categories(saved.class_names, task.like)
@@ -132,11 +134,16 @@ def detect_file(
 def _tell_of_classes(
     tell: Note, task: BoxTask, names: Sequence[str], categories: Mapping[int, str]
 ) -> None:
-    if task.like is None or not set(names) & set(task.like.class_names):
+    known = set(map(clean_name, names))
+    if task.like is None or known.isdisjoint(map(clean_name, task.like.class_names)):
         listed = ", ".join(f"{number} {name}" for number, name in categories.items())
         tell(f"category ids: {listed}.")
     if task.truth is not None:
-        unknown = [name for name in task.truth.class_names if name not in names]
+        # a class without a true box is not scored
+        sought = [
+            task.truth.class_names[n] for n in np.unique(task.truth.labels).tolist() if n >= 0
+        ]
+        unknown = [name for name in sought if clean_name(name) not in known]
         if unknown:
             tell(
                 f"the truth has {counted(len(unknown), 'class')} that the head does not know "

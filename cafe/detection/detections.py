@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from cafe.datasets.boxes.boxes import Boxes
 from cafe.datasets.boxes.matching import suppress
 from cafe.datasets.boxes.proposals import BACKGROUND_NAME
+from cafe.datasets.text_files import clean_name
 from cafe.errors import InputError
 from cafe.store.files import write_file
 
@@ -136,19 +139,19 @@ def choose_detections(
 def coco_categories(class_names: Sequence[str], like: Boxes | None) -> dict[int, int]:
     """The COCO category of each class that is an object, by its index.
 
-    Those of `like` for the classes that it has; for others the next free numbers, from 1.
+    Those of `like` for the classes that it has, under names as `clean_name` makes them; for others
+    the next free numbers, from 1.
     """
-    known: dict[str, int] = {}
+    known: dict[str, list[int]] = defaultdict(list)
     if like is not None:
-        known = dict(zip(like.class_names, like.category_ids.tolist(), strict=True))
-    free = max([0, *known.values()]) + 1
+        for name, category in zip(like.class_names, like.category_ids.tolist(), strict=True):
+            known[clean_name(name)].append(category)
+    free = itertools.count(max([0, *itertools.chain(*known.values())]) + 1)
     categories = {}
     for number, name in enumerate(class_names):
-        if name == BACKGROUND_NAME:
-            continue
-        if name not in known:
-            known[name], free = free, free + 1
-        categories[number] = known[name]
+        if name != BACKGROUND_NAME:
+            own = known[clean_name(name)]
+            categories[number] = own.pop(0) if own else next(free)
     return categories
 
 

@@ -155,8 +155,9 @@ class _Span:
     def of(cls, start: float, length: float, context: float) -> _Span:
         wide = length * context
         left = start + (length - wide) / 2
-        # a hair less, so that 0.1 + 0.2 does not cost a pixel
-        return cls(math.floor(left + 1e-6), math.ceil(left + wide - 1e-6))
+        # a hair less, so that 0.1 + 0.2 does not cost a pixel; of a sliver, one pixel
+        first = math.floor(left + 1e-6)
+        return cls(first, max(math.ceil(left + wide - 1e-6), first + 1))
 
     @property
     def length(self) -> int:

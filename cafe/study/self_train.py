@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def self_training(
     CacheNotFoundError
         If there is no such cache.
     CacheMismatchError
-        If it is of another encoder or other crops; the difference is named.
+        If it is of another encoder or other crops, which is named; or if proposals lie on
+        validation or test images of `cache`.
     InputError
         If a number is below 1.
     """
@@ -88,9 +89,26 @@ def load_proposals(
             f"the proposals '{cache_name(other.path)}' are not for '{cache_name(cache.path)}': "
             f"{different[0]}; extract them with the same encoder and --context."
         )
+    _check_apart(cache, other)
     kept = None if sum(other.counts.values()) * other.width > LARGE else np.float32
     parts = [other.read(split, views=False, dtype=kept).features for split in other.counts]
     return torch.from_numpy(np.concatenate(parts))
+
+
+def _check_apart(cache: FeatureCache, proposals: FeatureCache) -> None:
+    """Refuse proposals on images that judge the heads: the labels may be newer than they are."""
+    found = _images(proposals, proposals.counts)
+    if shared := sorted(found & _images(cache, cache.counts.keys() - {"train"})):
+        raise CacheMismatchError(
+            f"the proposals '{cache_name(proposals.path)}' lie on "
+            f"{counted(len(shared), 'validation or test image')} of '{cache_name(cache.path)}' "
+            f"(such as {shared[0]!r}); extract again with --proposals FILE."
+        )
+
+
+def _images(cache: FeatureCache, splits: Iterable[str]) -> set[str]:
+    """The images that boxes lie on."""
+    return {name.rpartition("#")[0] for split in splits for name in cache.ids(split)}
 
 
 def describe_self_training(settings: Mapping[str, Any]) -> list[str]:

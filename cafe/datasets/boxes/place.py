@@ -170,7 +170,8 @@ def _clip(boxes: Boxes, headers: Sequence[_Header]) -> Boxes:
     """The boxes within their images; where an image cannot be read, as they are."""
     sizes = np.array([header.upright for header in headers], np.int64).reshape(-1, 2)
     most = np.where(sizes > 0, sizes, np.inf)[boxes.image]  # (B, 2)
-    first, last = boxes.xywh[:, :2], boxes.xywh[:, :2] + boxes.xywh[:, 2:]
+    with np.errstate(over="ignore"):  # beyond all numbers is beyond the image
+        first, last = boxes.xywh[:, :2], boxes.xywh[:, :2] + boxes.xywh[:, 2:]
     low, high = np.clip(first, 0, most), np.clip(last, 0, most)
     xywh = np.concatenate([low, np.maximum(high - low, 0)], axis=1)
     outside = np.maximum(np.abs(low - first), np.abs(high - last)).max(axis=1, initial=0)

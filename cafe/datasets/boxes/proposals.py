@@ -55,7 +55,8 @@ def join_proposals(
     `match_proposals` says what a proposal stands for. One that stands for a box joins the training
     images with its label; on a validation or test image it would count the object twice, and is
     left out. Background joins every split. An image without a labelled box may be one that nobody
-    has labelled: its proposals have no label, and are no background.
+    has labelled: its proposals have no label, and are no background. Those of a validation or test
+    image are left out, as nothing may be learnt from it.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def join_proposals(
         names = names if BACKGROUND_NAME in names else (*names, BACKGROUND_NAME)
         drawn = _draw_background(boxes, labels, splits, background, seed)
     matched = np.flatnonzero((labels >= 0) & (splits == SPLITS[0]))
-    free = np.flatnonzero(labels == _FREE)
+    free = np.flatnonzero((labels == _FREE) & ~np.isin(splits, SPLITS[1:]))
     if len(drawn):
         labels[drawn] = names.index(BACKGROUND_NAME)
     named = replace(proposals, labels=labels)
@@ -111,9 +112,9 @@ def relabelled(
     """The labels of joined boxes among the names in use, and these with background."""
     label_of = dict(zip(known.labels.tolist(), labels.tolist(), strict=True))
     added = joined.labels[len(known) :]
-    if BACKGROUND_NAME not in names and (added == len(known.class_names)).any():
-        label_of[len(known.class_names)] = len(names)
-        names = (*names, BACKGROUND_NAME)
+    for label in set(added.tolist()) - label_of.keys():  # of background, which no box has
+        names = names if BACKGROUND_NAME in names else (*names, BACKGROUND_NAME)
+        label_of[label] = names.index(BACKGROUND_NAME)
     new = np.array([label_of[label] for label in added.tolist()], np.int64)
     return np.concatenate([labels, new]), names
 
@@ -143,7 +144,7 @@ def _match(boxes: Boxes, proposals: Boxes) -> NDArray[np.int64]:
     low, high = (np.searchsorted(boxes.image[by_image], images, side) for side in ("left", "right"))
     for place, rows in enumerate(np.split(order, starts[1:])):
         own = by_image[low[place] : high[place]]
-        if len(own):
+        if (boxes.labels[own] != UNLABELLED).any():
             part = proposals.xywh[rows], boxes.xywh[own], boxes.labels[own], ignored[own]
             found[rows] = match_proposals(*part).labels
     return found
