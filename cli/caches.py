@@ -60,6 +60,13 @@ def open_caches(
     return [open_cache(name, root, dataset, model) for name in chosen]
 
 
+def named_beside(name: str | None, root: Path | None) -> FeatureCache | str | None:
+    """The cache that `--pool` or `--proposals` names, in the cache folder; or the word it is."""
+    if name in (None, "none", "self", "test"):
+        return name
+    return open_cache(name, root, None, None)
+
+
 def refuse_present(path: Path, *, replace: bool) -> None:
     """Refuse to write a file that is there."""
     if path.exists() and not replace:

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 _CHOOSE_CACHES = {"cache_argument", "caches", "cache", "dataset", "model"}
 
 
-def recorded_command(context: typer.Context, caches: Sequence[FeatureCache]) -> str:
+def recorded_command(
+    context: typer.Context,
+    caches: Sequence[FeatureCache],
+    pool: FeatureCache | str | None = None,
+) -> str:
     """The options that were given, with the caches that they meant, each as `FILE@DIGEST`."""
     words = ["cafe", str(context.info_name), *map(cache_with_digest, caches)]
     for parameter in context.command.params:
         name = str(parameter.name)
         given = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        if given and not (caches and name in _CHOOSE_CACHES):
+        if given and name == "pool" and pool is not None and not isinstance(pool, str):
+            words += [parameter.opts[0], cache_with_digest(pool)]
+        elif given and not (caches and name in _CHOOSE_CACHES):
             words += _words(parameter.opts[0], context.params[name])
     return escape_bytes(shlex.join(words))
 

@@ -120,6 +120,7 @@ def test_images_that_are_not_in_all_are_left_out_and_counted(make: Make) -> None
         [make("one", 1), few], method="lda", shots=2, seeds=1, runs=None, note=notes.append
     )
     assert notes[1] == "3 images of pets/one.x are left out: not in all caches."
+    assert notes[2].startswith("Images without names are matched by their place")
     assert "57 test images" in record.protocol.words
 
 

@@ -114,6 +114,17 @@ def test_words_that_find_none(tmp_path: Path) -> None:
         find_caches(tmp_path, "nowhere.h5")
 
 
+def test_a_folder_of_images_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plant(tmp_path, "dtd/m.x")
+    for folder, hint in (("./dtd", "name its cache, dtd/m.x"), ("./new", "'cafe extract ./new'")):
+        Path(folder).mkdir(exist_ok=True)
+        with pytest.raises(
+            CacheNotFoundError, match=f"'{folder}' is a folder and no cache; {hint}"
+        ):
+            find_caches(tmp_path, folder)
+
+
 def test_what_only_has_a_caches_name(tmp_path: Path) -> None:
     plant(tmp_path, "a/m.x")
     (tmp_path / "a" / "gone.x.h5").symlink_to("nowhere")

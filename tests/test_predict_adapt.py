@@ -36,6 +36,7 @@ def test_images_one_by_one_are_as_together(
         assert "transductive" in whole.err
         rows = json.loads(whole.out)
         assert [row["adapted"]["images_seen"] for row in rows] == list(range(1, len(images) + 1))
+        assert rows[1]["learning"] == "transductive: sees 2 images of a stream without their labels"
         parts = list[Any]()
         for part in (images[:3], images[3:]):
             answer = predict(*part, "--adapt", name, "--state", state, "--batch-size", "2")
@@ -75,6 +76,8 @@ def test_incpl_looks_at_labelled_images(
         (["--adapt", "incpl", "--state", "s"], "incpl keeps no state"),
         (["--adapt", "tda", "--state", "no/such/s"], "is in no folder; make 'no/such' first"),
         (["--adapt", "tda", "--state", "photos/three.png"], "it is no state, or damaged"),
+        (["--adapt", "tda", "--boxes", "x.json"], "--adapt is for images, not for --boxes"),
+        (["--pool", "self", "--boxes", "x.json"], "--pool is for images, not for --boxes"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -39,6 +39,27 @@ def run(
     return lambda *words: call(monkeypatch, capsys, *words)
 
 
+def test_a_model_adapts_with_its_labelled_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cafe.train(FeatureCache.open("digits"), method="nearest-class", output=tmp_path / "model")
+    asked = ("predict", tmp_path / "model", "digits/nano.glyphs", "--split", "val", "--json")
+    rows = json.loads(run(*asked, "--adapt", "incpl").out)
+    assert rows[0]["adapted"] == {"method": "incpl", "context_images": 16}
+    answer = run(*asked, "--pool", "test")
+    assert "the model was fitted on every labelled image" in answer.err
+    answer = run(*asked, "--pool", "digits")
+    assert json.loads(answer.out)[0]["learning"].startswith("transductive: sees the 1,797 judged")
+    home = Path("cache").absolute()  # the pool's name is of --cache too
+    monkeypatch.chdir(tmp_path)
+    answer = run(*asked, "--pool", "digits", "--cache", home)
+    assert answer.code == 0, answer.err
+    fit = ("fit", "digits", "--cache", home, "--shots", "1", "--seeds", "1", "--runs", tmp_path)
+    answer = run(*fit, "--method", "lda-prior-pooled", "--pool", "digits", "--json")
+    assert answer.code == 0, answer.err
+    assert f"--pool {home / 'digits' / 'nano.glyphs.h5'}@" in json.loads(answer.out)["command"]
+
+
 def test_a_cache_is_asked_as_its_images_are(run: Run) -> None:
     answer = run("predict", "runs/mine", "digits/nano.glyphs", "--json", "--top", "1", "--explain")
     assert answer.code == 0, answer.err

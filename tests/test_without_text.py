@@ -89,6 +89,17 @@ def test_training_works_as_on_any_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
+def test_a_pool_lifts_what_has_no_text(tmp_path: Path) -> None:
+    source = SHARED / "oxford_flowers.ViT-B-32.openai-notext.npz"
+    cache = import_features(source, tmp_path / "flowers" / "ViT-B-32.notext.h5")
+    plain, pooled = (
+        cafe.fit(cache, method="auto", shots=1, seeds=1, runs=None, pool=pool).results[-1]
+        for pool in (None, "test")
+    )
+    assert pooled.accuracy.mean > plain.accuracy.mean + 5  # 83.6 and 66.1
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
 @pytest.mark.parametrize(("name", "regression"), [("caltech101", 93.8), ("oxford_flowers", 94.5)])
 def test_published_features_without_text(tmp_path: Path, name: str, regression: float) -> None:
     source = SHARED / f"{name}.ViT-B-32.openai-notext.npz"

@@ -282,4 +282,9 @@ def _notes(caches: Sequence[FeatureCache], rows: Sequence[Rows]) -> tuple[str, .
                 f"{counted(left, 'image')} of {_name(cache)} {verb(left, 'are')} left out: not in "
                 "all caches."
             )
+    if len(lines) > 1 and any(f"{split}/0" in _names(caches[0]) for split in rows[0]):
+        lines.append(
+            "Images without names are matched by their place: what is left out must be at the end "
+            "of a split."
+        )
     return tuple(lines)

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from cafe.errors import CacheMismatchError, InputError, counted
 from cafe.extract.encode_images import EncodedImages
-from cafe.features.pool import Pool
+from cafe.features.pool import Pool, load_pool
 from cafe.features.splits import draw_shots
-from cafe.features.task import load_task
+from cafe.features.task import Task, load_task
 from cafe.features.tensors import TrainingSet, join
 from cafe.inference.neighbours import find_cache
 from cafe.methods.base import Context
 from cafe.methods.head import Head
 from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS, HALF, LdaPriorPooled
 from cafe.results.saved_head import SavedHead
-from cafe.store import FeatureCache
+from cafe.store import SPLITS, FeatureCache
 from cafe.store.key import differences
+from cafe.study.pool import PoolLike
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,21 +87,29 @@ class Shots:
                 f"{saved.head.method} takes features before the projection, which no pool has."
             )
         cache = find_cache(saved, file, folder)
-        if different := differences(cache.header.key, saved.about["cache_key"]):
-            raise CacheMismatchError(
-                f"'{cache.path}' is not the cache that the head was fitted on: "
-                f"{'; '.join(different)}. Bring that one back, or fit again."
-            )
-        task = load_task(cache)
-        if "seed" in saved.about:
-            train = task.splits["train"]
-            images = train[draw_shots(train.y, saved.about["shots"], saved.about["seed"])]
-        elif saved.about.get("shots") == "all":  # a model is fitted on every labelled image
-            images = join([split.to("cpu") for split in task.splits.values()])
-        else:
-            raise InputError("the head does not say its shots and seed; fit again.")
+        task, rows = labelled_rows(saved, cache)
+        images = join([task.splits[split][some].to("cpu") for split, some in rows.items()])
         device = next(iter(saved.head.tensors().values())).device
         return cls(saved, TrainingSet(images, task.text).to(device), cache)
+
+    def load_pool(self, pool: PoolLike) -> Pool | None:
+        """The unlabelled images that are meant, in words for this head; see `load_pool`.
+
+        Raises
+        ------
+        InputError
+            If it is the test split, and the head was fitted on that too.
+        CacheMismatchError
+            If the features are of another encoder.
+        """
+        if "seed" in self.saved.about:
+            return load_pool(self.cache, pool)
+        if pool == "test":
+            raise InputError(
+                "the model was fitted on every labelled image, those of the test split too; take "
+                "pool=self, or name a cache of other images."
+            )
+        return load_pool(self.cache, pool, SPLITS)
 
     def adapt(self, pool: Pool) -> tuple[SavedHead, bool]:
         """The head adapted to a pool, and whether that seems to hold few of the classes."""
@@ -134,6 +143,30 @@ class Shots:
 
 
 _FEW = f"; {FEW_WORDS}"
+
+
+def labelled_rows(saved: SavedHead, cache: FeatureCache) -> tuple[Task, dict[str, Tensor]]:
+    """The task of a head's cache, and of each split the rows that the head was fitted on.
+
+    Raises
+    ------
+    CacheMismatchError
+        If the cache is another one by now.
+    InputError
+        If the head does not say its shots.
+    """
+    if different := differences(cache.header.key, saved.about["cache_key"]):
+        raise CacheMismatchError(
+            f"'{cache.path}' is not the cache that the head was fitted on: "
+            f"{'; '.join(different)}. Bring that one back, or fit again."
+        )
+    task = load_task(cache)
+    if "seed" in saved.about:
+        shots = draw_shots(task.splits["train"].y, saved.about["shots"], saved.about["seed"])
+        return task, {"train": shots}
+    if saved.about.get("shots") == "all":  # a model is fitted on every labelled image
+        return task, {name: torch.arange(len(split)) for name, split in task.splits.items()}
+    raise InputError("the head does not say its shots and seed; fit again.")
 
 
 def pool_of_asked(x: Tensor) -> Pool:

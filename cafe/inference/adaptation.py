@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError, raise_as
-from cafe.features.splits import draw_shots
-from cafe.features.tensors import Features
+from cafe.features.tensors import Features, join
+from cafe.inference.adapt_to_pool import labelled_rows
 from cafe.inference.neighbours import find_cache
 from cafe.methods.streaming.incpl import tune
 from cafe.methods.streaming.oga import Oga
@@ -208,15 +208,11 @@ def open_adaptation(
 
 def context_of(saved: SavedHead, file: Path, folder: Path | None) -> Features:
     """A few of the images that a head was fitted on, from its cache."""
-    if not {"shots", "seed"} <= saved.about.keys():
-        raise InputError("the head does not say its shots and seed; fit again.")
-    cache = find_cache(saved, file, folder)
-    labels = torch.from_numpy(cache.labels("train"))
-    rows = draw_shots(labels, saved.about["shots"], saved.about["seed"]).numpy()
-    order = np.random.RandomState(saved.about["seed"]).permutation(len(rows))
-    rows = rows[order[:CONTEXT_IMAGES]]
-    x = cache.read("train", rows, views=False, dtype=np.float32).features
-    return Features(torch.from_numpy(x), labels[torch.from_numpy(rows)])
+    task, rows = labelled_rows(saved, find_cache(saved, file, folder))
+    all_rows = [(split, int(row)) for split, some in rows.items() for row in some]
+    order = np.random.RandomState(saved.about.get("seed", 0)).permutation(len(all_rows))
+    chosen = [all_rows[place] for place in order[:CONTEXT_IMAGES]]
+    return join([task.splits[split][torch.tensor([row])] for split, row in chosen])
 
 
 def digest_of_head(saved: SavedHead) -> str:

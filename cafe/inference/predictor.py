@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from cafe.errors import InputError, counted
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
 from cafe.extract.image_sources import Images, list_images
-from cafe.features.pool import INDUCTIVE, Pool, load_pool
+from cafe.features.pool import INDUCTIVE, Pool
 from cafe.features.splits import Shots as ShotCount
 from cafe.inference.adapt_to_pool import Shots
 from cafe.inference.adaptation import Adaptation
@@ -238,7 +238,7 @@ class Predictor(ReprMixin):
             raise InputError("an adaptation and a pool are two ways to adapt; give one.")
         if self.shots is None:
             raise InputError("a pool needs the head's shots; load with adapting=True.")
-        loaded = None if pool == "self" else load_pool(self.shots.cache, pool)
+        loaded = None if pool == "self" else self.shots.load_pool(pool)
         return self._adapted(batches, self.shots, loaded, how, note)
 
     def _adapted(
@@ -311,7 +311,7 @@ class Predictor(ReprMixin):
         self, batch: EncodedImages, top: int, unknown_below: float, explain: bool
     ) -> list[Prediction]:
         x, saved = batch.inputs, self.saved
-        learning = saved.about.get("learning", INDUCTIVE)
+        told = partial(_told, saved.about.get("learning", INDUCTIVE))
         best: list[tuple[ClassScore, ...]] = []
         if len(x):
             scores = None if self.adaptation is not None else saved.scores(x)
@@ -320,12 +320,12 @@ class Predictor(ReprMixin):
         features = saved.head.features_of(x)  # what neighbours and zero-shot CLIP compare
         adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
         explained = self._explanations(features, explain)
-        make = partial(Prediction, unknown_below=unknown_below, learning=learning)
+        make = partial(Prediction, unknown_below=unknown_below)
         rows, adaptations = zip(best, *explained, strict=True), iter(adapted)
         return [
             Prediction(name, reason=reason)
             if reason
-            else make(name, *next(rows), adapted=next(adaptations))
+            else make(name, *next(rows), **told(next(adaptations)))
             for name, reason in zip(batch.names, batch.reasons, strict=True)
         ]
 
@@ -343,3 +343,12 @@ class Predictor(ReprMixin):
         if not explain or neighbours is None:
             return zero_shot, [()] * len(x)
         return zero_shot, neighbours.nearest(x)
+
+
+def _told(learning: str, adapted: dict[str, Any] | None) -> dict[str, Any]:
+    """What an answer owes to images without labels: those of a stream, or what its head saw."""
+    if adapted is not None and "images_seen" in adapted:
+        seen = counted(adapted["images_seen"], "image")
+        head = "" if learning == INDUCTIVE else f"; its head is {learning}"
+        learning = f"transductive: sees {seen} of a stream without their labels{head}"
+    return {"learning": learning, "adapted": adapted}

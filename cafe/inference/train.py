@@ -165,7 +165,8 @@ def train(
     )
     how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
     encode = partial(_features_of, source, extractor, how, progress, note)
-    training = _Training(methods, settings, machine, command, progress, given.get("pool"), note)
+    more = (progress, given.get("pool"), note, cache)
+    training = _Training(methods, settings, machine, command, *more)
     if output is None:
         return training.fit(encode())
     named = source.header.dataset if isinstance(source, FeatureCache) else source.name
@@ -229,6 +230,7 @@ class _Training:
     progress: Progress | None
     pool: PoolLike | None = None
     note: Callable[[str], None] | None = None
+    caches: Path | str | None = None  # the folder that a pool's name is of
 
     def is_of(self, record: ModelRecord, cache: FeatureCache) -> bool:
         """Whether a model is what training on a cache would give again."""
@@ -247,7 +249,10 @@ class _Training:
         settings |= self_training(cache, self.methods, *wanted)
         own_test = has_own_test(cache)
         judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
-        settings |= pool_settings(cache, self.pool, self.methods, judged)
+        pool = self.pool
+        if isinstance(pool, str | Path):
+            pool = FeatureCache.open(pool, cache_folder=self.caches)
+        settings |= pool_settings(cache, pool, self.methods, judged)
         fitted = fit_on_all(
             load_task(cache),
             self.methods,

@@ -134,11 +134,21 @@ def _find_cache(root: Path, cache: str, model: str | None) -> Path:
         raise InputError(f"'{cache}' means {len(short)} caches in '{root}'; name one: {names}.")
     if os.path.lexists(path) and (is_whole or not path.is_dir()):
         raise no_cache(path)
+    if Path(cache).is_dir() and not cache.endswith(".h5"):
+        raise CacheNotFoundError(f"'{cache}' is a folder and no cache; {_of_folder(root, cache)}.")
     is_name = cache.count("/") <= 1 and not cache.endswith(".h5")
     caches = list_caches(root) if is_name else []
     if caches:
         raise UnknownNameError("cache", cache, map(cache_name, caches), f"In '{root}'.")
     raise no_cache(cache, f" in '{root}'" if is_name else "")
+
+
+def _of_folder(root: Path, folder: str) -> str:
+    """What to name in the place of a folder of images."""
+    made = caches_of(root, Path(folder).resolve().name)
+    if made:
+        return f"name its cache, {' or '.join(map(cache_name, made))}"
+    return f"'cafe extract {folder}' makes one of its images"
 
 
 def caches_of(root: Path, name: str) -> list[Path]:

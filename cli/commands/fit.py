@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from .. import options as opt
-from ..caches import open_caches
+from ..caches import named_beside, open_caches
 from ..class_balance import read_class_balance
 from ..output import note, print_saved_json, say
 from ..parsing import (
@@ -100,7 +100,7 @@ def fit(
         validation=validation,
         self_train=self_train,
         self_train_rounds=self_train_rounds,
-        proposals=proposals,
+        proposals=named_beside(proposals, cache),
         runs=runs,
         device=device,
         precision=precision,
@@ -109,7 +109,7 @@ def fit(
         lr=lr,
         weight_decay=weight_decay,
         batch_size=batch_size,
-        pool=pool,
+        pool=named_beside(pool, cache),
         counterfactual=counterfactual,
         balance=balance,
         class_specific=class_specific,
@@ -130,7 +130,7 @@ def fit(
             method=methods,
             shots=None if shots is None else parse_shots(shots),
             seeds=parse_seeds(seeds),
-            command=recorded_command(context, features),
+            command=recorded_command(context, features, settings.get("pool")),
             progress=progress,
             note=lambda text: note(f"cafe: {text}"),
             **settings,

@@ -16,6 +16,7 @@ from .. import boxes as box
 from .. import options as opt
 from ..adaptation import AdaptName, State, open_adaptation
 from ..boxes import BoxFiles, predict_boxes
+from ..caches import named_beside
 from ..heads import note_calibration, note_choice
 from ..image_arguments import named_images
 from ..output import note, print_json
@@ -114,7 +115,11 @@ def predict(
     chosen = choose_head(run, parse_head_selector(method, shots, seed))
     file, saved = chosen.file, load_head(chosen.file)
     _check_format(format_, as_json=as_json)
+    if boxes is not None:
+        given = {"--adapt": adapt != "none", "--state": state, "--split": split, "--pool": pool}
+        _refuse_beside_boxes({**given, "--explain": explain, "--format": format_ != "table"})
     adaptation = open_adaptation(saved, adapt, file, cache, state)
+    unlabelled = named_beside(pool, cache)
     shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
@@ -129,7 +134,7 @@ def predict(
     # a bar would tear a table on a terminal apart
     piped = (as_json or format_ != "table") and not sys.stdout.isatty()
     how: dict[str, Any] = {"top": top, "unknown_below": unknown_below, "explain": explain}
-    how |= {"batch_size": batch_size, "workers": workers}
+    how |= {"batch_size": batch_size, "workers": workers, "pool": unlabelled, "note": note}
     with (
         progress_bar("images", interrupted=_INTERRUPTED, quiet=not piped) as progress,
         quiet_pillow(),
@@ -137,7 +142,7 @@ def predict(
         neighbours = _find_neighbours(saved, file, cache) if explain else None
         tower = encoder() if isinstance(sources, list) else ()
         predictor = Predictor(saved, tower, neighbours, adaptation, shots_of_head)
-        predictions = predictor.predict(sources, pool=pool, note=note, progress=progress, **how)
+        predictions = predictor.predict(sources, progress=progress, **how)
         write = None if as_json else FORMATS[format_](saved, top)
         _print_all(predictions, write, len(sources))
 
@@ -146,6 +151,12 @@ def _refuse_without_boxes(given: Mapping[str, Any]) -> None:
     for option, value in given.items():
         if value is not None:
             raise InputError(f"{option} is for boxes; give them with --boxes FILE.")
+
+
+def _refuse_beside_boxes(given: Mapping[str, Any]) -> None:
+    for option, value in given.items():
+        if value not in (None, False, "none"):
+            raise InputError(f"{option} is for images, not for --boxes; leave one of them out.")
 
 
 def _check_format(format_: str, *, as_json: bool) -> None:

@@ -21,6 +21,9 @@ from cafe.methods.transductive.pool_method import PoolMethod
 from cafe.methods.transductive.pooled_gaussian import PooledGaussian
 
 KAPPA, BETA = 3.0, 0.1
+BETA_ALONE = 1.0
+"""Without text there is no zero-shot answer beside the Gaussians: theirs counts whole, by Bayes'
+rule. With 0.1 it is so unsure of a hundred classes that the half of `auto` changes nothing."""
 
 CAP = 5.0
 """Images a class that a pool counts for at most, on average: a large pool does not drown the shots.
@@ -101,7 +104,8 @@ class LdaPriorPooled(PoolMethod):
 
     def fit_beside(self, start: Head, train: TrainingSet) -> LinearHead:
         """See `PoolMethod.fit_beside`."""
-        fit = PooledGaussian(train, self.pool, self.kappa, self.beta)
+        beta = self.beta if train.text.has_text else BETA_ALONE
+        fit = PooledGaussian(train, self.pool, self.kappa, beta)
         seen = fit.take(start)
         classes, held = len(train.text.names), classes_held(seen.counts)
         few = held < FEW * classes
@@ -109,7 +113,7 @@ class LdaPriorPooled(PoolMethod):
         weight = min(most, self.cap * classes / len(self.pool))
         shares = class_shares(self.class_balance, train.text.names)
         weights, intercept = fit.run(start, seen, weight, shares)
-        params: dict[str, Any] = {"kappa": self.kappa, "beta": self.beta, "cap": self.cap}
+        params: dict[str, Any] = {"kappa": self.kappa, "beta": beta, "cap": self.cap}
         params |= {"pool_images": len(self.pool), "pool_classes": round(held, 1)}
         params |= {"few_classes": few, "pool_weight": round(weight, 4)}
         params |= {"class_balance": self.class_balance}
