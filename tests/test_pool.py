@@ -109,6 +109,11 @@ def test_refuses_without_a_pool_in_one_line(name: str, cache: FeatureCache) -> N
             cafe.fit(cache, method=["auto", name], pool=pool, runs=None)
 
 
+def test_refuses_a_pool_that_is_not_finite() -> None:
+    with pytest.raises(InputError, match="a pool has features that are not finite"):
+        Pool(torch.tensor([[1.0, 2.0], [3.0, float("nan")]]))
+
+
 def test_refuses_a_pool_that_nobody_looks_at(cache: FeatureCache) -> None:
     with pytest.raises(InputError, match=r"gda, knn would not look at a pool; take one of auto"):
         cafe.fit(cache, method=["gda", "knn"], pool="test", runs=None)

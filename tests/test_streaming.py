@@ -184,3 +184,13 @@ def test_incpl_is_one_image_after_another(views: int) -> None:
     )
     torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
     assert tune(given[:0], z[:0], w, 8.0, context).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("stream", [Tda, Oga])
+def test_features_that_are_not_finite_teach_nothing(stream: type[Stream]) -> None:
+    x, logits, _ = made()
+    x[3], logits[3] = math.nan, math.nan
+    one, other = (stream(CLASSES, WIDTH) for _ in range(2))
+    rows = [row for row in range(IMAGES) if row != 3]
+    torch.testing.assert_close(one.adapt(x, logits)[rows], other.adapt(x[rows], logits[rows]))
+    assert all(tensor.isfinite().all() for tensor in one.state().values())

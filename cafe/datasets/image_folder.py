@@ -239,6 +239,7 @@ def _check_classes(
         content = (
             f"only {counted(loose, 'image')} outside of any class folder" if loose else "no images"
         )
+        hint += " (images without labels, for a pool: into any two)" if loose else ""
         found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
         raise DatasetError(f"{root} has {content}; {hint}{found}.")
     inner = root / classes.pop()

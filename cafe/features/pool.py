@@ -26,6 +26,7 @@ SAME = 0.9999
 """Cosine from which on two features are of one image: its own copies differ by rounding alone."""
 
 _BLOCK = 1 << 24  # cosines at a time
+_ROWS = 1 << 16  # images at a time
 IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
 """Parts of a cache's key in which its features must agree with others."""
 
@@ -53,6 +54,9 @@ class Pool:
             raise InputError(
                 f"a pool must be features (N, D) of at least one image; got {tuple(self.x.shape)}."
             )
+        for rows in torch.split(self.x, _ROWS):
+            if not rows.isfinite().all():
+                raise InputError("a pool has features that are not finite; leave those images out.")
         if not self.learning:
             object.__setattr__(self, "learning", describe_pool(len(self.x)))
 

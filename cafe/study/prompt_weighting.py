@@ -39,12 +39,13 @@ def check_weighting(
     prompts = int(text.features.any(dim=-1).sum(dim=-1).max())
     if prompts < 2:
         raise InputError(
-            f"prompts_weighting '{asked}' weighs several prompts of a class, and {name} has one a "
-            "class; extract it again with several templates, or leave it out."
+            f"prompts_weighting='{asked}' weighs several prompts of a class, and {name} has "
+            f"{'one a class' if prompts else 'none'}; extract it again with several templates, or "
+            "leave it out."
         )
     if not any(is_weighted(find_method(method), settings) for method in methods):
         raise InputError(
-            f"prompts_weighting '{asked}' is for methods that take class weights, which "
+            f"prompts_weighting='{asked}' is for methods that take class weights, which "
             f"{', '.join(methods)} {verb(len(methods), 'do')} not; take auto or another."
         )
 

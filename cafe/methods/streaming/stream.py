@@ -92,6 +92,8 @@ class Stream(ABC):
     def adapt(self, x: Tensor, logits: Tensor) -> Tensor:
         """Answer images in their order; in how many calls they come makes no difference.
 
+        Nothing is learned from features or logits that are not finite.
+
         Parameters
         ----------
         x : Tensor
@@ -107,12 +109,16 @@ class Stream(ABC):
         device, rows = logits.device, []
         logits = logits.float().cpu()
         unit, p = normalize(x.float().cpu(), dim=-1), torch.softmax(logits, dim=-1)
+        finite = unit.isfinite().all(dim=-1) & p.isfinite().all(dim=-1)
         for row in range(len(unit)):
+            self.seen += 1
+            if not finite[row]:  # one such image would spoil all answers after it, and the state
+                rows.append(logits[row])
+                continue
             # one by one: the sums of a batch differ in their last bits from those of a row
             entropy = float(-(p[row] * p[row].clamp_min(1e-12).log()).sum())
             sample = Sample(unit[row], p[row], int(p[row].argmax()), entropy)
             self.take(sample)
-            self.seen += 1
             rows.append(logits[row] + self.shift(sample))
         return torch.stack(rows).to(device) if rows else logits.to(device)
 
