@@ -19,6 +19,7 @@ from stand_in_cuda import DeviceError, stand_in_cuda
 from torch import Tensor
 
 import cafe
+from cafe.curation.label_errors import fit_judges
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.engine import Recipe, Run, train
 from cafe.engine.workspace import Workspace
@@ -93,6 +94,18 @@ def test_every_method_fits_predicts_and_survives_a_file(
     tensors = {key: value.cpu() for key, value in there.tensors().items()}
     again = find_method(name).make_head(tensors, json.loads(json.dumps(dict(there.params))))
     torch.testing.assert_close(again.logits(asked), logits.cpu(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["lda-prior", "tip-adapter-f"])
+def test_labels_are_judged_as_on_the_cpu(name: str, cuda: torch.device) -> None:
+    task = draw_task((4,) * 5)
+    here, there = (
+        fit_judges(task.features, task.text, name, Context(device, precision="fp32"))
+        for device in (CPU, cuda)
+    )
+    for (rows, p), (same_rows, q) in zip(here.blocks(), there.blocks(), strict=True):
+        assert torch.equal(rows, same_rows)
+        torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -42,6 +42,15 @@ def test_rows_are_distinct_and_the_same_again(strategy: Strategy, labels: int) -
     assert sorted(choose(1000)) == list(range(len(rest)))  # all where there are fewer
 
 
+def test_one_class_tells_nothing_apart() -> None:
+    x, _, text = clouds()
+    one = ClassText(text.features[:1], text.names[:1], text.logit_scale)
+    for labelled in (None, Features(x[:4], torch.zeros(4, dtype=torch.int64))):
+        assert len(set(next_images(x, 3, labelled=labelled, text=one).tolist())) == 3
+        with pytest.raises(InputError, match="goes by a head's answers"):
+            next_images(x, 3, labelled=labelled, text=one, strategy="margin")
+
+
 @pytest.mark.parametrize("strategy", ["auto", "typiclust", "coreset", "balanced"])
 def test_the_first_labels_cover_the_classes(strategy: Strategy) -> None:
     x, y, text = clouds()

@@ -14,6 +14,7 @@ from cafe.features.splits import draw_folds
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context, Job
 from cafe.methods.catalog import make_method
+from cafe.methods.head import Head
 from cafe.progress import Progress
 
 MOST_FOR_AUTO = 1 << 20
@@ -53,16 +54,17 @@ class Judges:
 
     method: str
     images: Features
-    parts: tuple[tuple[object, Tensor], ...]
+    parts: tuple[tuple[Head, Tensor], ...]
     classes: int
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (n,) and their probabilities (n, C), some at a time."""
+        """Rows (n,) and their probabilities (n, C), some at a time; on the CPU."""
         size = max(1, _BLOCK // max(1, self.classes))
         for head, out in self.parts:
+            device = next(iter(head.tensors().values())).device
             for rows in torch.split(out, size):
-                x = self.images[rows].x.float()
-                yield rows, head.logits(x).double().softmax(dim=-1)  # type: ignore[attr-defined]
+                x = self.images[rows].x.float().to(device)
+                yield rows, head.logits(x).cpu().double().softmax(dim=-1)
 
 
 def usual_method(images: Features, text: ClassText) -> str:
@@ -90,12 +92,14 @@ def fit_judges(
 ) -> Judges:
     """Fit a method on folds of all images; the only image of a class is judged by none."""
     folds = draw_folds(images.y, 0, groups=images.groups) if len(text.names) > 1 else []
-    fitted = make_method(method, context or Context(), {})
+    context = context or Context()
+    fitted = make_method(method, context, {})
     parts = []
     for number, (kept, out) in enumerate(folds):
         if progress is not None:
             progress(f"labels judged by {method}", number, len(folds))
-        parts.append((fitted.fit_many([Job(TrainingSet(images[kept], text))])[0], out))
+        train = TrainingSet(images[kept], text).to(context.device)
+        parts.append((fitted.fit_many([Job(train)])[0], out))
     return Judges(method, images, tuple(parts), len(text.names))
 
 

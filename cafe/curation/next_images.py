@@ -101,8 +101,8 @@ def class_answers(
     Returns
     -------
     ndarray or None
-        Those of `lda-prior`, of zero-shot CLIP before the first label; None where neither text nor
-        two labelled classes tell classes apart. (N, C) float32
+        Those of `lda-prior`, of zero-shot CLIP before the first label; None where nothing tells
+        classes apart: there is one class, or neither text nor two labelled classes. (N, C) float32
     """
     if labelled is not None and not len(labelled):
         labelled = None
@@ -110,6 +110,8 @@ def class_answers(
         if labelled is None or labelled.y.min() == labelled.y.max():
             return None
         text = _means_as_text(labelled)
+    if len(text.names) < 2:
+        return None
     shots = labelled or Features(x[:0].float(), torch.zeros(0, dtype=torch.int64))
     method = make_method("zero-shot" if labelled is None else "lda-prior", Context(), {})
     head = method.fit(TrainingSet(shots, text))

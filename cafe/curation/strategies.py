@@ -36,7 +36,7 @@ class Pool(NamedTuple):
         Labelled images of each class. (C,)
     answers : ndarray or None
         Probabilities of the classes for each image without a label; None where nothing can tell
-        classes apart: there is neither text nor a label. (N, C) float32
+        classes apart: there is one class, or neither text nor a label. (N, C) float32
     seed : int
         Of k-means and of `random_order`.
     """
