@@ -13,6 +13,7 @@ from drawing import CLASSES, draw_images, draw_task
 from making import make_header
 
 import cafe
+from cafe.curation.unlabelled import all_images
 from cafe.errors import CacheMismatchError, InputError
 from cafe.features.pool import Pool, describe_pool, load_pool
 from cafe.methods.base import Context
@@ -140,6 +141,21 @@ def test_another_cache_is_called_what_it_is(cache: FeatureCache, tmp_path: Path)
     assert pool.learning == shared
 
 
+def test_features_in_memory_are_looked_for_in_the_test_split(cache: FeatureCache) -> None:
+    def words(pool: Pool) -> str:
+        loaded = load_pool(cache, pool)
+        assert loaded is not None
+        return loaded.learning
+
+    tests, others = torch.from_numpy(cache.read("test").features), torch.eye(8)
+    assert words(Pool(tests)) == "transductive: sees the 30 test images without their labels"
+    assert words(Pool(torch.cat([tests[:2], others]))) == (
+        "transductive: sees 2 of the 30 test images without their labels, and 8 further images"
+    )
+    assert words(Pool(others)) == describe_pool(8)
+    assert words(Pool(tests, "transductive: sees mine")) == "transductive: sees mine"
+
+
 def test_counts_are_of_images_in_the_test_split() -> None:
     some = describe_pool(5, 2, 9)
     assert some == (
@@ -154,6 +170,8 @@ def test_refuses_the_pool_of_another_encoder(cache: FeatureCache, tmp_path: Path
     other = draw_cache(tmp_path / "m" / "wee.none.h5", model="wee")
     with pytest.raises(CacheMismatchError, match=r"its encoder is wee.none, not tiny.none"):
         load_pool(cache, other)
+    with pytest.raises(CacheMismatchError, match=r"its encoder is wee.none, not tiny.none"):
+        all_images(cache, other)
     with pytest.raises(CacheMismatchError, match="the pool has features of width 3"):
         load_pool(cache, Pool(torch.ones(4, 3)))
     with pytest.raises(InputError, match="at least one image"):

@@ -12,15 +12,15 @@ from torch import Tensor
 from cafe.curation.next_images import Strategy, class_answers, next_images
 from cafe.curation.suggestions import Suggestion
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import IMAGE_TOWER, check_recorded_encoder, record_of_cache
+from cafe.encoders.recorded import check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, DatasetError, unescape_bytes
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import encode_images
 from cafe.extract.image_sources import ImageSource
+from cafe.features.pool import are_copies, check_pool_encoder
 from cafe.features.task import class_text, load_task
 from cafe.features.tensors import ClassText, Features
 from cafe.store import FeatureCache
-from cafe.store.key import differences
 
 NO_LABEL = ("unlabelled", "unlabeled")
 """Classes of these names, in any case, hold images that have no label."""
@@ -28,7 +28,6 @@ NO_LABEL = ("unlabelled", "unlabeled")
 PROBLEM = "unlabelled"
 """The problem of a suggestion to label an image."""
 
-SAME = 0.9999  # cosine from which on two features are of one image
 _BLOCK = 1 << 24  # cosines at a time
 
 
@@ -110,13 +109,7 @@ def all_images(cache: FeatureCache, other: FeatureCache) -> Unlabelled:
     CacheMismatchError
         If it is of another encoder. The difference is named.
     """
-    keys = [{part: c.header.key.get(part) for part in IMAGE_TOWER} for c in (other, cache)]
-    different = differences(*keys)
-    if different or other.width != cache.width:
-        raise CacheMismatchError(
-            f"'{other.path}' is of another encoder than '{cache.path}': "
-            f"{'; '.join(different) or 'their widths differ'}; extract it with the same one."
-        )
+    check_pool_encoder(cache, other)
     ids = [image for split in other.counts for image in other.ids(split)]
     return Unlabelled(ids, torch.cat([_features(other, split) for split in other.counts]))
 
@@ -160,15 +153,11 @@ def encoded_images(
 def leave_out_known(pool: Unlabelled, known: Known) -> Unlabelled:
     """The images of a pool that are no copy of a labelled one."""
     labelled = known.labelled.unit
-    unit = torch.nn.functional.normalize(pool.x.float(), dim=-1)
-    size = max(1, _BLOCK // max(1, len(labelled)))
-
-    def is_new(block: Tensor) -> Tensor:
-        return (block @ labelled.mT).amax(dim=1) < SAME
-
     if not len(labelled):
         return pool
-    rows = torch.cat([is_new(block) for block in torch.split(unit, size)]).nonzero().squeeze(1)
+    blocks = torch.split(pool.x, max(1, _BLOCK // len(labelled)))
+    is_new = torch.cat([~are_copies(block, labelled) for block in blocks])
+    rows = is_new.nonzero().squeeze(1)
     return Unlabelled([pool.ids[row] for row in rows.tolist()], pool.x[rows], pool.current)
 
 

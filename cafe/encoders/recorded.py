@@ -10,11 +10,10 @@ from cafe.encoders.decoding import decode_of
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import CacheMismatchError, InputError, UnknownNameError, WeightsError
 from cafe.store import FeatureCache
-from cafe.store.key import Key, differences
+from cafe.store.key import IMAGE_TOWER, Key, differences
 
 WEIGHTS = ("weights_sha256",)
 TEXT_TOWER = (*WEIGHTS, "architecture_sha256")
-IMAGE_TOWER = (*TEXT_TOWER, "preprocess")
 
 
 class EncoderRecord(NamedTuple):

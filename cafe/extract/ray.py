@@ -17,11 +17,12 @@ import torch
 from cafe.cluster import ask_workers, join_cluster, workers_for
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.recorded import IMAGE_TOWER, EncoderRecord, load_recorded_encoder
+from cafe.encoders.recorded import EncoderRecord, load_recorded_encoder
 from cafe.encoders.weights import absolute_names
 from cafe.extract.blocks import ExtractOptions, PlannedBlock, count_images, unfinished
 from cafe.extract.ray_worker import TRIES, Worker
 from cafe.extract.resume import ResumeFolder
+from cafe.store.key import IMAGE_TOWER
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from cafe.errors import CacheMismatchError, InputError
 from cafe.features.tensors import LARGE
 from cafe.store import FeatureCache
-from cafe.store.key import differences
+from cafe.store.key import Key, encoder_difference
 from cafe.store.paths import cache_name
 
 INDUCTIVE = "inductive"
@@ -27,8 +27,6 @@ SAME = 0.9999
 
 _BLOCK = 1 << 24  # cosines at a time
 _ROWS = 1 << 16  # images at a time
-IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
-"""Parts of a cache's key in which its features must agree with others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,17 +164,25 @@ def load_pool(
                 f"cache '{cache.path}' has no test split to take for a pool; name a cache."
             )
         return Pool(_read(cache, "test"), describe_pool(tests, tests, tests))
+    judged = [split for split in judged if split in cache.counts]
     if isinstance(pool, Pool):
         _check_width(cache, pool.x.shape[1], "the pool")
-        return pool
+        if pool.learning != describe_pool(len(pool)):  # somebody has said what it is
+            return pool
+        is_test = _shared_by_features(cache, pool.x, judged)
+        return Pool(pool.x, _describe(cache, is_test, judged))
     other = FeatureCache.open(pool)
-    _check_encoder(cache, other)
+    check_pool_encoder(cache, other)
     x = torch.cat([_read(other, split) for split in other.counts])
-    judged = [split for split in judged if split in cache.counts]
+    is_test = _shared_by_features(cache, x, judged) | _shared_by_name(cache, other, judged)
+    return Pool(x, _describe(cache, is_test, judged))
+
+
+def _describe(cache: FeatureCache, is_test: Tensor, judged: Sequence[str]) -> str:
+    """What a result is that saw images, some of which are test images. (N,)"""
     tests = sum(cache.counts[split] for split in judged)
-    shared = _count_shared(cache, other, x, judged) if tests else 0
-    kind = "test" if judged in ([], ["test"]) else "judged"
-    return Pool(x, describe_pool(len(x), shared, tests, kind))
+    kind = "test" if list(judged) in ([], ["test"]) else "judged"
+    return describe_pool(len(is_test), int(is_test.sum()), tests, kind)
 
 
 def _read(cache: FeatureCache, split: str) -> Tensor:
@@ -194,34 +200,37 @@ def _check_width(cache: FeatureCache, width: int, name: str) -> None:
         )
 
 
-def _check_encoder(cache: FeatureCache, other: FeatureCache) -> None:
+def check_pool_encoder(cache: FeatureCache, other: FeatureCache) -> None:
     """Refuse a pool of another encoder."""
     _check_width(cache, other.width, f"'{cache_name(other.path)}'")
-    keys = [{part: c.header.key.get(part) for part in IMAGE_TOWER} for c in (cache, other)]
-    names = [(c.header.model, c.header.pretrained) for c in (cache, other)]
-    known = all(key["weights_sha256"] for key in keys)
-    different = differences(keys[1], keys[0]) if known else []
-    if not known and names[0] != names[1]:
-        different = [f"its encoder is {'.'.join(names[1])}, not {'.'.join(names[0])}"]
-    if different:
+    if different := encoder_difference(*_encoder(other), *_encoder(cache)):
         raise CacheMismatchError(
             f"the pool '{cache_name(other.path)}' cannot be used with "
-            f"'{cache_name(cache.path)}': {different[0]}; extract it with the same encoder."
+            f"'{cache_name(cache.path)}': {different}; extract it with the same encoder."
         )
 
 
-def _count_shared(
-    cache: FeatureCache, other: FeatureCache, x: Tensor, judged: Sequence[str]
-) -> int:
-    """Images of a pool that are in some splits: by features, by their files, or by ids."""
+def _encoder(cache: FeatureCache) -> tuple[Key, str]:
+    return cache.header.key, f"{cache.header.model}.{cache.header.pretrained}"
+
+
+def _shared_by_features(cache: FeatureCache, x: Tensor, judged: Sequence[str]) -> Tensor:
+    """Which raw features are those of an image in some splits. (N,)"""
+    if not judged:
+        return torch.zeros(len(x), dtype=torch.bool)
     test = torch.cat([normalize(_read(cache, split).float(), dim=-1) for split in judged])
-    rows = max(1, _BLOCK // len(test))
-    shared = torch.cat([_near(part, test) for part in torch.split(x, rows)])  # (N,)
+    blocks = torch.split(x.cpu(), max(1, _BLOCK // len(test)))
+    return torch.cat([are_copies(block, test) for block in blocks])
+
+
+def _shared_by_name(cache: FeatureCache, other: FeatureCache, judged: Sequence[str]) -> Tensor:
+    """Which images of another cache are in some splits: by their files, or by ids. (N,)"""
+    shared = torch.zeros(sum(other.counts.values()), dtype=torch.bool)
     for names_of in (_digests, _ids) if _same_dataset(cache, other) else (_digests,):
         known = {name for split in judged for name in names_of(cache, split) if name}
         names = [name for split in other.counts for name in names_of(other, split)]
         shared |= torch.tensor([name in known for name in names])
-    return int(shared.sum())
+    return shared
 
 
 def _same_dataset(cache: FeatureCache, other: FeatureCache) -> bool:
@@ -229,9 +238,9 @@ def _same_dataset(cache: FeatureCache, other: FeatureCache) -> bool:
     return cache.header.dataset == other.header.dataset
 
 
-def _near(x: Tensor, test: Tensor) -> Tensor:
-    """Whether images are copies of test images. (n,)"""
-    return (normalize(x.float(), dim=-1) @ test.mT).amax(dim=1) >= SAME
+def are_copies(x: Tensor, unit: Tensor) -> Tensor:
+    """Whether images of raw features (n, D) are among those of unit features (m, D). (n,)"""
+    return (normalize(x.float(), dim=-1) @ unit.mT).amax(dim=1) >= SAME
 
 
 def _ids(cache: FeatureCache, split: str) -> Sequence[str | bytes]:

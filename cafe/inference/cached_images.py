@@ -10,11 +10,10 @@ import torch
 from cafe.errors import CacheMismatchError, InputError, escape_bytes
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages
-from cafe.features.pool import IMAGE_TOWER
 from cafe.features.task import StoredFeatures
 from cafe.results.saved_head import SavedHead
 from cafe.store import FeatureCache
-from cafe.store.key import differences
+from cafe.store.key import encoder_difference
 from cafe.store.paths import cache_name
 
 _ROWS = 256  # images of a batch; some have fifty views, or maps
@@ -76,16 +75,12 @@ class CachedImages:
                 "those of one; name images."
             )
         header, own = self.cache.header, saved.about["encoder"]
-        keys = [{part: k.get(part) for part in IMAGE_TOWER} for k in (header.key, key)]
-        known = all(part["weights_sha256"] for part in keys)
-        different = differences(*keys) if known else []
-        names = [f"{header.model}.{header.pretrained}", f"{own['model']}.{own['pretrained']}"]
-        if not known and names[0] != names[1]:
-            different = [f"its encoder is {names[0]}, the head's {names[1]}"]
+        names = f"{header.model}.{header.pretrained}", f"{own['model']}.{own['pretrained']}"
+        different = encoder_difference(header.key, names[0], key, names[1])
         if saved.width not in (None, self.cache.width):
-            different = [f"its features are {self.cache.width} wide, the head's {saved.width}"]
+            different = f"its features are {self.cache.width} wide, the head's {saved.width}"
         if different:
             raise CacheMismatchError(
-                f"{name} is not of the encoder that the head was fitted on: {different[0]}; "
+                f"{name} is not of the encoder that the head was fitted on: {different}; "
                 "extract these images with the head's encoder."
             )

@@ -97,3 +97,23 @@ def _shorten(value: Any) -> str:
     if len(text) == 64 and all(c in "0123456789abcdef" for c in text):  # a SHA-256
         return text[:12] + "…"
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+IMAGE_TOWER = ("architecture_sha256", "weights_sha256", "preprocess")
+"""Parts of a key in which features must agree to be of one encoder."""
+
+
+def encoder_difference(own: Key, own_name: str, wanted: Key, wanted_name: str) -> str:
+    """In a clause, what tells two image encoders apart; "" where nothing does.
+
+    Parameters
+    ----------
+    own, wanted : Key
+        Keys of the features. Where one does not know its weights, as of imports, names decide.
+    own_name, wanted_name : str
+        "MODEL.PRETRAINED".
+    """
+    keys = [{part: key.get(part) for part in IMAGE_TOWER} for key in (own, wanted)]
+    if all(key["weights_sha256"] for key in keys):
+        return next(iter(differences(*keys)), "")
+    return "" if own_name == wanted_name else f"its encoder is {own_name}, not {wanted_name}"
