@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,13 @@ def test_incpl_looks_at_the_views_that_a_cache_has(
     assert [row["probability"] for row in rows] == pytest.approx(p.amax(1).tolist(), abs=1e-4)
     without = tune(test.x, saved.head(test.x), *known, context)
     assert not torch.allclose(found, without, atol=1e-5)
+    about = {name: value for name, value in saved.about.items() if name != "seed"}
+    model = replace(saved, about={**about, "shots": "all"})  # is fitted on all 18 images
+    assert len(open_adaptation(model, "incpl", file=file)._context) == 16  # type: ignore[attr-defined]
+    other = {**saved.about["cache_key"], "dataset_sha256": "0"}
+    changed = replace(saved, about={**saved.about, "cache_key": other})
+    with pytest.raises(CacheMismatchError, match="is not the cache that the head was fitted on"):
+        open_adaptation(changed, "incpl", file=file)
 
 
 @pytest.mark.usefixtures("run")

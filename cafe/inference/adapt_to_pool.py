@@ -11,19 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cafe.errors import CacheMismatchError, InputError, counted
+from cafe.errors import InputError, counted
 from cafe.extract.encode_images import EncodedImages
 from cafe.features.pool import Pool, load_pool
-from cafe.features.splits import draw_shots
-from cafe.features.task import Task, load_task
+from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet, join
-from cafe.inference.neighbours import find_cache
+from cafe.inference.neighbours import check_cache_of_head, find_cache, rows_of_head
 from cafe.methods.base import Context
 from cafe.methods.head import Head
 from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS, HALF, LdaPriorPooled
 from cafe.results.saved_head import SavedHead
 from cafe.store import SPLITS, FeatureCache
-from cafe.store.key import differences
 from cafe.study.pool import PoolLike
 
 
@@ -87,8 +85,11 @@ class Shots:
                 f"{saved.head.method} takes features before the projection, which no pool has."
             )
         cache = find_cache(saved, file, folder)
-        task, rows = labelled_rows(saved, cache)
-        images = join([task.splits[split][some].to("cpu") for split, some in rows.items()])
+        check_cache_of_head(saved, cache)
+        task, rows = load_task(cache), rows_of_head(saved, cache)
+        images = join(
+            [task.splits[name][torch.from_numpy(own)].to("cpu") for name, own in rows.items()]
+        )
         device = next(iter(saved.head.tensors().values())).device
         return cls(saved, TrainingSet(images, task.text).to(device), cache)
 
@@ -143,30 +144,6 @@ class Shots:
 
 
 _FEW = f"; {FEW_WORDS}"
-
-
-def labelled_rows(saved: SavedHead, cache: FeatureCache) -> tuple[Task, dict[str, Tensor]]:
-    """The task of a head's cache, and of each split the rows that the head was fitted on.
-
-    Raises
-    ------
-    CacheMismatchError
-        If the cache is another one by now.
-    InputError
-        If the head does not say its shots.
-    """
-    if different := differences(cache.header.key, saved.about["cache_key"]):
-        raise CacheMismatchError(
-            f"'{cache.path}' is not the cache that the head was fitted on: "
-            f"{'; '.join(different)}. Bring that one back, or fit again."
-        )
-    task = load_task(cache)
-    if "seed" in saved.about:
-        shots = draw_shots(task.splits["train"].y, saved.about["shots"], saved.about["seed"])
-        return task, {"train": shots}
-    if saved.about.get("shots") == "all":  # a model is fitted on every labelled image
-        return task, {name: torch.arange(len(split)) for name, split in task.splits.items()}
-    raise InputError("the head does not say its shots and seed; fit again.")
 
 
 def pool_of_asked(x: Tensor) -> Pool:

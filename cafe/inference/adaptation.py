@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from cafe.errors import CafeError, InputError, raise_as
-from cafe.features.tensors import Features, join
-from cafe.inference.adapt_to_pool import labelled_rows
-from cafe.inference.neighbours import find_cache
+from cafe.features.tensors import Features
+from cafe.inference.neighbours import check_cache_of_head, find_cache, rows_of_head
 from cafe.methods.streaming.incpl import tune
 from cafe.methods.streaming.oga import Oga
 from cafe.methods.streaming.stream import Stream
@@ -192,8 +191,8 @@ def open_adaptation(
     ------
     InputError
         If it needs what is not there, or the state is another's.
-    CacheNotFoundError
-        If "incpl" does not find the head's cache.
+    CacheNotFoundError, CacheMismatchError
+        If "incpl" does not find the head's cache, or it is another one by now.
     """
     if name in STREAMS:
         return StreamAdaptation(saved, name, state)
@@ -208,11 +207,19 @@ def open_adaptation(
 
 def context_of(saved: SavedHead, file: Path, folder: Path | None) -> Features:
     """A few of the images that a head was fitted on, from its cache."""
-    task, rows = labelled_rows(saved, find_cache(saved, file, folder))
-    all_rows = [(split, int(row)) for split, some in rows.items() for row in some]
-    order = np.random.RandomState(saved.about.get("seed", 0)).permutation(len(all_rows))
-    chosen = [all_rows[place] for place in order[:CONTEXT_IMAGES]]
-    return join([task.splits[split][torch.tensor([row])] for split, row in chosen])
+    cache = find_cache(saved, file, folder)
+    check_cache_of_head(saved, cache)
+    rows = rows_of_head(saved, cache)
+    images = [(split, row) for split, own in rows.items() for row in own.tolist()]
+    order = np.random.RandomState(saved.about.get("seed") or 0).permutation(len(images))
+    chosen = [images[place] for place in order[:CONTEXT_IMAGES]]
+    x, y = list[Tensor](), list[Tensor]()
+    for split in rows:
+        own = np.array([row for each, row in chosen if each == split], np.int64)
+        read = cache.read(split, own, views=False, dtype=np.float32)
+        x.append(torch.from_numpy(read.features))
+        y.append(torch.from_numpy(read.labels))
+    return Features(torch.cat(x), torch.cat(y))
 
 
 def digest_of_head(saved: SavedHead) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -81,21 +82,11 @@ class NeighbourIndex:
         InputError
             If the head does not say which shots it was fitted on.
         """
-        different = differences(cache.header.key, saved.about["cache_key"])
-        if different:
-            raise CacheMismatchError(
-                f"'{cache.path}' is not the cache that the head was fitted on: "
-                f"{'; '.join(different)}. Bring that one back, or fit again."
-            )
-        if "shots" not in saved.about:
-            raise InputError("the head does not say its shots and seed; fit again.")
-        shots, seed = saved.about["shots"], saved.about.get("seed")
+        check_cache_of_head(saved, cache)
         classes, parts = distinct_names(cache.header.class_names), []
         images = list[tuple[str, str]]()
-        for split in ("train",) if seed is not None else cache.counts:
-            labels = torch.from_numpy(cache.labels(split))
-            rows = draw_shots(labels, shots, seed or 0).numpy()
-            ids = cache.ids(split)
+        for split, rows in rows_of_head(saved, cache).items():
+            labels, ids = cache.labels(split), cache.ids(split)
             images += [(ids[row], classes[int(labels[row])]) for row in rows]
             features = cache.read(split, rows, views=False, dtype=np.float32).features
             parts.append(torch.from_numpy(features))
@@ -119,6 +110,31 @@ class NeighbourIndex:
     def _neighbour(self, row: int, cosine: float) -> Neighbour:
         image, label = self._images[row]
         return Neighbour(escape_bytes(image), label, round(cosine, 4))
+
+
+def check_cache_of_head(saved: SavedHead, cache: FeatureCache) -> None:
+    """Refuse another cache than the one that a head was fitted on; the difference is named."""
+    if different := differences(cache.header.key, saved.about["cache_key"]):
+        raise CacheMismatchError(
+            f"'{cache.path}' is not the cache that the head was fitted on: "
+            f"{'; '.join(different)}. Bring that one back, or fit again."
+        )
+
+
+def rows_of_head(saved: SavedHead, cache: FeatureCache) -> dict[str, NDArray[np.int64]]:
+    """The images of each split that a head was fitted on: a run's shots, all images of a model.
+
+    Raises
+    ------
+    InputError
+        If the head does not say it.
+    """
+    if "shots" not in saved.about:
+        raise InputError("the head does not say its shots and seed; fit again.")
+    shots, seed = saved.about["shots"], saved.about.get("seed")
+    splits = ("train",) if seed is not None else tuple(cache.counts)
+    labels = {split: torch.from_numpy(cache.labels(split)) for split in splits}
+    return {split: draw_shots(y, shots, seed or 0).numpy() for split, y in labels.items()}
 
 
 def find_cache(saved: SavedHead, file: Path, folder: Path | None = None) -> FeatureCache:
