@@ -13,7 +13,8 @@ import pytest
 from making import draw_image
 
 import cafe
-from cafe.curation import relabel as module
+from cafe.curation import relabel as relabel_module
+from cafe.curation import relabel_undo as module
 from cafe.curation.relabel import relabel
 from cafe.curation.suggestions import Suggestion, write_suggestions
 from cafe.datasets import load_dataset
@@ -119,6 +120,22 @@ def test_nothing_is_overwritten_on_the_way_back(photos: Path, tmp_path: Path) ->
     assert (photos / "red_fox/1.png").read_bytes() == b"new"
 
 
+def test_what_another_program_moved_meanwhile_is_left(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = relabel_module.write_undo
+
+    def slow(path: Path, **content: object) -> None:
+        write(path, **content)
+        (photos / "red_fox/0.png").unlink()
+
+    monkeypatch.setattr(relabel_module, "write_undo", slow)
+    rows = suggest(tmp_path / "s.csv", ("red_fox/0.png", "", "wolf"), ("red_fox/1.png", "", "wolf"))
+    made = relabel(rows, photos, yes=True)
+    assert [change[0] for change in made.changes] == ["red_fox/1.png"]
+    assert made.left == ["red_fox/0.png: another program has moved it, or taken its new place"]
+
+
 def test_folders_of_splits_keep_their_split(photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "split"
     for split in ("train", "test"):
@@ -145,10 +162,11 @@ def test_killed_at_any_moment_it_can_be_taken_back(
         "        if left[0] < 0: os._exit(9)\n"
         "        return call(*a, **k)\n"
         "    return wrapped\n"
-        "from cafe.curation import relabel as m\n"
+        "from cafe.curation import relabel_undo as m\n"
+        "from cafe.curation.relabel import relabel\n"
         "m.os.link = dying(os.link)\n"
         "m._unlink = dying(m._unlink)\n"
-        "m.relabel(sys.argv[2], sys.argv[3], yes=True)\n"
+        "relabel(sys.argv[2], sys.argv[3], yes=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(moment), str(tmp_path / "s.csv"), str(photos)],

@@ -14,62 +14,23 @@ import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cafe.curation.findings import free_name, origin_file
+from cafe.curation.relabel_undo import move_file, read_undo, take_back, write_undo
+from cafe.curation.relabelled import Relabelled
 from cafe.curation.suggestions import Suggestion, read_suggestions
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.load import load_dataset
-from cafe.datasets.relabel_list import EDITED, Changes, edit_list
-from cafe.datasets.text_files import clean_name, clean_path, distinct_names
+from cafe.datasets.relabel_list import Changes, edit_list
+from cafe.datasets.text_files import clean_name, distinct_names
 from cafe.datasets.thumbnails import stays_inside
 from cafe.errors import InputError, UnknownNameError, escape_bytes, raise_as, unescape_bytes
 from cafe.extract.prepare import load_named
-from cafe.store.files import lock_file, write_file, write_text
+from cafe.store.files import lock_file, write_file
 
-_KIND = "cafe relabel undo"
 _BOX = re.compile(r"\.\w+#\d+$")  # the id of a box: its image, and its number there
-
-
-@dataclass(frozen=True)
-class Relabelled:
-    """What was relabelled, or would be.
-
-    Attributes
-    ----------
-    target : Path
-        The list that was edited, or the folder that images are moved in.
-    changes : list of (str, str, str)
-        Image, class before and class after; of a folder, image, path before and path after.
-    done : bool
-        Whether it was done. Images of a folder are moved with `yes` only.
-    undo : Path or None
-        The file that takes it back.
-    left : list of str
-        Rows that were left, with the reason, a line each.
-    """
-
-    target: Path
-    changes: list[tuple[str, str, str]]
-    done: bool
-    undo: Path | None = None
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {
-            "target": escape_bytes(str(self.target)),
-            "changes": [
-                dict(zip(("id", "from", "to"), map(escape_bytes, c), strict=True))
-                for c in self.changes
-            ],
-            "done": self.done,
-            "undo": None if self.undo is None else escape_bytes(str(self.undo)),
-            "left": self.left,
-        }
 
 
 def relabel(
@@ -107,8 +68,8 @@ def relabel(
         then.
     """
     file = Path(file)
-    if (undo := _read_undo(file)) is not None:
-        return _take_back(file, undo, yes=yes)
+    if (undo := read_undo(file)) is not None:
+        return take_back(file, undo, yes=yes)
     rows = [row for row in read_suggestions(file) if row.is_change]
     if not rows:
         raise InputError(f"no row of '{file}' proposes another class; nothing is to be done.")
@@ -121,11 +82,10 @@ def relabel(
     source, noted = _source(file, dataset, split_file)
     if (renamed := class_names or noted) is not None:
         changes = _in_own_names(changes, source, Path(renamed))
-    undo_file = free_name(file.with_name(f"{file.stem}.undo.json"))
     with raise_as(InputError, f"cannot relabel '{source}'", "nothing was lost; try again"):
         if source.is_dir():
-            return _relabel_folder(source, changes, undo_file, yes=yes)
-        return _relabel_list(source, changes, undo_file)
+            return _relabel_folder(source, changes, file, yes=yes)
+        return _relabel_list(source, changes, file)
 
 
 def _changes(rows: Sequence[Suggestion], file: Path) -> Changes:
@@ -197,15 +157,21 @@ def _states(states: Mapping[str, str], changes: Changes) -> list[str]:
     return lines
 
 
-def _relabel_list(file: Path, changes: Changes, undo_file: Path) -> Relabelled:
-    with lock_file(file.absolute()):
+def _undo_file(suggestions: Path) -> Path:
+    """A free name beside the suggestions; call it while they are locked."""
+    return free_name(suggestions.with_name(f"{suggestions.stem}.undo.json"))
+
+
+def _relabel_list(file: Path, changes: Changes, suggestions: Path) -> Relabelled:
+    with lock_file(suggestions.absolute()), lock_file(file.absolute()):
         before = file.read_bytes()
         edited = edit_list(file, changes)
         left = _states(edited.states, changes)
         done = [(n, *changes[n]) for n, state in edited.states.items() if state == "changed"]
         if not done:
             return Relabelled(file, [], False, None, left)
-        _write_undo(
+        undo_file = _undo_file(suggestions)
+        write_undo(
             undo_file,
             list=escape_bytes(str(file.absolute())),
             before=base64.b64encode(zlib.compress(before)).decode(),
@@ -216,18 +182,21 @@ def _relabel_list(file: Path, changes: Changes, undo_file: Path) -> Relabelled:
     return Relabelled(file, done, True, undo_file, left)
 
 
-def _relabel_folder(root: Path, changes: Changes, undo_file: Path, *, yes: bool) -> Relabelled:
+def _relabel_folder(root: Path, changes: Changes, suggestions: Path, *, yes: bool) -> Relabelled:
     moves, states = _plan_moves(root, changes)
     left = _states(states, changes)
     listed = [(name, name, target) for name, target in moves.items()]
     if not moves or not yes:
         return Relabelled(root, listed, False, None, left)
-    with lock_file(undo_file.absolute()):
+    with lock_file(suggestions.absolute()):
+        undo_file = _undo_file(suggestions)
         pairs = [[escape_bytes(a), escape_bytes(b)] for a, b in moves.items()]
-        _write_undo(undo_file, folder=escape_bytes(str(root.absolute())), moves=pairs)
-        for name, target in moves.items():
-            _move(root / name, root / target)
-    return Relabelled(root, listed, True, undo_file, left)
+        write_undo(undo_file, folder=escape_bytes(str(root.absolute())), moves=pairs)
+        done = {move for move in listed if move_file(root / move[1], root / move[2])}
+    gone = "another program has moved it, or taken its new place"
+    left += [f"{escape_bytes(move[0])}: {gone}" for move in listed if move not in done]
+    moved = [move for move in listed if move in done]
+    return Relabelled(root, moved, bool(moved), undo_file, left)
 
 
 def _plan_moves(root: Path, changes: Changes) -> tuple[dict[str, str], dict[str, str]]:
@@ -280,93 +249,3 @@ def _free(root: Path, target: str, taken: set[str]) -> str:
         number += 1
         free = f"{stem}-{number}{suffix}"
     return free
-
-
-def _move(source: Path, target: Path) -> bool:
-    """Move a file where nothing is; done by halves before, it is finished."""
-    if not os.path.lexists(source):
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except FileExistsError:
-        if not os.path.samestat(source.lstat(), target.lstat()):
-            return False
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            return False
-        source.rename(target)
-        return True
-    _unlink(source)
-    return True
-
-
-def _unlink(path: Path) -> None:
-    path.unlink()
-
-
-def _write_undo(path: Path, **content: Any) -> None:
-    write_text(path, json.dumps({"kind": _KIND, **content}, indent=1) + "\n")
-
-
-def _read_undo(file: Path) -> dict[str, Any] | None:
-    """The content of an undo file; None of any other file."""
-    if file.suffix.lower() != ".json":
-        return None
-    with raise_as(
-        InputError,
-        f"cannot read '{file}'",
-        "give suggestions or an undo file",
-        (OSError, ValueError, RecursionError),
-    ):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("kind") != _KIND:
-            raise ValueError("it is no undo file of cafe relabel")
-    return content
-
-
-def _take_back(file: Path, undo: Mapping[str, Any], *, yes: bool) -> Relabelled:
-    faults = (OSError, ValueError, KeyError, TypeError, zlib.error)
-    with raise_as(
-        InputError, f"cannot take back what '{file}' says", "nothing was changed", faults
-    ):
-        if "list" in undo:
-            return _restore_list(Path(unescape_bytes(undo["list"])), undo)
-        root = Path(unescape_bytes(undo["folder"]))
-        pairs = [
-            (clean_path(unescape_bytes(a), str(file)), clean_path(unescape_bytes(b), str(file)))
-            for a, b in undo["moves"]
-        ]
-        if not root.is_dir() or not all(stays_inside(root, p) for pair in pairs for p in pair):
-            raise InputError(f"'{file}' names files outside of '{root}'; nothing is moved.")
-        moved, left = [], []
-        for name, target in pairs:
-            if not os.path.lexists(root / target):
-                left.append(f"{escape_bytes(target)}: is not there")
-            elif os.path.lexists(root / name) and not (root / name).samefile(root / target):
-                left.append(f"{escape_bytes(name)}: another file is there")
-            else:
-                moved.append((name, target, name))
-        if not yes:
-            return Relabelled(root, moved, False, None, left)
-        for name, target, _ in moved:
-            if os.path.lexists(root / name):  # linked, and killed before the old name was removed
-                (root / target).unlink()
-            else:
-                _move(root / target, root / name)
-    return Relabelled(root, moved, bool(moved), None, left)
-
-
-def _restore_list(file: Path, undo: Mapping[str, Any]) -> Relabelled:
-    if file.suffix.lower() not in EDITED or not file.is_file():
-        raise InputError(f"'{file}' is no list of images that is there.")
-    before = zlib.decompress(base64.b64decode(undo["before"]))
-    with lock_file(file.absolute()):
-        now = file.read_bytes()
-        if now == before:
-            return Relabelled(file, [], False, None, [f"{escape_bytes(str(file))}: is as it was"])
-        if hashlib.sha256(now).hexdigest() != undo["sha256"]:
-            raise InputError(f"'{file}' was changed after it was relabelled; it is left as it is.")
-        with write_file(file) as stream:
-            stream.write(before)
-    return Relabelled(file, [(file.name, "relabelled", "as before")], True)

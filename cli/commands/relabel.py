@@ -14,7 +14,7 @@ from ..output import note, print_json, print_table, say
 from ..signals import on_stop
 
 if TYPE_CHECKING:
-    from cafe.curation.relabel import Relabelled
+    from cafe.curation.relabelled import Relabelled
 
 File = Annotated[
     Path, Argument(metavar="FILE", help="Suggestions of 'cafe check', or an undo file.")
