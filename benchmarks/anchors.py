@@ -24,11 +24,11 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from auto import CELLS, ROOT, Measured, table
+from auto import Measured, table
+from cells import CELLS, ROOT, draw_sets, percent_right
 from grid import machine, read_features
 
 from cafe import FeatureCache
-from cafe.features.splits import draw_shots
 from cafe.features.task import load_task
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context
@@ -59,8 +59,7 @@ def measure_cell(
             mixed = (1 - SHARE) * answers["auto"] + SHARE * answers[name]
             answers[f"auto + {name}"] = mixed
         for name, answer in answers.items():
-            hits = (answer.argmax(dim=-1) == test.y).float().mean()
-            right[name].append(round(100 * float(hits), 2))
+            right[name].append(percent_right(answer, test.y))
     return {name: Measured(found, round(seconds[name], 3)) for name, found in right.items()}
 
 
@@ -71,7 +70,7 @@ def measure(folder: Path, seeds: list[int]) -> dict[str, dict[str, Measured]]:
         text, splits = read_features(folder / f"{name}.openai.npz", torch.device("cpu"))
         pool = splits["train"]
         for shots in counts:
-            trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
+            trains = draw_sets(pool, text, shots, seeds)
             cell = measure_cell(trains, splits["test"], seeds)
             cells[f"{name} {shots}"] = tell(name, shots, cell)
     return cells
@@ -84,7 +83,7 @@ def measure_caches(files: list[Path], seeds: list[int]) -> dict[str, dict[str, M
         task = load_task(FeatureCache.open(file))
         pool, test = task.splits["train"], task.splits["test"].to("cpu")
         for shots in SHOTS:
-            trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], task.text) for s in seeds]
+            trains = draw_sets(pool, task.text, shots, seeds)
             cell = measure_cell(trains, test, seeds, WITH_PROLIP)
             cells[f"{task.name} {shots}"] = tell(task.name, shots, cell)
     return cells

@@ -23,23 +23,14 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from cells import CELLS, ROOT, draw_sets, percent_right
 from grid import machine, read_features
 
-from cafe.features.splits import draw_shots
 from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Protocol, Validation
 from cafe.methods.catalog import make_method
 from cafe.methods.ensemble import EnsembleHead
-from cafe.methods.head import Head
 
-ROOT = Path(__file__).resolve().parent.parent
-CELLS = {
-    "caltech101-66.ViT-B-32": (1, 2, 4, 8, 16),
-    "whu-rs19.RN50": (1, 2, 4, 8, 16),
-    "whu-rs19.ViT-B-32": (1, 2, 4, 8, 16),
-    "imagenet-dogs.ViT-B-32": (1, 2, 4),
-    "imagenet-food.ViT-B-32": (1, 2, 4),
-}
 BEST_SINGLE = "best single of ratio auto"
 
 
@@ -92,12 +83,6 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def percent_right(head: Head, test: Features) -> float:
-    """Top-1 accuracy in percent."""
-    right = (head.logits(test.x).argmax(dim=-1) == test.y).float().mean()
-    return round(100 * float(right), 2)
-
-
 def measure_cell(
     trains: list[TrainingSet], test: Features, seeds: list[int], choices: dict[str, Choice]
 ) -> dict[str, Measured]:
@@ -111,10 +96,12 @@ def measure_cell(
             for train, seed in zip(trains, seeds, strict=True)
         ]
         seconds = round((time.perf_counter() - start) / len(heads), 3)
-        found[label] = Measured([percent_right(head, test) for head in heads], seconds)
+        found[label] = Measured(
+            [percent_right(head.logits(test.x), test.y) for head in heads], seconds
+        )
         pools = [head for head in heads if isinstance(head, EnsembleHead)]
         if label == "ratio auto":
-            alone = [percent_right(pool.best_single(), test) for pool in pools]
+            alone = [percent_right(pool.best_single().logits(test.x), test.y) for pool in pools]
             found[BEST_SINGLE] = Measured(alone, 0.0)
     return found
 
@@ -126,7 +113,7 @@ def measure(folder: Path, seeds: list[int], choices: dict[str, Choice]) -> dict[
         text, splits = read_features(folder / f"{name}.openai.npz", torch.device("cpu"))
         pool = splits["train"]
         for shots in counts:
-            trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
+            trains = draw_sets(pool, text, shots, seeds)
             cells[f"{name} {shots}"] = measure_cell(trains, splits["test"], seeds, choices)
             auto = mean(cells[f"{name} {shots}"]["auto"].accuracies)
             print(f"{name}, {shots} shots: auto {auto:.2f}", flush=True)

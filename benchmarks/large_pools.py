@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from auto import ROOT
+from cells import ROOT
 from grid import machine
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -27,9 +27,9 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from cells import ROOT, draw_sets, percent_right
 from grid import machine, read_features
 
-from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
@@ -38,7 +38,6 @@ from cafe.methods.meta_adapter.meta_adapter import refine
 from cafe.methods.meta_adapter.training import PUBLISHED, train_meta
 from cafe.methods.meta_adapter.weights import MetaWeights
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "caltech101-66.ViT-B-32"
 TARGETS = {
     "whu-rs19.ViT-B-32": (1, 4, 16),
@@ -85,11 +84,6 @@ def half(data: Data, start: int, stop: int) -> Data:
     return Data(classes, part(data.train), part(data.test))
 
 
-def percent_right(logits: torch.Tensor, y: torch.Tensor) -> float:
-    """Top-1 accuracy in percent."""
-    return round(100 * float((logits.argmax(dim=-1) == y).float().mean()), 2)
-
-
 def refined(weights: MetaWeights, train: TrainingSet) -> LinearHead:
     """The head of meta-adapter, without a file between."""
     w = train.text.logit_scale * refine(weights, train)  # (C, D)
@@ -100,9 +94,7 @@ def cell(
     target: Data, shots: int, seeds: Sequence[int], metas: dict[str, list[MetaWeights]]
 ) -> dict[str, list[float]]:
     """Accuracies of all heads on the draws of one target at one shot count."""
-    sets = [
-        TrainingSet(target.train[draw_shots(target.train.y, shots, s)], target.text) for s in seeds
-    ]
+    sets = draw_sets(target.train, target.text, shots, seeds)
     test, found = target.test, {}
     for name in PEERS:
         method = make_method(name, Context(), {})

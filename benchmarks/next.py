@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from auto import CELLS, ROOT, percent_right
+from cells import CELLS, ROOT, percent_right
 from grid import machine, read_features
 
 from cafe.curation.next_images import WITH_ANSWERS, next_images
@@ -67,7 +67,7 @@ def spend(
             )
             chosen = torch.cat([chosen, rest[torch.from_numpy(found)]])
         head = make_method(method, Context(), {}).fit(TrainingSet(pool[chosen], text), seed=seed)
-        accuracies.append(percent_right(head, test))
+        accuracies.append(percent_right(head.logits(test.x), test.y))
     return accuracies
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from auto import ROOT
+from cells import ROOT
 from grid import machine
 
 import cafe

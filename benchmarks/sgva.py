@@ -17,11 +17,9 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from auto import CELLS, ROOT, Choice, Measured, measure_cell, table
+from auto import Choice, Measured, measure_cell, table
+from cells import CELLS, ROOT, draw_sets
 from grid import machine, read_features
-
-from cafe.features.splits import draw_shots
-from cafe.features.tensors import TrainingSet
 
 CHOICES = {
     "zero-shot": Choice("zero-shot", {}),
@@ -35,7 +33,7 @@ def measure(path: Path, shots: int, seeds: list[int]) -> dict[str, Measured]:
     """One cell."""
     text, splits = read_features(path, torch.device("cpu"))
     pool = splits["train"]
-    trains = [TrainingSet(pool[draw_shots(pool.y, shots, s)], text) for s in seeds]
+    trains = draw_sets(pool, text, shots, seeds)
     return measure_cell(trains, splits["test"], seeds, CHOICES)
 
 

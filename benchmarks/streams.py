@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from auto import CELLS, ROOT
+from cells import CELLS, ROOT
 from grid import machine, read_features
 from torch import Tensor
 

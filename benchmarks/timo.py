@@ -16,11 +16,9 @@ from statistics import mean
 from typing import Any
 
 import torch
-from auto import ROOT, percent_right
+from cells import ROOT, draw_sets, percent_right
 from grid import machine, read_features
 
-from cafe.features.splits import draw_shots
-from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context
 from cafe.methods.catalog import make_method
 
@@ -34,22 +32,16 @@ def measure(folder: Path, seeds: range) -> list[dict[str, Any]]:
     rows = []
     for name in FILES:
         text, splits = read_features(folder / f"{name}.npz", torch.device("cpu"))
-        pool, prompts = splits["train"], text.features.shape[1]
+        pool, test, prompts = splits["train"], splits["test"], text.features.shape[1]
         for method in METHODS:
             for shots in SHOTS:
                 row: dict[str, Any] = {"features": name, "prompts": prompts}
                 row |= {"method": method, "shots": shots}
                 for label, settings in (("plain", {}), ("timo", {"prompts_weighting": "timo"})):
                     fitter = make_method(method, Context(), settings)
-                    row[label] = [
-                        percent_right(
-                            fitter.fit(
-                                TrainingSet(pool[draw_shots(pool.y, shots, s)], text), seed=s
-                            ),
-                            splits["test"],
-                        )
-                        for s in seeds
-                    ]
+                    sets = draw_sets(pool, text, shots, seeds)
+                    heads = [fitter.fit(t, seed=s) for t, s in zip(sets, seeds, strict=True)]
+                    row[label] = [percent_right(head.logits(test.x), test.y) for head in heads]
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     return rows

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from auto import CELLS, ROOT, Choice, measure_cell
+from auto import Choice, measure_cell
+from cells import CELLS, ROOT
 from grid import machine, read_features
 from torch import Tensor
 

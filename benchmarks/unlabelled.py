@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from auto import CELLS, ROOT
+from cells import CELLS, ROOT
 from grid import machine, read_features
 from numpy.typing import NDArray
 

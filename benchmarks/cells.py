@@ -1,0 +1,33 @@
+"""What the benchmarks of few-shot heads share: files and shot counts, draws, and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from cafe.features.splits import draw_shots
+from cafe.features.tensors import ClassText, Features, TrainingSet
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS = {
+    "caltech101-66.ViT-B-32": (1, 2, 4, 8, 16),
+    "whu-rs19.RN50": (1, 2, 4, 8, 16),
+    "whu-rs19.ViT-B-32": (1, 2, 4, 8, 16),
+    "imagenet-dogs.ViT-B-32": (1, 2, 4),
+    "imagenet-food.ViT-B-32": (1, 2, 4),
+}
+"""File of features -> shots per class."""
+
+
+def draw_sets(
+    pool: Features, text: ClassText, shots: int, seeds: Iterable[int]
+) -> list[TrainingSet]:
+    """A training set for each seed."""
+    return [TrainingSet(pool[draw_shots(pool.y, shots, seed)], text) for seed in seeds]
+
+
+def percent_right(logits: Tensor, y: Tensor) -> float:
+    """Top-1 accuracy in percent, to two digits."""
+    return round(100 * float((logits.argmax(dim=-1) == y).float().mean()), 2)
