@@ -18,10 +18,11 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 import torch
+from headless import headless_browser
 from making import draw_image, make_header
 
 from cafe.engine import Recipe
-from cafe.errors import CafeError, InputError, how_to_install
+from cafe.errors import CafeError, InputError
 from cafe.report import collect, write_report
 from cafe.report.analysis import project
 from cafe.report.figures import accuracy
@@ -479,42 +480,13 @@ def test_names_are_never_markup(hostile: Path, tmp_path: Path) -> None:
     assert "<" not in json.dumps(shown).replace("<extra></extra>", "")
 
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1100,900",
-)
-
-
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless browser that shows the page."""
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("no chromium with its chromedriver; apt-get install chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason=how_to_install("browser"))
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        driver.get_log("performance")  # the browser's own first page
+    with headless_browser(tmp_path_factory.mktemp("browser"), 1100) as driver:
         driver.get(page.as_uri())
         _wait_until_drawn(driver)
         yield driver
-    finally:
-        driver.quit()
 
 
 def _wait_until_drawn(driver: Any) -> None:

@@ -12,24 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headless import headless_browser
 from serving import HOSTILE, make_model, running, some_digits, wait_for
 
 import cafe
 from cafe.errors import how_to_install
 from cafe.serve.corrections import Corrections
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 DROP = """
 const [name, code] = arguments, bytes = Uint8Array.from(atob(code), (c) => c.charCodeAt(0));
 const data = new DataTransfer();
@@ -41,23 +30,9 @@ document.querySelector("#drop").dispatchEvent(event);
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("no chromium with its chromedriver; apt-get install chromium-driver")
     pytest.importorskip("fastapi", reason=how_to_install("serve"))
-    webdriver = pytest.importorskip("selenium.webdriver", reason=how_to_install("browser"))
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        driver.get_log("performance")  # the browser's own first page
+    with headless_browser(tmp_path_factory.mktemp("browser"), 1280) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture

@@ -18,13 +18,8 @@ def check_weighting(
 
     Parameters
     ----------
-    text : ClassText
-    methods : sequence of str
-        Names of the catalog.
-    settings : mapping
-        Their hyper-parameters.
-    name : str
-        Whose classes these are, for the error.
+    text, methods, settings, name
+        As of `cafe.study.equal_texts.check_texts`.
 
     Raises
     ------
