@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from digits_run import call
 from PIL import Image
 from test_detections import EMPTY, PLACES, coco, paste_digits
 
 import cafe
+from cafe.features.joined import join_caches, take_apart
+from cafe.features.tensors import TrainingSet
 from cafe.serve.gallery import Gallery
 from cafe.serve.pictures import Pictures
 
@@ -254,3 +257,25 @@ def test_classes_overlap_where_the_head_was_fitted_so(
     (several, boxes), (one, same) = counts
     assert several > boxes
     assert one == same
+
+
+def test_boxes_under_two_encoders_keep_their_images(
+    work: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    caches = [
+        cafe.Extractor(model, device="cpu", precision="fp32").extract(
+            work / "photos", boxes=work / "labels", cache=tmp_path
+        )
+        for model in ("nano", str(tiny_folder))
+    ]
+    task, alone = join_caches(caches).task(), cafe.load_task(caches[0]).splits["train"]
+    train = task.splits["train"]
+    rows = torch.tensor([5, 0, 7])
+    assert alone.groups is not None
+    for joined, own in ((train, alone), (train[rows], alone[rows])):
+        assert joined.groups.tolist() == own.groups.tolist()  # type: ignore[union-attr]
+    for part in take_apart(TrainingSet(train.to("cpu"), task.text)):
+        assert part.features.groups.tolist() == alone.groups.tolist()  # type: ignore[union-attr]
+    record = cafe.fit(caches, method="gda", shots=2, seeds=1, runs=tmp_path / "runs")
+    assert "boxes" in record.protocol.words
+    assert "image" not in record.protocol.brief

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def split_columns(features: Features, widths: Sequence[int]) -> list[Features]:
     views: Sequence[Tensor | None] = [None] * len(x)
     if features.views is not None:
         views = torch.split(features.views, list(widths), dim=-1)
-    return [Features(part, features.y, v) for part, v in zip(x, views, strict=True)]
+    groups = features.groups
+    return [Features(part, features.y, v, groups=groups) for part, v in zip(x, views, strict=True)]
 
 
 class JoinedFeatures(StoredFeatures):
@@ -75,12 +77,18 @@ class JoinedFeatures(StoredFeatures):
     def __init__(self, parts: Sequence[StoredFeatures]) -> None:
         self._parts, self._rows, self.y = parts, None, parts[0].y
 
+    @cached_property
+    def groups(self) -> NDArray[np.int64] | None:
+        """See `StoredFeatures.groups`."""
+        return self._parts[0].groups
+
     def _read(self, rows: Tensor | None) -> Features:
         read = [part.whole if rows is None else part[rows] for part in self._parts]
         views = [part.views for part in read if part.views is not None]
         alike = len(views) == len(read) and len({part.shape[1] for part in views}) == 1
         x = torch.cat([part.x for part in read], dim=1)  # (n, D)
-        return Features(x, read[0].y, torch.cat(views, dim=-1) if alike else None)
+        joined = torch.cat(views, dim=-1) if alike else None
+        return Features(x, read[0].y, joined, groups=read[0].groups)
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,8 @@ class JoinedCaches:
             for split in self.counts
         }
         text = JoinedText(none, names, 1.0, 0.0, parts, encoders)
-        return Task(self.header.dataset, self.header.model, self.header.pretrained, text, splits)
+        header, noun = self.header, self.caches[0].noun
+        return Task(header.dataset, header.model, header.pretrained, text, splits, noun=noun)
 
 
 def join_caches(caches: Sequence[FeatureCache]) -> JoinedCaches:

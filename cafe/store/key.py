@@ -16,8 +16,9 @@ Key = Mapping[str, Any]
 
 
 def noun_of(key: Key) -> str:
-    """What the items of a cache are: "image", or "box"."""
-    return "box" if "boxes" in key else "image"
+    """What the items of a cache are, or of several whose keys are joined: "image", or "box"."""
+    keys = [encoder["cache_key"] for encoder in key.get("encoders", ())] or [key]
+    return "box" if "boxes" in keys[0] else "image"
 
 
 def say_items(text: str, noun: str) -> str:
