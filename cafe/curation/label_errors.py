@@ -61,9 +61,8 @@ class Judges:
         """Rows (n,) and their probabilities (n, C), some at a time; on the CPU."""
         size = max(1, _BLOCK // max(1, self.classes))
         for head, out in self.parts:
-            device = next(iter(head.tensors().values())).device
             for rows in torch.split(out, size):
-                x = self.images[rows].x.float().to(device)
+                x = self.images[rows].x.float().to(head.device)
                 yield rows, head.logits(x).cpu().double().softmax(dim=-1)
 
 

@@ -12,23 +12,14 @@ import torch
 from torch import Tensor
 
 import cafe.encoders.hub as hub
-from cafe.compat import import_open_clip, quiet_libraries
 from cafe.devices import Precision, encoder_precision, resolve_device
-from cafe.encoders.checkpoint import load_weights
 from cafe.encoders.decoding import DECODING, Decode
+from cafe.encoders.network import build_network, digest_of_weights
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.timm_models import load_timm_model
 from cafe.encoders.tokenizer import load_tokenizer, places_cut
-from cafe.encoders.weights import (
-    DEFAULT_MODEL,
-    PREPROCESS,
-    TIMM,
-    WeightsSource,
-    architecture,
-    locate,
-)
-from cafe.errors import InputError, WeightsError, raise_as
-from cafe.store.files import digest_of_file
+from cafe.encoders.weights import DEFAULT_MODEL, TIMM, architecture, locate
+from cafe.errors import InputError
 
 CLIP_SCALE = 100.0
 """OpenAI's logit scale, for cosines of an encoder that has none of its own."""
@@ -209,13 +200,13 @@ def load_encoder(
         return _image_encoder(model, pretrained, target, chosen)
     source = locate(model, pretrained)
     tokenizer = load_tokenizer(model, source.identifier)
-    network = hub.fetch(lambda: _build_network(source, chosen), f"a part of '{model}'")
+    network = hub.fetch(lambda: build_network(source, chosen), f"a part of '{model}'")
     config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=digest_of_file(source.weights) if source.weights else _state_digest(network),
+        weights_sha256=digest_of_weights(source.weights, network),
         architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,
@@ -236,9 +227,7 @@ def _image_encoder(
     return Encoder(
         model=made.model,
         pretrained=made.pretrained,
-        weights_sha256=digest_of_file(made.weights)
-        if made.weights
-        else _state_digest(made.network),
+        weights_sha256=digest_of_weights(made.weights, made.network),
         architecture_sha256=made.architecture_sha256,
         precision=precision,
         device=device,
@@ -249,56 +238,3 @@ def _image_encoder(
         _network=made.network.to(device, _DTYPES[precision]).eval().requires_grad_(False),
         _tokenizer=None,
     )
-
-
-def _build_network(source: WeightsSource, precision: Precision) -> Any:
-    """Build a network with its weights on the CPU.
-
-    Raises
-    ------
-    WeightsError
-        If open_clip cannot build the configuration, or the checkpoint does not fit it.
-    """
-    open_clip = import_open_clip()
-    published = source.published
-    preprocess = {part: published[part] for part in PREPROCESS if part in published}
-    refusal = raise_as(
-        WeightsError,
-        f"open_clip cannot build model '{source.model}'",
-        "correct its configuration",
-        (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError),
-    )
-    # open_clip warns that no weights are loaded; `load_weights` does that right after
-    with refusal, quiet_libraries(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # so that untrained weights are the same every time
-        network = open_clip.create_model(
-            source.identifier,
-            precision=precision,
-            load_weights=False,
-            force_quick_gelu=bool(published.get("quick_gelu")),
-            force_preprocess_cfg=preprocess,
-            pretrained_image=False,
-            pretrained_text=False,
-        )
-    _widen_scalars(network)
-    if source.weights is not None:
-        load_weights(network, source, source.weights)
-    return network
-
-
-def _widen_scalars(network: Any) -> None:
-    """Keep logit scale and bias in float32, as in the checkpoint."""
-    # open_clip casts them with a timm tower, and in bfloat16 SigLIP's scale is off by up to 1.6 %
-    for name in ("logit_scale", "logit_bias"):
-        value = getattr(network, name, None)
-        if value is not None:
-            value.data = value.data.float()
-
-
-def _state_digest(network: Any) -> str:
-    """SHA-256 of a network's weights, for weights that come from no file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()

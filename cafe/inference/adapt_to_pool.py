@@ -90,7 +90,7 @@ class Shots:
         images = join(
             [task.splits[name][torch.from_numpy(own)].to("cpu") for name, own in rows.items()]
         )
-        device = next(iter(saved.head.tensors().values())).device
+        device = saved.head.device
         return cls(saved, TrainingSet(images, task.text).to(device), cache)
 
     def load_pool(self, pool: PoolLike) -> Pool | None:

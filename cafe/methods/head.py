@@ -97,6 +97,11 @@ class Head(ABC):
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors lie."""
+        return next(iter(self.tensors().values())).device
+
     def scale_cosines(self, cosines: Tensor) -> Tensor:
         """The encoder's logits of cosines, by the scale and bias in `params`."""
         logits: Tensor = self.params["logit_scale"] * cosines + self.params["logit_bias"]
@@ -134,9 +139,8 @@ def in_kind(compute: Callable[[Tensor], Tensor], x: Numbers, head: Head) -> Numb
     """Compute on a tensor; an array goes to the device of the head, and the result comes back."""
     if isinstance(x, Tensor):
         return compute(x)
-    device = next(iter(head.tensors().values())).device
     rows = torch.from_numpy(np.require(x, requirements=["C", "W"]))  # copies only where it must
-    return compute(rows.to(device)).cpu().numpy()
+    return compute(rows.to(head.device)).cpu().numpy()
 
 
 def rows_at_a_time(head: Head) -> int:

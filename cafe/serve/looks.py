@@ -150,9 +150,8 @@ def _answers(gallery: Gallery, y: Tensor, fitted: Fitted) -> Look:
 
 def _fill(look: Look, rows: Tensor, gallery: Gallery, head: Head, *, is_judge: bool) -> None:
     """The answers of one head for some rows, a block of images at a time."""
-    device = next(iter(head.tensors().values())).device
     for part in torch.split(rows, max(1, (1 << 24) // len(gallery.names))):
-        logits = head(gallery.x[part].to(device)).cpu()
+        logits = head(gallery.x[part].to(head.device)).cpu()
         p = torch.softmax(logits / (look.fitted.calibration.temperature or 1.0), dim=-1)  # (n, C)
         look.p[part], look.top[part] = p.topk(look.p.shape[1], dim=-1)
         if is_judge:

@@ -166,11 +166,7 @@ def fit_temperature(
 def judge(head: Head, features: Features, most: int) -> tuple[Tensor, Tensor]:
     """Logits (n, C) and labels (n,) of `most` images, or of all, evenly from all of them."""
     chosen = features[_spread(len(features), most)]
-    return predict(head, chosen.to(_device(head))).cpu(), chosen.y.cpu()
-
-
-def _device(head: Head) -> torch.device:
-    return next(iter(head.tensors().values())).device
+    return predict(head, chosen.to(head.device)).cpu(), chosen.y.cpu()
 
 
 def settings_in_force(
