@@ -13,6 +13,7 @@ from PIL import Image
 from test_detections import EMPTY, PLACES, coco, paste_digits
 
 import cafe
+from cafe.errors import InputError
 from cafe.features.joined import join_caches, take_apart
 from cafe.features.tensors import TrainingSet
 from cafe.serve.gallery import Gallery
@@ -276,6 +277,8 @@ def test_boxes_under_two_encoders_keep_their_images(
         assert joined.groups.tolist() == own.groups.tolist()  # type: ignore[union-attr]
     for part in take_apart(TrainingSet(train.to("cpu"), task.text)):
         assert part.features.groups.tolist() == alone.groups.tolist()  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="are on images of the test split; extract the proposals"):
+        cafe.fit(caches[0], method="gda", self_train=2, proposals=caches[0], runs=None)
     record = cafe.fit(caches, method="gda", shots=2, seeds=1, runs=tmp_path / "runs")
     assert "boxes" in record.protocol.words
     assert "image" not in record.protocol.brief

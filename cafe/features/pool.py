@@ -169,12 +169,12 @@ def load_pool(
         _check_width(cache, pool.x.shape[1], "the pool")
         if pool.learning != describe_pool(len(pool)):  # somebody has said what it is
             return pool
-        is_test = _shared_by_features(cache, pool.x, judged)
+        is_test = shared_by_features(cache, pool.x, judged)
         return Pool(pool.x, _describe(cache, is_test, judged))
     other = FeatureCache.open(pool)
     check_pool_encoder(cache, other)
     x = torch.cat([_read(other, split) for split in other.counts])
-    is_test = _shared_by_features(cache, x, judged) | _shared_by_name(cache, other, judged)
+    is_test = shared_by_features(cache, x, judged) | _shared_by_name(cache, other, judged)
     return Pool(x, _describe(cache, is_test, judged))
 
 
@@ -214,7 +214,7 @@ def _encoder(cache: FeatureCache) -> tuple[Key, str]:
     return cache.header.key, f"{cache.header.model}.{cache.header.pretrained}"
 
 
-def _shared_by_features(cache: FeatureCache, x: Tensor, judged: Sequence[str]) -> Tensor:
+def shared_by_features(cache: FeatureCache, x: Tensor, judged: Sequence[str]) -> Tensor:
     """Which raw features are those of an image in some splits. (N,)"""
     if not judged:
         return torch.zeros(len(x), dtype=torch.bool)

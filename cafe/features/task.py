@@ -191,9 +191,14 @@ def image_groups(
     if cache.noun == "image":
         return None
     chosen = cache.counts if splits is None else splits
-    names = [name.rpartition("#")[0] for split in chosen for name in cache.ids(split)]
+    names = [image_of(name) for split in chosen for name in cache.ids(split)]
     groups: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
     return groups
+
+
+def image_of(name: str) -> str:
+    """The image that a box lies on, by the box's id: `a.jpg` of `a.jpg#0`."""
+    return name.rpartition("#")[0]
 
 
 def class_text(header: Header) -> ClassText:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.errors import CacheMismatchError, CacheNotFoundError, counted
+from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError, counted, verb
+from cafe.features.pool import shared_by_features
+from cafe.features.task import image_of
 from cafe.features.tensors import LARGE
 from cafe.methods.self_training import PARAM, SETTING, SelfTraining
 from cafe.results.result import Result
@@ -61,7 +63,7 @@ def self_training(
         If it is of another encoder or other crops, which is named; or if proposals lie on
         validation or test images of `cache`.
     InputError
-        If a number is below 1.
+        If a number is below 1, or proposals are on images of the test split.
     """
     if most is None:
         return {}
@@ -92,7 +94,26 @@ def load_proposals(
     _check_apart(cache, other)
     kept = None if sum(other.counts.values()) * other.width > LARGE else np.float32
     parts = [other.read(split, views=False, dtype=kept).features for split in other.counts]
-    return torch.from_numpy(np.concatenate(parts))
+    x = torch.from_numpy(np.concatenate(parts))
+    _refuse_test_images(cache, other, x)
+    return x
+
+
+def _refuse_test_images(cache: FeatureCache, other: FeatureCache, x: Tensor) -> None:
+    """Keep the promise of `SelfTraining.learning`, whatever cache is named."""
+    if "test" not in cache.counts:
+        return
+    is_test = shared_by_features(cache, x, ["test"])
+    if other.header.dataset in (cache.header.dataset, f"{cache.header.dataset}-proposals"):
+        tests = {image_of(name) for name in cache.ids("test")}
+        names = [name for split in other.counts for name in other.ids(split)]
+        is_test |= torch.tensor([image_of(name) in tests for name in names])
+    if count := int(is_test.sum()):
+        raise InputError(
+            f"{count:,} of the {counted(len(x), 'proposal')} of '{cache_name(other.path)}' "
+            f"{verb(count, 'are')} on images of the test split; extract the proposals again, or "
+            "name a cache of other images."
+        )
 
 
 def _check_apart(cache: FeatureCache, proposals: FeatureCache) -> None:
