@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     from cafe.study.classifier import AdapterClassifier as AdapterClassifier
     from cafe.study.compare import compare as compare
     from cafe.study.fit import fit as fit
-    from cafe.study.fit import grid as grid
+    from cafe.study.grid.run import grid as grid
     from cafe.study.meta_train import meta_train as meta_train
 
 _MODULES = {
@@ -48,7 +48,7 @@ _MODULES = {
     "compare": "cafe.study.compare",
     "export_head": "cafe.inference.export",
     "fit": "cafe.study.fit",
-    "grid": "cafe.study.fit",
+    "grid": "cafe.study.grid.run",
     "import_features": "cafe.extract.importers",
     "load_dataset": "cafe.datasets",
     "load_encoder": "cafe.encoders.encoder",

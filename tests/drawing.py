@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.tensors import ClassText, Features, PreProjection, SpatialMaps, TrainingSet
+from cafe.features.tensors import ClassText, Features, PreProjection, StoredRows, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.prompt_learning.prompts import TextTower
 
@@ -57,13 +57,13 @@ def draw_validation_set() -> Validation:
     return Validation("full", draw_images(seed=8))
 
 
-def _maps(y: Tensor, seed: int) -> SpatialMaps:
+def _maps(y: Tensor, seed: int) -> StoredRows:
     """Maps of four tokens, one of them of the image's class. (N, 4, D)"""
     generator = torch.Generator().manual_seed(1000 + seed)
     noise = torch.randn(len(y), 4, WIDTH, generator=generator)
     place = torch.randint(4, (len(y),), generator=generator)
     noise[torch.arange(len(y)), place] += 2 * _directions()[y]
-    return SpatialMaps.of(2 * noise)
+    return StoredRows.of(2 * noise)
 
 
 def _before(views: Tensor, seed: int) -> PreProjection:
@@ -71,7 +71,7 @@ def _before(views: Tensor, seed: int) -> PreProjection:
     generator = torch.Generator().manual_seed(2000 + seed)
     h = torch.cat([views, torch.randn(*views.shape[:2], 3, generator=generator)], dim=-1)
     turn = torch.linalg.qr(torch.randn(WIDTH + 3, WIDTH + 3, generator=_fixed(97)))[0]
-    return PreProjection(SpatialMaps.of(h @ turn.mT), turn[:, :WIDTH], torch.zeros(WIDTH))
+    return PreProjection(StoredRows.of(h @ turn.mT), turn[:, :WIDTH], torch.zeros(WIDTH))
 
 
 def _fixed(seed: int) -> torch.Generator:

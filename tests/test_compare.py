@@ -24,6 +24,7 @@ from cafe.results.result import Result
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.base_to_new import with_classes
+from cafe.study.compare_one import Comparison
 from cafe_cli.main import main
 from cafe_cli.result_tables import print_over_shots
 
@@ -56,9 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def comparison(
-    home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> cafe.study.compare.Comparison:
+def comparison(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Two caches, three methods, two shot counts."""
     return cafe.compare(
         [home / "one" / "tiny.none.h5", home / "two" / "tiny.none.h5"],
@@ -69,7 +68,7 @@ def comparison(
     )
 
 
-def test_every_method_at_every_shot_count(comparison: cafe.study.compare.Comparison) -> None:
+def test_every_method_at_every_shot_count(comparison: Comparison) -> None:
     assert len(comparison.records) == 2
     for record in comparison.records:
         assert record.folder is not None
@@ -79,7 +78,7 @@ def test_every_method_at_every_shot_count(comparison: cafe.study.compare.Compari
         assert record.json["protocol"]["shots"] == [1, 2]
 
 
-def test_differences_are_paired_by_seed(comparison: cafe.study.compare.Comparison) -> None:
+def test_differences_are_paired_by_seed(comparison: Comparison) -> None:
     record = comparison.records[0].json
     scores = {(r["method"], r["shots"]): r["accuracy"]["per_seed"] for r in record["results"]}
     assert len(record["differences"]) == 2 * (len(METHODS) - 1)
@@ -101,7 +100,7 @@ def test_an_interval_of_differences_is_narrower_than_the_seeds_spread() -> None:
     assert gap.accuracy.ci95 == 0.0
 
 
-def test_the_average_is_seed_by_seed(comparison: cafe.study.compare.Comparison) -> None:
+def test_the_average_is_seed_by_seed(comparison: Comparison) -> None:
     one, two = (record.json["results"] for record in comparison.records)
     for row, a, b in zip(comparison.json["results"], one, two, strict=True):
         pairs = zip(a["accuracy"]["per_seed"], b["accuracy"]["per_seed"], strict=True)
@@ -113,7 +112,7 @@ def test_the_average_is_seed_by_seed(comparison: cafe.study.compare.Comparison) 
 
 
 def test_shot_counts_that_one_cache_lacks_are_not_averaged(
-    comparison: cafe.study.compare.Comparison,
+    comparison: Comparison,
 ) -> None:
     both, other = comparison.records
     one_shot = replace(other, results=tuple(r for r in other.results if r.shots == 1))

@@ -90,7 +90,7 @@ EXAMPLES = [
     "cafe.study.fit.fit",
     "cafe.features.pool.describe_pool",
     "cafe.features.pool.join_learning",
-    "cafe.study.fit.grid",
+    "cafe.study.grid.run.grid",
     "cafe.results.run_folders.load_record",
     "cafe.results.saved_head.SavedHead",
     "cafe.study.meta_train.meta_train",

@@ -333,7 +333,7 @@ SIGNALS = [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)]
 # where each command is when the signal comes, and what its line says
 STOPS = {
     "fit {cache} --shots 1": ("cafe.study.fit.run_study", "nothing was saved"),
-    "grid {cache}": ("cafe.study.fit.search", "finished runs are kept"),
+    "grid {cache}": ("cafe.study.grid.run.search", "finished runs are kept"),
     "extract --dataset digits --model nano": (
         "cafe.extract.extractor.load_encoder",
         "finished work is kept",

@@ -70,7 +70,8 @@ def press(browser: Any, *keys: str) -> None:
 
 def chosen_id(browser: Any) -> str:
     """The image that the panel shows."""
-    title = browser.find_element("css selector", ".panel .id").get_attribute("title")
+    panel = ".panel .id"
+    title = until(browser, lambda b: b.find_element("css selector", panel).get_attribute("title"))
     return str(title)
 
 

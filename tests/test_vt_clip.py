@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features.tensors import Features, SpatialMaps, TrainingSet
+from cafe.features.tensors import Features, StoredRows, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.head import predict
 from cafe.methods.vt_clip import PARTS, VtClip, VtClipHead, guided_cosines
@@ -103,7 +103,7 @@ def test_it_finds_what_only_the_map_shows() -> None:
         maps = 0.1 * torch.randn(len(y), 4, WIDTH, generator=generator)
         maps[torch.arange(len(y)), torch.randint(4, (len(y),), generator=generator)] += w[y]
         x = w[y] + w[other] + 0.1 * torch.randn(len(y), WIDTH, generator=generator)
-        return Features(x, y, spatial_maps=SpatialMaps.of(maps))
+        return Features(x, y, spatial_maps=StoredRows.of(maps))
 
     train, test = TrainingSet(draw(16, 0), text), draw(40, 1)
     recipe = Recipe(lr=5e-3, epochs=40, batch_size=64)

@@ -186,7 +186,7 @@ def _relabel_folder(root: Path, changes: Changes, suggestions: Path, *, yes: boo
     moves, states = _plan_moves(root, changes)
     left = _states(states, changes)
     listed = [(name, name, target) for name, target in moves.items()]
-    if not moves or not yes:
+    if not (moves and yes):
         return Relabelled(root, listed, False, None, left)
     with lock_file(suggestions.absolute()):
         undo_file = _undo_file(suggestions)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.features.tensors import LARGE, ClassText, Features, PreProjection, SpatialMaps
+from cafe.features.tensors import LARGE, ClassText, Features, PreProjection, StoredRows
 from cafe.store import FeatureCache, Header, SplitArrays
 
 
@@ -76,7 +76,7 @@ class StoredFeatures:
         chosen = torch.arange(count) if rows is None else rows
         return _tensors(read, self._maps(chosen), groups, self._before(chosen))
 
-    def _maps(self, rows: Tensor) -> SpatialMaps | None:
+    def _maps(self, rows: Tensor) -> StoredRows | None:
         cache, split = self._cache, self._split
         if not cache.spatial_size:
             return None
@@ -84,7 +84,7 @@ class StoredFeatures:
         def read(rows: Tensor) -> Tensor:
             return torch.from_numpy(cache.read_spatial_maps(split, rows.numpy(), dtype=np.float32))
 
-        return SpatialMaps(read, rows, cache.spatial_size)
+        return StoredRows(read, rows, cache.spatial_size)
 
     def _before(self, rows: Tensor) -> PreProjection | None:
         cache, split = self._cache, self._split
@@ -96,7 +96,7 @@ class StoredFeatures:
             h = cache.read_pre_projection(split, rows.numpy(), dtype=np.float32)
             return torch.from_numpy(h)
 
-        kept = SpatialMaps(read, rows, cache.views)
+        kept = StoredRows(read, rows, cache.views)
         return PreProjection(kept, torch.from_numpy(weight), torch.from_numpy(bias))
 
     @property
@@ -210,7 +210,7 @@ def class_text(header: Header) -> ClassText:
 
 def _tensors(
     arrays: SplitArrays,
-    maps: SpatialMaps | None,
+    maps: StoredRows | None,
     groups: NDArray[np.int64] | None,
     before: PreProjection | None,
 ) -> Features:

@@ -16,19 +16,21 @@ from cafe.errors import InputError
 from cafe.store.equal_texts import equal_texts
 
 
-class SpatialMaps:
-    """Spatial maps of images, which stay where they are until some are asked for.
+class StoredRows:
+    """Rows of an array that stay where they are until they are asked for.
+
+    They are the spatial maps of images, or their features before the projection.
 
     Parameters
     ----------
     read : callable
-        Row numbers (n,) -> maps of T projected tokens, float32. (n, T, D)
+        Row numbers (n,) -> float32. (n, T, D)
     rows : Tensor
         Row numbers of these images. (N,)
     count : int
-        T.
+        T, tokens of a map, or views.
     device : torch.device or str
-        Where maps go that are read.
+        Where the rows go that are read.
     """
 
     def __init__(
@@ -42,23 +44,23 @@ class SpatialMaps:
         self.count = count
 
     @classmethod
-    def of(cls, maps: Tensor) -> SpatialMaps:
-        """Maps that are in memory already. (N, T, D)"""
+    def of(cls, maps: Tensor) -> StoredRows:
+        """Arrays that are in memory already. (N, T, D)"""
         rows = torch.arange(len(maps))
         return cls(lambda r: maps[r.to(maps.device)], rows, maps.shape[1], maps.device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: Tensor) -> SpatialMaps:
-        return SpatialMaps(self._read, self._rows[rows.cpu()], self.count, self._device)
+    def __getitem__(self, rows: Tensor) -> StoredRows:
+        return StoredRows(self._read, self._rows[rows.cpu()], self.count, self._device)
 
-    def to(self, device: torch.device | str) -> SpatialMaps:
-        """The same maps, on another device once they are read."""
-        return SpatialMaps(self._read, self._rows, self.count, device)
+    def to(self, device: torch.device | str) -> StoredRows:
+        """The same, on another device once they are read."""
+        return StoredRows(self._read, self._rows, self.count, device)
 
     def tensor(self) -> Tensor:
-        """The maps themselves, read now. (N, T, D)"""
+        """The arrays themselves, read now. (N, T, D)"""
         return self._read(self._rows).to(self._device)
 
 
@@ -68,7 +70,7 @@ class PreProjection:
 
     Attributes
     ----------
-    rows : SpatialMaps
+    rows : StoredRows
         h of every view, read when asked for. (N, V, E)
     weight : Tensor
         W. (E, D)
@@ -76,7 +78,7 @@ class PreProjection:
         b. (D,)
     """
 
-    rows: SpatialMaps
+    rows: StoredRows
     weight: Tensor
     bias: Tensor
 
@@ -107,7 +109,7 @@ class Features:
         Class indices, int64. (N,)
     views : Tensor or None
         Raw features of augmented views, view 0 being the plain one. (N, V, D)
-    spatial_maps : SpatialMaps or None
+    spatial_maps : StoredRows or None
         Spatial maps. (N, T, D)
     groups : ndarray or None
         The image that each box lies on, so that no fold splits it; None where items are images.
@@ -119,7 +121,7 @@ class Features:
     x: Tensor  # (N, D)
     y: Tensor  # (N,)
     views: Tensor | None = None  # (N, V, D)
-    spatial_maps: SpatialMaps | None = None  # (N, T, D)
+    spatial_maps: StoredRows | None = None  # (N, T, D)
     groups: NDArray[np.int64] | None = None  # (N,)
     pre_projection: PreProjection | None = None
 

@@ -13,7 +13,8 @@ from cafe.report import published
 from cafe.results.averages import average
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, list_caches
-from cafe.study.compare import Comparison, compare
+from cafe.study.compare import compare
+from cafe.study.compare_one import Comparison
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +16,27 @@ from cafe.features.task import load_task
 from cafe.methods.base import Context, Protocol
 from cafe.methods.catalog import BASELINES, methods_that_need
 from cafe.progress import Progress, log
-from cafe.results.averages import average_record, differences
-from cafe.results.record import Record, make_record
+from cafe.results.averages import average_record
+from cafe.results.record import Record
 from cafe.results.runs import check_runs_folder, save_run
 from cafe.store import FeatureCache
 from cafe.store.paths import cache_folder, cache_name, each_cache
-from cafe.store.repr_mixin import ReprMixin
-from cafe.study.base_to_new import base_and_new, left_out, supports_new_classes
+from cafe.study.base_to_new import left_out, supports_new_classes
+from cafe.study.compare_one import Comparison, compare_base_to_new, compare_one
 from cafe.study.equal_texts import without_text
 from cafe.study.finished import Finished
 from cafe.study.meta_train import meta_notes
 from cafe.study.on_ray import Study, compare_on_ray
 from cafe.study.plan import (
     StudyPlan,
-    describe_protocol,
     make_plan,
     open_caches,
     resolve_settings,
 )
 from cafe.study.pool import PoolLike, few_class_notes, pool_settings
-from cafe.study.runner import run_study
-from cafe.study.self_train import describe_self_training, self_training
+from cafe.study.self_train import self_training
 
 DEFAULT_SHOTS = (1, 2, 4, 8, 16)
-
-
-@dataclass(frozen=True, repr=False)
-class Comparison(ReprMixin):
-    """Methods over shot counts on one cache, or on several with their average.
-
-    Attributes
-    ----------
-    record : Record
-        Of the one cache, or the average over the caches, which has a folder of its own.
-    records : sequence of Record
-        One per cache, as saved.
-    """
-
-    record: Record
-    records: Sequence[Record]
-
-    def _title(self) -> str:
-        return self.record._title()
-
-    def _rows(self) -> list[list[str]]:
-        return self.record._rows()
-
-    @property
-    def json(self) -> Mapping[str, Any]:
-        """The record as JSON values; of several caches also `caches`, one record each."""
-        if len(self.records) == 1:
-            return self.record.json
-        return {**self.record.json, "caches": [record.json for record in self.records]}
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the record is saved."""
-        return self.record.folder
 
 
 def compare(
@@ -205,7 +169,7 @@ def compare(
     check_runs_folder(runs)
     context = Context(resolve_device(device), precision)
     products = context.products
-    study = _base_to_new if base_to_new else _compare_one
+    study = compare_base_to_new if base_to_new else compare_one
     skipped = left_out(names) if base_to_new else None
     skipped = {**no_text, **(skipped or {})} or skipped
     context = replace(context, precision=products)  # the same on every machine
@@ -279,32 +243,3 @@ def _one_by_one(
     """The record of each cache with its place, one after the other."""
     for place, (source, plan) in enumerate(zip(sources, plans, strict=True)):
         yield place, study(source, plan, context, progress)
-
-
-def _compare_one(
-    source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
-) -> Record:
-    task = load_task(source)
-    results = run_study(task, plan, context=context, progress=progress)
-    seen = [*meta_notes(source, plan.settings), *describe_self_training(plan.settings)]
-    protocol = describe_protocol(task, plan, seen)
-    return make_record(source, protocol, results, kind="compare", differences=differences(results))
-
-
-def _base_to_new(
-    source: FeatureCache, plan: StudyPlan, context: Context, progress: Progress | None
-) -> Record:
-    base, results, halves = base_and_new(load_task(source), plan, context, progress)
-    words = (
-        f"Base to new: heads are fitted on the first {counted(halves.base, 'class')} in the order "
-        f"of the labels, and tested on those and on the other {halves.new} apart, each half "
-        "among its own classes."
-    )
-    return make_record(
-        source,
-        describe_protocol(base, plan, [words, *describe_self_training(plan.settings)]),
-        results,
-        kind="base-to-new",
-        base_to_new=halves,
-        class_names=base.text.names,
-    )

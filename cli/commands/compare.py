@@ -29,7 +29,7 @@ from ..text_tower import tower_loader
 
 if TYPE_CHECKING:
     from cafe.store import FeatureCache
-    from cafe.study.compare import Comparison
+    from cafe.study.compare_one import Comparison
 
 BaseToNew = Annotated[
     bool, Option("--base-to-new", help="Fit on the first half of the classes, test on both halves.")

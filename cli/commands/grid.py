@@ -67,7 +67,7 @@ def grid(
 
     Example: cafe grid digits/nano.glyphs --ratio 0.1:0.9:0.1 --bottleneck D/2,D/4 --shots 1,4,16
     """
-    from cafe.study.fit import grid as run
+    from cafe.study.grid.run import grid as run
 
     features = open_cache(cache_argument, cache, dataset, model)
     kept = "finished runs are kept: run the same command again to go on."

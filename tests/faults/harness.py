@@ -110,6 +110,7 @@ def _load() -> None:
         "cafe.store.removal",
         "cafe.study.compare",
         "cafe.study.fit",
+        "cafe.study.grid.run",
         "cafe.study.meta_train",
         "faiss",
         "h5py",
