@@ -20,13 +20,15 @@ from torch import Tensor
 
 import cafe
 from cafe.curation.label_errors import fit_judges
+from cafe.datasets.boxes.boxes import BoxColumns
+from cafe.detection.encode_boxes import encode_boxes
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.engine import Recipe, Run, train
 from cafe.engine.workspace import Workspace
 from cafe.errors import CafeError
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.decode import DecodedImage
-from cafe.extract.encode import encode_batch
+from cafe.extract.encode import LoaderOptions, encode_batch
 from cafe.extract.extract import extract
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Protocol, Validation
@@ -188,6 +190,25 @@ class TestMemory:
         found = encode_batch(tiny, images, None).features
         assert found.shape == want.shape
         assert abs(found - want).max() < 1e-5
+
+    def test_boxes_of_an_image_are_halved(
+        self, tiny: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        data = make_dataset(tmp_path, {"test": 1})
+        columns = BoxColumns()
+        for place in range(4):
+            columns.image.append(0)
+            columns.xywh.extend((place, 0, 4, 4))
+            columns.labels.append(0)
+        boxes = columns.boxes("boxes.json", [data.splits["test"][0].id], ("cell",))
+
+        def features() -> Tensor:
+            (part,) = encode_boxes(tiny, boxes, data.root or tmp_path, (1.0, 1.5), LoaderOptions())
+            return part.features
+
+        want = features()
+        monkeypatch.setattr(Encoder, "encode_pixels", short_of_memory(3))
+        torch.testing.assert_close(features(), want, atol=1e-5, rtol=0)
 
     def test_one_image_that_does_not_fit_is_one_line(
         self, tiny: Encoder, monkeypatch: pytest.MonkeyPatch

@@ -18,8 +18,8 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import upright_rgb
 from cafe.errors import ImageError
 from cafe.extract.crops import crop_square
-from cafe.extract.decode import map_ahead
-from cafe.extract.encode import LoaderOptions, decoder_threads
+from cafe.extract.decode import DecodedImage, map_ahead
+from cafe.extract.encode import LoaderOptions, decoder_threads, encode_batch
 
 _BATCH, _CUDA_BATCH = 32, 256  # crops of a forward pass
 
@@ -141,8 +141,8 @@ def _cut(
 
 def _encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> Tensor:
     """The mean feature over the crops of each box. (n, D)"""
-    flat = torch.from_numpy(pixels).flatten(0, 1)  # (n V, S, S, 3)
-    return encoder.encode_pixels(flat).view(*pixels.shape[:2], -1).mean(dim=1)
+    batch = encode_batch(encoder, [DecodedImage(views) for views in pixels], None)
+    return torch.from_numpy(batch.features).mean(dim=1)
 
 
 def _reason(error: Exception) -> str:
