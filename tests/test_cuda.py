@@ -295,3 +295,11 @@ def test_prediction_and_export(
         assert a.label == b.label
     answer = run("export", "runs/mine", "--format", "torch", "-o", str(tmp_path / "head.pt2"))
     assert answer.code == 0, answer.err
+
+
+@pytest.mark.usefixtures("run")
+def test_a_model_answers_where_it_was_made() -> None:
+    made = cafe.train(cafe.FeatureCache.open(), method="gda", device="cuda", output="model")
+    again = cafe.load_model("model", device="cuda")
+    image = np.zeros((32, 32, 3), np.uint8)
+    np.testing.assert_allclose(made.predict_proba([image]), again.predict_proba([image]), atol=1e-5)

@@ -88,4 +88,4 @@ def model_of(
         width=cache.width if fitted.zero_shot is None else None,
     )
     about = {"method": fitted.head.method, "params": dict(fitted.head.params), **record.about}
-    return Model(SavedHead(fitted.head, about, fitted.zero_shot), record)
+    return Model(SavedHead(fitted.head, about, fitted.zero_shot).cpu(), record)

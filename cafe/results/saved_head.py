@@ -7,7 +7,7 @@ zero-shot answer can stand beside the head's. Its metadata holds one JSON text u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ class SavedHead(ReprMixin):
     head: Head
     about: Mapping[str, Any]
     zero_shot: ZeroShotHead | None = None
+
+    def cpu(self) -> SavedHead:
+        """The same with its tensors on the CPU, where an encoder's features are."""
+        if self.head.device.type == "cpu":
+            return self
+        tensors = {name: tensor.cpu() for name, tensor in self.head.tensors().items()}
+        head, text = _head_of(self.head.method, tensors, self.head.params), self.zero_shot
+        if text is not None:
+            own: dict[str, Any] = {name: tensor.cpu() for name, tensor in text.tensors().items()}
+            text = replace(text, **own)
+        return SavedHead(head, self.about, text)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -214,11 +225,7 @@ def load_head(path: Path | str) -> SavedHead:
         tensors = read_tensors(path, about)
         own = {name: t for name, t in tensors.items() if not name.startswith(_ZERO_SHOT)}
         text = {name.removeprefix(_ZERO_SHOT): tensors[name] for name in tensors.keys() - own}
-        params = about["params"]
-        if ENCODERS in params:
-            head: Head = JoinedHead.of_tensors(own, params, about["method"])
-        else:
-            head = find_method(about["method"]).make_head(own, params)
+        head = _head_of(about["method"], own, about["params"])
         zero_shot = ZeroShotHead(**text, params={}, method=ZeroShot.name) if text else None
         saved = SavedHead(head, about, zero_shot)
         _try_out(saved)
@@ -230,6 +237,12 @@ def load_head(path: Path | str) -> SavedHead:
             "folder, or a .safetensors file in it."
         ) from error
     return saved
+
+
+def _head_of(method: str, tensors: Mapping[str, Tensor], params: Mapping[str, Any]) -> Head:
+    if ENCODERS in params:
+        return JoinedHead.of_tensors(tensors, params, method)
+    return find_method(method).make_head(tensors, params)
 
 
 def _try_out(saved: SavedHead) -> None:
