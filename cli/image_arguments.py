@@ -45,7 +45,8 @@ def _is_cache(word: str, home: Path | None) -> bool:
     from cafe.store.paths import cache_folder
 
     named = cache_folder(home) / f"{word}.h5"
-    return word.endswith(".h5") or (not os.path.lexists(word) and named.is_file())
+    # unlike Path.is_file it takes any word: one that is too long is no cache
+    return word.endswith(".h5") or (not os.path.lexists(word) and os.path.isfile(named))  # noqa: PTH113
 
 
 def expand_images(words: Sequence[str]) -> list[str]:
