@@ -13,7 +13,7 @@ from PIL import Image
 from test_detections import EMPTY, PLACES, coco, paste_digits
 
 import cafe
-from cafe.errors import InputError
+from cafe.errors import CacheMismatchError
 from cafe.features.joined import join_caches, take_apart
 from cafe.features.tensors import TrainingSet
 from cafe.serve.gallery import Gallery
@@ -172,8 +172,8 @@ def test_proposals_of_images_that_judge_now_are_refused(
         assert call(monkeypatch, capsys, "extract", "photos", "--boxes", *boxes, *words).code == 0
     answer = call(monkeypatch, capsys, "fit", "newer", "--shots", "2", "--self-train", "2")
     assert answer.code == 1
-    assert "'newer-proposals/nano.glyphs' lie on" in answer.err
-    assert "extract again with --proposals FILE." in answer.err
+    assert "of 'newer-proposals/nano.glyphs' are on validation or test images" in answer.err
+    assert "extract the proposals again" in answer.err
 
 
 def test_compare_takes_self_train_on_the_command_line(
@@ -277,7 +277,7 @@ def test_boxes_under_two_encoders_keep_their_images(
         assert joined.groups.tolist() == own.groups.tolist()  # type: ignore[union-attr]
     for part in take_apart(TrainingSet(train.to("cpu"), task.text)):
         assert part.features.groups.tolist() == alone.groups.tolist()  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="are on images of the test split; extract the proposals"):
+    with pytest.raises(CacheMismatchError, match="are on validation or test images of 'photos/"):
         cafe.fit(caches[0], method="gda", self_train=2, proposals=caches[0], runs=None)
     record = cafe.fit(caches, method="gda", shots=2, seeds=1, runs=tmp_path / "runs")
     assert "boxes" in record.protocol.words

@@ -249,5 +249,5 @@ def test_arrays_that_share_their_bytes(noise_cache: Path) -> None:
 
 
 def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no cache '"):
+    with pytest.raises(OSError, match="is a folder and no cache; 'cafe extract "):
         FeatureCache.open(tmp_path)

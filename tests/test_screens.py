@@ -471,7 +471,7 @@ def test_nothing_is_fitted_for_a_folder_that_cannot_be_written(
     (tmp_path / "file").touch()
     for module, name in (
         ("fit", "run_study"),
-        ("compare", "run_study"),
+        ("compare_one", "run_study"),
         ("meta_train", "train_meta"),
     ):
         monkeypatch.setattr(f"cafe.study.{module}.{name}", None)  # called, it would be a traceback

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cafe.errors import CacheMismatchError, CacheNotFoundError, InputError, counted, verb
+from cafe.errors import CacheMismatchError, CacheNotFoundError, counted, verb
 from cafe.features.pool import shared_by_features
 from cafe.features.task import image_of
 from cafe.features.tensors import LARGE
@@ -63,7 +63,7 @@ def self_training(
         If it is of another encoder or other crops, which is named; or if proposals lie on
         validation or test images of `cache`.
     InputError
-        If a number is below 1, or proposals are on images of the test split.
+        If a number is below 1.
     """
     if most is None:
         return {}
@@ -91,45 +91,29 @@ def load_proposals(
             f"the proposals '{cache_name(other.path)}' are not for '{cache_name(cache.path)}': "
             f"{different[0]}; extract them with the same encoder and --context."
         )
-    _check_apart(cache, other)
     kept = None if sum(other.counts.values()) * other.width > LARGE else np.float32
     parts = [other.read(split, views=False, dtype=kept).features for split in other.counts]
     x = torch.from_numpy(np.concatenate(parts))
-    _refuse_test_images(cache, other, x)
+    _check_apart(cache, other, x)
     return x
 
 
-def _refuse_test_images(cache: FeatureCache, other: FeatureCache, x: Tensor) -> None:
-    """Keep the promise of `SelfTraining.learning`, whatever cache is named."""
-    if "test" not in cache.counts:
-        return
-    is_test = shared_by_features(cache, x, ["test"])
-    if other.header.dataset in (cache.header.dataset, f"{cache.header.dataset}-proposals"):
-        tests = {image_of(name) for name in cache.ids("test")}
-        names = [name for split in other.counts for name in other.ids(split)]
-        is_test |= torch.tensor([image_of(name) in tests for name in names])
-    if count := int(is_test.sum()):
-        raise InputError(
-            f"{count:,} of the {counted(len(x), 'proposal')} of '{cache_name(other.path)}' "
-            f"{verb(count, 'are')} on images of the test split; extract the proposals again, or "
-            "name a cache of other images."
-        )
-
-
-def _check_apart(cache: FeatureCache, proposals: FeatureCache) -> None:
+def _check_apart(cache: FeatureCache, other: FeatureCache, x: Tensor) -> None:
     """Refuse proposals on images that judge the heads: the labels may be newer than they are."""
-    found = _images(proposals, proposals.counts)
-    if shared := sorted(found & _images(cache, cache.counts.keys() - {"train"})):
+    judging = [split for split in cache.counts if split != "train"]
+    if not judging:
+        return
+    shared = shared_by_features(cache, x, judging)
+    if other.header.dataset in (cache.header.dataset, f"{cache.header.dataset}-proposals"):
+        judged = {image_of(name) for split in judging for name in cache.ids(split)}
+        names = [name for split in other.counts for name in other.ids(split)]
+        shared |= torch.tensor([image_of(name) in judged for name in names])
+    if count := int(shared.sum()):
         raise CacheMismatchError(
-            f"the proposals '{cache_name(proposals.path)}' lie on "
-            f"{counted(len(shared), 'validation or test image')} of '{cache_name(cache.path)}' "
-            f"(such as {shared[0]!r}); extract again with --proposals FILE."
+            f"{count:,} of the {counted(len(x), 'proposal')} of '{cache_name(other.path)}' "
+            f"{verb(count, 'are')} on validation or test images of '{cache_name(cache.path)}'; "
+            "extract the proposals again, or name a cache of other images."
         )
-
-
-def _images(cache: FeatureCache, splits: Iterable[str]) -> set[str]:
-    """The images that boxes lie on."""
-    return {name.rpartition("#")[0] for split in splits for name in cache.ids(split)}
 
 
 def describe_self_training(settings: Mapping[str, Any]) -> list[str]:

@@ -133,10 +133,10 @@ def symmetric(cosines: Tensor, rows: Tensor, count: int) -> Graph:
     """`W + W^T` of the neighbours (N, k) of the first nodes of a graph of `count`."""
     here = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows).reshape(-1)
     there, values = rows.reshape(-1), cosines.clamp_min(0).reshape(-1)
-    pairs = torch.stack([torch.cat([here, there]), torch.cat([there, here])])
-    twice = torch.cat([values, values])
-    joined = torch.sparse_coo_tensor(pairs, twice, (count, count), check_invariants=False)
-    joined = joined.coalesce()  # of two that are each other's neighbours, both count
-    here, there = joined.indices()
+    places = torch.cat([here * count + there, there * count + here])
+    places, own = torch.unique(places, return_inverse=True)
+    # of two that are each other's neighbours, both count
+    weights = values.new_zeros(len(places)).index_add_(0, own, torch.cat([values, values]))
+    here, there = places // count, places % count
     starts = torch.searchsorted(here, torch.arange(count + 1, device=here.device))
-    return Graph(starts, there.contiguous(), joined.values())
+    return Graph(starts, there, weights)
