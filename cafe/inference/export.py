@@ -67,7 +67,7 @@ class _Sample(NamedTuple):
 
 def export_head(
     run: Path | str,
-    format: Format = "safetensors",  # noqa: A002  the word of the command line
+    format: Format | None = None,  # noqa: A002  the word of the command line
     *,
     output: Path | str | None = None,
     with_encoder: bool = False,
@@ -85,10 +85,11 @@ def export_head(
     ----------
     run : Path or str
         The folder of a run, a folder of runs (the newest counts), or a head's file.
-    format : {"safetensors", "onnx", "torch"}
+    format : {"safetensors", "onnx", "torch"}, optional
         "safetensors" is cafe's own file of a head; "onnx" runs in any ONNX runtime; "torch" is an
         archive of `torch.export` and needs PyTorch alone. The latter two give probabilities for any
         number of rows, and beside them the scores of `SavedHead.scores` where the head has them.
+        None goes by the suffix of `output` (.onnx, .pt2), else it is "safetensors".
     output : Path or str, optional
         The file; None is `<dataset>.<method>` with the format's suffix, in the working directory.
     with_encoder : bool
@@ -122,20 +123,21 @@ def export_head(
     >>> program(torch.ones(5, 512)).shape
     torch.Size([5, 10])
     """
-    if format not in SUFFIXES:
-        raise InputError(f"unknown format '{format}'; use {', '.join(SUFFIXES)}.")
-    if with_encoder and format == "safetensors":
+    form = format or _format_by(output)
+    if form not in SUFFIXES:
+        raise InputError(f"unknown format '{form}'; use {', '.join(SUFFIXES)}.")
+    if with_encoder and form == "safetensors":
         raise InputError(
             "a safetensors file holds the head alone; with_encoder=True needs format='onnx' or "
             "'torch'."
         )
-    if format == "onnx":
+    if form == "onnx":
         graphs.check_onnx()
     file = find_head(run, HeadSelector(method, shots, seed))
     saved = load_head(file)
-    if saved.head.no_graph and format != "safetensors":
+    if saved.head.no_graph and form != "safetensors":
         raise InputError(
-            f"a head of {saved.head.method} cannot be exported as {format}: {saved.head.no_graph}; "
+            f"a head of {saved.head.method} cannot be exported as {form}: {saved.head.no_graph}; "
             "take safetensors."
         )
     encoder = None
@@ -143,14 +145,20 @@ def export_head(
         record = record_of_head(saved)
         encoder = load_recorded_encoder(record, model, pretrained, device="cpu", precision="fp32")
     sample = _pixels(encoder, images) if encoder else _features(saved, file, cache)
-    name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[format]}"
+    name = f"{saved.about['dataset']}.{saved.about['method']}{SUFFIXES[form]}"
     path = Path(output or safe_name(name))
-    check_output(path, SUFFIXES[format])
+    check_output(path, SUFFIXES[form])
     problem = raise_as(CafeError, f"cannot write '{path}'", "choose another file")
     with problem:
         path = real_path(path)
         with lock_file(path):
-            return _export(saved, file, encoder, sample, path, format)
+            return _export(saved, file, encoder, sample, path, form)
+
+
+def _format_by(output: Path | str | None) -> Format:
+    """The format whose suffix a file has."""
+    named: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
+    return named.get(Path(output or "").suffix.lower(), "safetensors")
 
 
 def _export(

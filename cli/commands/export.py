@@ -16,9 +16,11 @@ from ..parsing import parse_head_selector
 from ..signals import WHOLE, on_stop
 
 Format = Annotated[
-    Literal["safetensors", "onnx", "torch"],
+    Literal["safetensors", "onnx", "torch"] | None,
     Option(
-        "--format", help="cafe's own file of a head, an ONNX graph, or an archive of torch.export."
+        "--format",
+        help="cafe's own file of a head, an ONNX graph, or an archive of torch.export [default: by "
+        "the suffix of --output (.onnx, .pt2), else safetensors].",
     ),
 ]
 WithEncoder = Annotated[
@@ -32,7 +34,7 @@ ComparedImages = Annotated[
 
 def export(
     run: opt.RunName,
-    format_: Format = "safetensors",
+    format_: Format = None,
     output: opt.Output[Path | None] = None,
     with_encoder: WithEncoder = False,
     images: ComparedImages = None,
@@ -48,7 +50,7 @@ def export(
     RUN is the folder of a run, a folder of runs (the newest counts), or a head's file. Without
     --output the file is DATASET.METHOD.SUFFIX.
 
-    Example: cafe export runs --format onnx -o digits.onnx
+    Example: cafe export runs -o digits.onnx
     """
     from cafe.inference.export import export_head
     from cafe.results.runs import choose_head
