@@ -12,6 +12,7 @@ import pickle
 import platform
 import secrets
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,7 +71,7 @@ class SharedCache:
 
 
 @dataclass
-class _Worker:
+class _Worker(ABC):
     """Computes one row per call, in a process of its own; see `cafe.cluster.ask_workers`."""
 
     context: Context
@@ -90,8 +91,9 @@ class _Worker:
         finally:  # a worker that dies leaves it
             tries.unlink(missing_ok=True)
 
+    @abstractmethod
     def compute(self, row: Any) -> Any:
-        raise NotImplementedError
+        """What is found for a row."""
 
 
 @dataclass
