@@ -113,7 +113,7 @@ def test_auto_takes_what_the_machine_is_faster_at(
     speedup: float, wanted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(devices, "bf16_speedup", lambda device: speedup)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: speedup)
     assert resolve_precision("auto", CPU) == wanted
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
@@ -121,9 +121,9 @@ def test_auto_takes_what_the_machine_is_faster_at(
 
 def test_the_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 6.0)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: 6.0)
     assert resolve_precision("auto", CPU) == "bf16"
-    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 1.0)  # the machine is busy now
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: 1.0)  # the machine is busy now
     assert resolve_precision("auto", CPU) == "bf16"
     (kept,) = tmp_path.glob("cafe/*.json")
     for damage in ("", "[1]", '{"a": "b"}', "{"):
@@ -140,15 +140,20 @@ def test_a_relative_cache_home_is_ignored(
     assert devices.user_cache_folder() == tmp_path / ".cache/cafe"
 
 
+def test_a_gpu_takes_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: 6.0)
+    assert resolve_precision("auto", torch.device("cuda", 0)) == "fp32"
+
+
 def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(devices, "bf16_speedup", lambda device: 6.0)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: 6.0)
     assert resolve_precision("auto", CPU) == "bf16"
 
 
 def test_speedup_is_measured_and_unknown_precisions_are_refused() -> None:
-    assert bf16_speedup(CPU) > 0
+    assert bf16_speedup() > 0
     with pytest.raises(InputError, match="precision must be auto, fp32 or bf16; got 'fp8'"):
         resolve_precision("fp8", CPU)  # type: ignore[arg-type]
 

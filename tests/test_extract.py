@@ -259,14 +259,14 @@ def test_auto_goes_on_in_the_precision_that_is_there(
         raise KeyboardInterrupt
 
     def extractor(precision: str) -> Extractor:
-        return Extractor(str(tiny_folder), precision=precision, batch_size=2)
+        return Extractor(str(tiny_folder), device="cpu", precision=precision, batch_size=2)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     with monkeypatch.context() as patch:
         patch.setattr("cafe.extract.extract.write_cache", kill)
         with pytest.raises(KeyboardInterrupt):
             extractor("bf16").extract(dataset, cache=tmp_path)
-    monkeypatch.setattr("cafe.devices.bf16_speedup", lambda device: 0.1)  # says fp32
+    monkeypatch.setattr("cafe.devices.bf16_speedup", lambda: 0.1)  # says fp32
     again = extractor("auto")
     assert again.extract(dataset, cache=tmp_path).header.key["precision"] == "bf16"
     assert again.extraction_.images == 0  # every block was finished

@@ -70,7 +70,7 @@ def test_auto_is_recorded_as_what_it_came_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is known of the machine
-    monkeypatch.setattr("cafe.devices.bf16_speedup", lambda device: speedup)
+    monkeypatch.setattr("cafe.devices.bf16_speedup", lambda: speedup)
     record = cafe.fit(noise_cache, runs=None, **QUICK)
     assert record.json["precision"] == record.results[-1].params["precision"] == precision
 
