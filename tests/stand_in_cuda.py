@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -41,6 +41,9 @@ _CUDA = {
     "is_current_stream_capturing": lambda: False,
     "synchronize": lambda *_: None,
     "empty_cache": lambda: None,
+    "Stream": lambda *_: _Stream(),
+    "default_stream": lambda *_: _Stream(),
+    "stream": lambda _: nullcontext(),
     "_lazy_init": lambda: None,
 }
 _MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
@@ -48,6 +51,11 @@ _INDEXING = ("aten::index", "aten::_index_put", "aten::_unsafe_index")  # indice
 _TO, _CPU, _TO_CUDA = Tensor.to, Tensor.cpu, Tensor.cuda
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 _ONE_HOT = torch.nn.functional.one_hot
+
+
+class _Stream:
+    def wait_stream(self, other: _Stream) -> None:
+        """There is nothing to wait for: the stand-in computes at once."""
 
 
 class DeviceError(RuntimeError):
@@ -157,6 +165,7 @@ def _asks_for_cuda(device: Any) -> bool:
 def _make(func: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor:
     """A new tensor where `device` says, or where the tensor lies that it is made after."""
     device = kwargs.pop("device", None)
+    kwargs.pop("pin_memory", None)  # asks the driver
     first = args[0] if args else None
     on = _asks_for_cuda(device) if device is not None else _is_here(first)
     if on or _is_here(first):
@@ -234,3 +243,13 @@ def stand_in_cuda() -> Iterator[torch.device]:
         health = "_accelerator_graph_capture_health_check"  # asks the driver
         patch.setattr(torch.optim.Optimizer, health, lambda _: None, raising=False)
         yield DEVICE
+
+
+@contextmanager
+def some_cuda() -> Iterator[torch.device]:
+    """The first GPU of the machine, or the stand-in where there is none."""
+    if torch.cuda.is_available():
+        yield DEVICE
+        return
+    with stand_in_cuda() as device:
+        yield device

@@ -1,4 +1,7 @@
-"""The CUDA path, on a stand-in for a GPU: what lies on which device, and what memory does."""
+"""The CUDA path: what lies on which device, what it computes, and what memory does.
+
+It runs on a GPU where there is one, else on a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from digits_run import Answer, call, digits_run
 from drawing import draw_images, draw_task, draw_validation_set
 from making import make_dataset
 from needing import settings_for
-from stand_in_cuda import DeviceError, stand_in_cuda
+from stand_in_cuda import DeviceError, some_cuda, stand_in_cuda
 from torch import Tensor
 
 import cafe
@@ -37,21 +40,22 @@ from cafe.methods.clip_adapter.architecture import VisualAdapter
 from cafe.methods.head import Head
 from cafe.store import FeatureCache
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+ON_GPU = torch.cuda.is_available()
+CLOSE = {"atol": 0.05, "rtol": 0.01} if ON_GPU else {"atol": 1e-4, "rtol": 1e-4}
+"""Of logits: a GPU adds in another order, and a ReLU's input near 0 may change its side."""
 TEST, HELD = draw_images(), draw_validation_set().features
 
 
 @pytest.fixture
 def cuda() -> Iterator[torch.device]:
-    with stand_in_cuda() as device:
+    with some_cuda() as device:
         yield device
 
 
+@pytest.mark.skipif(ON_GPU, reason="there is a CUDA device")
 class TestStandIn:
     def test_refuses_tensors_of_the_cpu(self, cuda: torch.device) -> None:
         there = torch.zeros(3, 4, device=cuda)
@@ -91,11 +95,13 @@ def test_every_method_fits_predicts_and_survives_a_file(
     asked = TEST.inputs(**here.takes)
     logits = there.logits(asked.to(cuda))
     assert logits.device == cuda
-    torch.testing.assert_close(logits.cpu(), here.logits(asked), atol=1e-4, rtol=1e-4)
-    assert there.params == here.params
+    torch.testing.assert_close(logits.cpu(), here.logits(asked), **CLOSE)
+    assert there.params.keys() == here.params.keys()
+    if not ON_GPU:
+        assert there.params == here.params
     tensors = {key: value.cpu() for key, value in there.tensors().items()}
     again = find_method(name).make_head(tensors, json.loads(json.dumps(dict(there.params))))
-    torch.testing.assert_close(again.logits(asked), logits.cpu(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.logits(asked), logits.cpu(), atol=CLOSE["atol"] / 10, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["lda-prior", "tip-adapter-f"])
@@ -107,7 +113,7 @@ def test_labels_are_judged_as_on_the_cpu(name: str, cuda: torch.device) -> None:
     )
     for (rows, p), (same_rows, q) in zip(here.blocks(), there.blocks(), strict=True):
         assert torch.equal(rows, same_rows)
-        torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(p, q, **CLOSE)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -118,7 +124,8 @@ def test_engine_trains_chunks_in_both_precisions(cuda: torch.device, precision: 
     for a, b in zip(there, here, strict=True):
         for key, value in b.tensors.items():
             assert a.tensors[key].device == cuda
-            torch.testing.assert_close(a.tensors[key].cpu(), value, atol=2e-3, rtol=1e-3)
+            atol = 2e-2 if ON_GPU else 2e-3
+            torch.testing.assert_close(a.tensors[key].cpu(), value, atol=atol, rtol=1e-3)
 
 
 def make_runs(count: int) -> list[Run]:
@@ -165,7 +172,8 @@ class TestMemory:
         assert steps[-1] == (12, 12)
         for a, b in zip(found, want, strict=True):
             for key, value in b.tensors.items():
-                torch.testing.assert_close(a.tensors[key].cpu(), value.cpu(), atol=1e-5, rtol=0)
+                atol = 1e-3 if ON_GPU else 1e-5
+                torch.testing.assert_close(a.tensors[key].cpu(), value.cpu(), atol=atol, rtol=0)
 
     def test_one_run_that_does_not_fit_is_one_line(
         self, chunks: list[int], cuda: torch.device
@@ -237,7 +245,7 @@ def test_extraction_gives_the_features_of_the_cpu(
     data = make_dataset(tmp_path / "images", {"train": 12, "test": 5})
     read: Callable[[Encoder, Path], FeatureCache] = partial(extracted, data, spatial)
     here = read(load_encoder(str(tiny_folder), device="cpu", precision="fp32"), tmp_path / "cpu")
-    with stand_in_cuda():
+    with some_cuda():
         encoder = load_encoder(str(tiny_folder), device="auto", precision="fp32")
         assert encoder.device.type == "cuda"
         there = read(encoder, tmp_path / "cuda")
