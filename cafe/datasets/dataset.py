@@ -143,6 +143,12 @@ class Dataset:
                 digest.update(raw_name(f"{split}\0{item.id}\0{item.label}\0{item.size}\n"))
         return digest.hexdigest()
 
+    def without_items(self) -> Dataset:
+        """The dataset with one item, for other processes; it may have millions."""
+        split, items = next((name, items) for name, items in self.splits.items() if items)
+        root = None if self.root is None else self.root.absolute()
+        return replace(self, splits={split: items[:1]}, unsplit=(), root=root)
+
     def with_templates(self, templates: tuple[str, ...]) -> Dataset:
         """The same images under other prompt templates."""
         return replace(self, templates=templates)

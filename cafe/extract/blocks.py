@@ -17,7 +17,13 @@ from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import CafeError, InputError
 from cafe.extract.crops import CropDecoder
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item
-from cafe.extract.encode import EncodedBatch, LoaderOptions, decode_and_encode, decoder_threads
+from cafe.extract.encode import (
+    EncodedBatch,
+    LoaderOptions,
+    decode_and_encode,
+    decoder_threads,
+    worth_processes,
+)
 from cafe.extract.file_states import changed_files, state_array
 from cafe.extract.resume import Failure, ResumeFolder
 from cafe.store import Block
@@ -179,17 +185,26 @@ def block_steps(
     total = done + count_images(todo)
     on_cpu = encoder.device.type == "cpu"
     threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
+    # other datasets than files in a folder are large to send to processes
+    in_processes = (
+        decode is None
+        and type(dataset) is Dataset
+        and worth_processes(encoder.device, threads, count_images(todo))
+    )
     if decode is None:
         decode = CropDecoder(threads + 1) if dataset.crops else decode_item
     with quiet_pillow(), torch_threads(1):
         batches = decode_and_encode(
             encoder,
-            _readers(dataset, encoder, todo, options, decode),
+            read_blocks(
+                dataset.without_items() if in_processes else dataset, encoder, todo, options, decode
+            ),
             threads=threads,
             batch_size=max((block.batch_size for block in todo), default=1),
             spatial=options.spatial,
             pre_projection=options.pre_projection,
             core_per_batch=on_cpu,
+            in_processes=in_processes,
         )
         for block in todo:
             finished, read, states, failures = [], [], [], []
@@ -211,12 +226,12 @@ def block_steps(
             yield len(read)
 
 
-def _readers(
+def read_blocks(
     dataset: Dataset,
     encoder: Encoder,
     blocks: Sequence[PlannedBlock],
     options: ExtractOptions,
-    decode: ItemDecoder,
+    decode: ItemDecoder = decode_item,
 ) -> Iterator[list[ImageReader]]:
     """What reads the images of each batch of each block."""
     strict = options.on_error == "fail"

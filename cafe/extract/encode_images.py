@@ -27,6 +27,7 @@ from cafe.extract.encode import (
     decode_and_encode,
     decoder_threads,
     encode_batch,
+    worth_processes,
 )
 from cafe.extract.image_sources import Images, ImageSource, list_images, to_image
 from cafe.progress import log
@@ -132,14 +133,17 @@ def encode_images(
         [partial(decode_source, source, encoder.preprocess) for source in sources[start:][:size]]
         for start in range(0, len(sources), size)
     )
+    threads = options.workers or decoder_threads()
+    are_files = all(isinstance(source, str | os.PathLike) for source in sources)
     # all cores encode a batch together: a few images shall not wait for one core
     batches = decode_and_encode(
         encoder,
         readers,
-        threads=options.workers or decoder_threads(),
+        threads=threads,
         batch_size=size,
         spatial=options.spatial,
         pre_projection=options.pre_projection,
+        in_processes=are_files and worth_processes(encoder.device, threads, len(sources)),
     )
     names = [
         escape_bytes(os.fspath(source))

@@ -80,7 +80,7 @@ class RayEngine:
             decoders = options.workers or workers.decoders
             own = replace(options, progress=None, workers=decoders)  # the driver shows progress
             shared = ResumeFolder(resume.folder.absolute())  # workers have other working folders
-            worker = load, threads, _without_items(dataset), shared, own
+            worker = load, threads, dataset.without_items(), shared, own
             # an error must end Ray's work before the connection closes
             asked = ask_workers(ray, todo, workers, Worker, worker)
             with contextlib.closing(asked) as answers:
@@ -90,10 +90,3 @@ class RayEngine:
                     if options.progress is not None:
                         options.progress(answer["split"], done, total)
         return encoded
-
-
-def _without_items(dataset: Dataset) -> Dataset:
-    """The dataset for the workers; it may have millions of items, which stay with the driver."""
-    split, items = next((name, items) for name, items in dataset.splits.items() if items)
-    root = None if dataset.root is None else dataset.root.absolute()
-    return replace(dataset, splits={split: items[:1]}, root=root)

@@ -1,0 +1,91 @@
+"""Decoding in processes: the images of threads, in order, and errors in one line."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import make_dataset
+from stand_in_cuda import some_cuda
+
+from cafe.encoders.encoder import load_encoder
+from cafe.errors import CafeError, DatasetError
+from cafe.extract import encode
+from cafe.extract.blocks import ExtractOptions
+from cafe.extract.decode import map_ahead
+from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
+from cafe.extract.extract import extract
+from cafe.store import FeatureCache
+
+SENTENCES = [["a disc."], ["a square."]]
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Processes even for a few images; the list says how often they were started."""
+    started: list[int] = []
+
+    def start(count: int) -> object:
+        started.append(count)
+        return decoding_processes(count)
+
+    monkeypatch.setattr(encode, "_FEW_THREADS", 0)
+    monkeypatch.setattr(encode, "_MANY_IMAGES", 1)
+    monkeypatch.setattr(encode, "decoding_processes", start)
+    return started
+
+
+def test_processes_give_the_features_of_threads(
+    tiny_folder: Path, tmp_path: Path, always: list[int]
+) -> None:
+    data = make_dataset(tmp_path / "images", {"train": 20, "test": 5})
+    broken = tmp_path / "images" / data.splits["test"][1].id
+    broken.write_bytes(broken.read_bytes()[:80])
+    options = ExtractOptions(batch_size=4, workers=1)
+
+    def features(device: str) -> FeatureCache:
+        encoder = load_encoder(str(tiny_folder), device=device, precision="fp32")
+        path = tmp_path / device / "x.h5"
+        extract(data, encoder, path, sentences=SENTENCES, options=options)
+        return FeatureCache.open(path)
+
+    here = features("cpu")
+    assert always == []  # a CPU decodes where it encodes
+    with some_cuda():
+        there = features("cuda")
+        assert always == [1]
+        strict = ExtractOptions(batch_size=4, workers=1, on_error="fail")
+        encoder = load_encoder(str(tiny_folder), device="cuda", precision="fp32")
+        with pytest.raises(DatasetError, match="cannot be read"):
+            extract(data, encoder, tmp_path / "y.h5", sentences=SENTENCES, options=strict)
+    assert there.counts == here.counts
+    for split in here.counts:
+        assert there.ids(split) == here.ids(split)
+        found, want = there.read(split).features, here.read(split).features
+        np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+def test_a_lost_process_is_one_line() -> None:
+    numbers = map_ahead(end_itself, range(3), 1, pool=decoding_processes(1))
+    with (
+        pytest.raises(CafeError, match=r"ended from outside.*fewer workers"),
+        naming_lost_processes(),
+    ):
+        list(numbers)
+
+
+def end_itself(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "images", "worth"),
+    [("cuda", 16, 10**5, True), ("cuda", 16, 100, False), ("cuda", 2, 10**5, False)],
+)
+def test_processes_are_for_many_cores_and_images(
+    device: str, threads: int, images: int, worth: bool
+) -> None:
+    assert encode.worth_processes(torch.device(device), threads, images) is worth
+    assert not encode.worth_processes(torch.device("cpu"), threads, images)
