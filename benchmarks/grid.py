@@ -202,7 +202,7 @@ def measure(
     kind = torch.bfloat16 if name == "bf16" else torch.float32
     on_cpu = not grid.test.x.is_cuda
     alone = product_seconds(grid, kind) if on_cpu else None
-    rate = product_rate(grid.test.x.device, kind, size=1024)
+    rate = product_rate(grid.test.x.device, kind, size=1024 if on_cpu else 8192)
     seconds, busy, found = time_engine(grid, name)
     return {
         "seconds": seconds,
