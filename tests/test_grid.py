@@ -21,6 +21,7 @@ from cafe.errors import BusyError, CafeError, InputError
 from cafe.extract.importers import import_features
 from cafe.methods.base import Context
 from cafe.results.page import GridRow
+from cafe.results.record import versions_here
 from cafe.store import FeatureCache
 from cafe.study.grid.choose import choose
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
@@ -341,6 +342,20 @@ def test_rows_of_another_content_are_not_taken(
     resumed = search(same, SWEEP, runs=tmp_path / "runs", note=told.append)
     assert 0 < resumed.trained < len(SWEEP.cells)
     assert told[0].startswith(f"{len(SWEEP.cells) - resumed.trained} runs were finished earlier")
+
+
+def test_rows_of_another_version_are_not_taken(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cafe.study.grid.train._LOT", 1)
+    assert killed(cache, tmp_path)
+    later = {**versions_here(), "cafe-clip": "99.0"}
+    with monkeypatch.context() as patch:
+        patch.setattr("cafe.study.grid.journal.versions_here", lambda: later)
+        assert search(cache, SWEEP, runs=tmp_path).trained == len(SWEEP.cells)
+    again = search(cache, SWEEP, runs=tmp_path)
+    assert again.trained < len(SWEEP.cells)
+    assert again.record.fitted_with == versions_here()
 
 
 def test_rows_of_another_precision_are_not_taken(

@@ -193,6 +193,7 @@ class ReportData:
         caches = record.cache if isinstance(record.cache, str) else ", ".join(record.cache)
         encoder = {f"encoder {part}": text for part, text in asdict(record.encoder).items() if text}
         versions = {f"version of {name}": text for name, text in record.versions.items()}
+        versions |= {f"fitted with {name}": text for name, text in record.fitted_with.items()}
         key = {f"key: {part}": json.dumps(value) for part, value in record.cache_key.items()}
         about = {"cache": caches, "made": record.created}
         return {**about, **encoder, **versions, **key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -87,6 +88,8 @@ class Record(RecordFrames):
         ISO 8601.
     versions, cache_key : mapping
         Of the cache.
+    fitted_with : mapping of str to str
+        Versions of cafe and PyTorch that fitted; empty in records of earlier versions.
     precision : {"fp32", "bf16"} or None
         Of the matrix products; None in records of earlier versions. (`coop` and `cpl` may take
         another one, as their params say.)
@@ -125,6 +128,7 @@ class Record(RecordFrames):
     created: str
     versions: Mapping[str, Any]
     cache_key: Mapping[str, Any] = field(default_factory=dict)
+    fitted_with: Mapping[str, str] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] | None = None
     source: str = ""
     kind: str | None = None
@@ -187,10 +191,16 @@ def make_record(
         created=utc_now(),
         versions=dict(header.versions),
         cache_key=dict(header.key),
+        fitted_with=versions_here(),
         source=header.source,
         opened=cache,
         **{"class_names": tuple(header.class_names), **fields},
     )
+
+
+def versions_here() -> dict[str, str]:
+    """The versions of what numbers depend on beside settings and caches."""
+    return {name: importlib.metadata.version(name) for name in ("cafe-clip", "torch")}
 
 
 def read_record(folder: Path) -> Record:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import CafeError, InputError, raise_as
-from cafe.results.record import Record, read_record
+from cafe.results.record import Record, read_record, versions_here
 from cafe.store import FeatureCache
 from cafe.store.files import append_lines
 from cafe.study.plan import StudyPlan
@@ -44,7 +44,8 @@ class Finished:
         self._runs, self._file, self._names = runs, None, dict[str, str]()
         if runs is None or len(sources) == 1:
             return
-        values = [[cache.content_sha256 for cache in sources], list(map(vars, plans)), about]
+        contents = [cache.content_sha256 for cache in sources]
+        values = [contents, list(map(vars, plans)), about, versions_here()]
         with contextlib.suppress(TypeError):  # no JSON value
             name = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
             self._file = runs / f".compare-{name}" / "finished.jsonl"

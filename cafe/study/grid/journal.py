@@ -2,7 +2,8 @@
 
 A journal is a JSONL file that is only ever appended to, by one process at a time. Each line carries
 a digest of its row, so that a line which is torn or damaged is known as such. Its folder is named
-after all that its rows depend on: the content of the cache, the grid and the precision.
+after all that its rows depend on: the content of the cache, the grid, the precision, and the
+versions of cafe and PyTorch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import ConfigDict
 
 from cafe.errors import BusyError, CafeError, InputError, counted, raise_as
 from cafe.results.page import GridRow
+from cafe.results.record import versions_here
 from cafe.results.typed_json import from_json
 from cafe.store import FeatureCache
 from cafe.store.files import append_lines, lock_file
@@ -150,7 +152,7 @@ def _lock(folder: Path) -> Iterator[None]:
 def journal_folder(cache: FeatureCache, space: GridSpace, precision: str, runs: Path) -> Path:
     """Where the rows of a grid wait, under a name that no other grid has."""
     values = {"content": cache.content_sha256, "precision": precision, **asdict(space)}
-    return _named(values, runs)
+    return _named({**values, "versions": versions_here()}, runs)
 
 
 def _named(values: dict[str, Any], runs: Path) -> Path:
@@ -159,7 +161,7 @@ def _named(values: dict[str, Any], runs: Path) -> Path:
 
 
 def _adopt(folder: Path, cache: FeatureCache, space: GridSpace, runs: Path, note: Note) -> None:
-    """Go on with a journal of cafe 0.1, which was named after the cache's key."""
+    """Go on with a journal of cafe 0.1, which was named after the cache's key alone."""
     key = dict(cache.header.key)
     before = _named({"key": key, **asdict(space)}, runs)
     if folder.exists() or not before.is_dir():
