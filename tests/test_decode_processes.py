@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,23 @@ def test_a_lost_process_is_one_line() -> None:
 
 def end_itself(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_end_with_a_program_that_is_killed() -> None:
+    code = (
+        "import os, signal\n"
+        "from cafe.extract.decode_processes import decoding_processes\n"
+        "pool = decoding_processes(1)\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\n"
+        "waiting = [pool.submit(bytes, 1 << 24) for _ in range(20)]\n"  # more than pipes hold
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # the process has inherited the pipe, which is at its end when all who hold it have ended
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert int(done.stdout) > 0
 
 
 @pytest.mark.parametrize(

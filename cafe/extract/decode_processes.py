@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -10,9 +13,6 @@ from contextlib import contextmanager
 
 from cafe.compat import import_torchvision
 from cafe.errors import CafeError
-
-_IDLE = 60
-"""Seconds after which a process without work ends: that of a program that was killed, too."""
 
 
 def decoding_processes(count: int) -> Executor:
@@ -23,16 +23,22 @@ def decoding_processes(count: int) -> Executor:
     """
     from loky import ProcessPoolExecutor
 
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    processes: Executor = ProcessPoolExecutor(
-        count, timeout=_IDLE, initializer=_begin, env=one_thread
-    )
+    begin = {"initializer": _begin, "initargs": (os.getpid(),)}
+    processes: Executor = ProcessPoolExecutor(count, env={"OMP_NUM_THREADS": "1"}, **begin)
     return processes
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that reads the images
     import_torchvision()  # before images' steps are unpickled: see there
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it, also where that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager
