@@ -33,8 +33,8 @@ import cafe.devices
 from cafe.datasets import Dataset, load_dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.extract.blocks import ExtractOptions, plan_blocks, read_blocks
-from cafe.extract.encode import decode_ahead, decoder_threads
 from cafe.extract.extract import extract
+from cafe.extract.pipeline import decode_ahead, decoder_threads
 from cafe.features.tensors import ClassText, Features
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method

@@ -14,7 +14,7 @@ from stand_in_cuda import some_cuda
 
 from cafe.encoders.encoder import load_encoder
 from cafe.errors import CafeError, DatasetError
-from cafe.extract import encode
+from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.decode import map_ahead
 from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
@@ -33,9 +33,9 @@ def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         started.append(count)
         return decoding_processes(count)
 
-    monkeypatch.setattr(encode, "_FEW_THREADS", 0)
-    monkeypatch.setattr(encode, "_MANY_IMAGES", 1)
-    monkeypatch.setattr(encode, "decoding_processes", start)
+    monkeypatch.setattr(pipeline, "_FEW_THREADS", 0)
+    monkeypatch.setattr(pipeline, "_MANY_IMAGES", 1)
+    monkeypatch.setattr(pipeline, "decoding_processes", start)
     return started
 
 
@@ -106,5 +106,5 @@ def test_processes_end_with_a_program_that_is_killed() -> None:
 def test_processes_are_for_many_cores_and_images(
     device: str, threads: int, images: int, worth: bool
 ) -> None:
-    assert encode.worth_processes(torch.device(device), threads, images) is worth
-    assert not encode.worth_processes(torch.device("cpu"), threads, images)
+    assert pipeline.worth_processes(torch.device(device), threads, images) is worth
+    assert not pipeline.worth_processes(torch.device("cpu"), threads, images)

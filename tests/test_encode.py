@@ -9,7 +9,7 @@ import torch
 from cafe.datasets.dataset import Dataset, Item
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
-from cafe.extract import encode as encoding
+from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item
 from cafe.extract.encode import EncodedBatch
@@ -32,8 +32,8 @@ def batches(
     planned = plan_blocks(dataset, encoder, ExtractOptions(batch_size=6))
     items = [batch for block in planned for batch in block.batches()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "_PIECE", piece)
-        results = encoding.decode_and_encode(
+        patch.setattr(pipeline, "_PIECE", piece)
+        results = pipeline.decode_and_encode(
             encoder,
             ([reader(item) for item in batch] for batch in items),
             threads=threads,

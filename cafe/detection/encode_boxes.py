@@ -19,7 +19,8 @@ from cafe.encoders.preprocess import upright_rgb
 from cafe.errors import ImageError
 from cafe.extract.crops import crop_square
 from cafe.extract.decode import DecodedImage, map_ahead
-from cafe.extract.encode import LoaderOptions, decoder_threads, encode_batch
+from cafe.extract.encode import LoaderOptions, encode_batch
+from cafe.extract.pipeline import decoder_threads
 
 _BATCH, _CUDA_BATCH = 32, 256  # crops of a forward pass
 

@@ -56,7 +56,7 @@ def train(
     device : torch.device or None
         Where to train; None is where the first training set lies.
     precision : {"auto", "fp32", "bf16"}
-        Precision of matrix products; "auto" takes bf16 where the machine is faster at it.
+        Precision of matrix products; "auto" takes bf16 where the CPU is faster at it.
     memory_budget : int or None
         Bytes that runs side by side may take; None takes half of what is free.
     progress : callable or None

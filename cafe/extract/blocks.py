@@ -17,14 +17,9 @@ from cafe.encoders.preprocess import Augmentation, quiet_pillow
 from cafe.errors import CafeError, InputError
 from cafe.extract.crops import CropDecoder
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item
-from cafe.extract.encode import (
-    EncodedBatch,
-    LoaderOptions,
-    decode_and_encode,
-    decoder_threads,
-    worth_processes,
-)
+from cafe.extract.encode import EncodedBatch, LoaderOptions
 from cafe.extract.file_states import changed_files, state_array
+from cafe.extract.pipeline import decode_and_encode, decoder_threads, worth_processes
 from cafe.extract.resume import Failure, ResumeFolder
 from cafe.store import Block
 
@@ -183,29 +178,8 @@ def block_steps(
     images in those that are, and what reads an image, in a thread.
     """
     total = done + count_images(todo)
-    on_cpu = encoder.device.type == "cpu"
-    threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
-    # other datasets than files in a folder are large to send to processes
-    in_processes = (
-        decode is None
-        and type(dataset) is Dataset
-        and worth_processes(encoder.device, threads, count_images(todo))
-    )
-    if decode is None:
-        decode = CropDecoder(threads + 1) if dataset.crops else decode_item
     with quiet_pillow(), torch_threads(1):
-        batches = decode_and_encode(
-            encoder,
-            read_blocks(
-                dataset.without_items() if in_processes else dataset, encoder, todo, options, decode
-            ),
-            threads=threads,
-            batch_size=max((block.batch_size for block in todo), default=1),
-            spatial=options.spatial,
-            pre_projection=options.pre_projection,
-            core_per_batch=on_cpu,
-            in_processes=in_processes,
-        )
+        batches = _encoded_batches(dataset, encoder, todo, options, decode)
         for block in todo:
             finished, read, states, failures = [], [], [], []
             # one iterator over the batches of all blocks: decoding does not pause between blocks
@@ -224,6 +198,36 @@ def block_steps(
             whole = replace(_join(finished, read), files=files)
             resume.save(block.split, block.number, whole, failures)
             yield len(read)
+
+
+def _encoded_batches(
+    dataset: Dataset,
+    encoder: Encoder,
+    todo: Sequence[PlannedBlock],
+    options: ExtractOptions,
+    decode: ItemDecoder | None,
+) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
+    """The images of every batch of every block, and the encoder's output; see `block_steps`."""
+    on_cpu = encoder.device.type == "cpu"
+    threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
+    in_processes = False
+    if decode is None:
+        decode = CropDecoder(threads + 1) if dataset.crops else decode_item
+        # other datasets than files in a folder are large to send
+        if type(dataset) is Dataset and worth_processes(
+            encoder.device, threads, count_images(todo)
+        ):
+            dataset, in_processes = dataset.without_items(), True
+    return decode_and_encode(
+        encoder,
+        read_blocks(dataset, encoder, todo, options, decode),
+        threads=threads,
+        batch_size=max((block.batch_size for block in todo), default=1),
+        spatial=options.spatial,
+        pre_projection=options.pre_projection,
+        core_per_batch=on_cpu,
+        in_processes=in_processes,
+    )
 
 
 def read_blocks(

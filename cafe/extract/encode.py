@@ -1,17 +1,8 @@
-"""Decoded images -> features, a batch at a time and in order; for extraction and for prediction.
-
-On a GPU one batch is copied while another is encoded: each of two threads has a CUDA stream.
-
-On a CPU an extraction encodes each batch on one core. Cores that share an operation wait for the
-slowest at its end, and a decoding thread keeps one of them busy: on two cores, two threads that
-each decode and encode were 1.5 times faster than decoding beside a shared forward pass.
-"""
+"""Decoded images -> features, a batch at a time."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,15 +16,8 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.projection import encode_both
 from cafe.encoders.spatial import encode_spatial
 from cafe.errors import InputError
-from cafe.extract.decode import DecodedImage, ImageReader, map_ahead
-from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
+from cafe.extract.decode import DecodedImage
 from cafe.progress import Progress
-
-_PIECE = 16  # images that a thread decodes at a time, so that one batch occupies several threads
-_MOST_DECODERS = 16
-_FEW_THREADS = 4  # wait little for the interpreter's lock
-_MANY_IMAGES = 8192
-_CUDA_STREAMS = 2  # one copies and is waited for while the other computes
 
 
 @dataclass(frozen=True)
@@ -68,19 +52,6 @@ class LoaderOptions:
             raise InputError(
                 "a cache holds spatial maps or features before the projection; ask for one."
             )
-
-
-def decoder_threads() -> int:
-    """Threads that decode beside the encoder: one per core, up to 16."""
-    return min(os.cpu_count() or 1, _MOST_DECODERS)
-
-
-def worth_processes(device: torch.device, threads: int, images: int) -> bool:
-    """Whether so many images are read faster in processes, which take seconds to start.
-
-    A CPU encodes fewer images than its threads decode.
-    """
-    return device.type == "cuda" and threads > _FEW_THREADS and images >= _MANY_IMAGES
 
 
 class EncodedBatch(NamedTuple):
@@ -176,117 +147,3 @@ def _joined(parts: Sequence[EncodedBatch]) -> EncodedBatch:
         np.concatenate(maps) if maps else None,
         np.concatenate(before) if before else None,
     )
-
-
-def decode_and_encode(
-    encoder: Encoder,
-    batches: Iterable[Sequence[ImageReader]],
-    *,
-    threads: int,
-    batch_size: int,
-    spatial: int | None = None,
-    pre_projection: bool = False,
-    core_per_batch: bool = False,
-    in_processes: bool = False,
-) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
-    """Decode images ahead of the encoder, and encode them.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    batches : iterable of sequence of ImageReader
-        Drawn lazily. A batch's images go through the encoder together.
-    threads : int
-    batch_size : int
-        Images of the largest batch.
-    spatial : int, optional
-        Largest side of the images' spatial maps; None makes no maps.
-    pre_projection : bool
-        Whether to keep the features before the last projection too.
-    core_per_batch : bool
-        Encode each batch in the thread that decoded it. Torch must run one thread per operation.
-    in_processes : bool
-        Decode in processes, to which what reads the images is sent; see `worth_processes`.
-
-    Yields
-    ------
-    tuple
-        The images of a batch, and the encoder's output for those that could be read.
-    """
-
-    def encode(images: list[DecodedImage]) -> _Encoded:
-        return images, encode_batch(encoder, images, spatial, pre_projection)
-
-    def decode_then_encode(readers: Sequence[ImageReader]) -> _Encoded:
-        return encode([read() for read in readers])
-
-    if core_per_batch:  # nothing to overlap: the thread that decodes is the one that encodes
-        yield from map_ahead(decode_then_encode, batches, threads)
-        return
-    decoded = decode_ahead(batches, threads, batch_size, in_processes=in_processes)
-    if encoder.device.type == "cuda":
-        yield from _encode_in_streams(encode, decoded, encoder.device)
-    else:
-        yield from map(encode, decoded)
-
-
-_Encoded = tuple[list[DecodedImage], EncodedBatch]
-"""The images of a batch, and the encoder's output for those that could be read."""
-
-
-class _OwnStream(threading.local):
-    """A CUDA stream for each thread that asks; it begins after what was asked before it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.stream.wait_stream(torch.cuda.default_stream(device))
-
-
-def _encode_in_streams(
-    encode: Callable[[list[DecodedImage]], _Encoded],
-    decoded: Iterable[list[DecodedImage]],
-    device: torch.device,
-) -> Iterator[_Encoded]:
-    """Encode batches in two threads, each with a CUDA stream of its own; the GPU never waits."""
-    own = _OwnStream(device)
-
-    def in_stream(images: list[DecodedImage]) -> _Encoded:
-        with torch.cuda.stream(own.stream):
-            return encode(images)
-
-    return map_ahead(in_stream, decoded, _CUDA_STREAMS)
-
-
-def decode_ahead(
-    batches: Iterable[Sequence[ImageReader]],
-    threads: int,
-    batch_size: int,
-    *,
-    in_processes: bool = False,
-) -> Iterator[list[DecodedImage]]:
-    """Decode batches, some ahead of the one that is asked for; see `decode_and_encode`."""
-    # two batches ahead: one is ready when the encoder is, and one is being decoded
-    waiting = threads + 2 * -(-batch_size // _PIECE)
-    pool = decoding_processes(threads) if in_processes else None
-    images: list[DecodedImage] = []
-    with naming_lost_processes():
-        for decoded, is_last in map_ahead(_decode, _pieces(batches), threads, waiting, pool):
-            images += decoded
-            if is_last:
-                yield images
-                images = []
-
-
-def _decode(piece: _Piece) -> tuple[list[DecodedImage], bool]:
-    readers, is_last = piece
-    return [read() for read in readers], is_last
-
-
-_Piece = tuple[Sequence[ImageReader], bool]
-"""Some images of a batch, and whether they are the last of it."""
-
-
-def _pieces(batches: Iterable[Sequence[ImageReader]]) -> Iterator[_Piece]:
-    for batch in batches:
-        for start in range(0, len(batch), _PIECE):
-            yield batch[start : start + _PIECE], start + _PIECE >= len(batch)

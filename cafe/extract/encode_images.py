@@ -21,15 +21,9 @@ from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
 from cafe.errors import ImageError, InputError, escape_bytes
 from cafe.extract.decode import DecodedImage, decode_image
-from cafe.extract.encode import (
-    EncodedBatch,
-    LoaderOptions,
-    decode_and_encode,
-    decoder_threads,
-    encode_batch,
-    worth_processes,
-)
+from cafe.extract.encode import EncodedBatch, LoaderOptions, encode_batch
 from cafe.extract.image_sources import Images, ImageSource, list_images, to_image
+from cafe.extract.pipeline import decode_and_encode, decoder_threads, worth_processes
 from cafe.progress import log
 
 OnError = Literal["fail", "skip"]

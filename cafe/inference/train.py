@@ -96,7 +96,7 @@ def train(
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
         Of the encoder and of the matrix products of training; "auto" goes on in the precision of a
-        cache that is there, and takes bf16 where this machine is faster at it.
+        cache that is there, and takes bf16 where this CPU is faster at it.
     decode, batch_size, workers : optional
         As of `Extractor`.
     pool : Pool, FeatureCache, Path or str, optional

@@ -66,7 +66,7 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
-        Of the matrix products; "auto" takes bf16 where this machine is faster at it.
+        Of the matrix products; "auto" takes bf16 where this CPU is faster at it.
 
     Attributes
     ----------

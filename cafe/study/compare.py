@@ -112,7 +112,7 @@ def compare(
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
-        Of the matrix products; "auto" takes bf16 where this machine is faster at it.
+        Of the matrix products; "auto" takes bf16 where this CPU is faster at it.
     engine : {"local", "ray"}
         Compare here, cache after cache, or on all machines of a Ray cluster, which see the caches
         under one path; a worker takes a cache.

@@ -102,7 +102,7 @@ def fit(
     device : str
         "auto", "cpu", "cuda", "cuda:N".
     precision : {"auto", "fp32", "bf16"}
-        Of the matrix products; "auto" takes bf16 where this machine is faster at it.
+        Of the matrix products; "auto" takes bf16 where this CPU is faster at it.
     runs : Path or str, optional
         Folder that the run is saved in; None saves nothing.
     command : str
