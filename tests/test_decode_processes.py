@@ -16,7 +16,7 @@ from cafe.encoders.encoder import load_encoder
 from cafe.errors import CafeError, DatasetError
 from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions
-from cafe.extract.decode import map_ahead
+from cafe.extract.decode import DecodedImage, map_ahead
 from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
 from cafe.extract.extract import extract
 from cafe.store import FeatureCache
@@ -97,6 +97,19 @@ def test_processes_end_with_a_program_that_is_killed() -> None:
     )
     assert done.returncode == -signal.SIGKILL
     assert int(done.stdout) > 0
+
+
+def test_threads_decode_where_there_are_no_semaphores(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Function not implemented")
+
+    monkeypatch.setattr("loky.ProcessPoolExecutor", refuse)
+    readers = [[lambda: DecodedImage(None, "first")], [lambda: DecodedImage(None, "second")]]
+    decoded = pipeline.decode_ahead(readers, 2, 1, in_processes=True)
+    assert [image.reason for batch in decoded for image in batch] == ["first", "second"]
+    assert "in threads, since processes cannot be started (Function not" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 
 from cafe.compat import import_torchvision
 from cafe.errors import CafeError
+from cafe.progress import log
 
 
-def decoding_processes(count: int) -> Executor:
-    """Start processes for `cafe.extract.decode.map_ahead`.
+def decoding_processes(count: int) -> Executor | None:
+    """Start processes for `cafe.extract.decode.map_ahead`; None where the system has none to give.
 
     Unlike those of the standard library they do not run the user's script again, so that a script
     needs no `if __name__ == "__main__"`.
@@ -24,7 +25,11 @@ def decoding_processes(count: int) -> Executor:
     from loky import ProcessPoolExecutor
 
     begin = {"initializer": _begin, "initargs": (os.getpid(),)}
-    processes: Executor = ProcessPoolExecutor(count, env={"OMP_NUM_THREADS": "1"}, **begin)
+    try:
+        processes: Executor = ProcessPoolExecutor(count, env={"OMP_NUM_THREADS": "1"}, **begin)
+    except (ImportError, OSError) as error:  # no semaphores, as in some containers
+        log.warning("images are decoded in threads, since processes cannot be started (%s).", error)
+        return None
     return processes
 
 
