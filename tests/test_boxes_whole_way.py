@@ -16,6 +16,7 @@ import cafe
 from cafe.errors import CacheMismatchError
 from cafe.features.joined import join_caches, take_apart
 from cafe.features.tensors import TrainingSet
+from cafe.report.analysis import _paths
 from cafe.serve.gallery import Gallery
 from cafe.serve.pictures import Pictures
 
@@ -221,6 +222,7 @@ def test_what_looks_at_a_cache_of_boxes_says_so_and_shows_them(
     assert Path("s.html").read_text().count("data:image/jpeg") == 2
     assert "boxes" in run("cache", "ls").out
     cache = cafe.FeatureCache.open(name)
+    assert _paths(cache, {3: "0.png#1"}, Path("photos")) == {3: Path("photos/0.png")}
     shown = Pictures(Gallery(cache), "photos").jpeg(0, 640)
     assert shown is not None
     with Image.open(io.BytesIO(shown)) as crop:  # of 30 x 30 on an image of 120 x 90

@@ -18,13 +18,12 @@ from cafe.curation.fix_splits import fix_splits
 from cafe.curation.label_errors import find_label_errors, fit_judges, usual_method
 from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
 from cafe.curation.outliers import find_outliers
-from cafe.curation.page import write_check_page
+from cafe.curation.page import next_step, write_check_page
 from cafe.curation.suggestions import read_suggestions
 from cafe.errors import CafeError, InputError
 from cafe.features.tensors import ClassText, Features
 from cafe.store import Block, FeatureCache
 from cafe.store.write import write_cache
-from cafe_cli.commands.check import next_step
 from cafe_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,6 +220,9 @@ def test_a_folder_is_encoded_and_looked_at(photos: Path, tmp_path: Path) -> None
     page = write_check_page(found, tmp_path / "check.html").read_text(encoding="utf-8")
     assert "data:image/jpeg" in page
     assert "http" not in page.replace("http-equiv", "")
+    assert next_step(found, Path("suggestions.csv")) in page
+    assert "Almost blank or tiny: 2</a>" in page
+    assert "left/<wbr>blank.png" in page  # a long path wraps at its folders
 
 
 def test_the_encoder_and_words_of_the_cache_go_on(photos: Path, tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from making import draw_image, make_header
 from cafe.engine import Recipe
 from cafe.errors import CafeError, InputError
 from cafe.report import collect, write_report
-from cafe.report.analysis import project
+from cafe.report.confusions import ConfusionMap
+from cafe.report.feature_map import MOST_POINTS, points_of_map, project
 from cafe.report.figures import accuracy
+from cafe.report.head_figures import confusions, gains
 from cafe.report.page import _link as page_link
 from cafe.report.page import render
 from cafe.report.ranking import Standing, ranking
@@ -608,6 +610,35 @@ def test_a_click_on_a_confusion_shows_its_pair(browser: Any) -> None:
     assert "% of ash are taken for " in status.text
 
 
+def test_of_many_classes_those_that_changed_are_shown() -> None:
+    by_class = [("up", 5.0), *((f"class {c}", 0.0) for c in range(998)), ("down", -2.0)]
+    figure = gains(by_class, "knn")
+    assert figure.data[0]["y"] == ["down", "up"]
+    assert figure.layout["height"] < 200
+    assert figure.label.endswith("of 1000 classes and loses on 1. The others are not shown.")
+    assert len(gains(by_class[:20], "knn").data[0]["y"]) == 20
+
+
+def test_a_class_in_colour_has_all_of_its_images_on_the_map() -> None:
+    """An even draw of 1,000 of 4,000 images would show one image of each of 1,000 classes."""
+    y = torch.arange(1000).repeat_interleave(4)
+    rows = points_of_map(y)
+    assert len(rows) == len(rows.unique()) == MOST_POINTS
+    assert (y[rows].bincount(minlength=1000)[:24] == 4).all()
+    assert torch.equal(points_of_map(y[:800]), torch.arange(800))
+    assert points_of_map(torch.arange(3).repeat(700)).tolist() == sorted(
+        np.linspace(0, 2099, MOST_POINTS).astype(int).tolist()
+    )
+
+
+def test_a_heat_map_begins_at_zero() -> None:
+    """So that the palest cell is one of no image, and not the least confused pair."""
+    pairs = {(0, 1): 6.25, (1, 0): 29.5, (1, 2): 12.0}
+    (heat,) = confusions(ConfusionMap([0, 1, 2], 3, pairs), ("a", "b", "c")).data
+    assert (heat["zmin"], heat["zmax"]) == (0, 29.5)
+    assert heat["text"][0] == ["", "6.2", ""]
+
+
 def test_dark_and_light(browser: Any) -> None:
     grounds = []
     for theme in ("dark", "light"):
@@ -627,7 +658,8 @@ def test_a_browser_runs_no_script_but_the_page_s_own(browser: Any, hostile: Path
     assert len(browser.find_elements("css selector", "script")) == 4
     assert browser.find_elements("css selector", ".plot a, [onerror]") == []
     (axis,) = browser.find_elements("css selector", "#run1-gains .yaxislayer-above")
-    assert """a "><scr…""" in axis.get_attribute("textContent")  # long names lose their middle
+    shown = axis.get_attribute("textContent")
+    assert """a "><script>alert(1)…""" in shown  # long names lose their middle
     buttons = browser.find_elements("css selector", "#run1 .legend button")
     names = [button.get_attribute("textContent") for button in buttons]
     assert any(f"a{HOSTILE}" in name for name in names)

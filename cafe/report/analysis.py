@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from cafe.datasets.thumbnails import stays_inside, thumbnails_from_dataset, thumbnails_from_folder
 from cafe.errors import CafeError, InputError, counted
 from cafe.features.splits import draw_shots
-from cafe.features.task import StoredFeatures, boxes_by_id, class_text
+from cafe.features.task import StoredFeatures, boxes_by_id, class_text, image_of
 from cafe.methods.catalog import find_method
 from cafe.methods.head import Head
+from cafe.report.feature_map import points_of_map, project
 from cafe.results.image_scores import ImageScores
 from cafe.results.result import Result
 from cafe.results.runs import head_file
@@ -28,12 +26,6 @@ from cafe.store.key import say_items
 from cafe.study.calibration import out_of_fold, settings_in_force
 from cafe.study.diagnostics import bins_json
 from cafe.study.score_head import score_head
-
-MOST_POINTS = 1000
-"""Test images on a map; more are drawn from evenly."""
-
-FEWEST_FOR_TSNE = 60
-"""Below, t-SNE has no neighbourhoods to keep: a map is by PCA."""
 
 MOST_LOSSES = 12
 """Images that a page shows of those that the head judges worst."""
@@ -115,11 +107,11 @@ def analyse(
     """
     saved = load_head(folder / head_file(result.method, result.shots, seed))
     test = StoredFeatures(cache, "test").whole
-    points = np.linspace(0, len(test) - 1, min(len(test), MOST_POINTS)).astype(int)
+    points = points_of_map(test.y)
     x = test.x[points].float()  # (n, D)
     notes: list[str] = []
     before, projection = project(normalize(x, dim=-1).numpy())
-    drawn = test[torch.from_numpy(points)]
+    drawn = test[points]
     adapted = saved.head.adapted(drawn.inputs(**saved.head.takes).float())
     if adapted is None:
         notes.append(
@@ -146,7 +138,7 @@ def analyse(
         losses=losses,
         thumbnails=_thumbnails(cache, ids, images, notes),
         ids=ids,
-        paths=_paths(ids, images),
+        paths=_paths(cache, ids, images),
         notes=notes,
     )
 
@@ -168,37 +160,6 @@ def _temperature(cache: FeatureCache, head: Head, result: Result, seed: int) -> 
     return out_of_fold(result.method, settings, features, text, seed=seed).temperature
 
 
-def project(
-    x: NDArray[np.float32], start: Sequence[Sequence[float]] | None = None
-) -> tuple[list[list[float]], str]:
-    """Two dimensions of features by t-SNE, or by PCA where there are few, and which in words.
-
-    t-SNE may start from another map of the same images, so that classes stay where they were.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    width = min(50, *x.shape)
-    main = PCA(n_components=width, random_state=0).fit_transform(x)  # (n, width)
-    if len(x) < FEWEST_FOR_TSNE:
-        points, words = main[:, :2], f"PCA, first two components, {len(x)} test images"
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn warns of its own coming defaults
-            init: Any = "pca"
-            if start is not None:  # shrunk to the spread that scikit-learn gives PCA
-                place = np.asarray(start, np.float32)
-                init = place / place[:, 0].std() * np.float32(1e-4)
-            # its threads spin while they wait, for minutes where other work has the cores
-            with threadpool_limits(1):
-                points = TSNE(perplexity=30, init=init, random_state=0).fit_transform(main)
-        words = f"t-SNE (scikit-learn, perplexity 30) of {len(x)} test images, after PCA to {width}"
-    plane = np.zeros((len(x), 2))
-    plane[:, : points.shape[1]] = points  # features of one dimension stay on the first axis
-    return np.round(plane, 2).tolist(), words
-
-
 def _reliability(scores: ImageScores) -> dict[str, Any]:
     bins = {"before": bins_json(scores.reliability())}
     if scores.temperature:
@@ -217,11 +178,13 @@ def _top_losses(scores: ImageScores) -> list[Loss]:
     ]
 
 
-def _paths(ids: Mapping[int, str], images: Path | None) -> dict[int, Path]:
-    """The files of some test images, where they lie in the folder that was given."""
+def _paths(cache: FeatureCache, ids: Mapping[int, str], images: Path | None) -> dict[int, Path]:
+    """The files of some test images, or of boxes, where they lie in the folder that was given."""
     if images is None:
         return {}
-    inside = {row: images / name for row, name in ids.items() if stays_inside(images, name)}
+    boxes = boxes_by_id(cache, set(ids.values()))
+    files = {row: image_of(name) if name in boxes else name for row, name in ids.items()}
+    inside = {row: images / name for row, name in files.items() if stays_inside(images, name)}
     return {row: path for row, path in inside.items() if path.is_file()}
 
 

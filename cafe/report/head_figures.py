@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cafe.errors import counted
 from cafe.report.analysis import Analysis
 from cafe.report.confusions import ConfusionMap
+from cafe.report.feature_map import MOST_COLOURED
 from cafe.report.figures import Figure, Json, axis, button, literal, scatter
 
 _SMALLEST_BIN = 0.005  # of all answers; a smaller bin says nothing
 _MOST_GAINS = 16  # bars on either side where there are many classes
-_MOST_CLASSES = 24  # told apart on a map: eight colours by three symbols
 _MAP_SYMBOLS = ("circle", "diamond", "triangle-up")
 _MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
+_MOST_TENTHS = 6  # classes of one whose cells have room for a decimal place
+_WIDE = 40  # letters of a name that a wide screen has room for
 _STYLES = {"before": ("as fitted", "@1", "square"), "after": ("with temperature", "@0", "circle")}
 
 Bins = Sequence[Mapping[str, float]]
@@ -26,13 +29,19 @@ def ends(by_class: Sequence[tuple[str, float]], most: int) -> list[tuple[str, fl
 
 
 def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
-    """Gain of every class over zero-shot as bars, blue for a gain and orange for a loss."""
-    shown = ends(by_class, _MOST_GAINS)[::-1]  # plotly draws the first at the bottom
-    ticks = ticks_of([literal(name) for name, _ in shown], [name for name, _ in shown])
+    """Gain of classes over zero-shot as bars, blue for a gain and orange for a loss.
+
+    Of many classes those at either end are shown, and none that gains and loses nothing.
+    """
+    many = len(by_class) > 2 * _MOST_GAINS
+    changed = [(name, gain) for name, gain in by_class if gain or not many]
+    shown = ends(changed, _MOST_GAINS)[::-1]  # plotly draws the first at the bottom
+    names = [name for name, _ in shown]
+    ticks = ticks_of([literal(name) for name in names], names)
     bars = {
         "type": "bar",
         "orientation": "h",
-        "y": [literal(name) for name, _ in shown],
+        "y": ticks["tickvals"],
         "x": [gain for _, gain in shown],
         "marker": {"color": ["@0" if gain >= 0 else "@1" for _, gain in shown]},
         "hovertemplate": "%{y}: %{x:+.1f} points<extra></extra>",
@@ -42,11 +51,14 @@ def gains(by_class: Sequence[tuple[str, float]], method: str) -> Figure:
         "yaxis": axis(showgrid=False, type="category", **ticks),
         "height": 110 + 22 * len(shown),
         "bargap": 0.35,
+        "meta": {"wide": [literal(shortened(name, _WIDE)) for name in names]},
     }
     up, down = sum(gain > 0 for _, gain in by_class), sum(gain < 0 for _, gain in by_class)
     label = f"Bars: {method} gains on {up} of {len(by_class)} classes and loses on {down}."
-    if len(shown) < len(by_class):
+    if len(shown) < len(changed):
         label += f" The {_MOST_GAINS} at either end are shown."
+    elif many:
+        label += " The others are not shown."
     return Figure([bars], layout, label)
 
 
@@ -89,6 +101,7 @@ def _reliability_line(bins: Bins, name: str, colour: str, symbol: str) -> Json:
         name=f"{name} (error {calibration_error(bins):.1f} %)",
         line={"color": colour, "width": 1.7},
         marker={"symbol": symbol, "color": colour, "size": sizes},
+        cliponaxis=False,  # a mark at 100 % is whole
         customdata=[row["images"] for row in shown],
         meta=button(),
         hovertemplate="%{y:.1f} % of %{customdata:.0f} right at %{x:.1f} % sure<extra></extra>",
@@ -123,16 +136,18 @@ def confusions(found: ConfusionMap, class_names: Sequence[str]) -> Figure:
         [None if a == b else round(found.shares.get((a, b), 0.0), 1) for b in classes]
         for a in classes
     ]
+    digits = int(len(classes) <= _MOST_TENTHS)
     heat = {
         "type": "heatmap",
         "x": names,
         "y": names,
         "z": shares,
-        "text": [[f"{z:.0f}" if z and round(z) else "" for z in row] for row in shares],
+        "text": [[f"{z:.{digits}f}" if z and round(z) else "" for z in row] for row in shares],
         "texttemplate": "%{text}" if len(classes) <= _MOST_NUMBERED else "",
         "customdata": [[f"{a}|{b}" for b in classes] for a in classes],
         "colorscale": [[0, "@raised"], [1, "@0"]],
         "zmin": 0,
+        "zmax": max(z or 0 for row in shares for z in row),
         "xgap": 1,
         "ygap": 1,
         "showscale": False,
@@ -141,14 +156,24 @@ def confusions(found: ConfusionMap, class_names: Sequence[str]) -> Figure:
     }
     ticks = ticks_of(names, [class_names[label] for label in classes])
     layout = {
-        "xaxis": axis("taken for", type="category", showgrid=False, tickangle=-90, **ticks),
-        "yaxis": axis("class", type="category", showgrid=False, autorange="reversed", **ticks),
+        "xaxis": _axis_of_classes("taken for", tickangle=-90, **ticks),
+        "yaxis": _axis_of_classes("class", autorange="reversed", **ticks),
         "height": 190 + max(200, 21 * len(classes)),
     }
     shown = counted(len(classes), "class")
     of_all = f" of {found.total:,}" if len(classes) < found.total else ""
     label = f"Heat map: share of a class that is taken for another, {shown}{of_all}."
     return Figure([heat], layout, label)
+
+
+def _axis_of_classes(title: str, **more: Any) -> Json:
+    """An axis whose title keeps clear of the names."""
+    return {
+        "title": {"text": title, "standoff": 10},
+        "type": "category",
+        "showgrid": False,
+        **more,
+    }
 
 
 def ticks_of(values: Sequence[str], names: Sequence[str]) -> Json:
@@ -167,7 +192,7 @@ def _clouds(
 ) -> list[Json]:
     """The points of each of the largest classes, then those of all others in grey."""
     # of equally large classes the lower index comes first
-    largest = [label for label, _ in Counter(sorted(labels)).most_common(_MOST_CLASSES)]
+    largest = [label for label, _ in Counter(sorted(labels)).most_common(MOST_COLOURED)]
     clouds = [
         (
             literal(class_names[label]),

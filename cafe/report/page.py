@@ -148,7 +148,7 @@ def _figures(run: ReportData) -> dict[str, Figure]:
     """The figures of a run by name, in the order of the page."""
     made = {"accuracy": figures.accuracy(run)}
     made |= {f"heat-{heat_map.shots}": figures.heat(heat_map) for heat_map in run.heat_maps}
-    if run.gains:
+    if any(gain for _, gain in run.gains):
         made["gains"] = head_figures.gains(run.gains, run.focus[0])
     if run.confusions is not None:
         made["confusions"] = head_figures.confusions(run.confusions, run.class_names)

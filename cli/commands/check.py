@@ -106,6 +106,7 @@ def check(
 
 
 def _print(found: Check, file: Path, page: Path | None) -> None:
+    from cafe.curation.page import next_step
     from cafe.store.key import say_items
 
     items = counted(found.images, found.noun)
@@ -139,25 +140,6 @@ def _problems(found: Check) -> list[tuple[str, str]]:
         ("pairs of classes with nearly equal texts", f"{len(found.near_texts):,}"),
         ("classes whose text does not fit their images", f"{len(found.poor_classes):,}"),
     ]
-
-
-def next_step(found: Check, file: Path) -> str:
-    """What a person can do with the suggestions."""
-    if found.boxes:
-        return (
-            "Next: correct these labels in the box file, where a.jpg#0 is the first box of a.jpg, "
-            "and extract again; 'cafe relabel' has no use here."
-        )
-    where = found.origin.get("split_file") or found.origin.get("dataset")
-    if where is not None and not Path(where).exists():
-        return (
-            f"The labels of {where} come with it and are no files: 'cafe relabel' has no use here."
-        )
-    dataset = " DATASET" if where is None else " --yes" if Path(where).is_dir() else ""
-    return (
-        f"Next: delete the rows of {file} that you do not agree with, then: "
-        f"cafe relabel {file}{dataset}"
-    )
 
 
 def _print_findings(found: Check) -> None:

@@ -50,6 +50,7 @@
     for (const name of Object.keys(layout)) {
       if (!/^[xy]axis/.test(name)) continue;
       layout[name] = { ...axis, ...layout[name] };
+      if (name === "yaxis" && own.meta?.wide && innerWidth >= 600) layout[name].ticktext = own.meta.wide;
       if (layout[name].ticktext?.length > 8) layout[name].tickfont = { size: innerWidth < 600 ? 9 : 12 };
     }
     return layout;
