@@ -37,6 +37,7 @@ from .commands import (
 )
 from .output import READER_GONE, note, prepare_streams, say
 from .signals import on_stop, stopping_on_signals
+from .usage import usage_line
 
 app = typer.Typer(
     help="Adapt CLIP to a new visual task in seconds: encode once, train heads on cached features.",
@@ -133,9 +134,7 @@ def _run() -> int:
         note(f"cafe: out of memory: {one_line(error)} End what else uses it, or ask for less.")
         return 1
     except _UsageError as error:
-        page = io.StringIO()
-        error.show(page)
-        note(*page.getvalue().splitlines())
+        note(*_usage(error))
         return int(error.exit_code)
     except typer.Abort:
         note("cafe: nothing was done.")
@@ -159,6 +158,15 @@ def _call() -> int:
     except OSError:
         say()  # fails if it is stdout that cannot be written: Typer prints the help by itself
         raise
+
+
+def _usage(error: Any) -> list[str]:
+    """One line; of a group of commands without a command its help."""
+    if type(error).__name__ != "NoArgsIsHelpError":
+        return [usage_line(error)]
+    page = io.StringIO()
+    error.show(page)
+    return page.getvalue().splitlines()
 
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, or Typer's own copy of it

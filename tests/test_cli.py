@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import h5py
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import torch
 from making import make_block, make_header
 from PIL import Image
+from typer.main import get_command
 
 import cafe
 from cafe.store import write_cache
@@ -254,13 +257,55 @@ def test_every_command_is_tested_for_help() -> None:
     assert sorted(map(str, named)) == sorted(map(str, COMMANDS))
 
 
+def limited_options() -> Iterator[tuple[list[str], str, tuple[str, ...]]]:
+    """Words of a command, an option, and what an answer to a wrong value of it names."""
+    whole = get_command(app)
+    for words in COMMANDS:
+        command: Any = whole
+        for word in words:
+            command = command.commands[word]
+        needed = ["x"] * sum(p.required and not p.opts[0].startswith("-") for p in command.params)
+        types = get_type_hints(inspect.unwrap(command.callback))
+        for parameter in command.params:
+            allowed = types.get(parameter.name)
+            kinds = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
+            for kind in kinds:
+                if get_origin(kind) is Literal:
+                    yield [*words, *needed], parameter.opts[0], get_args(kind)
+                elif kind in (int, float) and str not in kinds:
+                    named = {int: "integer", float: "number|float"}[kind]
+                    yield [*words, *needed], parameter.opts[0], (named,)
+
+
+def test_a_wrong_value_is_refused_in_one_line_with_what_is_allowed(run: Run) -> None:
+    options = list(limited_options())
+    assert len(options) > 40
+    for words, option, allowed in options:
+        answer = run(*words, option, "rya")
+        assert answer.code == 2, (words, option)
+        assert answer.err.startswith(f"cafe: {option}: 'rya' "), answer.err
+        assert answer.err.count("\n") == 1
+        assert all(re.search(value, answer.err) for value in allowed), answer.err
+        assert "Value error" not in answer.err
+
+
 @pytest.mark.parametrize(
-    "words", [["extract", "--dataset", "photos", "--precision", "fp8"], ["grid", "--branch", "no"]]
+    ("words", "said"),
+    [
+        ("serve model --port 99999", "--port: '99999' should be less than or equal to 65535|99999"),
+        ("fit --frobnicate", "no such option: --frobnicate; see 'cafe fit --help'"),
+        ("fit --epochs", "option '--epochs' requires an argument"),
+        ("fitt", "no such command 'fitt'"),
+        ("cache show a b", "unexpected extra argument"),
+        ("train", "missing argument 'DATASET'; see 'cafe train --help'"),
+    ],
 )
-def test_a_wrong_choice_is_refused_with_the_choices(run: Run, words: list[str]) -> None:
-    answer = run(*words)
+def test_words_that_are_unknown_are_named_in_one_line(run: Run, words: str, said: str) -> None:
+    answer = run(*words.split())
     assert answer.code == 2
-    assert f"'{words[-1]}' is not one of 'auto', 'fp32'" in answer.err or "'visual'" in answer.err
+    assert answer.err.startswith("cafe: ")
+    assert answer.err.count("\n") == 1
+    assert re.search(said, answer.err)
 
 
 @pytest.mark.parametrize(
