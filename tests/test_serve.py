@@ -32,7 +32,7 @@ from cafe.serve.app import MOST_FILES, make_app
 from cafe.serve.corrections import CONFIRMED, Corrections
 from cafe.serve.gallery import Gallery
 from cafe.serve.history import HISTORY, read_history
-from cafe.serve.pictures import Pictures
+from cafe.serve.pictures import Pictures, _Kept
 from cafe.serve.session import CORRECTIONS, Session
 from cafe.serve.uploads import MOST_PIXELS
 
@@ -335,6 +335,21 @@ def test_pictures(client: TestClient, session: Session, work: Path, tmp_path: Pa
     Image.new("RGB", (9, 9)).save(folder / "b.png")
     named = Pictures(session.gallery, None, f"cafe train {folder}")
     assert [named.jpeg(row, 144) is not None for row in range(3)] == [False, True, False]
+
+
+def test_pictures_are_kept_up_to_so_many_bytes() -> None:
+    asked = list[tuple[int, int]]()
+
+    def make(row: int, edge: int) -> bytes | None:
+        asked.append((row, edge))
+        return bytes(1000) if row else None
+
+    kept = _Kept(make, 3 * 1200 + 200)
+    for row in (0, 1, 2, 1, 3, 1, 4, 1, 0):
+        assert kept(row, 144) == (bytes(1000) if row else None)
+        assert kept.bytes <= 3 * 1200 + 200
+    assert [row for row, _ in asked] == [0, 1, 2, 3, 4, 0]
+    assert kept.bytes == 200 + 3 * 1200
 
 
 def test_unlabelled_images_are_labelled_and_fitted_on(work: Path, tmp_path: Path) -> None:

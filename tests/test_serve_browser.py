@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +172,27 @@ def test_another_tab_shows_what_was_said(browser: Any, work: Path) -> None:
         browser.close()
         browser.switch_to.window(first)
         until(browser, lambda b: find(b, ".card .right"))
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no process limits another here")
+def test_labels_wait_until_the_file_can_be_written(browser: Any, work: Path) -> None:
+    """As on a full disk, or one that is mounted read-only."""
+    file, limit = work / "model/corrections.csv", resource.RLIMIT_FSIZE
+    with running(work) as (address, server):
+        browser.get(f"{address}#browse")
+        until(browser, lambda b: find(b, ".card"))
+        before = resource.prlimit(server.pid, limit)
+        resource.prlimit(server.pid, limit, (0, before[1]))
+        find(browser, ".choices .keep")[0].click()
+        find(browser, ".choices .keep")[0].click()
+        message = "2 labels are not saved yet, and sent again until saved: cannot write"
+        until(browser, lambda b: [e for e in find(b, "#message.bad") if message in e.text])
+        assert not file.exists()
+        resource.prlimit(server.pid, limit, before)
+        until(browser, lambda b: "2 labels that were not saved are" in find(b, "#message")[0].text)
+        assert len(Corrections(file).rows()) == 2
+        until(browser, lambda b: len(find(b, ".card .right")) == 2)
+        browser.get_log("browser")  # the refused requests, which the next test does not look for
 
 
 def test_a_phone_and_the_dark(browser: Any, work: Path) -> None:

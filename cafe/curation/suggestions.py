@@ -80,14 +80,19 @@ def write_suggestions(path: Path | str, suggestions: Iterable[Suggestion]) -> No
     InputError
         If the file cannot be written.
     """
+    with raise_as(InputError, f"cannot write '{path}'", "choose another file"):
+        write_text(Path(path), suggestions_text(suggestions))
+
+
+def suggestions_text(suggestions: Iterable[Suggestion]) -> str:
+    """What a file of suggestions holds: CSV."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for row in suggestions:
         texts = (escape_bytes(row.id), row.problem, row.current, row.proposed)
         writer.writerow([*map(_as_cell, texts), f"{row.confidence:.4f}"])
-    with raise_as(InputError, f"cannot write '{path}'", "choose another file"):
-        write_text(Path(path), stream.getvalue())
+    return stream.getvalue()
 
 
 def append_suggestions(path: Path | str, suggestions: Sequence[Suggestion]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cafe.curation.suggestions import Suggestion, read_suggestions, write_suggestions
+from cafe.curation.suggestions import Suggestion, read_suggestions, suggestions_text
 from cafe.errors import BusyError, CafeError, raise_as
 from cafe.store.files import lock_file, write_text
 
@@ -62,7 +62,8 @@ class Corrections:
         with self._lock, problem:
             with _when_free(self.path):
                 merged = {**self._read(), **rows}
-                write_suggestions(self.path, [row for row in merged.values() if row is not None])
+                kept = [row for row in merged.values() if row is not None]
+                write_text(self.path, suggestions_text(kept))
             self._read()
 
     def _read(self) -> dict[str, Suggestion]:
@@ -111,4 +112,4 @@ def cut_torn_line(path: Path) -> None:
     if end:
         write_text(path, content[:end].decode("utf-8", "replace"))
     else:
-        write_suggestions(path, [])
+        write_text(path, suggestions_text([]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ EDGES = (144, 640)
 """Longest sides of the pictures that a page may ask for, in pixels."""
 
 _LOOKED_FOR = 100  # images, of which one is enough: the first may have been moved
-_KEPT = 4096  # pictures in memory: about 20 MB of small ones
+_KEPT = 32 << 20  # bytes of pictures in memory: about 6,000 small ones
+_ENTRY = 200  # bytes of a picture beside its own, and of one that is not there
 
 
 class Pictures:
@@ -41,7 +43,7 @@ class Pictures:
         self._gallery = gallery
         self._boxes = boxes_by_id(gallery.cache, set(gallery.ids))
         self._open: Callable[[int], Any] | None = self._find(source, command)
-        self.jpeg = lru_cache(_KEPT)(self._jpeg)
+        self.jpeg = _Kept(self._jpeg)
 
     @property
     def at_hand(self) -> bool:
@@ -87,6 +89,29 @@ class Pictures:
                 return small_jpeg(image, edge)
         except Exception:
             return None
+
+
+class _Kept:
+    """The pictures that were asked for last, up to so many bytes of them."""
+
+    def __init__(self, make: Callable[[int, int], bytes | None], most: int = _KEPT) -> None:
+        self._make, self._most, self.bytes = make, most, 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], bytes | None] = OrderedDict()
+
+    def __call__(self, row: int, edge: int) -> bytes | None:
+        with self._lock:
+            if (row, edge) in self._kept:
+                self._kept.move_to_end((row, edge))
+                return self._kept[row, edge]
+        made = self._make(row, edge)
+        with self._lock:
+            if (row, edge) not in self._kept:  # another thread may have made it meanwhile
+                self._kept[row, edge] = made
+                self.bytes += _ENTRY + len(made or b"")
+            while self.bytes > self._most:
+                self.bytes -= _ENTRY + len(self._kept.popitem(last=False)[1] or b"")
+        return made
 
 
 def _in_dataset(gallery: Gallery, dataset: Dataset) -> Callable[[int], Any]:

@@ -9,6 +9,39 @@ const LEADS = {
 };
 const KEYS = "Keys: ← → ↑ ↓ move, 1 to 3 choose a class, Enter keeps the label, c types a class, u takes back.";
 
+// labels that could not be saved wait here, whatever view is open, until the file can be written
+const unsaved = new Map();
+
+// one request after another, so that the last word of an image is the last that is sent
+let sent = Promise.resolve();
+function inTurn(work) {
+  const made = sent.then(work);
+  sent = made.catch(() => {});
+  return made;
+}
+
+async function save(changes) {
+  try {
+    changedHere(await send("api/labels", { changes: Object.fromEntries(changes) }));
+  } catch (error) {
+    if (error.status >= 400 && error.status < 500) throw error; // it is refused, and would be again
+    for (const [row, label] of changes) unsaved.set(row, label);
+    const many = unsaved.size === 1 ? "1 label is" : `${unsaved.size} labels are`;
+    throw new Error(`${many} not saved yet, and sent again until saved: ${error.message}`);
+  }
+  for (const [row] of changes) unsaved.delete(row);
+}
+
+export const sendAgain = () => unsaved.size && inTurn(async () => {
+  const count = unsaved.size;
+  if (!count) return;
+  await save([...unsaved]);
+  await app.view?.changed?.(false);
+  tell(count === 1 ? "The label that was not saved is saved now." : `The ${count} labels that were not saved are saved now.`);
+});
+
+window.addEventListener("beforeunload", (event) => { if (unsaved.size) event.preventDefault(); });
+
 export function openGrid(main, name, options) {
   const view = { items: [], total: 0, at: 0, start: Number(options.get("start")) || 0 };
   let filter = { kind: name === "check" ? "suspicious" : name === "next" ? "next" : "all", label: null, guess: null };
@@ -17,7 +50,8 @@ export function openGrid(main, name, options) {
   const range = el("span", {}), back = el("button", { onclick: () => turn(-1), "aria-label": "previous page" }, "‹");
   const on = el("button", { onclick: () => turn(1), "aria-label": "next page" }, "›");
   const tools = el("div", { className: "tools" });
-  main.replaceChildren(el("p", { className: "lead" }, `${LEADS[name]} `, el("span", { className: "keys" }, KEYS)), tools, el("div", { className: "work" }, grid, panel));
+  main.replaceChildren(el("p", { className: "lead" }, `${LEADS[name]} `, el("span", { className: "keys" }, KEYS)), tools, el("div", { className: "work" }, grid, panel),
+    el("datalist", { id: "names" }, ...app.classes.map((one) => el("option", { value: one.name })))); // once: there may be thousands
   const className = (c) => (c === null || c === undefined ? "no label" : app.classes[c]?.name ?? String(c));
 
   async function drawTools() {
@@ -127,7 +161,6 @@ export function openGrid(main, name, options) {
     const item = view.items[view.at];
     panel.hidden = !item;
     if (!item) return;
-    const list = el("datalist", { id: "names" }, ...app.classes.map((one) => el("option", { value: one.name })));
     const input = el("input", { list: "names", placeholder: "another class", "aria-label": "Another class", id: "other", autocomplete: "off" });
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
@@ -147,22 +180,21 @@ export function openGrid(main, name, options) {
         el("p", { className: "muted id", title: shown(item.id) }, `${shown(item.id)}, ${item.split}`),
         texts.length ? el("p", { className: "muted texts" }, `“${shown(texts[0])}”`) : null),
       el("div", { className: "choices" }, keep, ...others.filter(Boolean)),
-      el("div", { className: "more tools" }, list, input,
+      el("div", { className: "more tools" }, input,
         item.said ? el("button", { className: "undo", onclick: () => say(null) }, "take back") : null));
   }
 
   // the next image is chosen at once: keys are quicker than answers
-  let sent = Promise.resolve();
   function say(label, row = view.items[view.at]?.row) {
     if (row === undefined) return;
     const place = view.items.findIndex((one) => one.row === row);
     view.last = row;
     if (place >= 0) choose(label === null || place + 1 >= view.items.length ? place : place + 1, true);
-    sent = sent.then(() => write(label, row)).catch((error) => tell(error.message, true));
+    inTurn(() => write(label, row)).catch((error) => tell(error.message, true));
   }
 
   async function write(label, row) {
-    changedHere(await send("api/labels", { changes: { [row]: label } }));
+    await save([[row, label]]);
     const item = await ask(`api/images/${row}`);
     put(item);
     if (view.items[view.at]?.row === row) drawPanel();

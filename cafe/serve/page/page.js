@@ -1,5 +1,5 @@
 // The page: what is shown at all times, predictions, history. browse.js has the grid of images.
-import { openGrid } from "./browse.js";
+import { openGrid, sendAgain } from "./browse.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -23,7 +23,8 @@ export const shown = (text) =>
 export const named = (text, more = "") =>
   el("span", { className: `name ${more}`, title: shown(text) }, shown(text));
 
-export const percent = (p) => (p === null || p === undefined ? "–" : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)}\u00a0%`);
+export const percent = (p) => (p === null || p === undefined ? "–" : p > 0 && p < 0.005 ? "<1\u00a0%"
+  : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)}\u00a0%`);
 
 export async function ask(path, options) {
   let reply;
@@ -35,7 +36,7 @@ export async function ask(path, options) {
   const values = await reply.json().catch(() => ({}));
   if (!reply.ok) {
     const detail = values.detail;
-    throw new Error(typeof detail === "string" ? detail : `The server answered ${reply.status}.`);
+    throw Object.assign(new Error(typeof detail === "string" ? detail : `The server answered ${reply.status}.`), { status: reply.status });
   }
   return values;
 }
@@ -146,6 +147,7 @@ $("train").addEventListener("click", async () => {
 async function watch() {
   if (!document.hidden) {
     try {
+      await sendAgain();
       await refresh();
       if ($("message").textContent.startsWith("The server does not answer")) tell("");
     } catch (error) {
