@@ -6,16 +6,21 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from digits_run import Answer
 from digits_run import call as call_cafe
+from making import make_block, make_header
 
 import cafe
 from cafe.curation.contact_sheet import write_contact_sheet
 from cafe.curation.suggestions import Suggestion, read_suggestions
+from cafe.curation.unlabelled import without_label
 from cafe.datasets import load_dataset
+from cafe.store import write_cache
 
 Run = Callable[..., Answer]
 
@@ -73,6 +78,17 @@ def test_a_class_called_unlabelled_is_chosen_from(run: Run) -> None:
     assert {row["current"] for row in rows} == {"Unlabelled"}
     assert all(row["id"].startswith("Unlabelled/") for row in rows)
     assert "Unlabelled" not in {row["proposed"] for row in rows}
+
+
+def test_both_spellings_of_no_label_are_chosen_from(tmp_path: Path) -> None:
+    names = ("Unlabelled", "left", "right", "unlabeled")
+    labels = np.arange(12, dtype=np.int32) % 4
+    block = replace(make_block(12), labels=labels)
+    path = tmp_path / "c.h5"
+    write_cache(path, make_header(classes=4, class_names=names), {"train": [block]})
+    pool = without_label(cafe.FeatureCache.open(path))
+    assert pool.current == ["Unlabelled", "unlabeled"] * 3
+    assert len(pool.ids) == len(pool.x) == 6
 
 
 def test_another_cache_is_chosen_from_without_copies(run: Run) -> None:

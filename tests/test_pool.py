@@ -15,7 +15,9 @@ from making import make_header
 import cafe
 from cafe.curation.unlabelled import all_images
 from cafe.errors import CacheMismatchError, InputError
+from cafe.extract.encode_images import EncodedImages
 from cafe.features.pool import Pool, describe_pool, load_pool
+from cafe.inference.adapt_to_pool import _as_it_is
 from cafe.methods.base import Context
 from cafe.methods.catalog import CATALOG, find_method, make_method
 from cafe.results.averages import average, differences
@@ -246,6 +248,17 @@ def test_training_takes_a_pool_that_it_does_not_train_on(
         cafe.train(cache, pool="test")
     with pytest.raises(InputError, match="gda would not look at the pool"):
         cafe.train(cache, method=["auto", "gda"], pool=far)
+
+
+def test_a_pool_of_the_very_images_that_are_asked_is_transductive() -> None:
+    x = torch.randn(40, 8)
+    batches = [EncodedImages(["a"] * 4, [""] * 4, rows) for rows in (x[:4], torch.randn(4, 8))]
+    pool, same = _as_it_is(Pool(x), batches)
+    seen = "sees 40 images without labels, 4 of the first 4 images asked about among them"
+    assert pool.learning == f"transductive: {seen}"
+    assert [*same] == batches
+    pool, _ = _as_it_is(Pool(x), batches[1:])
+    assert pool.learning.startswith("semi-supervised")
 
 
 def test_few_classes_are_noted_by_every_command(cache: FeatureCache) -> None:

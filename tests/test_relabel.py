@@ -18,6 +18,7 @@ from cafe.curation import relabel_undo as module
 from cafe.curation.relabel import relabel
 from cafe.curation.suggestions import Suggestion, write_suggestions
 from cafe.datasets import load_dataset
+from cafe.datasets.relabel_list import edit_list
 from cafe.errors import CafeError, InputError, UnknownNameError
 from cafe.serve.corrections import CONFIRMED, CORRECTED, Corrections
 
@@ -75,6 +76,17 @@ def test_a_list_is_edited_and_restored(tmp_path: Path, name: str) -> None:
     assert relabel(made.undo).done
     assert file.read_bytes() == text.encode()
     assert not relabel(made.undo).done
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["m.csv", "l.jsonl", "split_x.json"])
+def test_a_list_keeps_its_encoding(tmp_path: Path, name: str, codec: str) -> None:
+    mark = "" if codec == "utf-8-sig" else "\ufeff"
+    (tmp_path / name).write_bytes(f"{mark}{LISTS[name]}".encode(codec))
+    begins = (tmp_path / name).read_bytes()[:4]
+    edited = edit_list(tmp_path / name, {"b,2.png": ("cat", "dog")}).content
+    assert edited.startswith(begins)
+    assert edited.decode(codec).count("dog") == LISTS[name].count("dog") + 1
 
 
 def test_a_list_that_was_changed_since_is_left(tmp_path: Path) -> None:

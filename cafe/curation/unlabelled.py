@@ -40,13 +40,19 @@ class Unlabelled(NamedTuple):
         In the cache, or the paths as they were named. (N,)
     x : Tensor
         Raw features. (N, D)
-    current : str
-        The class that stands for "no label" in the cache; "" where the images are elsewhere.
+    current : list of str
+        The class that stands for "no label" of each in the cache; "" where the images are
+        elsewhere. (N,)
     """
 
     ids: list[str]
     x: Tensor
-    current: str = ""
+    current: list[str]
+
+    @classmethod
+    def elsewhere(cls, ids: list[str], x: Tensor) -> Unlabelled:
+        """Images that are in no class."""
+        return cls(ids, x, [""] * len(ids))
 
 
 class Known(NamedTuple):
@@ -77,7 +83,7 @@ def known_labels(cache: FeatureCache) -> Known:
 
 
 def without_label(cache: FeatureCache) -> Unlabelled:
-    """The images of the class "unlabelled" of a cache, of all splits.
+    """The images of the classes "unlabelled" and "unlabeled" of a cache, of all splits.
 
     Raises
     ------
@@ -85,20 +91,21 @@ def without_label(cache: FeatureCache) -> Unlabelled:
         If it has no such class.
     """
     names = cache.header.class_names
-    label = next((c for c, name in enumerate(names) if name.lower() in NO_LABEL), None)
-    if label is None:
+    empty = [c for c, name in enumerate(names) if name.lower() in NO_LABEL]
+    if not empty:
         raise DatasetError(
             f"every {cache.noun} of cache '{cache.path}' has a label; "
             + ("name files or folders of images without one, " if cache.noun == "image" else "")
             + "give pool= another cache, or call their class 'unlabelled'."
         )
-    ids, parts = list[str](), []
+    ids, current, parts = list[str](), list[str](), []
     for split in cache.counts:
-        rows = np.flatnonzero(cache.labels(split) == label)
-        all_ids = cache.ids(split)
+        labels, all_ids = cache.labels(split), cache.ids(split)
+        rows = np.flatnonzero(np.isin(labels, empty))
         ids += [all_ids[row] for row in rows]
+        current += [names[label] for label in labels[rows]]
         parts.append(_features(cache, split, rows))
-    return Unlabelled(ids, torch.cat(parts), names[label])
+    return Unlabelled(ids, torch.cat(parts), current)
 
 
 def all_images(cache: FeatureCache, other: FeatureCache) -> Unlabelled:
@@ -111,7 +118,8 @@ def all_images(cache: FeatureCache, other: FeatureCache) -> Unlabelled:
     """
     check_pool_encoder(cache, other)
     ids = [image for split in other.counts for image in other.ids(split)]
-    return Unlabelled(ids, torch.cat([_features(other, split) for split in other.counts]))
+    x = torch.cat([_features(other, split) for split in other.counts])
+    return Unlabelled.elsewhere(ids, x)
 
 
 def encoded_images(
@@ -147,7 +155,7 @@ def encoded_images(
         parts.append(batch.inputs)
     if not ids:
         raise DatasetError(f"none of {len(unread)} images could be read; the first: {unread[0]}.")
-    return Unlabelled(ids, torch.cat(parts)), unread
+    return Unlabelled.elsewhere(ids, torch.cat(parts)), unread
 
 
 def leave_out_known(pool: Unlabelled, known: Known) -> Unlabelled:
@@ -157,8 +165,9 @@ def leave_out_known(pool: Unlabelled, known: Known) -> Unlabelled:
         return pool
     blocks = torch.split(pool.x, max(1, _BLOCK // len(labelled)))
     is_new = torch.cat([~are_copies(block, labelled) for block in blocks])
-    rows = is_new.nonzero().squeeze(1)
-    return Unlabelled([pool.ids[row] for row in rows.tolist()], pool.x[rows], pool.current)
+    rows = is_new.nonzero().squeeze(1).tolist()
+    ids, current = ([texts[row] for row in rows] for texts in (pool.ids, pool.current))
+    return Unlabelled(ids, pool.x[rows], current)
 
 
 def suggest_labels(
@@ -192,7 +201,7 @@ def _suggestions(
     for place, row in enumerate(rows):
         best = int(answers[place].argmax()) if answers is not None else 0
         said, sure = ("", 0.0) if answers is None else (names[best], float(answers[place, best]))
-        yield Suggestion(pool.ids[row], PROBLEM, pool.current, said, min(1.0, sure))
+        yield Suggestion(pool.ids[row], PROBLEM, pool.current[row], said, min(1.0, sure))
 
 
 def _features(cache: FeatureCache, split: str, rows: np.ndarray | None = None) -> Tensor:

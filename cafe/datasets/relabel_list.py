@@ -46,6 +46,9 @@ class _Record(NamedTuple):
     name: str
 
 
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # which stay
+
+
 def edit_list(file: Path, changes: Changes) -> Edited:
     """Give images of a list other classes of it; nothing is written.
 
@@ -60,7 +63,7 @@ def edit_list(file: Path, changes: Changes) -> Edited:
         raise DatasetError(f"{file} cannot be edited; save it as CSV, and extract that.")
     try:
         raw = file.read_bytes()
-        codec = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+        codec = next((codec for mark, codec in _MARKS.items() if raw.startswith(mark)), "utf-8")
         text = raw.decode(codec)
     except (OSError, UnicodeError) as error:
         raise DatasetError(f"cannot read {file}: {error}.") from error
@@ -163,7 +166,8 @@ def _edit_jsonl(text: str, changes: Changes) -> tuple[str, dict[str, str]]:
 
 
 def _edit_coop(text: str, changes: Changes) -> tuple[str, dict[str, str]]:
-    content = json.loads(text.removeprefix("\ufeff"))
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    content = json.loads(text[len(mark) :])
     rows = [row for part in content.values() for row in part]
     records = [
         _Record(i, clean_path(row[0], "the list"), {1: row[1], 2: row[2]}, clean_name(row[2]))
@@ -172,4 +176,4 @@ def _edit_coop(text: str, changes: Changes) -> tuple[str, dict[str, str]]:
     edits, states = _plan(records, changes)
     for place, new in edits.items():
         rows[place][1:3] = [new[1], new[2]]
-    return (json.dumps(content, ensure_ascii=False) if edits else text), states
+    return (mark + json.dumps(content, ensure_ascii=False) if edits else text), states

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cafe.errors import InputError, counted
 from cafe.extract.encode_images import EncodedImages
-from cafe.features.pool import Pool, load_pool
+from cafe.features.pool import Pool, are_copies, kind_of, load_pool
 from cafe.features.task import load_task
 from cafe.features.tensors import TrainingSet, join
 from cafe.inference.neighbours import check_cache_of_head, find_cache, rows_of_head
@@ -137,6 +138,8 @@ class Shots:
             if not found:
                 return self.saved, batches
             pool = pool_of_asked(torch.cat(found))
+        else:
+            pool, batches = _as_it_is(pool, batches)
         saved, few = self.adapt(pool)
         if note is not None:
             note(f"{saved.head.method}, {pool.learning}{_FEW if few else ''}")
@@ -144,6 +147,22 @@ class Shots:
 
 
 _FEW = f"; {FEW_WORDS}"
+
+
+def _as_it_is(pool: Pool, batches: Iterable[EncodedImages]) -> tuple[Pool, Iterable[EncodedImages]]:
+    """The pool, transductive where it holds images of the first batch that is asked about."""
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        return pool, ()
+    asked = first.inputs.to(pool.x.device)
+    known = kind_of(pool.learning) == "transductive" or asked.shape[1:] != pool.x.shape[1:]
+    if not known and (shared := int(are_copies(asked, pool.unit).sum())):
+        words = f"{shared:,} of the first {counted(len(asked), 'image')} asked about among them"
+        pool = Pool(
+            pool.x, f"transductive: sees {counted(len(pool), 'image')} without labels, {words}"
+        )
+    return pool, chain([first], rest)
 
 
 def pool_of_asked(x: Tensor) -> Pool:
