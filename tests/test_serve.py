@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import struct
 import sys
 import threading
@@ -35,6 +36,7 @@ from cafe.serve.history import HISTORY, read_history
 from cafe.serve.pictures import Pictures, _Kept
 from cafe.serve.session import CORRECTIONS, Session
 from cafe.serve.uploads import MOST_PIXELS
+from cafe.serve.views import relabel_command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOCAL = "http://127.0.0.1:8000"
@@ -327,6 +329,9 @@ def test_pictures(client: TestClient, session: Session, work: Path, tmp_path: Pa
     session.gallery.cache.header.__dict__["dataset"] = "mine"
     by_command = Pictures(session.gallery, None, f"cafe train -o model {folder}")
     assert by_command.at_hand
+    file = shlex.quote(str(session.corrections.path))
+    assert relabel_command(session, by_command) == f"cafe relabel {file} {folder} --yes"
+    assert relabel_command(session, None) == f"cafe relabel {file} DATASET"
     assert not Pictures(session.gallery, None, "cafe train 'gone").at_hand
     # a folder that is called as a dataset that ships with cafe
     session.gallery.cache.header.__dict__["dataset"] = "digits"

@@ -42,6 +42,8 @@ class Pictures:
     def __init__(self, gallery: Gallery, source: Path | str | None, command: str = "") -> None:
         self._gallery = gallery
         self._boxes = boxes_by_id(gallery.cache, set(gallery.ids))
+        self.dataset: Path | None = None
+        """What `cafe relabel` changes, where it is known: the folder, or the list, of images."""
         self._open: Callable[[int], Any] | None = self._find(source, command)
         self.jpeg = _Kept(self._jpeg)
 
@@ -58,11 +60,14 @@ class Pictures:
         gallery = self._gallery
         name = str(source) if source is not None else gallery.cache.header.dataset
         if source is not None and Path(source).is_dir():
+            self.dataset = Path(source)
             return self._in_folder(Path(source))
         if source is not None:
             return _in_dataset(gallery, load_dataset(name, allow_missing=True))
-        for folder in _folders(command):  # first: a user's folder may be called `digits`
+        for word in _paths(command):  # first: a user's folder may be called `digits`
+            folder = word if word.is_dir() else word.parent
             if any((folder / self._file(name)).is_file() for name in gallery.ids[:_LOOKED_FOR]):
+                self.dataset = word
                 return self._in_folder(folder)
         if name in DATASET_NAMES:
             with suppress(CafeError):
@@ -124,13 +129,13 @@ def _in_dataset(gallery: Gallery, dataset: Dataset) -> Callable[[int], Any]:
     return opener
 
 
-def _folders(command: str) -> list[Path]:
-    """Folders that a command names, and those of files that it names."""
+def _paths(command: str) -> list[Path]:
+    """Folders and files that a command names."""
     try:
         words = [Path(unescape_bytes(word)) for word in shlex.split(command)[1:]]
     except ValueError:  # a quote that is not closed
         return []
-    return [word if word.is_dir() else word.parent for word in words if _exists(word)]
+    return [word for word in words if _exists(word)]
 
 
 def _exists(path: Path) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from cafe.errors import escape_bytes
 from cafe.inference.prediction import Prediction
 from cafe.serve.history import read_history
 from cafe.serve.pictures import Pictures
@@ -43,8 +45,20 @@ def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
         "fits": session.fits,
         "looked": look is not None,
         "pictures": pictures is not None and pictures.at_hand,
-        "file": str(session.corrections.path),
+        "file": escape_bytes(str(session.corrections.path)),
+        "relabel": relabel_command(session, pictures),
     }
+
+
+def relabel_command(session: Session, pictures: Pictures | None) -> str:
+    """What applies the corrections to the dataset; "" for boxes, whose file a person edits."""
+    if session.gallery is None or session.gallery.cache.noun == "box":
+        return ""
+    dataset = pictures.dataset if pictures is not None else None
+    words = ["cafe", "relabel", str(session.corrections.path), str(dataset or "DATASET")]
+    return escape_bytes(
+        shlex.join([*words, *(["--yes"] if dataset is not None and dataset.is_dir() else [])])
+    )
 
 
 def classes(session: Session) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ export const shown = (text) =>
 export const named = (text, more = "") =>
   el("span", { className: `name ${more}`, title: shown(text) }, shown(text));
 
-export const percent = (p) => (p === null || p === undefined ? "–" : p > 0 && p < 0.005 ? "<1\u00a0%"
+export const percent = (p) => (p === null || p === undefined ? "–" : p < 0.005 ? "<1\u00a0%"
   : `${(100 * p).toFixed(p < 0.9995 && p > 0.99 ? 1 : 0)}\u00a0%`);
 
 export async function ask(path, options) {
@@ -82,7 +82,7 @@ function showState(state) {
     ? `${state.looked ? "training" : "looking at the images"} …${share(state.busy)}`
     : n ? `${n} new ${n === 1 ? "label" : "labels"}` : "";
   $("saved").textContent = state.said
-    ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}; cafe relabel ${shown(state.file)} DATASET applies it.` : "";
+    ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}` + (state.relabel ? `; ${shown(state.relabel)} applies it.` : ".") : "";
   if (state.error && (!before || before.error !== state.error)) tell(`It could not be trained: ${state.error}`, true);
   if (before && before.busy && !state.busy && !state.error) {
     // the first look trains nothing; the history is longer some time before a fit ends
