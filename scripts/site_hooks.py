@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from help_as_lists import help_as_lists
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -23,6 +24,7 @@ RESULTS = "benchmarks/results"
 LINK = re.compile(
     r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?!\w+:|#)[^)#\s]+)(?P<anchor>#[^)\s]*)?\)"
 )
+HELP = re.compile(r"^```\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
 
 
@@ -61,6 +63,8 @@ def on_page_markdown(
 ) -> str:
     """Turn links between files of the repository into links between pages of the site."""
     here, own = _source(page.file), page.file.src_uri
+    if own == "cli.md":  # a terminal's 80 columns are no page for a phone
+        markdown = HELP.sub(lambda block: f"{help_as_lists(block[1])}\n", markdown)
     parts = CODE.split(markdown)
     parts[::2] = [LINK.sub(lambda link: _site_link(link, here, own, files), p) for p in parts[::2]]
     return "".join(parts)

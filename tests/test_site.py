@@ -57,6 +57,17 @@ def test_links_to_the_sources_lead_to_pages(site: Path) -> None:
         assert missing == [], page
 
 
+def test_options_are_lists_that_wrap_on_a_phone(site: Path) -> None:
+    text = (site / "cli.html").read_text(encoding="utf-8")
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^Options:\n((?:.+\n)+)", page, re.MULTILINE)
+    options = re.findall(r"^  -", "".join(listed), re.MULTILINE)
+    assert text.count("<li><code>-") == len(options) > 200
+    bare = re.sub(r"<[^>]*>", "", text)
+    assert "zero-shot,clip-adapter --shots 1,4,16" in bare  # an example of two lines
+    assert "[default: auto,map-probe]" in text  # which the terminal breaks at its hyphen
+
+
 def test_the_notebook_is_a_page(site: Path) -> None:
     text = (site / "tour-notebook.html").read_text(encoding="utf-8")
     assert "A tour in Python" in text
