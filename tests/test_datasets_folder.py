@@ -8,7 +8,9 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
+import cafe
 from cafe.datasets import Dataset, load_dataset
+from cafe.datasets.dataset import are_unlabelled
 from cafe.datasets.image_list import Entry
 from cafe.datasets.list_folder import images_below
 from cafe.datasets.make_split import assign_splits, hold_out_validation, make_split
@@ -102,6 +104,18 @@ def test_no_images(tmp_path: Path) -> None:
     plant(tmp_path, "1.png", "2.png", "labels/x.txt")
     with pytest.raises(DatasetError, match="only 2 images outside of any class folder"):
         load_dataset(tmp_path)
+
+
+def test_images_without_any_folder_are_a_pool(tmp_path: Path) -> None:
+    plant(tmp_path, "1.png", "2.png", "notes.txt")
+    pool = load_dataset(tmp_path)
+    assert are_unlabelled(pool.class_names)
+    assert [item.id for item in pool.splits["train"]] == ["1.png", "2.png"]
+    assert [*pool.splits] == ["train"]
+    with pytest.raises(DatasetError, match="has only images outside of any class folder"):
+        cafe.train(tmp_path, model="nano")
+    with pytest.raises(DatasetError, match="put the images of each class into a folder"):
+        cafe.check(tmp_path, model="nano", cache=tmp_path)
 
 
 def test_one_class(tmp_path: Path) -> None:

@@ -98,6 +98,17 @@ def test_another_cache_is_chosen_from_without_copies(run: Run) -> None:
     assert "Unlabelled/" in answer.out
 
 
+def test_a_folder_without_classes_is_a_pool(
+    run: Run, work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted = call_cafe(monkeypatch, capsys, "extract", "new", "--model", "nano")
+    assert "Images without labels. Next: cafe fit CACHE --method auto --pool new" in extracted.out
+    assert "zero-shot accuracy" not in extracted.err
+    assert json.loads(run("photos", "--pool", "new", "--budget", "2", "--json").out)
+    names = {path.name for path in (work / "new").iterdir()}
+    assert {row["id"] for row in json.loads(run("new", "--budget", "3", "--json").out)} <= names
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

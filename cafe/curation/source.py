@@ -72,6 +72,7 @@ def find_source(
         download=False,
         allow_missing=False,
     )
+    dataset.check_labelled()
     extractor = _as_before(extractor, dataset.name, folder, note)
     made = extractor.extract(
         dataset, prompts=how["prompts"], cache=folder, progress=progress, note=note

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cafe.curation.next_images import Strategy, class_answers, next_images
 from cafe.curation.suggestions import Suggestion
+from cafe.datasets.dataset import NO_LABEL
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.recorded import check_recorded_encoder, record_of_cache
 from cafe.errors import CacheMismatchError, DatasetError, unescape_bytes
@@ -21,9 +22,6 @@ from cafe.features.pool import are_copies, check_pool_encoder
 from cafe.features.task import class_text, load_task
 from cafe.features.tensors import ClassText, Features
 from cafe.store import FeatureCache
-
-NO_LABEL = ("unlabelled", "unlabeled")
-"""Classes of these names, in any case, hold images that have no label."""
 
 PROBLEM = "unlabelled"
 """The problem of a suggestion to label an image."""

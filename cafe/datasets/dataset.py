@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS = ("train", "val", "test")
+NO_LABEL = ("unlabelled", "unlabeled")
+"""Classes of these names, in any case, hold images that have no label."""
+
+
+def are_unlabelled(class_names: Sequence[str]) -> bool:
+    """Whether no image of these classes has a label: they are a pool."""
+    return all(name.lower() in NO_LABEL for name in class_names)
 
 
 class Item(NamedTuple):
@@ -82,6 +89,20 @@ class Dataset:
             )
         if not any(self.splits.values()):
             raise DatasetError(f"dataset '{self.name}' has no images in {self.root}.")
+
+    def check_labelled(self) -> None:
+        """Refuse what has no labels to learn.
+
+        Raises
+        ------
+        DatasetError
+            If no image has a label.
+        """
+        if are_unlabelled(self.class_names):
+            raise DatasetError(
+                f"'{self.name}' has only images outside of any class folder; put the images of "
+                "each class into a folder, or take them for a pool with pool=."
+            )
 
     def open_image(self, item: Item) -> Image.Image:
         """Open the image of an item, not yet decoded.

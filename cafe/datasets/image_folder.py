@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cafe.datasets.dataset import NO_LABEL
 from cafe.datasets.image_list import SPLIT_NAMES, ClassNames, Entry, ImageList, make_image_list
 from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import Listing, list_folder, subfolders
@@ -65,10 +66,14 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     Raises
     ------
     DatasetError
-        If there are no images or only one class, or the folder can be read in two ways.
+        If there are no images or only one class, or the folder can be read in two ways. A folder
+        of images alone is a pool, whose classes are `NO_LABEL`.
     """
     left_out = LeftOut()
     listing = list_folder(root, left_out)
+    if listing.images and not listing.folders:
+        rows = [(path, 0) for path in listing.images]  # a cache has two classes or more
+        return ImageList(NO_LABEL, {"train": rows}, left_out.lines()), "images without labels"
     tops = _by_top(listing.images)
     splits = _split_folders(root, tops)
     if splits:
@@ -239,7 +244,6 @@ def _check_classes(
         content = (
             f"only {counted(loose, 'image')} outside of any class folder" if loose else "no images"
         )
-        hint += " (images without labels, for a pool: into any two)" if loose else ""
         found = "" if loose else "".join(f"; {line}" for line in left_out.lines())
         raise DatasetError(f"{root} has {content}; {hint}{found}.")
     inner = root / classes.pop()

@@ -184,6 +184,7 @@ def _features_of(
     if isinstance(source, FeatureCache):
         cache = source
     else:
+        source.check_labelled()
         cache = extractor.extract(source, progress=progress, note=note, **how)
         if note is not None and not extractor.extraction_.was_there:
             note(f"{cache_name(cache.path)}: {extractor.extraction_}.")

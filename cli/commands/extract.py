@@ -162,6 +162,8 @@ def _largest_side(spatial: bool, pool: int | None) -> int | None:
 
 
 def _print(extractions: Sequence[Extraction], *, as_json: bool) -> None:
+    from cafe.datasets.dataset import are_unlabelled
+    from cafe.store import FeatureCache
     from cafe.store.paths import cache_name
 
     if as_json:
@@ -176,6 +178,8 @@ def _print(extractions: Sequence[Extraction], *, as_json: bool) -> None:
     name = cache_name(extractions[0].path)
     if len(extractions) > 1:
         say(f"Next: cafe compare {name.partition('/')[0]}")
+    elif are_unlabelled(FeatureCache.open(extractions[0].path).header.class_names):
+        say(f"Images without labels. Next: cafe fit CACHE --method auto --pool {name}")
     elif not extractions[0].was_there:
         say(f"Next: cafe fit {name}")
 

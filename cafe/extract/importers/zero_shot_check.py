@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.datasets.dataset import are_unlabelled
 from cafe.errors import counted
 from cafe.store import SPLITS, FeatureCache
 from cafe.store.equal_texts import class_weights
@@ -102,7 +103,7 @@ _UNKNOWN_CLASSES = (
 
 def doubts_of_extraction(cache: FeatureCache) -> list[str]:
     """What speaks against zero-shot on a cache that cafe made; nothing on a handful of images."""
-    if not cache.header.has_text:
+    if not cache.header.has_text or are_unlabelled(cache.header.class_names):
         return []
     check, classes = check_zero_shot(cache), len(cache.header.class_names)
     by_guessing = check.images / classes
