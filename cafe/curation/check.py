@@ -14,7 +14,7 @@ import torch
 
 from cafe.curation.class_texts import near_texts, report_classes
 from cafe.curation.findings import Check, Copies, Finding, Labelled
-from cafe.curation.label_errors import find_label_errors, fit_judges, usual_method
+from cafe.curation.label_errors import Judges, find_label_errors, fit_judges, usual_method
 from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
 from cafe.curation.outliers import find_outliers
 from cafe.curation.source import Source, find_source
@@ -123,16 +123,11 @@ def _look(
     progress: Progress | None,
     note: Note,
 ) -> Check:
-    cache = source.cache
-    task, header = load_task(cache), cache.header
-    names = distinct_names(header.class_names)
-    rows = [(split, name) for split in cache.counts for name in cache.ids(split)]
+    """Look at all images of a source; what is long in it is told before."""
+    cache, header, notes = source.cache, source.cache.header, list[str]()
+    task, names = load_task(cache), distinct_names(header.class_names)
     images = join([split.to("cpu") for split in task.splits.values()])
-    labelled = [
-        Labelled(name, split, names[label])
-        for (split, name), label in zip(rows, images.y.tolist(), strict=True)
-    ]
-    notes = list[str]()
+    labelled = _labelled(cache, names, images.y.tolist())
     boxes = boxes_by_id(cache, {image.id for image in labelled})
     pixels = _glance(source.root, labelled, boxes, progress, notes)
     near = find_neighbours(images.x, progress)
@@ -147,15 +142,9 @@ def _look(
         )
     judges = fit_judges(images, task.text, used, context, progress)
     errors = find_label_errors(judges, images.y)
-    if not judges.parts:
-        notes.append("labels are not judged: no class has two images, or there is one class only")
-    if len(errors) > _DOUBTED * len(labelled):
-        notes.append(
-            f"{len(errors):,} of {len(labelled):,} labels are doubted: many are wrong, or the "
-            "encoder hardly tells these classes apart, and then little of it is right"
-        )
+    notes += _doubts_of(judges, len(errors), len(labelled))
     classes, zero_shot = report_classes(
-        images, [split for split, _ in rows], task.text, names, header.sentences
+        images, [image.split for image in labelled], task.text, names, header.sentences
     )
     return Check(
         name=header.dataset,
@@ -179,6 +168,25 @@ def _look(
         notes=[say_items(line, cache.noun) for line in notes],
         boxes=boxes,
     )
+
+
+def _labelled(cache: FeatureCache, names: Sequence[str], labels: Sequence[int]) -> list[Labelled]:
+    """The images of all splits, one after the other. (N,)"""
+    rows = [(split, name) for split in cache.counts for name in cache.ids(split)]
+    pairs = zip(rows, labels, strict=True)
+    return [Labelled(name, split, names[label]) for (split, name), label in pairs]
+
+
+def _doubts_of(judges: Judges, errors: int, images: int) -> list[str]:
+    """What speaks against the judgement of the labels, in clauses."""
+    if not judges.parts:
+        return ["labels are not judged: no class has two images, or there is one class only"]
+    if errors <= _DOUBTED * images:
+        return []
+    return [
+        f"{errors:,} of {images:,} labels are doubted: many are wrong, or the encoder hardly "
+        "tells these classes apart, and then little of it is right"
+    ]
 
 
 def _glance(

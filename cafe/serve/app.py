@@ -92,6 +92,15 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
     )
     app.add_exception_handler(CafeError, _say)
     app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
+    _add_predict(app, session)
+    _add_state(app, session, pictures)
+    _add_images(app, session, pictures)
+    _add_page(app)  # last: it takes every name that is left
+    return app
+
+
+def _add_predict(app: FastAPI, session: Session) -> None:
+    """What other programs ask for."""
     waiting = asyncio.Semaphore(2)
     queue = {"length": 0}
 
@@ -116,6 +125,10 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
             {"predictions": [views.answer(session, file.filename or "", p) for file, p in named]}
         )
 
+
+def _add_state(app: FastAPI, session: Session, pictures: Pictures | None) -> None:
+    """What the page shows at all times, and what a person changes."""
+
     @app.get("/api/state", include_in_schema=False)
     def state() -> dict[str, Any]:
         return views.state(session, pictures)
@@ -129,8 +142,6 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
         pairs = session.look.confusions(session.labels()) if session.look else []
         return [{"label": a, "guess": b, "count": count} for a, b, count in pairs]
 
-    _add_images(app, session, pictures)
-
     @app.post("/api/labels", include_in_schema=False)
     def labels(said: Labels) -> dict[str, Any]:
         session.correct(said.changes)
@@ -141,6 +152,10 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
         session.start(save=True)
         return views.state(session, pictures)
 
+
+def _add_page(app: FastAPI) -> None:
+    """The page and its parts."""
+
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
     def page(name: str = "") -> Response:
@@ -148,8 +163,6 @@ def make_app(session: Session, pictures: Pictures | None = None) -> FastAPI:
             raise HTTPException(404, "no such page.")
         file, kind = _PAGE[name]
         return Response(_source(file), media_type=kind, headers={"Cache-Control": "no-cache"})
-
-    return app
 
 
 def _add_images(app: FastAPI, session: Session, pictures: Pictures | None) -> None:
