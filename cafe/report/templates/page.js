@@ -6,8 +6,8 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   // Okabe and Ito's colours, which every eye tells apart, tuned to either ground
   const palettes = {
-    light: ["#0072b2", "#d55e00", "#009e73", "#b8568c", "#c98a00", "#2f8fce", "#6f5bb5", "#8a6a4f"],
-    dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e39bc4", "#f0c243", "#8ccfff", "#b3a2ef", "#cfae91"],
+    light: ["#0072b2", "#d55e00", "#009e73", "#b8568c", "#c98a00", "#6f5bb5", "#2f8fce", "#8a6a4f"],
+    dark: ["#56b4e9", "#ff8a4c", "#2fc79a", "#e39bc4", "#f0c243", "#b3a2ef", "#8ccfff", "#cfae91"],
   };
   let printing = false;
 
