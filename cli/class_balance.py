@@ -13,7 +13,7 @@ def read_class_balance(word: str | None) -> dict[str, float] | str | None:
     if word is None or word == "uniform":
         return word
     form = f"--class-balance {word}: give 'uniform', or a JSON file of class names with numbers"
-    with raise_as(InputError, f"cannot read '{word}'"):
+    with raise_as(InputError, form):
         text = Path(word).read_bytes()
     try:
         balance = json.loads(text)

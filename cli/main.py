@@ -173,11 +173,15 @@ _UsageError: Any = typer.BadParameter.__base__  # click's, or Typer's own copy o
 
 
 _ARGUMENT = re.compile(r"""\b([a-z_]+)=(?:(["'])(?P<text>.*?)\2|(?P<word>[\w./-]*\w)|)""")
+_SUBJECT = re.compile(r"[a-z_]+(?= must be )")
 _OTHER_NAMES = {"max_runs=None": "--yes"}
 
 
 def name_options(message: str) -> str:
-    """Say `--validation cv` where a message of the library says `validation="cv"`."""
+    """Say `--validation cv` where a message of the library says `validation="cv"`.
+
+    And `--top must be` where one begins with `top must be`.
+    """
     options = _option_names(typer.main.get_command(app))
 
     def option(match: re.Match[str]) -> str:
@@ -187,7 +191,10 @@ def name_options(message: str) -> str:
             return _OTHER_NAMES.get(match[0], match[0])
         return name if value in (None, "True") else f"{name} {value}"
 
-    return _ARGUMENT.sub(option, message)
+    named = _ARGUMENT.sub(option, message)
+    subject = _SUBJECT.match(named)
+    name = f"--{subject[0].replace('_', '-')}" if subject else ""
+    return f"{name}{named[len(name) - 2 :]}" if name in options else named
 
 
 def _option_names(command: Any) -> set[str]:

@@ -353,6 +353,9 @@ def words_of(default: object) -> str:
         ("it has batch_size, lr.", "it has batch_size, lr."),
         ("batch_size=0 is too small.", "--batch-size 0 is too small."),
         ('"a=b" is no class; x="y".', '"a=b" is no class; x="y".'),
+        ("batch_size must be 1 or more; got 0.", "--batch-size must be 1 or more; got 0."),
+        ("a pool must be features.", "a pool must be features."),
+        ("nobody must be here.", "nobody must be here."),
     ],
 )
 def test_messages_name_options(message: str, text: str) -> None:

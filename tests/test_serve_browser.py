@@ -167,6 +167,7 @@ def test_another_tab_shows_what_was_said(browser: Any, work: Path) -> None:
         browser.get(f"{address}#browse")
         until(browser, lambda b: find(b, ".card"))
         find(browser, ".card")[1].click()
+        until(browser, lambda b: len(find(b, ".choices button")) > 1)  # the images are looked at
         find(browser, ".choices button")[1].click()
         until(browser, lambda b: find(b, ".card .right"))
         browser.close()
