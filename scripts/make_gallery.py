@@ -10,8 +10,12 @@ import base64
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 import cafe
+from cafe.curation.page import write_check_page
+from cafe.datasets import load_dataset
 
 IMAGES = Path(__file__).parents[1] / "docs/img"
 SHOTS = {  # name -> width, theme, first element, last element
@@ -28,6 +34,10 @@ SHOTS = {  # name -> width, theme, first element, last element
     "report-map": (1100, "dark", ".sides", ".legend[data-plots$='map-after']"),
     "report-phone": (390, "dark", "header", "#run1-accuracy ~ figcaption"),
 }
+
+
+CHECK = (1100, "light", "h1", "ul.images > li:nth-child(18)")
+SERVE = (1100, "dark", "header", ".card:nth-child(20)")
 
 
 def main() -> None:
@@ -39,12 +49,41 @@ def main() -> None:
         methods += ["taskres", "clap", "cross-modal", "lda-prior", "map-probe"]
         cafe.compare(cache, methods=methods, shots=[1, 2, 4, 8, 16], runs="runs")
         page = cafe.write_report(["runs"], "report.html", method="clip-adapter")
+        write_digits(Path("photos"))
+        checked = write_check_page(cafe.check("photos", model="nano"), "check.html")
+        cafe.train("photos", model="nano", method="gda", output="model")
         browser = open_browser(Path(folder) / "browser")
         try:
             for name, shot in SHOTS.items():
-                take(browser, page, IMAGES / f"{name}.png", *shot)
+                take(browser, page.resolve().as_uri(), IMAGES / f"{name}.png", *shot)
+            take(browser, checked.resolve().as_uri(), IMAGES / "check.png", *CHECK)
+            with served() as address:
+                take(browser, f"{address}#check", IMAGES / "serve.png", *SERVE)
         finally:
             browser.quit()
+
+
+def write_digits(folder: Path) -> None:
+    """A folder of 600 digits, of which one in twenty lies in the folder of the next class."""
+    digits = load_dataset("digits")
+    for row, item in enumerate(digits.splits["train"]):
+        label = (item.label + (row % 20 == 0)) % 10
+        path = folder / digits.class_names[label] / f"{item.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digits.open_image(item).resize((64, 64)).save(path)
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """`cafe serve model`: its address."""
+    words = [sys.executable, "-m", "cafe_cli", "serve", "model", "--images", "photos", "--port"]
+    with subprocess.Popen(  # noqa: S603 - its own command
+        [*words, "0"], text=True, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            yield str(server.stdout.readline()).strip() if server.stdout else ""
+        finally:
+            server.terminate()
 
 
 def open_browser(profile: Path) -> Any:
@@ -57,16 +96,18 @@ def open_browser(profile: Path) -> Any:
 
 
 def take(
-    browser: Any, page: Path, target: Path, width: int, theme: str, first: str, last: str
+    browser: Any, url: str, target: Path, width: int, theme: str, first: str, last: str
 ) -> None:
     """One picture: what lies between two elements of the page."""
     wish = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page.resolve().as_uri())
+    browser.get(url)
+    is_there = "return document.documentElement.dataset.drawn || (document.querySelector("
+    is_there += "arguments[0]) && !document.querySelector('.plot'))"
     for _ in range(120):
-        if browser.execute_script("return document.documentElement.dataset.drawn"):
+        if browser.execute_script(is_there, last):
             break
         time.sleep(0.25)
     time.sleep(1)
