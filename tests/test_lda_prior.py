@@ -11,7 +11,14 @@ from cafe.errors import InputError
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.gda import fit_gaussian
-from cafe.methods.lda_prior import LdaPrior, candidate_heads, gaussian, measure, posterior
+from cafe.methods.lda_prior import (
+    LdaPrior,
+    candidate_heads,
+    gaussian,
+    gaussians,
+    measure,
+    posterior,
+)
 
 TEST = draw_images()
 
@@ -50,6 +57,17 @@ def test_is_what_the_formula_says(counts: tuple[int, ...], kappa: float) -> None
     zero_shot = 20 * x @ train.text.weights.double().numpy().T
     expected = zero_shot + 0.2 * (x @ weights.T + intercept)
     np.testing.assert_allclose(head.logits(TEST.x).numpy(), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "counts", [(1,) * 5, (1, 7, 2, 4, 3), (3, 3, 0, 3, 3), (0, 1, 0, 0, 0), (9,) * 5]
+)
+def test_several_kappas_at_once_are_what_each_gives(counts: tuple[int, ...]) -> None:
+    """Of fewer images and classes than the width, 24, by their inner products; else one by one."""
+    train = draw_task(counts)
+    moments = measure(train.features, train.text.weights)
+    for kappa, found in gaussians(train.features, train.text.weights, (0.5, 3.0, 30.0)).items():
+        torch.testing.assert_close(found, gaussian(moments, kappa), rtol=1e-9, atol=1e-9)
 
 
 def test_a_strong_prior_is_the_text_and_a_weak_one_the_images() -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from cafe.devices import torch_threads
 from cafe.features.tensors import TrainingSet
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.head import Head
@@ -144,6 +145,7 @@ def make_ensemble(
     return join_members(candidates, weigh_members(members, folds))
 
 
+@torch_threads(1)  # of hundreds of small steps two threads wait for each other in each
 def weigh_members(members: Sequence[Member], folds: Sequence[Fold]) -> Tensor:
     """Weights by how likely members make what the folds hold out; see `stack`. (M,) float64"""
     log_likelihoods = torch.stack([_judged(member) for member in members])  # (M, J)
@@ -159,6 +161,7 @@ def _judged(member: Member) -> Tensor:
     return torch.cat(list(some)) if some else torch.zeros(0, dtype=torch.float64)
 
 
+@torch_threads(1)
 def join_members(candidates: Candidates, mixture: Tensor) -> EnsembleHead:
     """One head of the members that matter; `mixture` are the weights of all. (M,)"""
     members, folds, train, params = candidates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -65,6 +65,12 @@ def measure(features: Features, text_weights: Tensor) -> Moments:
     -------
     Moments
     """
+    moments, centred = _measure(features, text_weights)
+    return moments._replace(within=centred.mT @ centred)
+
+
+def _measure(features: Features, text_weights: Tensor) -> tuple[Moments, Tensor]:
+    """Moments without the scatter, and the images less their class means. (N, D)"""
     x, y, w = features.unit.double(), features.y, text_weights.double()
     counts = torch.bincount(y, minlength=len(w)).double()  # (C,)
     present = counts > 0
@@ -74,7 +80,7 @@ def measure(features: Features, text_weights: Tensor) -> Moments:
     means = torch.where(present[:, None], means - centre, 0.0)  # (C, D)
     t = w - w.mean(dim=0)  # (C, D)
     slope = (means * t).sum() / t[present].square().sum().clamp_min(_TINY)
-    return Moments(counts, centre, means, centred.mT @ centred, slope.clamp_min(0) * t)
+    return Moments(counts, centre, means, w.new_zeros(0, 0), slope.clamp_min(0) * t), centred
 
 
 def posterior(moments: Moments, kappa: float) -> tuple[Tensor, Tensor]:
@@ -100,8 +106,8 @@ def posterior(moments: Moments, kappa: float) -> tuple[Tensor, Tensor]:
     shift = (kappa / (n + kappa))[:, None] * (prior - means)  # (C, D)
     mu = means + shift
     scatter = moments.within + (shift * n[:, None]).mT @ shift  # (D, D)
-    ridge = (scatter.trace() / n.sum()).clamp_min(_TINY)
-    return mu, scatter + ridge * torch.eye(len(scatter), dtype=n.dtype, device=n.device)
+    scatter.diagonal().add_((scatter.trace() / n.sum()).clamp_min(_TINY))
+    return mu, scatter
 
 
 def gaussian(moments: Moments, kappa: float) -> LinearClassifier:
@@ -119,14 +125,47 @@ def gaussian(moments: Moments, kappa: float) -> LinearClassifier:
         In float64.
     """
     mu, scatter = posterior(moments, kappa)
-    weights = mu.shape[1] * torch.linalg.solve(scatter, mu.mT).mT  # (C, D)
+    return _classifier(moments, mu, torch.linalg.solve(scatter, mu.mT).mT)
+
+
+def _classifier(moments: Moments, mu: Tensor, solved: Tensor) -> LinearClassifier:
+    """From the class means and `S^-1 mu`. (C, D)"""
+    weights = mu.shape[1] * solved  # (C, D)
     return LinearClassifier(weights, -(weights * (moments.centre + mu / 2)).sum(dim=-1))
+
+
+def gaussians(
+    features: Features, text_weights: Tensor, kappas: Iterable[float]
+) -> dict[float, LinearClassifier]:
+    """`gaussian` for several kappas; arguments as of `measure`.
+
+    Of fewer images and classes than the width, J in all, S is a ridge beside the outer products of
+    J rows, and only the rows of classes depend on kappa, by a factor. One (J, J) matrix of inner
+    products then serves all kappas (Woodbury 1950): `S^-1 mu = (mu - A^T (r I + A A^T)^-1 A mu)/r`.
+    """
+    moments, centred = _measure(features, text_weights)
+    n, means, prior = moments.counts, moments.means, moments.prior
+    away = prior - means  # (C, D)
+    rows = torch.cat([centred, away])  # (J, D)
+    if len(rows) >= rows.shape[1]:
+        moments = moments._replace(within=centred.mT @ centred)
+        return {kappa: gaussian(moments, kappa) for kappa in kappas}
+    inner, fitted = rows @ rows.mT, {}  # (J, J)
+    for kappa in kappas:
+        share = (kappa / (n + kappa))[:, None]  # (C, 1)
+        mu = means + share * away
+        scale = torch.cat([torch.ones_like(centred[:, :1]), n.sqrt()[:, None] * share])  # (J, 1)
+        products = scale * inner * scale.mT  # A A^T
+        ridge = (products.trace() / n.sum()).clamp_min(_TINY)
+        products.diagonal().add_(ridge)
+        solved = torch.linalg.solve(products, scale * (rows @ mu.mT))  # (J, C)
+        fitted[kappa] = _classifier(moments, mu, (mu - (scale * solved).mT @ rows) / ridge)
+    return fitted
 
 
 def candidate_heads(train: TrainingSet, pairs: Sequence[tuple[float, float]]) -> LinearClassifier:
     """`zero-shot + beta * gaussian(kappa)` for every (kappa, beta): (G, C, D) and (G, C)."""
-    moments = measure(train.features, train.text.weights)
-    fitted = {kappa: gaussian(moments, kappa) for kappa in {kappa for kappa, _ in pairs}}
+    fitted = gaussians(train.features, train.text.weights, {kappa for kappa, _ in pairs})
     heads = [beside_zero_shot(train.text, fitted[kappa], beta) for kappa, beta in pairs]
     weights, intercepts = zip(*heads, strict=True)
     return LinearClassifier(torch.stack(weights), torch.stack(intercepts))

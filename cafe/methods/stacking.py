@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cafe.devices import torch_threads
 from cafe.features.splits import draw_folds, first_folds
 from cafe.features.tensors import TrainingSet
 from cafe.methods.validation import Fold, make_folds
@@ -13,6 +14,7 @@ ENOUGH = 150
 """Held-out images that settle the weights of a dozen members; further folds are not fitted."""
 
 
+@torch_threads(1)  # two take turns at such small steps, and wait
 def weighing_folds(train: TrainingSet, seed: int) -> list[Fold]:
     """The folds that members are judged on, whatever the validation protocol.
 
@@ -85,8 +87,7 @@ def stack(log_likelihoods: Tensor, y: Tensor, prior: Tensor, rounds: int = 500) 
     votes = votes * votes.sum() / votes.square().sum()
     likelihood = (log_likelihoods - log_likelihoods.max(dim=0).values).exp()  # (M, J)
     for _ in range(rounds):
-        shares = weights[:, None] * likelihood  # (M, J)
-        counts = (shares / shares.sum(dim=0)) @ votes + prior  # (M,)
+        counts = weights * (likelihood @ (votes / (weights @ likelihood))) + prior  # (M,)
         before, weights = weights, counts / counts.sum()
         if float((weights - before).abs().max()) < 1e-9:
             break
