@@ -131,6 +131,16 @@ def test_runs_end_where_they_end_without(kernels: Kernels, monkeypatch: pytest.M
             torch.testing.assert_close(value, other.tensors[name], rtol=0.1, atol=3e-3)
 
 
+def test_a_few_images_are_worth_kernels_where_many_weights_are_trained() -> None:
+    text = ClassText(torch.eye(4, 32)[:, None], ("a", "b", "c", "d"), 50.0)
+    sets = [TrainingSet(Features(torch.randn(4, 32), torch.arange(4)), text)]
+    narrow, wide = (Run(VisualAdapter(width), recipe=Recipe(epochs=20)) for width in (2, 16384))
+    assert not trainer_module._is_worth([narrow] * 9, sets)
+    assert trainer_module._is_worth([wide], sets)
+    without = Run(VisualAdapter(16384, learn_ratio=True), recipe=wide.recipe)
+    assert not trainer_module._is_worth([without], sets)  # it takes none
+
+
 def test_heads_with_other_gradients_do_without() -> None:
     assert VisualAdapter(8).takes_kernels()
     assert not VisualAdapter(8, learn_ratio=True).takes_kernels()

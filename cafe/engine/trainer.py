@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from cafe.devices import ProductPrecision, out_of_memory, resolve_precision
-from cafe.engine.architecture import Run, Trained
+from cafe.engine.architecture import Architecture, Run, Trained
 from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
 from cafe.engine.kernels import Kernels, load_kernels
 from cafe.engine.optimizer import KernelAdamW, StackedAdamW, cosine
@@ -22,8 +22,9 @@ CHUNK_BYTES = 48 << 20
 """Bytes of a chunk on a CPU. Measured: a bfloat16 product costs 20 to 40 us to call, so that narrow
 heads gain from 9 runs a chunk and more; of larger chunks less stays in a core's cache."""
 
-WORTH = 1e8
-"""Numbers of images over all steps from which kernels are worth a second to build them, once."""
+WORTH = 2e7
+"""Numbers of images and weights over all steps from which kernels are worth the second that they
+take to build, once."""
 
 Progress = Callable[[int, int], None]
 """Takes the run-epochs that are done and those there are."""
@@ -91,7 +92,7 @@ def train(
         workers=torch.get_num_threads() if on_cpu else 1,
     )
     one_thread = on_cpu and (workers > 1 or torch.get_num_threads() == 1)  # as kernels are
-    kernels = load_kernels() if one_thread and _numbers(runs, training_sets) > WORTH else None
+    kernels = load_kernels() if one_thread and _is_worth(runs, training_sets) else None
     fixed = runs, training_sets, device, product, kernels
     jobs = [partial(_train_or_halve, chunk, *fixed) for chunk in chunks]
     total, done = sum(run.recipe.epochs for run in runs), 0  # in run-epochs
@@ -114,9 +115,22 @@ def train(
     return [results[index] for index in sorted(results)]
 
 
-def _numbers(runs: Sequence[Run], training_sets: Sequence[TrainingSet]) -> int:
-    """Numbers of images that all runs see over all steps."""
-    return sum(run.recipe.epochs * training_sets[run.data].features.x.numel() for run in runs)
+def _is_worth(runs: Sequence[Run], training_sets: Sequence[TrainingSet]) -> bool:
+    """Whether runs that take kernels go through more than `WORTH` numbers in all steps."""
+    numbers, weights = 0, dict[Architecture, int]()
+    for run in runs:
+        architecture, train = run.architecture, training_sets[run.data]
+        if not architecture.takes_kernels():
+            continue
+        if architecture not in weights:
+            initial = architecture.initial(run, train)
+            weights[architecture] = sum(value.numel() for value in initial.values())
+        steps = -(-len(train.features) // run.recipe.batch_size)
+        each_epoch = train.features.x.numel() + steps * weights[architecture]
+        numbers += run.recipe.epochs * each_epoch
+        if numbers > WORTH:
+            return True
+    return False
 
 
 def _train_or_halve(
