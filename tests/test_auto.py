@@ -10,8 +10,9 @@ from drawing import CLASSES, draw_images, draw_task
 from cafe.engine import Recipe
 from cafe.features.splits import draw_shots
 from cafe.features.tensors import ClassText, Features, TrainingSet
-from cafe.methods.auto import Auto, gaussian_members
+from cafe.methods.auto import SHORT, Auto, gaussian_members
 from cafe.methods.base import Context, Job
+from cafe.methods.catalog import make_method
 from cafe.methods.clip_adapter.head import AdapterHead
 from cafe.methods.ensemble import EnsembleHead
 from cafe.methods.lda_prior import LdaPrior
@@ -86,6 +87,25 @@ def test_any_logit_scale(scale: float) -> None:
     logits = fit_auto(TrainingSet(train.features, text)).logits(TEST.x)
     assert logits.isfinite().all()
     assert (logits.argmax(-1) == TEST.y).float().mean() > 0.5
+
+
+def test_adapters_train_long_where_the_other_members_leave_much_open() -> None:
+    """Where texts and labels say nothing, where they say all, and where nothing is held out."""
+    clear, once = draw_task((6,) * CLASSES), draw_task((1,) * CLASSES)
+    x, y = torch.randn(30, 24, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 5
+    vague = TrainingSet(Features(x, y), clear.text)
+    tasks = (clear, once, vague)
+    # the rule comes before anything is trained: what it chose shows in the params
+    chosen = [Auto(context=FP32).fit(task).params for task in tasks]
+    assert [one["epochs"] for one in chosen] == [SHORT.epochs, SHORT.epochs, Recipe().epochs]
+    assert [one["lr"] for one in chosen] == [SHORT.lr, SHORT.lr, Recipe().lr]
+    many = Auto(context=FP32).fit_many([Job(task) for task in tasks])
+    assert [head.params["epochs"] for head in many] == [15, 15, 50]
+
+
+def test_a_recipe_that_is_asked_for_is_kept() -> None:
+    asked = make_method("auto", FP32, {"epochs": 3}).fit(draw_task((1,) * CLASSES)).params
+    assert (asked["epochs"], asked["lr"]) == (3, Recipe().lr)
 
 
 def test_one_class() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, cast
@@ -34,6 +35,14 @@ from cafe.methods.validation import Fold
 
 PAIRS = tuple(product(KAPPAS, BETAS))
 
+SHORT = Recipe(lr=5e-3, epochs=15)
+"""Of the adapters, but where `DOUBT` asks for more: in the ensemble as good as `Recipe()` with a
+third of its steps (`docs/research/auto.md`)."""
+
+DOUBT = 0.1
+"""Share of a guesser's loss, `log C`, from which `Recipe()` trains the adapters: where the best of
+zero-shot and the Gaussians leaves so much on held-out shots, adapters may have much to learn."""
+
 PRIOR_IMAGES = ZERO_SHOT_IMAGES + len(RATIOS)
 """Imaginary images that all Gaussian classifiers share: as many as zero-shot and the adapters have,
 so that the two kinds weigh the same before anything is held out."""
@@ -54,7 +63,8 @@ class Auto(BatchedMethod):
     bottleneck : str or int
         H of the adapters, as in `ClipAdapter`.
     recipe : Recipe or None
-        How to optimise the adapters; None is `Recipe()`.
+        How to optimise the adapters; None is `SHORT` or, where the other members leave much to
+        learn, `Recipe()`.
     pool : Pool, array or None
         Raw features without labels: half of the answer is then that of `lda-prior-pooled`, which
         starts from the other half. (N, D)
@@ -91,7 +101,7 @@ class Auto(BatchedMethod):
         if pool is not None:
             more: dict[str, Any] = {"pool": pool, "class_balance": class_balance}
             self._pooled = LdaPriorPooled(context=context, **more)
-        self.recipe = recipe or Recipe()
+        self.recipe, self._is_asked = recipe or Recipe(), recipe is not None
         self._adapter = ClipAdapter(bottleneck=bottleneck, recipe=self.recipe, context=context)
 
     def fit_many(self, jobs: Sequence[Job]) -> list[Head]:
@@ -124,8 +134,16 @@ class Auto(BatchedMethod):
     def candidates(self, jobs: Sequence[Job]) -> list[Candidates]:
         """The members of one ensemble per job, not weighed yet."""
         if all(job.train.text.has_text for job in jobs):
-            return ratio_candidates(self._adapter, jobs, self.name, gaussian_members)
+            beside = gaussian_members, self._recipe_beside
+            return ratio_candidates(self._adapter, jobs, self.name, *beside)
         return [self._without_text(job) for job in jobs]
+
+    def _recipe_beside(self, others: Sequence[Member], classes: int) -> Recipe:
+        """The recipe that was asked for, or the one that the other members call for."""
+        if self._is_asked:
+            return self.recipe
+        losses = [-torch.cat(list(m.log_likelihoods)).mean() for m in others if m.log_likelihoods]
+        return Recipe() if losses and min(losses) > DOUBT * math.log(classes) else SHORT
 
     def _without_text(self, job: Job) -> Candidates:
         train, folds = job.train, weighing_folds(job.train, job.seed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cafe.devices import torch_threads
-from cafe.engine import Run, Trained, logit_blocks
+from cafe.engine import Recipe, Run, Trained, logit_blocks
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Job
 from cafe.methods.ensemble import Candidates, Member, make_ensemble
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cafe.methods.clip_adapter.method import ClipAdapter
 
 MoreMembers = Callable[[TrainingSet, Sequence[Fold]], list[Member]]
+RecipeBeside = Callable[[Sequence[Member], int], Recipe]
 
 RATIOS = (0.05, 0.2, 0.8)
 """Each four times the last; an ensemble of twice as many is no better. Zero-shot, which is ratio 0,
@@ -44,7 +46,11 @@ def fit_ratio_ensembles(
 
 
 def ratio_candidates(
-    adapter: ClipAdapter, jobs: Sequence[Job], method: str, more_members: MoreMembers | None = None
+    adapter: ClipAdapter,
+    jobs: Sequence[Job],
+    method: str,
+    more_members: MoreMembers | None = None,
+    recipe_beside: RecipeBeside | None = None,
 ) -> list[Candidates]:
     """Members of one ensemble per job: every ratio is trained on shots and folds in one call.
 
@@ -58,23 +64,39 @@ def ratio_candidates(
         Name of the method that the heads are of.
     more_members : callable or None
         Members beside zero-shot and the adapters, from the shots and the folds.
+    recipe_beside : callable or None
+        How to optimise the adapters of a job, from zero-shot and these members and the number of
+        classes; None does as the adapter does.
 
     Returns
     -------
     list of Candidates
         One per job.
     """
-    folds = [weighing_folds(job.train, job.seed) for job in jobs]
+    folds, others, recipes = [], [], dict[int, Recipe]()
+    for job in jobs:
+        with _threads_for(job.train):
+            own = weighing_folds(job.train, job.seed)
+            beside = [_zero_shot(adapter, job.train, own)]
+            beside += more_members(job.train, own) if more_members else []
+        recipe = adapter.recipe
+        if recipe_beside:
+            recipe = recipe_beside(beside, len(job.train.text.names))
+        recipes |= {id(train): recipe for train in (job.train, *(fold.train for fold in own))}
+        folds.append(own)
+        others.append(beside)
 
     def runs_for(train: TrainingSet, place: int, seed: int) -> list[Run]:
-        return [adapter.run_for(train, place, seed, ratio) for ratio in RATIOS]
+        runs = [adapter.run_for(train, place, seed, ratio) for ratio in RATIOS]
+        return [replace(run, recipe=recipes[id(train)]) for run in runs]
 
     fitted = train_with_folds(runs_for, jobs, folds, adapter.context)
     candidates = []
-    for (train, _, _), own, (trained, on_folds) in zip(jobs, folds, fitted, strict=True):
+    for (train, _, _), beside, (trained, on_folds) in zip(jobs, others, fitted, strict=True):
         with _threads_for(train):
-            members, params = _members(adapter, trained, train, on_folds)
-            members += more_members(train, own) if more_members else []
+            adapters, params = _members(adapter, trained, train, on_folds)
+        members = [beside[0], *adapters, *beside[1:]]
+        own = [fold for fold, _ in on_folds]
         candidates.append(Candidates(members, own, train, {**params, "method": method}))
     return candidates
 
@@ -86,20 +108,24 @@ def _threads_for(train: TrainingSet) -> AbstractContextManager[None]:
     return torch_threads(1) if small else nullcontext()
 
 
+def _zero_shot(adapter: ClipAdapter, train: TrainingSet, folds: Sequence[Fold]) -> Member:
+    text = train.text
+    none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
+    judged = [
+        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold.held_out.y)
+        for fold in folds
+    ]
+    return Member({"kind": "zero-shot", **none}, {}, judged, ZERO_SHOT_IMAGES)
+
+
 def _members(
     adapter: ClipAdapter,
     trained: Sequence[Trained],
     train: TrainingSet,
     on_folds: Sequence[tuple[Fold, Sequence[Trained]]],
 ) -> tuple[list[Member], dict[str, Any]]:
-    """Zero-shot and the adapters of one job, and the params that an ensemble starts from."""
-    text = train.text
-    none = {f"{prefix}ratio": 0.0 for prefix in adapter.architecture.branches}
-    zero_shot = [
-        log_likelihood(text.logit_scale * fold.held_out.unit @ text.weights.mT, fold.held_out.y)
-        for fold, _ in on_folds
-    ]
-    members = [Member({"kind": "zero-shot", **none}, {}, zero_shot, ZERO_SHOT_IMAGES)]
+    """The adapters of one job, and the params that an ensemble starts from."""
+    members = []
     judged = [_judge(runs, fold) for fold, runs in on_folds]
     heads = [adapter.head_for(run, train) for run in trained]
     for i, head in enumerate(heads):
