@@ -2,9 +2,10 @@
 
     python benchmarks/auto_cost.py [--tries 3] [--only 1000x16] [-o FILE]
 
-Features are made up: noise about one centre a class, 512 wide. Both methods take their defaults and
-turns, so that a machine that is busy for a while slows both; ratios are of each turn, and their
-median is printed. Writes FILE.json and FILE.md.
+Features are made up: noise about one centre a class, 512 wide. Such tasks leave little open, so
+that `auto` trains its adapters short. Both methods take their defaults and turns, so that a machine
+that is busy for a while slows both; ratios are of each turn, and their median is printed. Writes
+FILE.json and FILE.md.
 """
 
 from __future__ import annotations

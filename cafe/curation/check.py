@@ -33,7 +33,7 @@ from cafe.progress import Note, Progress, log
 from cafe.store import FeatureCache
 from cafe.store.key import say_items
 
-_MANY = 1500  # images that `auto` judges for longer than half a minute on two cores
+_MANY = 3000  # images that `auto` judges for longer than ten seconds on two cores
 _TINY = 24  # pixels of the shorter side
 _USUAL = 0.5  # of all images; what more have is no fault of each
 _DOUBTED = 0.25  # of all labels; more are hardly wrong
@@ -137,7 +137,7 @@ def _look(
     if used == "auto" and len(images) >= _MANY:
         items = counted(len(images), cache.noun)
         note(
-            f"auto judges the labels of {items}, which may take minutes; the method lda-prior "
+            f"auto judges the labels of {items}, which may take a minute; the method lda-prior "
             "takes seconds and finds nearly as much"
         )
     judges = fit_judges(images, task.text, used, context, progress)
