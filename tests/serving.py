@@ -32,12 +32,12 @@ def some_digits(wrong: int = WRONG, names: dict[int, str] | None = None) -> Data
     return replace(digits, splits={"train": flipped}, class_names=classes)
 
 
-def make_model(work: Path, dataset: Dataset) -> Path:
+def make_model(work: Path, dataset: Dataset, method: str = "gda", **settings: int) -> Path:
     """A model with its cache; quick to train again."""
     extractor = cafe.Extractor("nano", device="cpu", precision="fp32")
     cache = extractor.extract(dataset, cache=work / "cache")
     folder = work / "model"
-    cafe.train(cache, method="gda", output=folder, device="cpu")
+    cafe.train(cache, method=method, output=folder, device="cpu", **settings)
     return folder
 
 

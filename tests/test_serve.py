@@ -385,6 +385,28 @@ def test_unlabelled_images_are_labelled_and_fitted_on(work: Path, tmp_path: Path
         open_session(work, tmp_path / "none")
 
 
+def test_auto_is_trained_again_with_its_settings(tmp_path: Path) -> None:
+    digits = some_digits()
+    few = replace(digits, splits={"train": digits.splits["train"][:90]})
+    make_model(tmp_path, few, "auto", epochs=1)
+    session = open_session(tmp_path)
+    assert session.look is not None
+    before, said = session.look.fitted.head, session.look.errors.tolist()
+    assert session.gallery is not None
+    rows = {row: int(session.look.guess[row]) for row in said}
+    session.correct(rows)
+    session.start(save=True)
+    session.join()
+    assert session.error == ""
+    after = session.look.fitted.head
+    assert after.method == "auto"
+    assert after.params["epochs"] == before.params["epochs"] == 1
+    assert f"{len(rows)} labels differ" in (tmp_path / "model" / "model.json").read_text()
+    first, last = read_history(tmp_path / "model")
+    assert last.accuracy > first.accuracy  # of right labels more are guessed
+    assert cafe.load_model(tmp_path / "model", device="cpu").record.method == "auto"
+
+
 def test_names_of_classes_are_data(tmp_path: Path) -> None:
     dataset = some_digits(names=dict(enumerate(HOSTILE)))
     make_model(tmp_path, dataset)
