@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cafe.devices import torch_threads
 from cafe.features.splits import Rows, draw_folds, first_folds
 from cafe.features.task import StoredFeatures
 from cafe.features.tensors import ClassText, Features, TrainingSet
@@ -163,6 +164,7 @@ def fit_temperature(
     return Calibration(temperature, source, len(labels), right, nll if math.isfinite(nll) else None)
 
 
+@torch_threads(1)  # for few images; two wait for each other, on a busy machine for seconds
 def judge(head: Head, features: Features, most: int) -> tuple[Tensor, Tensor]:
     """Logits (n, C) and labels (n,) of `most` images, or of all, evenly from all of them."""
     chosen = features[_spread(len(features), most)]
