@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from serving import HOSTILE, WRONG, make_model, running, some_digits, wait_for
 
 import cafe
 from cafe.curation.suggestions import Suggestion, read_suggestions
 from cafe.errors import CafeError, InputError, how_to_install
 from cafe.inference.neighbours import find_cache
+from cafe.inference.predictor import Predictor
 from cafe.methods.base import Context
 from cafe.results.saved_model import head_of_model
 from cafe.store.files import lock_file
@@ -37,6 +39,7 @@ from cafe.serve.pictures import Pictures, _Kept
 from cafe.serve.session import CORRECTIONS, Session
 from cafe.serve.uploads import MOST_PIXELS
 from cafe.serve.views import relabel_command
+from cafe.study import fit_on_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOCAL = "http://127.0.0.1:8000"
@@ -284,6 +287,35 @@ def test_one_fit_at_a_time_and_an_error_is_told(
     session.join()
     state = client.get("/api/state").json()
     assert (state["busy"], state["error"], state["looked"]) == ("", "no memory", True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_new_head_answers_before_it_is_judged(
+    fails: bool, client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, plain = session._predictor, fit_on_all._calibrate
+    seen: list[tuple[bool, Predictor]] = []
+
+    def calibrate(*given: Any) -> Any:
+        state = client.get("/api/state").json()
+        seen.append((state["answers"], session._predictor))
+        if fails:
+            raise CafeError("no memory")
+        return plain(*given)
+
+    monkeypatch.setattr(fit_on_all, "_calibrate", calibrate)
+    session.correct(dict(enumerate(correct_answers())))
+    session.start(save=True)
+    session.join()
+    ((answers, early),) = seen
+    assert answers
+    assert not session.answers
+    assert early is not before
+    if fails:  # what is not judged and saved is not kept either
+        assert (session._predictor, session.error) == (before, "no memory")
+    else:
+        now, then = (predictor.saved.head.tensors() for predictor in (session._predictor, early))
+        assert all(torch.equal(now[name], then[name]) for name in now)
 
 
 def test_pages_of_images_and_views(client: TestClient, session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,6 +84,7 @@ def look_at(
     record: ModelRecord,
     context: Context,
     progress: Progress | None = None,
+    on_head: Callable[[Head], None] | None = None,
 ) -> Look:
     """Fit a model's method on all labelled images, and ask of each a head that left it out.
 
@@ -95,6 +97,8 @@ def look_at(
         Of the model; says the method and its settings.
     context : Context
     progress : callable, optional
+    on_head : callable, optional
+        Given the head of all images, before it is judged.
     """
     encoder = record.encoder
     task = Task(
@@ -107,7 +111,7 @@ def look_at(
     known = find_method(record.method).settings()
     settings = {name: value for name, value in record.settings.items() if name in known}
 
-    def fit(own_test: bool) -> Fitted:
+    def fit(own_test: bool, on_head: Callable[[Head], None] | None = None) -> Fitted:
         return fit_on_all(
             task,
             (record.method,),
@@ -115,9 +119,10 @@ def look_at(
             own_test=own_test,
             context=context,
             progress=progress,
+            on_head=on_head,
         )
 
-    fitted = fit(own_test=False)
+    fitted = fit(own_test=False, on_head=on_head)
     if has_own_test(gallery.cache) and {"train", "test"} <= set(task.splits):
         # training images are judged in folds; the estimate stays on the test split
         fitted = replace(fit(own_test=True), judges=fitted.judges)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from cafe.inference.neighbours import NeighbourIndex
 from cafe.inference.prediction import Prediction
 from cafe.inference.predictor import Predictor
 from cafe.methods.base import Context
+from cafe.methods.head import Head
+from cafe.results.saved_head import SavedHead
 from cafe.serve.corrections import CONFIRMED, CORRECTED, NEW, Corrections
 from cafe.serve.gallery import Gallery
 from cafe.serve.history import FitNote, note_fit, read_history
@@ -52,6 +55,8 @@ class Session:
         self.corrections = Corrections(self.folder / CORRECTIONS)
         self.look: Look | None = None
         self.busy, self.error, self._closed = "", "", False
+        self.answers = False
+        """Whether a new head answers already, while it is judged."""
         self.version, self.fits = 0, 0
         """Grow with each change, and with each look."""
         self._encoding, self._changing = threading.Lock(), threading.Lock()
@@ -193,12 +198,13 @@ class Session:
         self.join()
 
     def _work(self, save: bool) -> None:
+        before = self._predictor
         try:
             self._fit(save)
         except Exception as error:
-            self.error = one_line(error)
+            self._predictor, self.error = before, one_line(error)
         finally:
-            self.busy = ""
+            self.busy, self.answers = "", False
             self.version += 1
 
     def _fit(self, save: bool) -> None:
@@ -209,7 +215,8 @@ class Session:
                 raise CafeError("the server was stopped.")
             self.busy = what
 
-        look = look_at(gallery, y, record, self._context, progress)
+        on_head = self._answer_by if save else None
+        look = look_at(gallery, y, record, self._context, progress, on_head)
         if save:
             self._take(look, self._changed(y))
             if before is not None and not read_history(self.folder):
@@ -218,6 +225,13 @@ class Session:
         self._next = self._choose_next(y)
         self.trained = y if save else self.trained
         self.look, self.fits = look, self.fits + 1
+
+    def _answer_by(self, head: Head) -> None:
+        """Serve a new head that is not judged and saved yet, calibrated as the one before."""
+        saved = self._predictor.saved
+        about = {**saved.about, "method": head.method, "params": dict(head.params)}
+        early = replace(self._predictor, saved=SavedHead(head, about, saved.zero_shot).cpu())
+        self._predictor, self.answers = self._new_predictor(early), True
 
     def _changed(self, y: Tensor) -> int:
         return int((y != self._gallery().labels).sum())

@@ -40,6 +40,7 @@ def state(session: Session, pictures: Pictures | None) -> dict[str, Any]:
         "said": len(session.corrections.rows()),
         "waiting": int((y != session.trained).sum()),
         "busy": session.busy,
+        "answers": session.answers,
         "error": session.error,
         "version": session.version,
         "fits": session.fits,

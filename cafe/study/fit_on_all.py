@@ -7,7 +7,7 @@ same images, judged by heads that were not fitted on them, calibrate its probabi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -74,6 +74,7 @@ def fit_on_all(
     own_test: bool = False,
     context: Context | None = None,
     progress: Progress | None = None,
+    on_head: Callable[[Head], None] | None = None,
 ) -> Fitted:
     """Fit a method on all images of a cache, estimate its accuracy and calibrate it.
 
@@ -93,6 +94,8 @@ def fit_on_all(
         Where it computes; None is the CPU.
     progress : callable, optional
         See `cafe.progress.Progress`; a step is a method.
+    on_head : callable, optional
+        Given the head of all images of each method, before the heads that judge it are fitted.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def fit_on_all(
     fits = []
     for place, name in enumerate(methods):
         reporting = _reporting(context, name, place, len(methods), progress)
-        fits.append(_fit(make_method(name, reporting, settings), images, rows, text))
+        fits.append(_fit(make_method(name, reporting, settings), images, rows, text, on_head))
     plain = TrainingSet(images[torch.arange(0)].to(context.device), text)
     zero_shot = None if not text.tells_apart else cast("ZeroShotHead", ZeroShot(context).fit(plain))
     if not rows:
@@ -176,7 +179,11 @@ def _test_rows(task: Task) -> Rows:
 
 
 def _fit(
-    method: Method, images: Features, rows: Rows, text: ClassText
+    method: Method,
+    images: Features,
+    rows: Rows,
+    text: ClassText,
+    on_head: Callable[[Head], None] | None,
 ) -> tuple[Head, Sequence[Head]]:
     """The head of all images, and the head of each fold without what it holds out."""
     device = text.features.device
@@ -185,10 +192,14 @@ def _fit(
     def job(part: Tensor) -> Job:
         return Job(TrainingSet(images[part].to(device), text))
 
-    if images.x.numel() * len(parts) < LARGE:  # side by side, if they fit into memory
-        heads = method.fit_many([job(part) for part in parts])
-    else:
-        heads = [head for part in parts for head in method.fit_many([job(part)])]
+    # side by side, if they fit into memory; the first by itself, if it is waited for
+    step = len(parts) if images.x.numel() * len(parts) < LARGE else 1
+    first = 1 if on_head else step
+    heads = method.fit_many([job(part) for part in parts[:first]])
+    if on_head:
+        on_head(heads[0])
+    for start in range(first, len(parts), step):
+        heads += method.fit_many([job(part) for part in parts[start : start + step]])
     return heads[0], heads[1:]
 
 

@@ -79,11 +79,12 @@ function showState(state) {
   $("train").disabled = Boolean(state.busy) || !state.images;
   const n = state.waiting;
   $("waiting").textContent = state.busy
-    ? `${state.looked ? "training" : "looking at the images"} …${share(state.busy)}`
+    ? `${state.answers ? "measuring its accuracy" : state.looked ? "training" : "looking at the images"} …${share(state.busy)}`
     : n ? `${n} new ${n === 1 ? "label" : "labels"}` : "";
   $("saved").textContent = state.said
     ? `${state.said} ${state.said === 1 ? "image is" : "images are"} in ${shown(state.file)}` + (state.relabel ? `; ${shown(state.relabel)} applies it.` : ".") : "";
   if (state.error && (!before || before.error !== state.error)) tell(`It could not be trained: ${state.error}`, true);
+  if (before && !before.answers && state.answers) tell("The new model answers already. Its accuracy follows.");
   if (before && before.busy && !state.busy && !state.error) {
     // the first look trains nothing; the history is longer some time before a fit ends
     tell(before.looked && state.history.length ? moved(state.history.at(-1)) : "");
