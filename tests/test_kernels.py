@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cafe.devices import torch_threads
 from cafe.engine import Run, Trained, Workspace, train
 from cafe.engine import kernels as kernels_module
 from cafe.engine import trainer as trainer_module
@@ -139,6 +140,42 @@ def test_a_few_images_are_worth_kernels_where_many_weights_are_trained() -> None
     assert trainer_module._is_worth([wide], sets)
     without = Run(VisualAdapter(16384, learn_ratio=True), recipe=wide.recipe)
     assert not trainer_module._is_worth([without], sets)  # it takes none
+
+
+class Counted(Kernels):
+    """Kernels that count their calls."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__(kernels._library)
+        self.calls: list[str] = []
+
+    def __call__(self, name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
+        self.calls.append(name)
+        super().__call__(name, dtype, *arguments)
+
+
+def single(threads: int) -> Tensor:
+    """The weights of one run of two classes, trained with so many threads of torch."""
+    torch.manual_seed(1)
+    text = ClassText(torch.randn(2, 1, 32), ("a", "b"), 50.0)
+    sets = [TrainingSet(Features(torch.randn(24, 32), torch.arange(24) % 2), text)]
+    run = Run(VisualAdapter(8), recipe=Recipe(epochs=3, batch_size=10), scalars={"ratio": 0.2})
+    with torch_threads(threads):
+        return train([run], sets, precision="bf16")[0].tensors["up"]
+
+
+def test_a_single_run_takes_them_with_several_threads_too(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "WORTH", 0)
+    counted = Counted(kernels)
+    monkeypatch.setattr(trainer_module, "load_kernels", lambda: counted)
+    alone = single(1)
+    once = len(counted.calls)
+    assert torch.equal(single(2), alone)  # so small a product takes one thread
+    assert len(counted.calls) == 2 * once > 0
+    monkeypatch.setattr(trainer_module, "SHARED", {torch.bfloat16: 0})
+    torch.testing.assert_close(single(2), alone, rtol=0.1, atol=3e-3)
 
 
 def test_heads_with_other_gradients_do_without() -> None:

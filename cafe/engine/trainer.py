@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from cafe.devices import ProductPrecision, out_of_memory, resolve_precision
+from cafe.devices import ProductPrecision, out_of_memory, resolve_precision, torch_threads
 from cafe.engine.architecture import Architecture, Run, Trained
 from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
 from cafe.engine.kernels import Kernels, load_kernels
@@ -25,6 +26,10 @@ heads gain from 9 runs a chunk and more; of larger chunks less stays in a core's
 WORTH = 2e7
 """Numbers of images and weights over all steps from which kernels are worth the second that they
 take to build, once."""
+
+SHARED = {torch.float32: 2e8, torch.bfloat16: 1.6e9}
+"""Operations of a step from which its products are worth several threads; both take 1 to 2 ms of a
+core with AMX. With fewer, threads that wait for each other cost up to what they gain."""
 
 Progress = Callable[[int, int], None]
 """Takes the run-epochs that are done and those there are."""
@@ -91,8 +96,7 @@ def train(
         chunk_bytes=CHUNK_BYTES if on_cpu else budget,
         workers=torch.get_num_threads() if on_cpu else 1,
     )
-    one_thread = on_cpu and (workers > 1 or torch.get_num_threads() == 1)  # as kernels are
-    kernels = load_kernels() if one_thread and _is_worth(runs, training_sets) else None
+    kernels = load_kernels() if on_cpu and _is_worth(runs, training_sets) else None
     fixed = runs, training_sets, device, product, kernels
     jobs = [partial(_train_or_halve, chunk, *fixed) for chunk in chunks]
     total, done = sum(run.recipe.epochs for run in runs), 0  # in run-epochs
@@ -131,6 +135,18 @@ def _is_worth(runs: Sequence[Run], training_sets: Sequence[TrainingSet]) -> bool
         if numbers > WORTH:
             return True
     return False
+
+
+def _threads(
+    runs: Sequence[Run], train: TrainingSet, params: Mapping[str, Tensor], work: Workspace
+) -> int:
+    """Torch's threads for a chunk: one beside kernels, unless a step multiplies enough for more."""
+    if work.kernels is None:
+        return torch.get_num_threads()
+    rows = min(runs[0].recipe.batch_size, len(train.features))
+    weights = sum(value.numel() for value in params.values())
+    operations = rows * (6 * weights + 4 * len(runs) * train.text.weights.numel())
+    return torch.get_num_threads() if operations > SHARED[work.product] else 1
 
 
 def _train_or_halve(
@@ -192,12 +208,14 @@ def _train_chunk(
     else:
         optimizer = KernelAdamW(*optimized, work, work.kernels)
     step, steps = 0, epochs * loader.steps
-    for _ in range(epochs):
-        for batch in loader.epoch():
-            architecture.gradients(params, batch, grads, work)
-            optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps
-            step += 1
-        report(len(members))
+    threads = _threads(members, training_sets[leaders[0].data], params, work)
+    with torch_threads(threads):
+        for _ in range(epochs):
+            for batch in loader.epoch():
+                architecture.gradients(params, batch, grads, work)
+                optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps
+                step += 1
+            report(len(members))
     flat = {name: value.flatten(0, 1) for name, value in params.items()}  # (S * M, ...)
     return {
         index: Trained(run, {n: v[i].clone() for n, v in flat.items()}, precision)
