@@ -14,6 +14,7 @@ from torch import Tensor
 import cafe.encoders.hub as hub
 from cafe.devices import Precision, encoder_precision, resolve_device
 from cafe.encoders.decoding import DECODING, Decode
+from cafe.encoders.fast_blocks import quicken
 from cafe.encoders.network import build_network, digest_of_weights
 from cafe.encoders.preprocess import Preprocess
 from cafe.encoders.timm_models import load_timm_model
@@ -203,18 +204,23 @@ def load_encoder(
     network = hub.fetch(lambda: build_network(source, chosen), f"a part of '{model}'")
     config = architecture(source.identifier)
     bias = getattr(network, "logit_bias", None)
+    weights_sha256 = digest_of_weights(source.weights, network)  # of the network as it was made
+    preprocess = Preprocess(network.visual.preprocess_cfg)
+    network = network.to(target).eval().requires_grad_(False)
+    if target.type == "cpu" and chosen == "bf16":
+        quicken(network.visual, preprocess.size)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,
-        weights_sha256=digest_of_weights(source.weights, network),
+        weights_sha256=weights_sha256,
         architecture_sha256=hashlib.sha256(json.dumps(config).encode()).hexdigest(),
         precision=chosen,
         device=target,
-        preprocess=Preprocess(network.visual.preprocess_cfg),
+        preprocess=preprocess,
         width=int(config["embed_dim"]),
         logit_scale=float(network.logit_scale.detach().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
-        _network=network.to(target).eval().requires_grad_(False),
+        _network=network,
         _tokenizer=tokenizer,
     )
 

@@ -1,0 +1,97 @@
+"""Fast parts of image towers: as exact as open_clip's own, and only where they compute the same."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cafe.compat import import_open_clip
+from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.fast_blocks import FastBlock, quicken
+from cafe.encoders.projection import encode_both
+from cafe.encoders.spatial import encode_spatial
+
+SIZE = 35  # not a multiple of a patch: the convolution leaves the rest out
+IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).bfloat16()
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tower(heads: int = 2, **options: Any) -> Any:
+    """A small untrained image tower, float32; its weights are large, so that all of it matters."""
+    parts = import_open_clip().transformer
+    if options.pop("quick", False):
+        options["act_layer"] = parts.QuickGELU
+    torch.manual_seed(0)
+    sizes = {"image_size": SIZE, "patch_size": 16, "width": 64, "output_dim": 24, "mlp_ratio": 4}
+    made = parts.VisionTransformer(layers=3, heads=heads, **sizes, **options).eval()
+    for name, value in made.requires_grad_(False).named_parameters():
+        if "resblocks" in name:
+            value.add_(0.3 * torch.randn(value.shape))
+    return made
+
+
+def features(visual: Any) -> Tensor:
+    found: Tensor = visual(IMAGES.to(visual.conv1.weight.dtype))
+    return found.double()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_features_are_as_exact_as_open_clips(quick: bool) -> None:
+    exact, low = tower(quick=quick), tower(quick=quick).bfloat16()
+    own = copy.deepcopy(low)
+    assert quicken(low, (SIZE, SIZE))
+    assert isinstance(low.transformer.resblocks[0], FastBlock)
+    wanted, fast, plain = map(features, (exact, low, own))
+    assert 0 < (fast - wanted).norm() < 1.3 * (plain - wanted).norm()
+    other = features(tower(quick=quick, heads=4))
+    assert (fast - other).norm() > 3 * (plain - wanted).norm()  # the comparison can fail
+
+
+def test_the_gain_of_quick_gelu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = tower(quick=True).bfloat16().transformer.resblocks[0]
+    x = torch.randn(4, 5, 64).bfloat16()
+    expected = block(x)
+    close = (FastBlock(copy.deepcopy(block))(x) - expected).norm()
+    monkeypatch.setattr("cafe.encoders.fast_blocks.QUICK_GAIN", 0.1)
+    assert (FastBlock(block)(x) - expected).norm() > 3 * close
+
+
+@pytest.mark.parametrize("options", [{"ls_init_value": 0.1}, {"act_layer": torch.nn.SiLU}])
+def test_other_blocks_stay_as_they_are(options: dict[str, Any]) -> None:
+    low = tower(**options).bfloat16()
+    expected = features(low)
+    assert not quicken(low, (SIZE, SIZE))
+    assert torch.equal(features(low), expected)
+
+
+@pytest.mark.parametrize("trouble", ["other features", "no oneDNN for it"])
+def test_parts_that_disagree_are_taken_out_again(
+    trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(_: FastBlock, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        if trouble == "other features":
+            return x.roll(1, 1)
+        raise RuntimeError("mkldnn_linear: bf16 path needs the cpu support avx512")
+
+    monkeypatch.setattr(FastBlock, "forward", forward)
+    low = tower().bfloat16()
+    expected = features(low)
+    assert not quicken(low, (SIZE, SIZE))
+    torch.testing.assert_close(features(low), expected, rtol=0.02, atol=0.02)  # layouts differ
+
+
+def test_an_encoder_has_them_in_bf16(tiny_folder: Path, tiny: Encoder) -> None:
+    half = load_encoder(str(tiny_folder), device="cpu", precision="bf16")
+    kinds = [type(encoder._network.visual.transformer.resblocks[0]) for encoder in (half, tiny)]
+    assert kinds[0] is FastBlock is not kinds[1]
+    assert half.weights_sha256 == tiny.weights_sha256
+    pixels = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
+    alone = half.encode_pixels(pixels)
+    assert torch.equal(encode_both(half, pixels).features, alone)
+    assert torch.equal(encode_spatial(half, pixels, 7).features, alone)
