@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,12 @@ def tower(heads: int = 2, **options: Any) -> Any:
     return made
 
 
+def quickened(visual: Any) -> bool:
+    """Put fast parts into an image tower alone; whether it has them then."""
+    network = SimpleNamespace(visual=visual, encode_image=visual)
+    return quicken(network, (SIZE, SIZE)) == {"image"}
+
+
 def features(visual: Any) -> Tensor:
     found: Tensor = visual(IMAGES.to(visual.conv1.weight.dtype))
     return found.double()
@@ -45,7 +52,7 @@ def features(visual: Any) -> Tensor:
 def test_features_are_as_exact_as_open_clips(quick: bool) -> None:
     exact, low = tower(quick=quick), tower(quick=quick).bfloat16()
     own = copy.deepcopy(low)
-    assert quicken(low, (SIZE, SIZE))
+    assert quickened(low)
     assert isinstance(low.transformer.resblocks[0], FastBlock)
     wanted, fast, plain = map(features, (exact, low, own))
     assert 0 < (fast - wanted).norm() < 1.3 * (plain - wanted).norm()
@@ -66,7 +73,7 @@ def test_the_gain_of_quick_gelu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_blocks_stay_as_they_are(options: dict[str, Any]) -> None:
     low = tower(**options).bfloat16()
     expected = features(low)
-    assert not quicken(low, (SIZE, SIZE))
+    assert not quickened(low)
     assert torch.equal(features(low), expected)
 
 
@@ -82,16 +89,34 @@ def test_parts_that_disagree_are_taken_out_again(
     monkeypatch.setattr(FastBlock, "forward", forward)
     low = tower().bfloat16()
     expected = features(low)
-    assert not quicken(low, (SIZE, SIZE))
+    assert not quickened(low)
     torch.testing.assert_close(features(low), expected, rtol=0.02, atol=0.02)  # layouts differ
 
 
 def test_an_encoder_has_them_in_bf16(tiny_folder: Path, tiny: Encoder) -> None:
     half = load_encoder(str(tiny_folder), device="cpu", precision="bf16")
-    kinds = [type(encoder._network.visual.transformer.resblocks[0]) for encoder in (half, tiny)]
-    assert kinds[0] is FastBlock is not kinds[1]
+    networks = half._network, tiny._network
+    for low, wide in (
+        [network.transformer.resblocks[0] for network in networks],
+        [network.visual.transformer.resblocks[0] for network in networks],
+    ):
+        assert type(low) is FastBlock is not type(wide)
     assert half.weights_sha256 == tiny.weights_sha256
     pixels = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
     alone = half.encode_pixels(pixels)
     assert torch.equal(encode_both(half, pixels).features, alone)
     assert torch.equal(encode_spatial(half, pixels, 7).features, alone)
+
+
+def test_sentences_are_causal_still(tiny_folder: Path, tiny: Encoder) -> None:
+    half = load_encoder(str(tiny_folder), device="cpu", precision="bf16")
+    sentences = ["a disc.", "a photo of a red square."]
+    wanted, low = tiny.encode_text(sentences), half.encode_text(sentences)
+    torch.testing.assert_close(low, wanted, rtol=0.1, atol=0.02)
+    ids = half.token_ids(sentences)
+    network = half._network
+    tokens = network.token_embedding(ids).bfloat16()
+    other = torch.cat([tokens[:, :5], tokens[:, 5:].flip(0)], dim=1)  # the future exchanged
+    seen, unseen = (network.transformer(x, attn_mask=network.attn_mask) for x in (tokens, other))
+    assert torch.equal(seen[:, :5], unseen[:, :5])
+    assert not torch.equal(seen[:, 5:], unseen[:, 5:])

@@ -208,7 +208,7 @@ def load_encoder(
     preprocess = Preprocess(network.visual.preprocess_cfg)
     network = network.to(target).eval().requires_grad_(False)
     if target.type == "cpu" and chosen == "bf16":
-        quicken(network.visual, preprocess.size)
+        quicken(network, preprocess.size)
     return Encoder(
         model=source.model,
         pretrained=source.pretrained,

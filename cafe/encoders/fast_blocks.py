@@ -1,21 +1,21 @@
-"""Open_clip's vision transformers in bfloat16 on a CPU, with fewer passes over memory.
+"""Open_clip's transformers in bfloat16 on a CPU, with fewer passes over memory.
 
-As open_clip has them, half of the time of ViT-B-32 goes to what is no product: layouts, biases,
-residual sums, conversions. Here oneDNN does these in its products, attention is one call, and
-patches are multiplied rather than convolved. Weights are shared with open_clip's own parts.
+As open_clip has them, half of the time of ViT-B-32 goes to what is no product, and most of its text
+tower's to copies of weights. Here oneDNN adds biases and residual sums in its products, attention
+is one call, and patches are multiplied rather than convolved. Weights are shared, not copied.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import (
     cosine_similarity,
-    gelu,
     layer_norm,
     scaled_dot_product_attention,
     silu,
@@ -29,51 +29,70 @@ QUICK_GAIN = 1.702
 
 
 @torch.no_grad()
-def quicken(visual: Any, size: tuple[int, int]) -> bool:
-    """Put fast parts into an image tower in place, if it is one that they compute as it does.
+def quicken(network: Any, size: tuple[int, int]) -> set[str]:
+    """Put fast parts into a network's towers in place, where they compute what the towers do.
 
     Parameters
     ----------
-    visual : nn.Module
-        An image tower in bfloat16 on a CPU.
+    network : nn.Module
+        In bfloat16 on a CPU.
     size : tuple of int
         Height and width of its images.
 
     Returns
     -------
-    bool
-        Whether the tower has them: towers of other kinds stay as they are, and so does one whose
-        features of two random images change by more than bfloat16 explains.
+    set of str
+        Which towers have them, of "image" and "text". Towers of other kinds stay as they are, and
+        so does one whose features of random inputs change by more than bfloat16 explains.
     """
-    if not _is_known(visual):
-        return False
-    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    expected, convolution, blocks = _feature(visual(x)), visual.conv1, visual.transformer.resblocks
-    visual.conv1 = PatchProduct(convolution)
-    visual.transformer.resblocks = nn.ModuleList(map(FastBlock, blocks))
-    with contextlib.suppress(RuntimeError):  # of a oneDNN that has no bfloat16 on this processor
-        if (cosine_similarity(_feature(visual(x)), expected) >= LEAST_COSINE).all():  # not with NaN
+    draw, found = torch.Generator().manual_seed(0), set()
+    visual, text = network.visual, getattr(getattr(network, "text", network), "transformer", None)
+    if _has_known_patches(visual) and _has_known_blocks(visual.transformer):
+        images = torch.rand(2, 3, *size, generator=draw).to(torch.bfloat16)
+        patches = visual, "conv1", PatchProduct(visual.conv1)
+        parts = [patches, (visual.transformer, "resblocks", _fast(visual.transformer))]
+        if _replace(parts, lambda: network.encode_image(images)):
+            found.add("image")
+    if _has_known_blocks(text):
+        length, last = network.context_length, network.vocab_size - 1
+        ids = torch.randint(1, last, (2, length), generator=draw)
+        ids[:, -1] = last  # where a sentence ends
+        if _replace([(text, "resblocks", _fast(text))], lambda: network.encode_text(ids)):
+            found.add("text")
+    return found
+
+
+def _replace(parts: list[tuple[Any, str, nn.Module]], feature: Callable[[], Tensor]) -> bool:
+    """Put parts into their places, and what was there back where the feature differs."""
+    before, expected = [(owner, name, getattr(owner, name)) for owner, name, _ in parts], feature()
+    for owner, name, part in parts:
+        setattr(owner, name, part)
+    with contextlib.suppress(RuntimeError):  # shapes; a oneDNN without bfloat16 on this processor
+        cosines = cosine_similarity(feature().float(), expected.float())
+        if (cosines >= LEAST_COSINE).all():  # not with NaN
             return True
-    visual.conv1, visual.transformer.resblocks = convolution, blocks
+    for owner, name, part in before:
+        setattr(owner, name, part)
     return False
 
 
-def _feature(output: Any) -> Tensor:
-    """The feature of what a tower gives; some give tokens too. (B, D) float32"""
-    feature: Tensor = output[0] if isinstance(output, tuple) else output
-    return feature.float()
+def _fast(transformer: Any) -> nn.ModuleList:
+    return nn.ModuleList(map(FastBlock, transformer.resblocks))
 
 
-def _is_known(visual: Any) -> bool:
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
+def _has_known_patches(visual: Any) -> bool:
+    convolution = getattr(visual, "conv1", None)
     return (
-        type(visual).__name__ == "VisionTransformer"  # open_clip's: timm's has no such blocks
-        and len(blocks) > 0
-        and type(visual.conv1) is nn.Conv2d
-        and visual.conv1.bias is None
-        and visual.conv1.stride == visual.conv1.kernel_size
-        and all(map(_is_known_block, blocks))
+        type(visual).__name__ == "VisionTransformer"
+        and type(convolution) is nn.Conv2d
+        and convolution.bias is None
+        and convolution.stride == convolution.kernel_size
     )
+
+
+def _has_known_blocks(transformer: Any) -> bool:
+    blocks = getattr(transformer, "resblocks", ())
+    return len(blocks) > 0 and all(map(_is_known_block, blocks))
 
 
 def _is_known_block(block: Any) -> bool:
@@ -137,18 +156,35 @@ class FastBlock(nn.Module):
         for weight in (own.in_proj_weight, own.out_proj.weight, mlp.c_fc.weight, mlp.c_proj.weight):
             weight.data = _laid_out(weight.data)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002 (open_clip names it)
-        """Tokens of images to tokens. (B, L, D)"""
-        own, mlp, rows = self.attn, self.mlp, x.flatten(0, 1)  # (B L, D)
-        qkv = _product(_norm(self.ln_1, rows), own.in_proj_weight, own.in_proj_bias)
-        parts = qkv.view(*x.shape[:2], 3, own.num_heads, -1).permute(2, 0, 3, 1, 4)
-        seen = scaled_dot_product_attention(*parts).transpose(1, 2)  # (B, L, heads, D / heads)
-        rows = _product(seen.reshape(rows.shape), own.out_proj.weight, own.out_proj.bias, rows)
-        wide = _product(_norm(self.ln_2, rows), mlp.c_fc.weight, self._wide_bias)
+    def get_weight_dtype(self) -> torch.dtype:
+        """The type that open_clip casts embeddings to."""
+        return self.mlp.c_fc.weight.dtype  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Tokens to tokens (B, L, D); the mask (L, L) is added to what attention sees."""
+        rows = x.flatten(0, 1)  # (B L, D)
+        seen = self._attention(_norm(self.ln_1, rows).view(x.shape), attn_mask).view(rows.shape)
+        out = self.attn.out_proj
+        return self._mlp(_product(seen, out.weight, out.bias, rows)).view(x.shape)
+
+    # large tensors end with these calls, and in place: where many live at a time, the C library
+    # gives memory back to the system, and new pages cost as much as attention
+    def _attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens that attended to each other, before the output's product. (B, L, D)"""
+        qkv = _product(x.flatten(0, 1), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        q, k, v = qkv.view(*x.shape[:2], 3, self.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if mask is None else mask.to(x.dtype)
+        seen = scaled_dot_product_attention(q, k, v, mask)  # (B, heads, L, D / heads)
+        return seen.transpose(1, 2).reshape(x.shape)
+
+    def _mlp(self, rows: Tensor) -> Tensor:
+        """Rows, and the MLP of their norms. (B L, D)"""
+        wide = _product(_norm(self.ln_2, rows), self.mlp.c_fc.weight, self._wide_bias)
+        weight = self.mlp.c_proj.weight
         if self._is_quick:
-            out = _product(silu(wide, inplace=True), mlp.c_proj.weight, self._bias)
-            return rows.add(out, alpha=1 / QUICK_GAIN).view(x.shape)
-        return _product(gelu(wide), mlp.c_proj.weight, self._bias, rows).view(x.shape)
+            out = _product(silu(wide, inplace=True), weight, self._bias)
+            return rows.add(out, alpha=1 / QUICK_GAIN)
+        return _product(torch.ops.aten.gelu_(wide), weight, self._bias, rows)
 
 
 def _laid_out(weight: Tensor) -> Tensor:
