@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cafe.compat import import_open_clip
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.fast_blocks import FastBlock, quicken
+from cafe.encoders.fast_blocks import LEAST_WIDTH, FastBlock, quicken
 from cafe.encoders.projection import encode_both
 from cafe.encoders.spatial import encode_spatial
 
@@ -21,6 +21,12 @@ SIZE = 35  # not a multiple of a patch: the convolution leaves the rest out
 IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).bfloat16()
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def small_towers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' towers are small, and those are left alone."""
+    monkeypatch.setattr("cafe.encoders.fast_blocks.LEAST_WIDTH", 0)
 
 
 def tower(heads: int = 2, **options: Any) -> Any:
@@ -67,6 +73,12 @@ def test_the_gain_of_quick_gelu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     close = (FastBlock(copy.deepcopy(block))(x) - expected).norm()
     monkeypatch.setattr("cafe.encoders.fast_blocks.QUICK_GAIN", 0.1)
     assert (FastBlock(block)(x) - expected).norm() > 3 * close
+
+
+def test_small_towers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cafe.encoders.fast_blocks.LEAST_WIDTH", 65)
+    assert not quickened(tower().bfloat16())
+    assert LEAST_WIDTH > 32  # the text tower of `nano`
 
 
 @pytest.mark.parametrize("options", [{"ls_init_value": 0.1}, {"act_layer": torch.nn.SiLU}])

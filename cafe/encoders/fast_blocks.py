@@ -24,6 +24,9 @@ from torch.nn.functional import (
 LEAST_COSINE = 0.999
 """Of features against open_clip's own; bfloat16 alone makes them differ by about 0.0001."""
 
+LEAST_WIDTH = 128
+"""Of a block, so that it is worth it: small encoders, `nano` for one, keep their features."""
+
 QUICK_GAIN = 1.702
 """Of `x sigmoid(1.702 x)`, OpenAI's GELU."""
 
@@ -46,7 +49,8 @@ def quicken(network: Any, size: tuple[int, int]) -> set[str]:
         so does one whose features of random inputs change by more than bfloat16 explains.
     """
     draw, found = torch.Generator().manual_seed(0), set()
-    visual, text = network.visual, getattr(getattr(network, "text", network), "transformer", None)
+    visual, owner = network.visual, getattr(network, "text", network)  # CLIP is its own text tower
+    text = getattr(owner, "transformer", None)
     if _has_known_patches(visual) and _has_known_blocks(visual.transformer):
         images = torch.rand(2, 3, *size, generator=draw).to(torch.bfloat16)
         patches = visual, "conv1", PatchProduct(visual.conv1)
@@ -54,7 +58,7 @@ def quicken(network: Any, size: tuple[int, int]) -> set[str]:
         if _replace(parts, lambda: network.encode_image(images)):
             found.add("image")
     if _has_known_blocks(text):
-        length, last = network.context_length, network.vocab_size - 1
+        length, last = owner.context_length, owner.vocab_size - 1
         ids = torch.randint(1, last, (2, length), generator=draw)
         ids[:, -1] = last  # where a sentence ends
         if _replace([(text, "resblocks", _fast(text))], lambda: network.encode_text(ids)):
@@ -64,12 +68,13 @@ def quicken(network: Any, size: tuple[int, int]) -> set[str]:
 
 def _replace(parts: list[tuple[Any, str, nn.Module]], feature: Callable[[], Tensor]) -> bool:
     """Put parts into their places, and what was there back where the feature differs."""
-    before, expected = [(owner, name, getattr(owner, name)) for owner, name, _ in parts], feature()
-    for owner, name, part in parts:
-        setattr(owner, name, part)
-    with contextlib.suppress(RuntimeError):  # shapes; a oneDNN without bfloat16 on this processor
-        cosines = cosine_similarity(feature().float(), expected.float())
-        if (cosines >= LEAST_COSINE).all():  # not with NaN
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in parts]
+    # of shapes, of a oneDNN without bfloat16 on this processor, of a tower that fails by itself
+    with contextlib.suppress(RuntimeError):
+        expected = feature().float()
+        for owner, name, part in parts:
+            setattr(owner, name, part)
+        if (cosine_similarity(feature().float(), expected) >= LEAST_COSINE).all():  # not with NaN
             return True
     for owner, name, part in before:
         setattr(owner, name, part)
@@ -98,6 +103,7 @@ def _has_known_blocks(transformer: Any) -> bool:
 def _is_known_block(block: Any) -> bool:
     return (
         type(block).__name__ == "ResidualAttentionBlock"
+        and block.attn.embed_dim >= LEAST_WIDTH
         and block.attn.batch_first
         and block.attn.in_proj_bias is not None
         and type(block.ls_1) is type(block.ls_2) is nn.Identity
