@@ -1,12 +1,14 @@
 """Encoding beside an accelerator and on the cores of a CPU gives the same features in order."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cafe.datasets.dataset import Dataset, Item
+from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation
 from cafe.extract import pipeline
@@ -55,6 +57,22 @@ def test_pieces_are_put_together_as_batches(dataset: Dataset, tiny: Encoder, pie
         assert one.spatial is not None
         assert other.spatial is not None
         assert np.array_equal(one.spatial, other.spatial)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_of_torchs_threads_encodes(
+    dataset: Dataset, tiny: Encoder, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs["threads"])
+        return pipeline.decode_and_encode(*args, **kwargs)
+
+    monkeypatch.setattr("cafe.extract.blocks.decode_and_encode", counted)
+    with torch_threads(threads):
+        extract(dataset, tiny, tmp_path / "a" / "b.h5", sentences=[["a disc."], ["a square."]])
+    assert given == [threads]
 
 
 def test_features_do_not_depend_on_threads(dataset: Dataset, tiny: Encoder, tmp_path: Path) -> None:

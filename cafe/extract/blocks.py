@@ -178,8 +178,8 @@ def block_steps(
     images in those that are, and what reads an image, in a thread.
     """
     total = done + count_images(todo)
+    batches = _encoded_batches(dataset, encoder, todo, options, decode)  # counts torch's threads
     with quiet_pillow(), torch_threads(1):
-        batches = _encoded_batches(dataset, encoder, todo, options, decode)
         for block in todo:
             finished, read, states, failures = [], [], [], []
             # one iterator over the batches of all blocks: decoding does not pause between blocks
