@@ -124,7 +124,7 @@ def test_train_on_boxes_with_self_training(
         (("extract", "photos", "--boxes", "labels", "--background", "3"), "is of proposals"),
         (("extract", "photos", "--boxes", "labels", "--proposals", "gone.json"), "gone.json"),
         (("fit", "photos/nano.glyphs", "--self-train", "3", "--proposals", "gone/a.b"), "gone"),
-        (("fit", "photos/nano.glyphs", "--self-train", "0"), "self_train must be at least 1"),
+        (("fit", "photos/nano.glyphs", "--self-train", "0"), "--self-train must be at least 1"),
         (("predict", "runs", "photos", "--truth", "labels"), "--truth is for boxes"),
         (("predict", "runs", "a", "b", "--boxes", "proposals.json"), "needs one folder of images"),
         (("predict", "runs", "photos/0.png", "--boxes", "proposals.json"), "is no folder"),

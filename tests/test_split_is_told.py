@@ -66,7 +66,7 @@ def test_every_command_tells_it(
         record = read_record(folder)
         assert told in record.source
         page = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
-        assert told.replace("'", "&#39;") in page
+        assert told.replace("'", "&#39;").replace(" %", "\u00a0%") in page
 
 
 def test_an_average_tells_it_of_every_cache(caches: list[FeatureCache], tmp_path: Path) -> None:
