@@ -89,13 +89,15 @@ def test_other_blocks_stay_as_they_are(options: dict[str, Any]) -> None:
     assert torch.equal(features(low), expected)
 
 
-@pytest.mark.parametrize("trouble", ["other features", "no oneDNN for it"])
+@pytest.mark.parametrize("trouble", ["other features", "no oneDNN for it", "no oneDNN"])
 def test_parts_that_disagree_are_taken_out_again(
     trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(_: FastBlock, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         if trouble == "other features":
             return x.roll(1, 1)
+        if trouble == "no oneDNN":
+            raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
         raise RuntimeError("mkldnn_linear: bf16 path needs the cpu support avx512")
 
     monkeypatch.setattr(FastBlock, "forward", forward)

@@ -69,8 +69,9 @@ def quicken(network: Any, size: tuple[int, int]) -> set[str]:
 def _replace(parts: list[tuple[Any, str, nn.Module]], feature: Callable[[], Tensor]) -> bool:
     """Put parts into their places, and what was there back where the feature differs."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in parts]
-    # of shapes, of a oneDNN without bfloat16 on this processor, of a tower that fails by itself
-    with contextlib.suppress(RuntimeError):
+    # RuntimeError: of shapes, of a oneDNN without bfloat16 on this processor, of a tower that fails
+    # by itself; AttributeError: a PyTorch that was built without oneDNN has no such products
+    with contextlib.suppress(RuntimeError, AttributeError):
         expected = feature().float()
         for owner, name, part in parts:
             setattr(owner, name, part)
