@@ -147,7 +147,9 @@ TowerWeights = Annotated[
 ForwardBatch = Annotated[
     int | None, Option("--batch-size", help="Images per forward pass [default: what fits].")
 ]
-Workers = Annotated[int | None, Option(help="Threads that decode images [default: one per core].")]
+Workers = Annotated[
+    int | None, Option(help="Threads or processes that decode images [default: one per core].")
+]
 
 # training
 Methods = Annotated[

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from warnings import warn_explicit
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_a_lost_process_is_one_line() -> None:
         naming_lost_processes(),
     ):
         list(numbers)
+
+
+def test_odd_files_are_as_quiet_as_in_threads(capfd: pytest.CaptureFixture[str]) -> None:
+    pool = decoding_processes(1)
+    assert pool is not None
+    for module in ("PIL.PngImagePlugin", "others"):
+        pool.submit(warn_explicit, f"from {module}", UserWarning, "x.py", 1, module).result()
+    pool.shutdown()
+    errors = capfd.readouterr().err
+    assert "from others" in errors
+    assert "from PIL" not in errors
 
 
 def end_itself(_: int) -> None:

@@ -93,9 +93,14 @@ def quiet_pillow() -> Iterator[None]:
     Enter it once per run, not per thread: warning filters belong to the process.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        ignore_warnings_of_pillow()
         yield
+
+
+def ignore_warnings_of_pillow() -> None:
+    """Silence them for good, as in a process that does nothing else; see `quiet_pillow`."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def check_view_splits(splits: Sequence[str], views: int) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ _ROOM = _Room(1 << 28)
 """Of 8 bytes each: 2 GiB, however many threads decode."""
 
 ImageReader = Callable[[], DecodedImage]
-"""Reads one image; called in a thread."""
+"""Reads one image; called in a thread or in another process."""
 
 
 def decode_image(
@@ -196,7 +196,7 @@ def map_ahead(
     Parameters
     ----------
     work : callable
-        Runs in a thread.
+        Runs in a thread, or in the pool.
     arguments : iterable
         Drawn lazily.
     threads : int

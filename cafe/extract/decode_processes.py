@@ -37,6 +37,9 @@ def _begin(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that reads the images
     import_torchvision()  # before images' steps are unpickled: see there
+    from cafe.encoders.preprocess import ignore_warnings_of_pillow
+
+    ignore_warnings_of_pillow()
 
 
 def _end_with(parent: int) -> None:

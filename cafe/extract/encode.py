@@ -29,7 +29,8 @@ class LoaderOptions:
     batch_size : int or None
         Images per forward pass; None chooses by the device.
     workers : int or None
-        Threads that decode; None chooses by the device and the number of cores.
+        Threads that decode, or processes where `pipeline.worth_processes`; None chooses by the
+        device and the number of cores.
     progress : callable or None
         Called after every batch with a stage, the images done and the images in all.
     spatial : int or None

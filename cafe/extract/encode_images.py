@@ -106,7 +106,7 @@ def stack_rows(
 def encode_images(
     encoder: Encoder, sources: Sequence[ImageSource], options: LoaderOptions
 ) -> Iterator[EncodedImages]:
-    """Decode images ahead in threads, and encode them; few batches are in memory at a time.
+    """Decode images ahead, and encode them; few batches are in memory at a time.
 
     Parameters
     ----------
