@@ -318,6 +318,26 @@ def test_a_new_head_answers_before_it_is_judged(
         assert all(torch.equal(now[name], then[name]) for name in now)
 
 
+@pytest.mark.parametrize("fails", ["inference.model.Model.save", "serve.session.note_fit"])
+def test_the_model_that_is_saved_is_served(
+    fails: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise CafeError("the disk is full")
+
+    session.correct({0: correct_answers()[0]})
+    monkeypatch.setattr(f"cafe.{fails}", fail)
+    session.start(save=True)
+    session.join()
+    assert session.error == "the disk is full"
+    saved = cafe.load_model(session.folder, device="cpu").saved.head.tensors()
+    for served in (session._predictor.saved, session.model.saved):
+        found = served.head.tensors()
+        assert all(torch.equal(found[name], saved[name]) for name in saved)
+    is_saved = fails.endswith("note_fit")
+    assert torch.equal(session.trained, session.labels()) == is_saved
+
+
 def test_pages_of_images_and_views(client: TestClient, session: Session) -> None:
     page = client.get("/api/images?view=all&start=290&count=60").json()
     assert (page["total"], len(page["items"])) == (300, 10)

@@ -66,7 +66,7 @@ class Session:
         if gallery is not None:
             for row, name in enumerate(gallery.ids):
                 self._rows.setdefault(name, []).append(row)
-        self._predictor = self._new_predictor(model.predictor)
+        self._predictor = self._saved = self._new_predictor(model.predictor)
         self.trained = self.labels()
         """Labels that the head was fitted on, as far as is known."""
 
@@ -198,11 +198,10 @@ class Session:
         self.join()
 
     def _work(self, save: bool) -> None:
-        before = self._predictor
         try:
             self._fit(save)
         except Exception as error:
-            self._predictor, self.error = before, one_line(error)
+            self._predictor, self.error = self._saved, one_line(error)
         finally:
             self.busy, self.answers = "", False
             self.version += 1
@@ -219,12 +218,13 @@ class Session:
         look = look_at(gallery, y, record, self._context, progress, on_head)
         if save:
             self._take(look, self._changed(y))
+            self.trained = y
+        self._next = self._choose_next(y)
+        self.look, self.fits = look, self.fits + 1
+        if save:
             if before is not None and not read_history(self.folder):
                 note_fit(self.folder, FitNote.of(before, None, self._changed(before.y)))
             note_fit(self.folder, FitNote.of(look, before, self._changed(y)))
-        self._next = self._choose_next(y)
-        self.trained = y if save else self.trained
-        self.look, self.fits = look, self.fits + 1
 
     def _answer_by(self, head: Head) -> None:
         """Serve a new head that is not judged and saved yet, calibrated as the one before."""
@@ -237,7 +237,7 @@ class Session:
         return int((y != self._gallery().labels).sum())
 
     def _take(self, look: Look, changed: int) -> None:
-        """Serve a new head, and save it in the place of the one before."""
+        """Save a new head in the place of the one before, and serve it."""
         gallery, record = self._gallery(), self.model.record
         digest, remark = "", ""
         if changed:
@@ -256,6 +256,6 @@ class Session:
             remark=remark,
         )
         made.encoder = self._predictor.only_encoder
-        self._predictor = self._new_predictor(made.predictor)
-        self.model = made
         made.save(self.folder)
+        self._predictor = self._saved = self._new_predictor(made.predictor)
+        self.model = made
