@@ -18,7 +18,7 @@ from cafe.methods.clip_adapter.method import (
     ClipAdapterBoth,
     ClipAdapterText,
 )
-from cafe.methods.clip_adapter.ratio_ensemble import RATIOS
+from cafe.methods.clip_adapter.ratio_ensemble import RATIOS, ratio_candidates
 from cafe.methods.ensemble import EnsembleHead, Member, make_ensemble
 from cafe.methods.head import Head
 from cafe.methods.stacking import ENOUGH, log_likelihood, stack, weighing_folds
@@ -252,3 +252,12 @@ def test_a_pool_of_nothing_learned_is_zero_shot() -> None:
     torch.testing.assert_close(
         still.heads[0].logits(TEST.x), zero_shot.logits(TEST.x), atol=1e-4, rtol=0
     )
+
+
+def test_jobs_of_the_same_shots_keep_their_own_recipes() -> None:
+    task, asked = draw_task((2,) * CLASSES), [Recipe(epochs=1), Recipe(epochs=2)]
+    recipes = iter(asked)
+    adapter = ClipAdapter(context=Context(precision="fp32"))
+    jobs = [Job(task, seed=0), Job(task, seed=1)]
+    found = ratio_candidates(adapter, jobs, "auto", None, lambda _, __: next(recipes))
+    assert [one.params["epochs"] for one in found] == [1, 2]

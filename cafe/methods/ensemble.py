@@ -145,7 +145,7 @@ def make_ensemble(
     return join_members(candidates, weigh_members(members, folds))
 
 
-@torch_threads(1)  # of hundreds of small steps two threads wait for each other in each
+@torch_threads(1)  # hundreds of small steps: two threads would wait for each other in each
 def weigh_members(members: Sequence[Member], folds: Sequence[Fold]) -> Tensor:
     """Weights by how likely members make what the folds hold out; see `stack`. (M,) float64"""
     log_likelihoods = torch.stack([_judged(member) for member in members])  # (M, J)

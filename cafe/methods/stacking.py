@@ -14,7 +14,7 @@ ENOUGH = 150
 """Held-out images that settle the weights of a dozen members; further folds are not fitted."""
 
 
-@torch_threads(1)  # two take turns at such small steps, and wait
+@torch_threads(1)  # small steps: two threads would wait for each other in each
 def weighing_folds(train: TrainingSet, seed: int) -> list[Fold]:
     """The folds that members are judged on, whatever the validation protocol.
 

@@ -73,7 +73,7 @@ def ratio_candidates(
     list of Candidates
         One per job.
     """
-    folds, others, recipes = [], [], dict[int, Recipe]()
+    folds, others, recipes = [], [], dict[tuple[int, int], Recipe]()
     for job in jobs:
         with _threads_for(job.train):
             own = weighing_folds(job.train, job.seed)
@@ -82,13 +82,14 @@ def ratio_candidates(
         recipe = adapter.recipe
         if recipe_beside:
             recipe = recipe_beside(beside, len(job.train.text.names))
-        recipes |= {id(train): recipe for train in (job.train, *(fold.train for fold in own))}
+        trains = job.train, *(fold.train for fold in own)
+        recipes |= {(id(train), job.seed): recipe for train in trains}
         folds.append(own)
         others.append(beside)
 
     def runs_for(train: TrainingSet, place: int, seed: int) -> list[Run]:
         runs = [adapter.run_for(train, place, seed, ratio) for ratio in RATIOS]
-        return [replace(run, recipe=recipes[id(train)]) for run in runs]
+        return [replace(run, recipe=recipes[id(train), seed]) for run in runs]
 
     fitted = train_with_folds(runs_for, jobs, folds, adapter.context)
     candidates = []
