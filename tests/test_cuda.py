@@ -29,9 +29,11 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.engine import Recipe, Run, train
 from cafe.engine.workspace import Workspace
 from cafe.errors import CafeError
+from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.decode import DecodedImage
 from cafe.extract.encode import LoaderOptions, encode_batch
+from cafe.extract.encode_images import encode_all
 from cafe.extract.extract import extract
 from cafe.features.tensors import TrainingSet
 from cafe.methods.base import Context, Protocol, Validation
@@ -257,6 +259,20 @@ def test_extraction_gives_the_features_of_the_cpu(
         if spatial is not None:
             maps = there.read_spatial_maps(split), here.read_spatial_maps(split)
             np.testing.assert_allclose(*maps, atol=1e-2)
+
+
+def test_calls_share_their_streams(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch keeps memory for each stream, and a server asks for one batch after another."""
+    made: list[Any] = []
+    with some_cuda(), monkeypatch.context() as patch:
+        plain = torch.cuda.Stream
+        patch.setattr(torch.cuda, "Stream", lambda device: made.append(plain(device)) or made[-1])
+        pipeline._streams.cache_clear()
+        encoder = load_encoder(str(tiny_folder), device="cuda", precision="fp32")
+        images = [np.full((32, 32, 3), value, np.uint8) for value in range(5)]
+        for _ in range(3):
+            encode_all(encoder, images, LoaderOptions(batch_size=2))
+    assert len(made) == 2
 
 
 def extracted(data: Any, spatial: int | None, encoder: Encoder, folder: Path) -> FeatureCache:
