@@ -14,7 +14,7 @@ from cafe.datasets.dataset import are_unlabelled
 from cafe.datasets.image_list import Entry
 from cafe.datasets.list_folder import images_below
 from cafe.datasets.make_split import assign_splits, hold_out_validation, make_split
-from cafe.errors import DatasetError, MissingFilesError
+from cafe.errors import DatasetError, InputError, MissingFilesError
 
 
 def plant(root: Path, *paths: str) -> Path:
@@ -112,6 +112,8 @@ def test_images_without_any_folder_are_a_pool(tmp_path: Path) -> None:
     assert are_unlabelled(pool.class_names)
     assert [item.id for item in pool.splits["train"]] == ["1.png", "2.png"]
     assert [*pool.splits] == ["train"]
+    with pytest.raises(InputError, match="no class folders, so there are no classes to name"):
+        load_dataset(tmp_path, class_names=["a", "b"])
     with pytest.raises(DatasetError, match="has only images outside of any class folder"):
         cafe.train(tmp_path, model="nano")
     with pytest.raises(DatasetError, match="put the images of each class into a folder"):

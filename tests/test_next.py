@@ -20,6 +20,7 @@ from cafe.curation.contact_sheet import write_contact_sheet
 from cafe.curation.suggestions import Suggestion, read_suggestions
 from cafe.curation.unlabelled import without_label
 from cafe.datasets import load_dataset
+from cafe.errors import DatasetError
 from cafe.store import write_cache
 
 Run = Callable[..., Answer]
@@ -107,6 +108,8 @@ def test_a_folder_without_classes_is_a_pool(
     assert json.loads(run("photos", "--pool", "new", "--budget", "2", "--json").out)
     names = {path.name for path in (work / "new").iterdir()}
     assert {row["id"] for row in json.loads(run("new", "--budget", "3", "--json").out)} <= names
+    with pytest.raises(DatasetError, match="only images outside of any class folder"):
+        cafe.train(cafe.FeatureCache.open("new"), device="cpu")
 
 
 @pytest.mark.parametrize(

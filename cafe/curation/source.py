@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cafe.datasets.dataset import Dataset
+from cafe.datasets.dataset import Dataset, check_labelled
 from cafe.datasets.load import DATASET_NAMES
 from cafe.datasets.manifest import SUFFIXES
 from cafe.encoders.weights import is_published
@@ -72,7 +72,7 @@ def find_source(
         download=False,
         allow_missing=False,
     )
-    dataset.check_labelled()
+    check_labelled(dataset.name, dataset.class_names)
     extractor = _as_before(extractor, dataset.name, folder, note)
     made = extractor.extract(
         dataset, prompts=how["prompts"], cache=folder, progress=progress, note=note

@@ -24,6 +24,21 @@ def are_unlabelled(class_names: Sequence[str]) -> bool:
     return all(name.lower() in NO_LABEL for name in class_names)
 
 
+def check_labelled(name: str, class_names: Sequence[str]) -> None:
+    """Refuse a dataset, or the cache of one, that has no labels to learn.
+
+    Raises
+    ------
+    DatasetError
+        If no image has a label.
+    """
+    if are_unlabelled(class_names):
+        raise DatasetError(
+            f"'{name}' has only images outside of any class folder; put the images of each class "
+            "into a folder, or take them for a pool with pool=."
+        )
+
+
 class Item(NamedTuple):
     """One labelled image.
 
@@ -89,20 +104,6 @@ class Dataset:
             )
         if not any(self.splits.values()):
             raise DatasetError(f"dataset '{self.name}' has no images in {self.root}.")
-
-    def check_labelled(self) -> None:
-        """Refuse what has no labels to learn.
-
-        Raises
-        ------
-        DatasetError
-            If no image has a label.
-        """
-        if are_unlabelled(self.class_names):
-            raise DatasetError(
-                f"'{self.name}' has only images outside of any class folder; put the images of "
-                "each class into a folder, or take them for a pool with pool=."
-            )
 
     def open_image(self, item: Item) -> Image.Image:
         """Open the image of an item, not yet decoded.

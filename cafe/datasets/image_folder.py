@@ -16,7 +16,7 @@ from cafe.datasets.left_out import LeftOut
 from cafe.datasets.list_folder import Listing, list_folder, subfolders
 from cafe.datasets.make_split import SPLIT_BY_CAFE, make_split
 from cafe.datasets.text_files import quote_some
-from cafe.errors import DatasetError, counted, escape_bytes
+from cafe.errors import DatasetError, InputError, counted, escape_bytes
 
 LOOSE = "images outside of any class folder"
 
@@ -68,10 +68,17 @@ def read_folder(root: Path, class_names: ClassNames = None) -> tuple[ImageList, 
     DatasetError
         If there are no images or only one class, or the folder can be read in two ways. A folder
         of images alone is a pool, whose classes are `NO_LABEL`.
+    InputError
+        If `class_names` does not fit.
     """
     left_out = LeftOut()
     listing = list_folder(root, left_out)
     if listing.images and not listing.folders:
+        if class_names is not None:
+            raise InputError(
+                f"{root} has no class folders, so there are no classes to name; leave class_names= "
+                "out, or put the images of each class into a folder."
+            )
         rows = [(path, 0) for path in listing.images]  # a cache has two classes or more
         return ImageList(NO_LABEL, {"train": rows}, left_out.lines()), "images without labels"
     tops = _by_top(listing.images)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from cafe.datasets.dataset import Dataset
+from cafe.datasets.dataset import Dataset, check_labelled
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import CafeError, InputError, raise_as
 from cafe.extract.extractor import Extractor
@@ -183,8 +183,9 @@ def _features_of(
     """The cache to train on, brought up to date with its dataset."""
     if isinstance(source, FeatureCache):
         cache = source
+        check_labelled(cache.header.dataset, cache.header.class_names)
     else:
-        source.check_labelled()
+        check_labelled(source.name, source.class_names)
         cache = extractor.extract(source, progress=progress, note=note, **how)
         if note is not None and not extractor.extraction_.was_there:
             note(f"{cache_name(cache.path)}: {extractor.extraction_}.")
