@@ -383,6 +383,9 @@ def test_pictures(client: TestClient, session: Session, work: Path, tmp_path: Pa
     assert by_command.at_hand
     file = shlex.quote(str(session.corrections.path))
     assert relabel_command(session, by_command) == f"cafe relabel {file} {folder} --yes"
+    (folder / "names.txt").write_text("0")
+    by_names = Pictures(session.gallery, None, f"cafe train --class-names {folder}/names.txt")
+    assert by_names.dataset == folder
     assert relabel_command(session, None) == f"cafe relabel {file} DATASET"
     assert not Pictures(session.gallery, None, "cafe train 'gone").at_hand
     # a folder that is called as a dataset that ships with cafe

@@ -12,6 +12,7 @@ from typing import Any
 
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.load import DATASET_NAMES, load_dataset
+from cafe.datasets.manifest import SUFFIXES
 from cafe.datasets.open_image import open_image
 from cafe.datasets.thumbnails import open_item, small_jpeg
 from cafe.errors import CafeError, unescape_bytes
@@ -67,7 +68,8 @@ class Pictures:
         for word in _paths(command):  # first: a user's folder may be called `digits`
             folder = word if word.is_dir() else word.parent
             if any((folder / self._file(name)).is_file() for name in gallery.ids[:_LOOKED_FOR]):
-                self.dataset = word
+                is_list = word.suffix.lower() in (*SUFFIXES, ".json")
+                self.dataset = word if is_list else folder  # else it may be a cache, or names
                 return self._in_folder(folder)
         if name in DATASET_NAMES:
             with suppress(CafeError):
