@@ -300,7 +300,9 @@ def test_the_trend_over_shots_on_a_terminal(
     assert "█" in out
 
 
-def test_an_interrupted_comparison_goes_on(home: Path, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caches = [home / name / "tiny.none.h5" for name in ("one", "two")]
 
     def compare(**more: Any) -> cafe.Comparison:
@@ -317,6 +319,10 @@ def test_an_interrupted_comparison_goes_on(home: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     whole = cafe.compare(caches, methods=["gda"], shots=2, seeds=2, runs=None)
     assert cafe.compare(caches, methods=["lda"], shots=2, seeds=1, runs=tmp_path, note=notes.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("cafe.study.finished.versions_here", lambda: {"torch": "another"})
+        assert compare(note=notes.append)
+    assert not notes
     again = compare(note=notes.append)
     assert notes == ["1 cache was compared earlier."]
     accuracies = [

@@ -173,4 +173,7 @@ def _adopt(folder: Path, cache: FeatureCache, space: GridSpace, runs: Path, note
         )
         return
     before.rename(folder)
-    note(f"the finished runs in '{before}' are taken; they do not say in which precision they are.")
+    note(
+        f"the finished runs in '{before}', of cafe 0.1, are taken; they do not say in which "
+        "precision they are."
+    )
