@@ -29,7 +29,6 @@ from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.engine import Recipe, Run, train
 from cafe.engine.workspace import Workspace
 from cafe.errors import CafeError
-from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.decode import DecodedImage
 from cafe.extract.encode import LoaderOptions, encode_batch
@@ -263,16 +262,21 @@ def test_extraction_gives_the_features_of_the_cpu(
 
 def test_calls_share_their_streams(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch keeps memory for each stream, and a server asks for one batch after another."""
-    made: list[Any] = []
+    used: list[Any] = []
     with some_cuda(), monkeypatch.context() as patch:
-        plain = torch.cuda.Stream
-        patch.setattr(torch.cuda, "Stream", lambda device: made.append(plain(device)) or made[-1])
-        pipeline._streams.cache_clear()
+        plain = torch.cuda.stream
+
+        def counted(stream: Any) -> Any:
+            used.append(stream)
+            return plain(stream)
+
+        patch.setattr(torch.cuda, "stream", counted)
         encoder = load_encoder(str(tiny_folder), device="cuda", precision="fp32")
         images = [np.full((32, 32, 3), value, np.uint8) for value in range(5)]
         for _ in range(3):
             encode_all(encoder, images, LoaderOptions(batch_size=2))
-    assert len(made) == 2
+    assert len(used) == 9
+    assert len({id(stream) for stream in used}) == 2
 
 
 def extracted(data: Any, spatial: int | None, encoder: Encoder, folder: Path) -> FeatureCache:
