@@ -110,6 +110,8 @@ def test_a_folder_without_classes_is_a_pool(
     assert {row["id"] for row in json.loads(run("new", "--budget", "3", "--json").out)} <= names
     with pytest.raises(DatasetError, match="only images outside of any class folder"):
         cafe.train(cafe.FeatureCache.open("new"), device="cpu")
+    with pytest.raises(DatasetError, match="only images outside of any class folder"):
+        cafe.check(cafe.FeatureCache.open("new"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cafe.curation.label_errors import Judges, find_label_errors, fit_judges, us
 from cafe.curation.near_duplicates import find_neighbours, find_pairs, group
 from cafe.curation.outliers import find_outliers
 from cafe.curation.source import Source, find_source
-from cafe.datasets.dataset import Dataset
+from cafe.datasets.dataset import Dataset, check_labelled
 from cafe.datasets.pictures import Glance, glance
 from cafe.datasets.text_files import distinct_names
 from cafe.datasets.thumbnails import Box
@@ -110,6 +110,7 @@ def check(
     how |= {"template": template, "prompts": prompts}
     extractor = Extractor(model, pretrained, device=device)
     at_hand = find_source(source, extractor, how, cache, progress, note)
+    check_labelled(at_hand.cache.header.dataset, at_hand.cache.header.class_names)
     if images is not None:
         at_hand = replace(at_hand, root=Path(images))
     found = _look(at_hand, method, Context(resolve_device(device)), progress, note)
