@@ -27,7 +27,8 @@ def decoding_processes(count: int) -> Executor | None:
     begin = {"initializer": _begin, "initargs": (os.getpid(),)}
     try:
         processes: Executor = ProcessPoolExecutor(count, env={"OMP_NUM_THREADS": "1"}, **begin)
-    except (ImportError, OSError) as error:  # no semaphores, as in some containers
+        processes.submit(int)  # with the first work they are started
+    except (ImportError, OSError) as error:  # no semaphores, or no more processes
         log.warning("images are decoded in threads, since processes cannot be started (%s).", error)
         return None
     return processes
