@@ -23,7 +23,7 @@ def usage_line(error: Any) -> str:
     elif not said.startswith("-"):
         said = said[:1].lower() + said[1:]
     if error.ctx is not None:
-        said += f"{'' if said.endswith('?') else ';'} see '{error.ctx.command_path} --help'"
+        said += f"{' See' if said.endswith('?') else '; see'} '{error.ctx.command_path} --help'"
     return f"cafe: {said}."
 
 

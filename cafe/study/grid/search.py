@@ -95,33 +95,8 @@ def search(
 ) -> GridResult:
     """Train every run of a grid, choose per shot count on validation, and test the chosen once.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    space : GridSpace
-    context : Context, optional
-        Where and how to compute; None is the CPU.
-    runs : Path
-        Folder that the run is saved in; finished rows of an interrupted grid wait there too.
-    engine : {"local", "ray"}
-        Train in this process, or by the workers of a Ray cluster.
-    command : str
-        The command that asked for it, for the record.
-    progress : callable, optional
-        See `cafe.progress.Progress`; a step is an epoch of one run.
-    note : callable, optional
-        Told in a sentence what is taken of an earlier sitting, before the training; None logs it.
-
-    Returns
-    -------
-    GridResult
-
-    Raises
-    ------
-    InputError
-        If the grid does not fit the cache or one run does not fit the memory budget.
-    BusyError
-        If another process trains the same grid for the same folder.
+    The arguments are those of `cafe.grid`, resolved; without a context it computes on the CPU. It
+    raises what `cafe.grid` does, and InputError where one run does not fit the memory budget.
     """
     context, note = context or Context(), note or log.info
     task = load_task(cache)
