@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -44,12 +44,15 @@ _CUDA = {
     "Stream": lambda *_: _Stream(),
     "default_stream": lambda *_: _Stream(),
     "stream": lambda _: nullcontext(),
+    "CUDAGraph": lambda: StandInGraph(),
+    "graph": lambda graph, **_: StandInGraph.capture(graph),
     "_lazy_init": lambda: None,
 }
 _MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 _INDEXING = ("aten::index", "aten::_index_put", "aten::_unsafe_index")  # indices may lie elsewhere
 _TO, _CPU, _TO_CUDA = Tensor.to, Tensor.cpu, Tensor.cuda
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+_GROUP = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 _ONE_HOT = torch.nn.functional.one_hot
 
 
@@ -60,6 +63,47 @@ class _Stream:
 
 class DeviceError(RuntimeError):
     """Tensors of two devices met."""
+
+
+class StandInGraph:
+    """A CUDA graph: the operations that were asked for in a capture, on the tensors they had.
+
+    A capture computes nothing on a GPU. Here it does, so that the first replay has nothing to do.
+    """
+
+    _capturing: ClassVar[StandInGraph | None] = None
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+        self._is_new = True
+
+    @classmethod
+    def record(cls, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> None:
+        if cls._capturing is not None:
+            cls._capturing._calls.append((func, args, kwargs, out))
+
+    @classmethod
+    def refuse(cls, what: str) -> None:
+        """Within a capture, refuse what waits for the GPU or copies from elsewhere."""
+        if cls._capturing is not None:
+            raise RuntimeError(f"CUDA error: {what} is not permitted when stream is capturing")
+
+    @classmethod
+    @contextmanager
+    def capture(cls, graph: StandInGraph, **_: Any) -> Iterator[None]:
+        cls._capturing = graph
+        try:
+            yield
+        finally:
+            cls._capturing = None
+
+    def replay(self) -> None:
+        for func, args, kwargs, out in () if self._is_new else self._calls:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                if isinstance(old, Tensor) and old is not new:
+                    old.copy_(new)
+        self._is_new = False
 
 
 class CudaTensor(Tensor):
@@ -94,11 +138,13 @@ class CudaTensor(Tensor):
         return False
 
     def numpy(self, **_: Any) -> Any:
+        StandInGraph.refuse("a copy to the CPU")
         raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first.")
 
     __array__ = numpy
 
     def tolist(self) -> Any:
+        StandInGraph.refuse("a copy to the CPU")
         return self.inner.tolist()
 
     def __repr__(self, **_: Any) -> str:
@@ -129,7 +175,11 @@ class CudaTensor(Tensor):
         kwargs = dict(kwargs or {})
         _refuse_two_devices(func, args, kwargs)
         here = {id(x.inner): x for x in tree_flatten((args, kwargs))[0] if _is_here(x)}
-        out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            StandInGraph.refuse("a copy to the CPU")
+        given = tree_map(_inner, args), tree_map(_inner, kwargs)
+        out = func(*given[0], **given[1])
+        StandInGraph.record(func, *given, out)
         if func is torch.ops.aten.copy_.default:
             return args[0]
         # what worked in place gives back the tensor that was given
@@ -172,7 +222,10 @@ def _make(func: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Ten
         kwargs["device"] = "cpu"
     elif device is not None:
         kwargs["device"] = device
-    made = func(*tree_map(_inner, args), **kwargs)
+    given = tree_map(_inner, args)
+    made = func(*given, **kwargs)
+    if on:
+        StandInGraph.record(func, given, kwargs, made)
     return CudaTensor(made) if on else made
 
 
@@ -192,6 +245,8 @@ def _move(func: Any, tensor: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     stays = on == _is_here(tensor) and dtype in (None, tensor.dtype)
     if stays and not kwargs.get("copy"):
         return tensor
+    if on != _is_here(tensor):
+        StandInGraph.refuse("a copy from one device to another")
     inner = _TO(_inner(tensor), dtype=dtype or tensor.dtype, copy=True)
     return CudaTensor(inner.detach()) if on else inner
 
@@ -211,6 +266,13 @@ def _enter_no_grad(mode: Any) -> None:
 
 def _exit_no_grad(mode: Any, *_: object) -> None:
     torch.set_grad_enabled(mode.before)
+
+
+def _group_tensors(*args: Any) -> dict[tuple[Any, Any], Any]:
+    """An optimiser's tensors by device and type, as their own `device` says."""
+    groups = _GROUP(*args)
+    here = any(map(_is_here, args[0][0]))
+    return {(DEVICE if here else device, kind): of for (device, kind), of in groups.items()}
 
 
 def _mover(func: Any) -> Callable[..., Tensor]:
@@ -242,6 +304,7 @@ def stand_in_cuda() -> Iterator[torch.device]:
         patch.setattr(torch.inference_mode, "__exit__", _exit_no_grad)
         health = "_accelerator_graph_capture_health_check"  # asks the driver
         patch.setattr(torch.optim.Optimizer, health, lambda _: None, raising=False)
+        patch.setattr(torch.optim.Optimizer, _GROUP.__name__, staticmethod(_group_tensors))
         yield DEVICE
 
 

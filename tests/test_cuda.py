@@ -137,6 +137,39 @@ def make_runs(count: int) -> list[Run]:
     ]
 
 
+class Waiting(VisualAdapter):
+    """An adapter whose step waits for the GPU, which a CUDA graph cannot."""
+
+    def gradients(self, params: Any, batch: Any, grads: Any, work: Workspace) -> None:
+        if float(params["down"].sum()) == float(params["down"].sum()):
+            super().gradients(params, batch, grads, work)
+
+
+@pytest.mark.parametrize("learn_ratio", [False, True])
+def test_replayed_steps_give_the_weights_of_plain_ones(
+    learn_ratio: bool, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replays: list[int] = []
+    graph = type(torch.cuda.CUDAGraph())
+    replay = graph.replay
+
+    def counted(self: Any) -> None:
+        replays.append(1)
+        replay(self)
+
+    monkeypatch.setattr(graph, "replay", counted)
+    train_set, recipe = draw_task(), Recipe(epochs=8, batch_size=16)  # batches of 16 and of 4
+    of = {"learn_ratio": learn_ratio}
+    kinds = [VisualAdapter(4, **of), Waiting(4, **of)]
+    runs = [Run(kind, 0, 0, recipe, {"ratio": 0.3}) for kind in kinds]
+    replayed, plain = train(runs, [train_set], device=cuda, precision="fp32")
+    assert len(replays) == 2 * (recipe.epochs - 3)
+    (on_cpu,) = train(runs[:1], [train_set], device=CPU, precision="fp32")
+    for key, value in plain.tensors.items():
+        torch.testing.assert_close(replayed.tensors[key], value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(replayed.tensors[key].cpu(), on_cpu.tensors[key], **CLOSE)
+
+
 class TestMemory:
     """What happens where a GPU has less memory than it was thought to have."""
 

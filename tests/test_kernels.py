@@ -87,8 +87,9 @@ def test_steps_are_those_of_adamw(kernels: Kernels, product: torch.dtype) -> Non
     for step in range(20):
         grads["a"].normal_()
         wide["a"].copy_(grads["a"])
-        fused.step(1 - step / 20)
-        stacked.step(1 - step / 20)
+        for optimizer in (fused, stacked):
+            optimizer.set_rate(1 - step / 20)
+            optimizer.step()
     assert not torch.equal(params["a"], start)
     torch.testing.assert_close(params["a"], theirs["a"], rtol=1e-5, atol=1e-6)
     assert torch.equal(work.cast("a", params["a"]), params["a"].to(product))

@@ -84,21 +84,30 @@ class StackedAdamW:
     ) -> None:
         groups: list[dict[str, Any]] = []
         self._rates = []
+        on_gpu = next(iter(params.values())).is_cuda
         for (lr, decay), first, end in _neighbours(recipes):
             for name, stacked in params.items():
                 # both are views: the step updates the stacked weights, from the gradients in place
                 weights = stacked.flatten(0, 1)[first:end]  # (runs, ...)
                 weights.grad = grads[name].flatten(0, 1)[first:end]
                 rate = 0.0 if name in undecayed else decay
-                groups.append({"params": [weights], "lr": lr, "weight_decay": rate})
+                # a captured step reads its learning rate where it lies, on the GPU
+                start = weights.new_tensor(lr) if on_gpu else lr
+                groups.append({"params": [weights], "lr": start, "weight_decay": rate})
                 self._rates.append(lr)
         # fused: one pass reads and writes weight, gradient and moments, which do not fit a cache
-        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._optimizer = torch.optim.AdamW(groups, fused=True, capturable=on_gpu)
 
-    def step(self, factor: float) -> None:
-        """One update, with every learning rate times `factor`."""
+    def set_rate(self, factor: float) -> None:
+        """Make every learning rate of the next step `factor` times what its recipe says."""
         for group, lr in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = lr * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * factor)
+            else:
+                group["lr"] = lr * factor
+
+    def step(self) -> None:
+        """One update."""
         self._optimizer.step()
 
 
@@ -126,7 +135,8 @@ class KernelAdamW:
         work: Workspace,
         kernels: Kernels,
     ) -> None:
-        self._kernels, self._product, self._steps = kernels, work.product, 0
+        self._kernels, self._product = kernels, work.product
+        self._steps, self._factor = 0, 1.0
         self._slices = []
         for name, stacked in params.items():
             work.mirrors[name] = stacked.to(work.product)  # in float32 the weights themselves
@@ -136,13 +146,17 @@ class KernelAdamW:
                 rate = 0.0 if name in undecayed else decay
                 self._slices.append(([value[first:end] for value in flat], lr, rate))
 
-    def step(self, factor: float) -> None:
-        """One update, with every learning rate times `factor`."""
+    def set_rate(self, factor: float) -> None:
+        """Make every learning rate of the next step `factor` times what its recipe says."""
+        self._factor = factor
+
+    def step(self) -> None:
+        """One update."""
         self._steps += 1
         beta1, beta2, eps = 0.9, 0.999, 1e-8  # torch's
         correction = (1 - beta2**self._steps) ** -0.5
         for tensors, lr, decay in self._slices:
-            rate = lr * factor
+            rate = lr * self._factor
             numbers = 1 - rate * decay, beta1, beta2, rate / (1 - beta1**self._steps)
             count = tensors[0].numel()
             self._kernels("adamw", self._product, *tensors, count, *numbers, correction, eps)

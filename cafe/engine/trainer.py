@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cafe.devices import ProductPrecision, out_of_memory, resolve_precision, torch_threads
-from cafe.engine.architecture import Architecture, Run, Trained
+from cafe.engine.architecture import Architecture, Batch, Run, Trained
 from cafe.engine.chunks import Chunk, budget_bytes, plan_chunks
 from cafe.engine.kernels import Kernels, load_kernels
 from cafe.engine.optimizer import KernelAdamW, StackedAdamW, cosine
+from cafe.engine.replay import ReplayedStep
 from cafe.engine.stack import BatchLoader, stack_scalars, stack_tensors
 from cafe.engine.workers import run_jobs
 from cafe.engine.workspace import Workspace
@@ -207,13 +208,19 @@ def _train_chunk(
         optimizer = StackedAdamW(*optimized)
     else:
         optimizer = KernelAdamW(*optimized, work, work.kernels)
+
+    def take_step(batch: Batch) -> None:
+        architecture.gradients(params, batch, grads, work)
+        optimizer.step()  # weights stay float32: bf16 loses small steps
+
+    take = ReplayedStep(take_step) if device.type == "cuda" else take_step
     step, steps = 0, epochs * loader.steps
     threads = _threads(members, training_sets[leaders[0].data], params, work)
     with torch_threads(threads):
         for _ in range(epochs):
             for batch in loader.epoch():
-                architecture.gradients(params, batch, grads, work)
-                optimizer.step(cosine(step, steps))  # weights stay float32: bf16 loses small steps
+                optimizer.set_rate(cosine(step, steps))
+                take(batch)
                 step += 1
             report(len(members))
     flat = {name: value.flatten(0, 1) for name, value in params.items()}  # (S * M, ...)
