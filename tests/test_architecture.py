@@ -29,7 +29,7 @@ RESTRICTED = {
     "typer": {"cli"},
     "rich": {"cli"},
 }
-MOST_LOOSE_MODULES = 6
+MOST_LOOSE_MODULES = 7
 FOLDERS = 14
 
 

@@ -1,8 +1,10 @@
-"""A sliver is resized where it is kept alone, to the same pixels and in little memory."""
+"""Resizing what is kept alone, or in C++ that was built here: the same pixels as Pillow's."""
 
 from __future__ import annotations
 
+import io
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from PIL import Image
 
 from cafe.compat import import_open_clip
 from cafe.encoders import preprocess as module
+from cafe.encoders import quick_resize as quick_module
 from cafe.encoders.crop_resize import Side, crop_resize
-from cafe.encoders.preprocess import Augmentation, Preprocess
+from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
+from cafe.encoders.quick_resize import WORTH, build_quick_resize, quick_resize
 
 CONFIG: dict[str, Any] = {
     "size": 24,
@@ -26,6 +30,21 @@ CONFIG: dict[str, Any] = {
     "resize_mode": "shortest",
     "fill_color": 0,
 }
+
+
+@pytest.fixture(scope="module")
+def built() -> Iterator[None]:
+    quick_module._library.cache_clear()
+    build_quick_resize(WORTH)
+    if quick_module._library() is None:
+        pytest.skip("no C++ compiler that builds it, or a Pillow that lends no pixels")
+    yield
+    quick_module._library.cache_clear()
+
+
+@pytest.fixture
+def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_module, "_library", lambda: None)
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -52,6 +71,83 @@ def test_the_pixels_are_those_of_pillow(short: int, long: int, tall: bool, kerne
     assert np.array_equal(crop_resize(image, *sides, kernel), expected)
 
 
+@pytest.mark.usefixtures("built")
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 500),
+    st.integers(1, 500),
+    st.sampled_from([16, 64, 100]),
+    st.sampled_from(["shortest", "squash"]),
+    st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_what_is_built_gives_the_pixels_of_pillow(
+    width: int, height: int, size: int, mode: str, kernel: str
+) -> None:
+    preprocess = Preprocess({**CONFIG, "size": size, "resize_mode": mode, "interpolation": kernel})
+    image = noise(width, height)
+    quick = [preprocess.pixels(image), preprocess.crop_pixels(image)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quick_module, "_library", lambda: None)
+        plain = [preprocess.pixels(image), preprocess.crop_pixels(image)]
+    assert all(map(np.array_equal, quick, plain))
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_of_an_image_that_was_scaled_while_it_was_decoded(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    noise(403, 309).save(file, "jpeg", exif=exif)
+    preprocess = Preprocess({**CONFIG, "size": 32}).decoding("scaled")
+
+    def pixels() -> Any:
+        with Image.open(file) as image:
+            scale = preprocess.scale(image)
+            assert scale == 4
+            return preprocess.pixels(upright_rgb(image, scale))
+
+    quick = pixels()
+    monkeypatch.setattr(quick_module, "_library", lambda: None)
+    assert np.array_equal(quick, pixels())
+
+
+@pytest.mark.usefixtures("built")
+def test_what_it_cannot_do_is_left_to_pillow() -> None:
+    side = Side(3, 24, 0, 24)
+    assert quick_resize(noise(3, 3), side, side, "bicubic") is None  # narrower than the kernel
+    side = Side(50, 24, 0, 24)
+    assert quick_resize(noise(50, 50).convert("L"), side, side, "bicubic") is None
+    assert quick_resize(noise(50, 50), side, side, "bicubic") is not None
+    large = Side(2100, 24, 0, 24)
+    assert quick_resize(noise(2100, 2100), large, large, "bicubic") is None  # would be copied
+    padded = Preprocess({**CONFIG, "resize_mode": "longest"})
+    assert padded.pixels(noise(20, 90)).shape == (24, 24, 3)
+
+
+@pytest.mark.usefixtures("built")
+def test_another_pillow_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, _: plain(self, size, 0))
+    quick_module._library.cache_clear()
+    assert quick_module._library() is None
+    monkeypatch.undo()
+    quick_module._library.cache_clear()
+    monkeypatch.delattr(Image.Image, "__arrow_c_array__")  # as before Pillow 11.2
+    assert quick_module._library() is None
+    monkeypatch.undo()
+    quick_module._library.cache_clear()
+    assert quick_module._library() is not None
+
+
+def test_few_images_build_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_module, "load_library", None)  # a call would fail
+    build_quick_resize(WORTH - 1)
+
+
+@pytest.mark.usefixtures("not_built")
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [24, (24, 18), (18, 24)])
 @pytest.mark.parametrize("image_size", [(1, 2000), (2000, 1), (3, 1999), (1501, 2), (7, 5000)])

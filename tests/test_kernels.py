@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cafe import compiled
 from cafe.devices import torch_threads
 from cafe.engine import Run, Trained, Workspace, train
-from cafe.engine import kernels as kernels_module
 from cafe.engine import trainer as trainer_module
 from cafe.engine.architecture import Architecture, Batch
 from cafe.engine.kernels import Kernels, load_kernels
@@ -216,5 +216,5 @@ def test_they_are_built_once(
     (library,) = tmp_path.rglob("*.so")
     assert [path.name for path in library.parent.iterdir()] == [library.name]
     load_kernels.cache_clear()
-    monkeypatch.setattr(kernels_module.subprocess, "run", None)  # a second build would fail
+    monkeypatch.setattr(compiled.subprocess, "run", None)  # a second build would fail
     assert load_kernels() is not None

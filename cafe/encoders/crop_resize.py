@@ -37,15 +37,20 @@ _KERNELS: Mapping[str, tuple[Callable[..., NDArray[np.float64]], float]] = {
 
 
 class Side(NamedTuple):
-    """One side of an image: its length, resized to `resized`, of which `kept` from `first` stay."""
+    """One side of an image: its length, resized to `resized`, of which `kept` from `first` stay.
+
+    Of a part of an image, from `start` to `end`, only this is resized.
+    """
 
     length: int
     resized: int
     first: int
     kept: int
+    start: float = 0.0
+    end: float | None = None
 
 
-class _Taps(NamedTuple):
+class Taps(NamedTuple):
     """Which pixels make each pixel that is kept, by weights in fixed point. (kept, taps)"""
 
     places: NDArray[np.int64]
@@ -67,7 +72,7 @@ def crop_resize(image: Image.Image, width: Side, height: Side, kernel: str) -> N
     ndarray
         (height.kept, width.kept, 3)
     """
-    across, down = _taps(width, kernel), _taps(height, kernel)
+    across, down = taps_of(width, kernel), taps_of(height, kernel)
     box = (
         int(across.places.min()),
         int(down.places.min()),
@@ -88,12 +93,20 @@ def _weighted(
     return (total >> _BITS).clip(0, 255)
 
 
-def _taps(side: Side, kernel: str) -> _Taps:
+def taps_of(side: Side, kernel: str) -> Taps:
+    """Which pixels of a side make each one that is kept.
+
+    Parameters
+    ----------
+    side : Side
+    kernel : {"bilinear", "bicubic"}
+    """
     weigh, support = _KERNELS[kernel]
-    scale = side.length / side.resized
+    start, end = np.float32(side.start), np.float32(side.length if side.end is None else side.end)
+    scale = float(end - start) / side.resized
     stretch = max(scale, 1.0)
     reach = support * stretch
-    centers = (np.arange(side.first, side.first + side.kept) + 0.5) * scale
+    centers = float(start) + (np.arange(side.first, side.first + side.kept) + 0.5) * scale
     low = np.maximum((centers - reach + 0.5).astype(np.int64), 0)
     high = np.minimum((centers + reach + 0.5).astype(np.int64), side.length)
     places = low[:, None] + np.arange((high - low).max())
@@ -101,4 +114,4 @@ def _taps(side: Side, kernel: str) -> _Taps:
     weights = np.where(places < high[:, None], weigh(distances), 0.0)
     weights /= np.cumsum(weights, axis=1)[:, -1:]  # added one after the other, as in a loop
     fixed = np.trunc(weights * (1 << _BITS) + np.copysign(0.5, weights)).astype(np.int64)
-    return _Taps(np.minimum(places, side.length - 1), fixed)
+    return Taps(np.minimum(places, side.length - 1), fixed)

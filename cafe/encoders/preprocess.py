@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from cafe.compat import import_open_clip
 from cafe.encoders.crop_resize import Side, crop_resize
 from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, smallest_scale
+from cafe.encoders.quick_resize import quick_resize
 from cafe.encoders.timm_steps import timm_steps
 from cafe.encoders.to_rgb import to_rgb
 from cafe.errors import InputError
@@ -211,10 +212,13 @@ class Preprocess:
         bilinear = config["interpolation"] == "bilinear"
         mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
         self._squash = Resize(self.size, mode)
+        self._squash_kernel = "bilinear" if bilinear else "bicubic"
         self._mode: str = config.get("resize_mode") or "shortest"
         # open_clip resizes the shorter side to an oblong by its own default
         is_oblong = self._mode == "shortest" and self.size[0] != self.size[1]
         self._kernel = "bilinear" if bilinear and not is_oblong else "bicubic"
+        is_known = config["interpolation"] in ("bilinear", "bicubic")
+        self._is_resize_and_crop = is_known and self._mode in ("shortest", "squash")
 
     def decoding(self, decode: Decode) -> Preprocess:
         """The preprocess for image files that are decoded in this way."""
@@ -239,14 +243,17 @@ class Preprocess:
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""
         scaled: Scaled | None = image.info.get(SCALED)
+        if self._is_resize_and_crop:
+            sides = self._sides(image.size, scaled)
+            if (quick := quick_resize(image, *sides, self._kernel)) is not None:
+                return quick
         if scaled is not None:
             resample = Image.Resampling[self._kernel.upper()]
             resized = image.resize(self._resized(*scaled.size), resample, scaled.box)
             return np.asarray(self._crop(resized))
-        sides = self._sides_of_sliver(*image.size)
-        if sides is None:
-            return np.asarray(self._geometry(image))
-        return crop_resize(image, *sides, self._kernel)
+        if self._mode == "shortest" and math.prod(self._resized(*image.size)) > _MOST_RESIZED:
+            return crop_resize(image, *self._sides(image.size), self._kernel)
+        return np.asarray(self._geometry(image))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height to which an image is resized before it is cropped."""
@@ -260,17 +267,21 @@ class Preprocess:
         ratio = choose(height / h, width / w)  # as open_clip does
         return round(width / ratio), round(height / ratio)
 
-    def _sides_of_sliver(self, width: int, height: int) -> tuple[Side, Side] | None:
-        """How an image is resized and cropped of which hardly anything is kept; None for others."""
-        if self._mode != "shortest":
-            return None
+    def _sides(self, size: tuple[int, int], scaled: Scaled | None = None) -> tuple[Side, Side]:
+        """How each side of an image is resized and cropped; not in mode "longest", which pads."""
+        box = (0.0, 0.0, *size) if scaled is None else scaled.box
         h, w = self.size
-        resized = self._resized(width, height)
-        if resized[0] * resized[1] <= _MOST_RESIZED:
-            return None
-        left, top = round((resized[0] - w) / 2), round((resized[1] - h) / 2)
-        return Side(width, resized[0], left, w), Side(height, resized[1], top, h)
+        wide, high = self._resized(*(size if scaled is None else scaled.size))
+        left, top = round((wide - w) / 2), round((high - h) / 2)  # as torchvision's CenterCrop
+        return (
+            Side(size[0], wide, left, w, box[0], box[2]),
+            Side(size[1], high, top, h, box[1], box[3]),
+        )
 
     def crop_pixels(self, crop: Image.Image) -> NDArray[np.uint8]:
         """Resize one augmented crop to the encoder's input. (S, S, 3) uint8"""
+        (height, width), (w, h) = self.size, crop.size
+        sides = Side(w, width, 0, width), Side(h, height, 0, height)
+        if (quick := quick_resize(crop, *sides, self._squash_kernel)) is not None:
+            return quick
         return np.asarray(self._squash(crop))

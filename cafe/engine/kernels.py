@@ -1,36 +1,17 @@
-"""Fused passes of a training step on a CPU, from `kernels.cpp`; built where there is a compiler.
-
-They are built once for a machine, in about a second, and kept in the user's cache folder. Whatever
-goes wrong on the way, training goes on without them. `CAFE_KERNELS=0` does without, too.
-"""
+"""Fused passes of a training step on a CPU, from `kernels.cpp`; see `cafe.compiled`."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cafe.devices import user_cache_folder
+from cafe.compiled import load_library
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-
-# sums may be reordered, for vectors; NaN keeps its meaning, so that what diverges shows
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
-    *("-fopenmp-simd", "-shared", "-fPIC"),  # of OpenMP its vectors, not its threads
-)
 
 
 class Kernels:
@@ -61,35 +42,6 @@ def _as_c(argument: Tensor | float) -> ctypes.c_void_p | ctypes.c_long | ctypes.
 
 @lru_cache(maxsize=1)
 def load_kernels() -> Kernels | None:
-    """The kernels; None where there is no compiler, where it fails, or where it is told not to."""
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if os.environ.get("CAFE_KERNELS") == "0" or compiler is None:
-        return None
-    try:
-        return Kernels(ctypes.CDLL(str(_built(compiler))))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _built(compiler: str) -> Path:
-    """The library for this machine, built where it is not there yet."""
-    wide = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
-    command = [compiler, *FLAGS, *wide, str(SOURCE), "-o"]
-    known = [SOURCE.read_text(encoding="utf-8"), _instructions(), *command]
-    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
-    library = user_cache_folder() / f"kernels-{digest}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            built = Path(folder, library.name)
-            subprocess.run([*command, str(built)], check=True, capture_output=True, timeout=120)  # noqa: S603
-            built.replace(library)  # in one step: another process may build it too
-    return library
-
-
-def _instructions() -> str:
-    """What the processor can do: homes are shared by unlike machines."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    flags = (line for line in lines if line.startswith(("flags", "Features")))
-    return next(flags, platform.processor() + platform.machine())
+    """The kernels; None where they cannot be built."""
+    library = load_library(SOURCE)
+    return None if library is None else Kernels(library)

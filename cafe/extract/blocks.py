@@ -14,6 +14,7 @@ from cafe.datasets.dataset import SPLITS, Dataset, Item
 from cafe.devices import torch_threads
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Augmentation, quiet_pillow
+from cafe.encoders.quick_resize import build_quick_resize
 from cafe.errors import CafeError, InputError
 from cafe.extract.crops import CropDecoder
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item
@@ -210,13 +211,12 @@ def _encoded_batches(
     """The images of every batch of every block, and the encoder's output; see `block_steps`."""
     on_cpu = encoder.device.type == "cpu"
     threads = options.workers or (torch.get_num_threads() if on_cpu else decoder_threads())
-    in_processes = False
+    images, in_processes = count_images(todo), False
+    build_quick_resize(images)
     if decode is None:
         decode = CropDecoder(threads + 1) if dataset.crops else decode_item
         # other datasets than files in a folder are large to send
-        if type(dataset) is Dataset and worth_processes(
-            encoder.device, threads, count_images(todo)
-        ):
+        if type(dataset) is Dataset and worth_processes(encoder.device, threads, images):
             dataset, in_processes = dataset.without_items(), True
     return decode_and_encode(
         encoder,

@@ -19,6 +19,7 @@ from cafe.datasets.open_image import open_image
 from cafe.datasets.open_url import is_url, open_url
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
+from cafe.encoders.quick_resize import build_quick_resize
 from cafe.errors import ImageError, InputError, escape_bytes
 from cafe.extract.decode import DecodedImage, decode_image
 from cafe.extract.encode import EncodedBatch, LoaderOptions, encode_batch
@@ -128,6 +129,7 @@ def encode_images(
         for start in range(0, len(sources), size)
     )
     threads = options.workers or decoder_threads()
+    build_quick_resize(len(sources))
     are_files = all(isinstance(source, str | os.PathLike) for source in sources)
     # all cores encode a batch together: a few images shall not wait for one core
     batches = decode_and_encode(
