@@ -80,10 +80,17 @@ def make_grid(text: ClassText, splits: dict[str, Features], seeds: int, shots: i
     return GridResult(sets, runs, splits["test"])
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def time_engine(grid: GridResult, precision: str) -> tuple[float, float, list[float]]:
     """Seconds for the whole grid, of the clock and of processors, and each run's accuracy."""
     start, busy = time.perf_counter(), time.process_time()
     trained = train(grid.runs, grid.sets, precision=precision)  # type: ignore[arg-type]
+    wait_for(grid.test.x.device)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     return (
         seconds,
@@ -101,8 +108,7 @@ def time_plain(grid: GridResult, run: Run) -> tuple[float, float, float]:
     model = PlainAdapter(ratio, hidden, text.weights, text.logit_scale).to(features.x.device)
     start, busy = time.perf_counter(), time.process_time()
     train_plain(model, features.unit, features.y, PlainRecipe(), run.seed)
-    if features.x.is_cuda:
-        torch.cuda.synchronize()
+    wait_for(features.x.device)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     return seconds, busy, accuracy(model, grid.test.unit, grid.test.y)
 

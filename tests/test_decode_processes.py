@@ -67,7 +67,7 @@ def test_processes_give_the_features_of_threads(
     for split in here.counts:
         assert there.ids(split) == here.ids(split)
         found, want = there.read(split).features, here.read(split).features
-        np.testing.assert_allclose(found, want, atol=1e-4)
+        np.testing.assert_allclose(found, want, atol=1e-3 if torch.cuda.is_available() else 1e-4)
 
 
 def test_a_lost_process_is_one_line() -> None:

@@ -64,6 +64,7 @@ def test_auto_learns_from_the_test_images_of_all_encoders(make: Make, tmp_path: 
     turned = make("turned", 1, spread=1.5, test_labels=(np.arange(60) + 1) % 3)
     more = make("more", 2, width=5, text_prompts=None, test_labels=(np.arange(60) + 1) % 3)
     fit: dict[str, Any] = {"method": "auto", "shots": 2, "seeds": 1, "epochs": 5, "pool": "test"}
+    fit["device"] = "cpu"  # of the heads' inputs below
     record, other = (
         cafe.fit(caches, runs=tmp_path / "runs", **fit) for caches in ([one, bare], [turned, more])
     )

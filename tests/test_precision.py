@@ -71,7 +71,7 @@ def test_auto_is_recorded_as_what_it_came_to(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is known of the machine
     monkeypatch.setattr("cafe.devices.bf16_speedup", lambda: speedup)
-    record = cafe.fit(noise_cache, runs=None, **QUICK)
+    record = cafe.fit(noise_cache, runs=None, device="cpu", **QUICK)
     assert record.json["precision"] == record.results[-1].params["precision"] == precision
 
 

@@ -201,7 +201,7 @@ def test_a_worker_with_another_cache_is_refused(
         SharedCache, "of", lambda cache: SharedCache(cache.path, replaced.content_sha256)
     )
     with pytest.raises(CacheMismatchError, match="is another cache than on the machine that"):
-        cafe.grid(noise_cache, shots=2, engine="ray", runs=tmp_path)
+        cafe.grid(noise_cache, shots=2, engine="ray", device="cpu", runs=tmp_path)
 
 
 class InProcess:

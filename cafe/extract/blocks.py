@@ -32,7 +32,7 @@ ItemDecoder = Callable[..., DecodedImage]
 
 _BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
 _BATCH_TOKENS = 1600  # of vision transformers: more leave a core's cache (benchmarks/forward.py)
-_CUDA_FACTOR = 16  # a GPU is idle with the batch of a core
+_CUDA_FACTOR = 32  # a GPU is idle with the batch of a core
 _LARGEST_BATCH = 512
 
 

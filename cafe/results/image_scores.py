@@ -85,12 +85,12 @@ class ImageScores:
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy in percent."""
-        return 100.0 * self.right.float().mean().item()
+        return 100.0 * self.right.double().mean().item()
 
     @property
     def top_5_accuracy(self) -> float:
         """Share of images in percent that `in_top_5` counts."""
-        return 100.0 * self.in_top_5.float().mean().item()
+        return 100.0 * self.in_top_5.double().mean().item()
 
     @property
     def per_class_accuracy(self) -> Tensor:

@@ -24,7 +24,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     labels : Tensor
         (N,)
     """
-    return 100.0 * (logits.argmax(dim=-1) == labels).float().mean().item()
+    return 100.0 * (logits.argmax(dim=-1) == labels).double().mean().item()
 
 
 @dataclass(frozen=True)
