@@ -2,7 +2,7 @@
 
 Pillow releases the interpreter lock while it decodes and resizes. On a few cores threads are
 therefore as fast as processes, and start at once. On many, a thread waits for the lock each time
-that it takes it back: on 16 cores, 16 threads decoded no more than 5 did, and 16 processes 2.7
+that it takes it back: on 16 cores, 16 threads decoded no more than 5 did, and 16 processes four
 times as many images.
 """
 
