@@ -35,7 +35,7 @@ from cafe.serve.app import MOST_FILES, make_app
 from cafe.serve.corrections import CONFIRMED, Corrections
 from cafe.serve.gallery import Gallery
 from cafe.serve.history import HISTORY, read_history
-from cafe.serve.pictures import Pictures, _Kept
+from cafe.serve.pictures import Pictures, _Kept, class_names_in
 from cafe.serve.session import CORRECTIONS, Session
 from cafe.serve.uploads import MOST_PIXELS
 from cafe.serve.views import relabel_command
@@ -243,7 +243,7 @@ def test_what_was_said_is_kept_shown_and_taken_back(client: TestClient, session:
 
 @pytest.mark.parametrize("changes", [{"9999": 1}, {"-1": 1}, {"1": 10}, {"1": -1}, {"a": 1}, [], 3])
 def test_labels_that_make_no_sense_change_nothing(client: TestClient, changes: Any) -> None:
-    assert client.post("/api/labels", json={"changes": changes}).status_code in (409, 422)
+    assert client.post("/api/labels", json={"changes": changes}).status_code == 422
     assert client.get("/api/state").json()["said"] == 0
 
 
@@ -268,6 +268,13 @@ def test_corrections_that_cannot_be_read_are_told(client: TestClient, session: S
     finally:
         path.rmdir()
     assert client.get("/api/state").json()["said"] == 0
+    for damaged in (b"id;label\n", b"\xff\xfea\n"):  # a label may be sent again when it is mended
+        path.write_bytes(damaged)
+        answer = client.post("/api/labels", json={"changes": {0: 1}})
+        assert (answer.status_code, str(path) in answer.json()["detail"]) == (500, True)
+        assert path.read_bytes() == damaged
+    path.unlink()
+    assert client.post("/api/labels", json={"changes": {0: 1}}).json()["said"] == 1
 
 
 def test_one_fit_at_a_time_and_an_error_is_told(
@@ -387,6 +394,16 @@ def test_pictures(client: TestClient, session: Session, work: Path, tmp_path: Pa
     by_names = Pictures(session.gallery, None, f"cafe train --class-names {folder}/names.txt")
     assert by_names.dataset == folder
     assert relabel_command(session, None) == f"cafe relabel {file} DATASET"
+    # a list elsewhere, whose images an option names
+    (tmp_path / "list.csv").write_text("path,label\na.png,0\n")
+    session.gallery.cache.header.__dict__["source"] = "manifest list.csv, which has no splits; by"
+    command = f"cafe train --data-root {folder} {tmp_path}/list.csv --class-names n.json"
+    for images in (None, folder):
+        assert Pictures(session.gallery, images, command).dataset == tmp_path / "list.csv"
+    assert Pictures(session.gallery, None, f"cafe train {folder}").dataset is None  # it is gone
+    assert class_names_in(command) == ["--class-names", "n.json"]
+    assert class_names_in("cafe train x --class-names=n.json") == ["--class-names=n.json"]
+    assert class_names_in("cafe train x") == []
     assert not Pictures(session.gallery, None, "cafe train 'gone").at_hand
     # a folder that is called as a dataset that ships with cafe
     session.gallery.cache.header.__dict__["dataset"] = "digits"
@@ -627,7 +644,7 @@ def test_a_writer_waits_for_another(tmp_path: Path) -> None:
 def test_a_file_that_is_no_corrections_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     path.write_text("what,ever\n1,2\n")
-    with pytest.raises(InputError, match="no column 'id'"):
+    with pytest.raises(CafeError, match="no column 'id'"):
         Corrections(path)
     assert path.read_text() == "what,ever\n1,2\n"
 
@@ -710,7 +727,7 @@ def test_without_a_cache_predictions_are_served(work: Path, tmp_path: Path) -> N
     client = TestClient(Access(make_app(Session(model, None, Context()))), base_url=LOCAL)
     reply = client.post("/predict", files=sent(png())).json()["predictions"][0]
     assert reply["label"]
-    assert client.post("/api/train").status_code == 409
+    assert client.post("/api/train").status_code == 422
     assert client.get("/api/images?view=all").json()["total"] == 0
     assert len(client.get("/api/classes").json()) == 10
 

@@ -28,6 +28,12 @@ const event = new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelab
 document.querySelector("#drop").dispatchEvent(event);
 """
 
+NO_SUCH_CLASS = """
+const plain = window.fetch;
+window.fetch = (path, options) => plain(path, options &&
+  {...options, body: options.body.replace(/"1":\\d+/, '"1":99')});
+"""
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -184,11 +190,14 @@ def test_labels_wait_until_the_file_can_be_written(browser: Any, work: Path) -> 
         until(browser, lambda b: find(b, ".card"))
         before = resource.prlimit(server.pid, limit)
         resource.prlimit(server.pid, limit, (0, before[1]))
-        for _ in range(2):  # in one step: the panel is drawn again when an answer comes
+        for _ in range(3):  # in one step: the panel is drawn again when an answer comes
             browser.execute_script("document.querySelector('.choices .keep').click()")
-        message = "2 labels are not saved yet, and sent again until saved: cannot write"
+        message = "3 labels are not saved yet, and sent again until saved: cannot write"
         until(browser, lambda b: [e for e in find(b, "#message.bad") if message in e.text])
         assert not file.exists()
+        browser.execute_script(NO_SUCH_CLASS)  # as after a restart with another model
+        message = "A label is not saved, and is not sent again: no class 99;"
+        until(browser, lambda b: [e for e in find(b, "#message.bad") if message in e.text])
         resource.prlimit(server.pid, limit, before)
         until(browser, lambda b: "2 labels that were not saved are" in find(b, "#message")[0].text)
         assert len(Corrections(file).rows()) == 2

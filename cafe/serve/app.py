@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from cafe.errors import CafeError, InputError
+from cafe.errors import BusyError, CafeError, InputError
 from cafe.serve import views
 from cafe.serve.pictures import Pictures
 from cafe.serve.session import Session
@@ -207,7 +207,10 @@ def _source(name: str) -> str:
 
 
 def _say(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 409 if isinstance(error, InputError) else 500)
+    """409 and 500 may be over by the next time; what 422 answers is refused each time."""
+    kinds = ((InputError, 422), (BusyError, 409), (Exception, 500))
+    status = next(status for kind, status in kinds if isinstance(error, kind))
+    return JSONResponse({"detail": str(error)}, status)
 
 
 def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:

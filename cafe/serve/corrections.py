@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cafe.curation.suggestions import Suggestion, read_suggestions, suggestions_text
-from cafe.errors import BusyError, CafeError, raise_as
+from cafe.errors import BusyError, CafeError, InputError, raise_as
 from cafe.store.files import lock_file, write_text
 
 CORRECTED, CONFIRMED, NEW = "label", "confirmed", "unlabelled"
@@ -32,10 +32,9 @@ class Corrections:
 
     Raises
     ------
-    InputError
-        If what is there is no such file. A last line that is torn is no error: it is left out.
     CafeError
-        If it cannot be read.
+        If what is there cannot be read, or is no such file. A last line that is torn is no error:
+        it is left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +75,10 @@ class Corrections:
         state = (status.st_mtime_ns, status.st_size)
         if state != self._state:
             cut_torn_line(self.path)
-            self._rows = {row.id: row for row in read_suggestions(self.path)}
+            try:
+                self._rows = {row.id: row for row in read_suggestions(self.path)}
+            except InputError as error:  # the file is damaged: whoever asked has done no wrong
+                raise CafeError(str(error)) from error
             status = self.path.stat()
             self._state = (status.st_mtime_ns, status.st_size)
         return self._rows

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cafe.curation.next_images import next_images
 from cafe.curation.suggestions import Suggestion
-from cafe.errors import CafeError, InputError, counted, one_line
+from cafe.errors import BusyError, CafeError, InputError, counted, one_line
 from cafe.features.tensors import Features
 from cafe.inference.fitted_model import model_of
 from cafe.inference.model import Model
@@ -176,13 +176,15 @@ class Session:
 
         Raises
         ------
+        BusyError
+            If a fit is running.
         InputError
-            If a fit is running, or there are no images.
+            If there are no images.
         """
         self._gallery()
         with self._changing:
             if self.busy:
-                raise InputError("it is being trained already; wait for it to end.")
+                raise BusyError("it is being trained already; wait for it to end.")
             self.busy, self.error = "starting", ""
         self._worker = threading.Thread(target=self._work, args=(save,), daemon=True)
         self._worker.start()

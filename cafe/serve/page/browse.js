@@ -20,11 +20,18 @@ function inTurn(work) {
   return made;
 }
 
+const SENSELESS = 422; // what the server would refuse each time
+
 async function save(changes) {
   try {
     changedHere(await send("api/labels", { changes: Object.fromEntries(changes) }));
   } catch (error) {
-    if (error.status >= 400 && error.status < 500) throw error; // it is refused, and would be again
+    if (error.status === SENSELESS && changes.length > 1) return saveEach(changes);
+    if (error.status === SENSELESS) {
+      unsaved.delete(changes[0][0]);
+      error.message = `A label is not saved, and is not sent again: ${error.message}`;
+      throw error;
+    }
     for (const [row, label] of changes) unsaved.set(row, label);
     const many = unsaved.size === 1 ? "1 label is" : `${unsaved.size} labels are`;
     throw new Error(`${many} not saved yet, and sent again until saved: ${error.message}`);
@@ -32,11 +39,21 @@ async function save(changes) {
   for (const [row] of changes) unsaved.delete(row);
 }
 
+// of labels that are refused together, those that make sense
+async function saveEach(changes) {
+  const errors = [];
+  for (const one of changes) await save([one]).catch((error) => errors.push(error));
+  if (errors.length) throw errors.find((error) => error.status === SENSELESS) ?? errors.at(-1);
+}
+
 export const sendAgain = () => unsaved.size && inTurn(async () => {
   const count = unsaved.size;
   if (!count) return;
-  await save([...unsaved]);
-  await app.view?.changed?.(false);
+  try {
+    await save([...unsaved]);
+  } finally {
+    if (unsaved.size < count) await app.view?.changed?.(false);
+  }
   tell(count === 1 ? "The label that was not saved is saved now." : `The ${count} labels that were not saved are saved now.`);
 });
 
