@@ -287,6 +287,18 @@ def test_other_class_names_of_the_check_are_those_of_the_folders(
     assert (photos / "red_fox/1-2.png").is_file()
 
 
+@pytest.mark.parametrize("name", LISTS)
+def test_other_class_names_are_those_of_a_list_whose_images_are_elsewhere(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text(LISTS[name])
+    names = tmp_path / "names.json"
+    names.write_text('{"cat": "Felis catus", "dog": "Canis familiaris"}')
+    rows = suggest(tmp_path / "s.csv", ("c.png", "Canis familiaris", "Felis catus"))
+    made = relabel(rows, tmp_path / name, class_names=names)
+    assert made.changes == [("c.png", "dog", "cat")]
+
+
 def test_corrections_of_the_web_page_are_applied_and_taken_back(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -22,12 +22,11 @@ from cafe.curation.relabel_undo import move_file, read_undo, take_back, write_un
 from cafe.curation.relabelled import Relabelled
 from cafe.curation.suggestions import Suggestion, read_suggestions
 from cafe.datasets.dataset import Dataset
-from cafe.datasets.load import load_dataset
+from cafe.datasets.load import listed_names, load_dataset
 from cafe.datasets.relabel_list import Changes, edit_list
-from cafe.datasets.text_files import clean_name, distinct_names
+from cafe.datasets.text_files import clean_name, distinct_names, read_class_names
 from cafe.datasets.thumbnails import stays_inside
 from cafe.errors import InputError, UnknownNameError, escape_bytes, raise_as, unescape_bytes
-from cafe.extract.prepare import load_named
 from cafe.store.files import lock_file, write_file
 
 _BOX = re.compile(r"\.\w+#\d+$")  # the id of a box: its image, and its number there
@@ -128,18 +127,8 @@ def _source(
 
 def _in_own_names(changes: Changes, source: Path, class_names: Path) -> Changes:
     """Changes between the classes' other names, as changes between the dataset's own."""
-    own = load_dataset(source, allow_missing=True)
-    others = load_named(
-        source,
-        None,
-        class_names,
-        None,
-        data_root=None,
-        split_file=None,
-        download=False,
-        allow_missing=True,
-    )
-    names = dict(zip(distinct_names(others.class_names), own.class_names, strict=True))
+    own, others = listed_names(source), listed_names(source, read_class_names(class_names))
+    names = dict(zip(distinct_names(others), own, strict=True))
     return {image: (names.get(a, a), names.get(b, b)) for image, (a, b) in changes.items()}
 
 

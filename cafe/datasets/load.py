@@ -193,6 +193,19 @@ def _read_path(
     return _Source(*read_manifest(path, root, class_names), root)
 
 
+def listed_names(path: Path, class_names: ClassNames = None) -> tuple[str, ...]:
+    """Names of the classes of a folder of class folders or of a list, whose images may be missing.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read.
+    """
+    if path.is_dir():
+        return tuple(read_folder(path, class_names)[0].class_names)
+    return tuple(_read_split(path, path.parent, class_names)[0].class_names)
+
+
 def _split_file_in(folder: Path) -> Path | None:
     """The split file that lies in a folder of images, if there is just one."""
     files = sorted(path for path in folder.glob("split_*.json") if path.is_file())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.load import DATASET_NAMES, load_dataset
-from cafe.datasets.manifest import SUFFIXES
 from cafe.datasets.open_image import open_image
 from cafe.datasets.thumbnails import open_item, small_jpeg
 from cafe.errors import CafeError, unescape_bytes
@@ -22,6 +23,7 @@ from cafe.serve.gallery import UNLABELLED, Gallery
 EDGES = (144, 640)
 """Longest sides of the pictures that a page may ask for, in pixels."""
 
+_LISTED = re.compile(r"(?:manifest|split file) (.+?)(?:, which has no splits; .*)?$", re.DOTALL)
 _LOOKED_FOR = 100  # images, of which one is enough: the first may have been moved
 _KEPT = 32 << 20  # bytes of pictures in memory: about 6,000 small ones
 _ENTRY = 200  # bytes of a picture beside its own, and of one that is not there
@@ -60,21 +62,30 @@ class Pictures:
     def _find(self, source: Path | str | None, command: str) -> Callable[[int], Any] | None:
         gallery = self._gallery
         name = str(source) if source is not None else gallery.cache.header.dataset
+        words = _paths(command)
         if source is not None and Path(source).is_dir():
-            self.dataset = Path(source)
+            self.dataset = self._to_relabel(Path(source), words)
             return self._in_folder(Path(source))
         if source is not None:
+            self.dataset = self._to_relabel(None, [Path(source), *words])
             return _in_dataset(gallery, load_dataset(name, allow_missing=True))
-        for word in _paths(command):  # first: a user's folder may be called `digits`
+        for word in words:  # first: a user's folder may be called `digits`
             folder = word if word.is_dir() else word.parent
             if any((folder / self._file(name)).is_file() for name in gallery.ids[:_LOOKED_FOR]):
-                is_list = word.suffix.lower() in (*SUFFIXES, ".json")
-                self.dataset = word if is_list else folder  # else it may be a cache, or names
+                self.dataset = self._to_relabel(folder, words)
                 return self._in_folder(folder)
         if name in DATASET_NAMES:
             with suppress(CafeError):
                 return _in_dataset(gallery, load_dataset(name, allow_missing=True))
         return None
+
+    def _to_relabel(self, folder: Path | None, words: Sequence[Path]) -> Path | None:
+        """The list that the dataset was read from, where it was one; else its folder."""
+        listed = _LISTED.match(self._gallery.cache.header.source)
+        if listed is None:
+            return folder
+        lists = [*words, *([folder / listed[1]] if folder is not None else [])]
+        return next((path for path in lists if path.name == listed[1] and path.is_file()), None)
 
     def _in_folder(self, root: Path) -> Callable[[int], Any]:
         def opener(row: int) -> Any:
@@ -131,13 +142,24 @@ def _in_dataset(gallery: Gallery, dataset: Dataset) -> Callable[[int], Any]:
     return opener
 
 
+def class_names_in(command: str) -> list[str]:
+    """The option for other names of the classes, as a command has it; else nothing."""
+    option, words = "--class-names", _words(command)
+    pairs = [[option, after] for word, after in pairwise(words) if word == option]
+    joined = [[word] for word in words if word.startswith(f"{option}=")]
+    return [*pairs, *joined, []][0]
+
+
 def _paths(command: str) -> list[Path]:
     """Folders and files that a command names."""
+    return [path for path in map(Path, _words(command)) if _exists(path)]
+
+
+def _words(command: str) -> list[str]:
     try:
-        words = [Path(unescape_bytes(word)) for word in shlex.split(command)[1:]]
+        return [unescape_bytes(word) for word in shlex.split(command)[1:]]
     except ValueError:  # a quote that is not closed
         return []
-    return [word for word in words if _exists(word)]
 
 
 def _exists(path: Path) -> bool:

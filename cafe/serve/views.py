@@ -12,7 +12,7 @@ from torch import Tensor
 from cafe.errors import escape_bytes
 from cafe.inference.prediction import Prediction
 from cafe.serve.history import read_history
-from cafe.serve.pictures import Pictures
+from cafe.serve.pictures import Pictures, class_names_in
 from cafe.serve.session import MOST_NEXT, Session
 from cafe.store.key import noun_of, say_items
 
@@ -57,9 +57,9 @@ def relabel_command(session: Session, pictures: Pictures | None) -> str:
         return ""
     dataset = pictures.dataset if pictures is not None else None
     words = ["cafe", "relabel", str(session.corrections.path), str(dataset or "DATASET")]
-    return escape_bytes(
-        shlex.join([*words, *(["--yes"] if dataset is not None and dataset.is_dir() else [])])
-    )
+    words += ["--yes"] if dataset is not None and dataset.is_dir() else []
+    words += class_names_in(session.model.record.command)
+    return escape_bytes(shlex.join(words))
 
 
 def classes(session: Session) -> list[dict[str, Any]]:

@@ -138,8 +138,9 @@ def train(
     command = escape_bytes(shlex.join(["cafe", *sys.argv[1:]]))
     with progress_bar("steps", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         made = run(dataset, command=command, progress=progress, note=note, **options)
-    is_list = split_file is not None or boxes is not None
-    looked_at = [made.record.cache if is_list or not Path(dataset).exists() else dataset]
+    needed = (split_file, boxes, data_root, class_names, name)  # to find its cache by the dataset
+    by_cache = any(given is not None for given in needed) or not Path(dataset).exists()
+    looked_at = [made.record.cache if by_cache else dataset]
     looked_at += [] if cache is None else ["--cache", str(cache)]
     _print(made, output, looked_at, as_json=as_json, verbose=verbose)
 
