@@ -163,7 +163,7 @@ def _call() -> int:
 def _usage(error: Any) -> list[str]:
     """One line; of a group of commands without a command its help."""
     if type(error).__name__ != "NoArgsIsHelpError":
-        return [usage_line(error)]
+        return [usage_line(error, typer.main.get_command(app), sys.argv[1:])]
     page = io.StringIO()
     error.show(page)
     return page.getvalue().splitlines()

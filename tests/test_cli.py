@@ -294,7 +294,10 @@ def test_a_wrong_value_is_refused_in_one_line_with_what_is_allowed(run: Run) -> 
     [
         ("serve model --port 99999", "--port: '99999' should be less than or equal to 65535|99999"),
         ("fit --frobnicate", r"no such option:? '?--frobnicate'?; see 'cafe fit --help'"),
-        ("fit --epochs", "option '--epochs' requires an argument"),
+        ("fit --epochs", "option '--epochs' requires an argument; see 'cafe fit --help'"),
+        ("cache ls --cache", "option '--cache' requires an argument; see 'cafe cache ls --help'"),
+        ("fit --json=1", "option '--json' does not take a value; see 'cafe fit --help'"),
+        ("--version=1", "option '--version' does not take a value; see 'cafe --help'"),
         ("fitt", "no such command 'fitt'"),
         ("cache show a b", "unexpected extra argument"),
         ("train", "missing argument 'DATASET'; see 'cafe train --help'"),
