@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cafe.errors import CacheMismatchError, InputError, counted
+from cafe.errors import CacheMismatchError, InputError, counted, escape_bytes
 
 from .output import note
 
@@ -60,11 +62,31 @@ def open_caches(
     return [open_cache(name, root, dataset, model) for name in chosen]
 
 
-def named_beside(name: str | None, root: Path | None) -> FeatureCache | str | None:
-    """The cache that `--pool` or `--proposals` names, in the cache folder; or the word it is."""
-    if name in (None, "none", "self", "test"):
+def named_beside(
+    name: str | None, root: Path | None, encoder: Mapping[str, str] | None = None
+) -> FeatureCache | str | None:
+    """The cache that `--pool` or `--proposals` names, in the cache folder; or the word it is.
+
+    Of a folder of images that is no cache yet, the error says how to encode it with `encoder`, the
+    `model` and `pretrained` of what it is for.
+    """
+    from cafe.store.paths import cache_folder, caches_of
+
+    if name is None or name in ("none", "self", "test"):
         return name
+    if encoder and Path(name).is_dir() and not caches_of(cache_folder(root), Path(name).name):
+        words = ["cafe", "extract", name, "--model", encoder["model"]]
+        words += ["--pretrained", encoder["pretrained"]]
+        words += [] if root is None else ["--cache", str(root)]
+        raise InputError(
+            f"'{name}' is a folder and no cache; first: {escape_bytes(shlex.join(words))}"
+        )
     return open_cache(name, root, None, None)
+
+
+def encoder_names(cache: FeatureCache) -> dict[str, str]:
+    """The encoder of a cache, as options name it."""
+    return {"model": cache.header.model, "pretrained": cache.header.pretrained}
 
 
 def refuse_present(path: Path, *, replace: bool) -> None:
@@ -86,7 +108,7 @@ def summarize_cache(cache: FeatureCache) -> dict[str, Any]:
     return {
         "path": str(cache.path),
         "dataset": header.dataset,
-        "encoder": {"model": header.model, "pretrained": header.pretrained},
+        "encoder": encoder_names(cache),
         "classes": len(header.class_names),
         "items": cache.noun,
         "images": dict(cache.counts),

@@ -186,7 +186,8 @@ Pool = Annotated[
     Option(
         "--pool",
         metavar="test|CACHE|none",
-        help="Images without labels to learn from: the test split, or all images of a cache.",
+        help="Images without labels to learn from: the test split, or all images of a cache; of "
+        "train also a folder of images.",
     ),
 ]
 ClassBalance = Annotated[

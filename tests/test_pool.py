@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digits_run import call
 from drawing import CLASSES, draw_images, draw_task
-from making import make_header
+from making import draw_image, make_header
 
 import cafe
 from cafe.curation.unlabelled import all_images
-from cafe.errors import CacheMismatchError, InputError
+from cafe.errors import CacheError, CacheMismatchError, InputError
 from cafe.extract.encode_images import EncodedImages
 from cafe.features.pool import Pool, describe_pool, load_pool
 from cafe.inference.adapt_to_pool import _as_it_is
@@ -248,6 +249,27 @@ def test_training_takes_a_pool_that_it_does_not_train_on(
         cafe.train(cache, pool="test")
     with pytest.raises(InputError, match="gda would not look at the pool"):
         cafe.train(cache, method=["auto", "gda"], pool=far)
+
+
+def test_training_encodes_a_pool_that_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, folder in enumerate(("photos/a", "photos/b", "more")):
+        Path(folder).mkdir(parents=True)
+        for row in range(5):
+            draw_image(20 * number + row).save(f"{folder}/{row}.png")
+    with pytest.raises(CacheError, match="no cache 'nothing'"):
+        cafe.train("photos", model="nano", pool="nothing", device="cpu")
+    assert not Path("cache").exists()  # it is refused before the work
+    options = {"method": "lda-prior-pooled", "model": "nano", "device": "cpu"}
+    made = cafe.train("photos", pool="more", **options)
+    assert made.record.learning == describe_pool(5, 0, 10, "judged")
+    assert FeatureCache.open("cache/more/nano.glyphs.h5").counts == {"train": 5}
+    (tmp_path / "other").mkdir()
+    answer = call(monkeypatch, capsys, "fit", "photos", "--pool", "./other")
+    assert answer.code == 2
+    assert "first: cafe extract ./other --model nano --pretrained glyphs\n" in answer.err
 
 
 def test_a_pool_of_the_very_images_that_are_asked_is_transductive() -> None:

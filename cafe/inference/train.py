@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from cafe.datasets.dataset import Dataset, check_labelled
+from cafe.datasets.dataset import Dataset
 from cafe.devices import ProductPrecision, resolve_device
 from cafe.errors import CafeError, InputError, raise_as
 from cafe.extract.extractor import Extractor
 from cafe.extract.prepare import load_named
 from cafe.features.pool import INDUCTIVE
 from cafe.features.task import load_task
+from cafe.inference.encode_for_training import Encoding, find_pool
 from cafe.inference.fitted_model import has_own_test, model_of
 from cafe.inference.model import Model, load_model
-from cafe.inference.model_words import unreadable
 from cafe.methods.base import Context
 from cafe.methods.transductive.lda_prior_pooled import FEW_WORDS
 from cafe.progress import Progress
@@ -26,7 +26,6 @@ from cafe.results.model_record import ModelRecord
 from cafe.results.saved_model import check_model_folder, remove_older_heads
 from cafe.store import FeatureCache
 from cafe.store.files import check_folder, lock_file
-from cafe.store.paths import cache_name
 from cafe.study.fit_on_all import DEFAULT_METHODS, check_methods, fit_on_all
 from cafe.study.pool import PoolLike, learning_of, pool_settings, took_few, trainable
 from cafe.study.self_train import describe_self_training, self_training
@@ -100,7 +99,8 @@ def train(
     decode, batch_size, workers : optional
         As of `Extractor`.
     pool : Pool, FeatureCache, Path or str, optional
-        Images without labels, as of `cafe.fit`, but not "test": that split is trained on too.
+        Images without labels, as of `cafe.fit`, but not "test": that split is trained on too. A
+        folder of images that has no cache yet is encoded, as the dataset is.
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
@@ -132,7 +132,7 @@ def train(
     """
     methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     methods = trainable(methods, pool, DEFAULT_METHODS)
-    given = {} if pool is None or pool == "none" else {"pool": pool}
+    given = {} if pool is None or pool == "none" else {"pool": find_pool(pool, cache)}
     check_methods(methods, {**settings, **given})
     if self_train is not None:
         settings |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
@@ -164,43 +164,16 @@ def train(
         workers=workers,
     )
     how = {"prompts": prompts, "cache": cache, "on_error": on_error, "rebuild": rebuild}
-    encode = partial(_features_of, source, extractor, how, progress, note)
-    more = (progress, given.get("pool"), note, cache)
-    training = _Training(methods, settings, machine, command, *more)
+    encoding = Encoding(extractor, how, progress, note)
+    training = _Training(methods, settings, machine, command, encoding, given.get("pool"))
     if output is None:
-        return training.fit(encode())
-    named = source.header.dataset if isinstance(source, FeatureCache) else source.name
-    return _train_into(Path(output), named, encode, training)
+        return training.fit(encoding.features_of(source))
+    return _train_into(Path(output), source, training)
 
 
-def _features_of(
-    source: Dataset | FeatureCache,
-    extractor: Extractor,
-    how: Mapping[str, Any],
-    progress: Progress | None,
-    note: Callable[[str], None] | None,
-) -> FeatureCache:
-    """The cache to train on, brought up to date with its dataset."""
-    if isinstance(source, FeatureCache):
-        cache = source
-        check_labelled(cache.header.dataset, cache.header.class_names)
-    else:
-        check_labelled(source.name, source.class_names)
-        cache = extractor.extract(source, progress=progress, note=note, **how)
-        if note is not None and not extractor.extraction_.was_there:
-            note(f"{cache_name(cache.path)}: {extractor.extraction_}.")
-    if note is not None and cache.header.skipped:
-        note(
-            f"{unreadable(cache)}; 'cafe cache show {cache_name(cache.path)}' lists them with the "
-            "reason."
-        )
-    return cache
-
-
-def _train_into(
-    folder: Path, dataset: str, encode: Callable[[], FeatureCache], training: _Training
-) -> Model:
+def _train_into(folder: Path, source: Dataset | FeatureCache, training: _Training) -> Model:
     """Train and save, unless the folder has the very model; it is locked from before the work."""
+    name = source.header.dataset if isinstance(source, FeatureCache) else source.name
     problem = partial(
         raise_as, CafeError, f"cannot write '{folder}'", "choose another with output="
     )
@@ -208,8 +181,8 @@ def _train_into(
         with problem():
             check_folder(folder.parent)
             stack.enter_context(lock_file(folder.resolve()))
-        earlier = check_model_folder(folder, dataset)
-        cache = encode()
+        earlier = check_model_folder(folder, name)
+        cache = training.encoding.features_of(source)
         if earlier and training.is_of(earlier, cache):
             with suppress(InputError):  # its files do not belong together: it is made again
                 made = load_model(folder)
@@ -229,10 +202,8 @@ class _Training:
     settings: Mapping[str, Any]
     context: Context
     command: str
-    progress: Progress | None
-    pool: PoolLike | None = None
-    note: Callable[[str], None] | None = None
-    caches: Path | str | None = None  # the folder that a pool's name is of
+    encoding: Encoding
+    pool: PoolLike | None
 
     def is_of(self, record: ModelRecord, cache: FeatureCache) -> bool:
         """Whether a model is what training on a cache would give again."""
@@ -251,9 +222,7 @@ class _Training:
         settings |= self_training(cache, self.methods, *wanted)
         own_test = has_own_test(cache)
         judged = ["test"] if own_test and "test" in cache.counts else list(cache.counts)
-        pool = self.pool
-        if isinstance(pool, str | Path):
-            pool = FeatureCache.open(pool, cache_folder=self.caches)
+        pool = self.encoding.pool_for(cache, self.pool)
         settings |= pool_settings(cache, pool, self.methods, judged)
         fitted = fit_on_all(
             load_task(cache),
@@ -261,10 +230,10 @@ class _Training:
             settings,
             own_test=own_test,
             context=self.context,
-            progress=self.progress,
+            progress=self.encoding.progress,
         )
-        if self.note is not None and took_few(fitted.head.params):
-            self.note(f"{fitted.head.method}: {FEW_WORDS}.")
+        if self.encoding.note is not None and took_few(fitted.head.params):
+            self.encoding.note(f"{fitted.head.method}: {FEW_WORDS}.")
         return model_of(
             fitted,
             cache,

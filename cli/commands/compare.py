@@ -12,7 +12,7 @@ from typer import Option
 from cafe.errors import InputError, verb
 
 from .. import options as opt
-from ..caches import named_beside, open_caches
+from ..caches import encoder_names, named_beside, open_caches
 from ..class_balance import read_class_balance
 from ..output import note, print_json, print_saved_json, say
 from ..parsing import parse_methods, parse_seeds, parse_shots, without_none
@@ -102,13 +102,13 @@ def compare(
 
     arguments |= {"base_to_new": base_to_new, "meta": meta}
     arguments |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
+    features = open_caches(caches, cache, dataset, model, each=True)
     arguments |= without_none(
-        pool=named_beside(pool, cache),
+        pool=named_beside(pool, cache, encoder_names(features[0])),
         class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
         loss=loss,
     )
-    features = open_caches(caches, cache, dataset, model, each=True)
     arguments["command"] = recorded_command(context, features, arguments.get("pool"))
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:
         comparison = run(features, progress=progress, note=note, **arguments)

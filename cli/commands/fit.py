@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from .. import options as opt
-from ..caches import named_beside, open_caches
+from ..caches import encoder_names, named_beside, open_caches
 from ..class_balance import read_class_balance
 from ..output import note, print_saved_json, say
 from ..parsing import (
@@ -96,6 +96,7 @@ def fit(
     """
     from cafe.study.fit import fit as run
 
+    features = open_caches(caches, cache, dataset, model)
     settings = without_none(
         validation=validation,
         self_train=self_train,
@@ -109,7 +110,7 @@ def fit(
         lr=lr,
         weight_decay=weight_decay,
         batch_size=batch_size,
-        pool=named_beside(pool, cache),
+        pool=named_beside(pool, cache, encoder_names(features[0])),
         counterfactual=counterfactual,
         balance=balance,
         class_specific=class_specific,
@@ -121,7 +122,6 @@ def fit(
         prompt=parse_prompt(prompt),
         **parse_ratio(ratio),
     )
-    features = open_caches(caches, cache, dataset, model)
     methods = parse_methods(method) or ["clip-adapter"]
     settings |= tower_loader(methods, encoder, pretrained, device)(features[0])
     with progress_bar("fits", interrupted=_INTERRUPTED, quiet=as_json) as progress:

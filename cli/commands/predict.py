@@ -119,7 +119,7 @@ def predict(
         given = {"--adapt": adapt != "none", "--state": state, "--split": split, "--pool": pool}
         _refuse_beside_boxes({**given, "--explain": explain, "--format": format_ != "table"})
     adaptation = open_adaptation(saved, adapt, file, cache, state)
-    unlabelled = named_beside(pool, cache)
+    unlabelled = named_beside(pool, cache, saved.about["encoder"])
     shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
