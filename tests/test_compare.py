@@ -21,6 +21,7 @@ from cafe.report.reproduction import reproduce
 from cafe.results.averages import average, differences
 from cafe.results.metrics import Summary, accuracy, summarize
 from cafe.results.result import Result
+from cafe.results.run_folders import list_unfinished
 from cafe.results.saved_head import load_head
 from cafe.store import Block, FeatureCache, write_cache
 from cafe.study.base_to_new import with_classes
@@ -300,8 +301,11 @@ def test_the_trend_over_shots_on_a_terminal(
     assert "█" in out
 
 
-def test_an_interrupted_comparison_goes_on(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_comparison_goes_on_and_is_told_of(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     caches = [home / name / "tiny.none.h5" for name in ("one", "two")]
 
@@ -319,6 +323,16 @@ def test_an_interrupted_comparison_goes_on(
     notes: list[str] = []
     whole = cafe.compare(caches, methods=["gda"], shots=2, seeds=2, runs=None)
     assert cafe.compare(caches, methods=["lda"], shots=2, seeds=1, runs=tmp_path, note=notes.append)
+    (left,) = list_unfinished(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["cafe", "runs", "ls", "--runs", str(tmp_path), "--json"])
+        main()
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 4
+    assert (
+        f"1 folder of an unfinished grid or comparison in '{tmp_path}' ('{left.name}'): the same"
+        in err
+    )
     with monkeypatch.context() as patch:
         patch.setattr("cafe.study.finished.versions_here", lambda: {"torch": "another"})
         assert compare(note=notes.append)

@@ -22,6 +22,7 @@ from cafe.extract.importers import import_features
 from cafe.methods.base import Context
 from cafe.results.page import GridRow
 from cafe.results.record import versions_here
+from cafe.results.run_folders import list_unfinished
 from cafe.store import FeatureCache
 from cafe.study.grid.choose import choose
 from cafe.study.grid.journal import Journal, journal_folder, open_journal
@@ -325,7 +326,7 @@ def killed(cache: FeatureCache, runs: Path, **changes: Any) -> int:
     """Rows that a grid keeps that is killed half-way."""
     with pytest.raises(KeyboardInterrupt):
         search(cache, SWEEP, runs=runs, progress=Interrupt(0.5), **changes)
-    (journal,) = runs.glob(".grid-*/rows.jsonl")
+    (journal,) = [folder / "rows.jsonl" for folder in list_unfinished(runs)]
     return len(rows_of(journal))
 
 

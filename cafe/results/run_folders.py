@@ -29,6 +29,15 @@ def list_runs(runs: Path) -> list[Path]:
     return sorted(found, key=_age, reverse=True)
 
 
+def list_unfinished(runs: Path) -> list[Path]:
+    """Folders of grids and comparisons that go on, or were interrupted, oldest first.
+
+    The same command goes on with one, by the same versions of cafe and PyTorch.
+    """
+    found = [path for kind in ("grid", "compare") for path in runs.glob(f".{kind}-*")]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime)
+
+
 def _age(run: Path) -> tuple[float, str]:
     try:
         return (run / RECORD).stat().st_mtime, run.name

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument
 
-from cafe.errors import CafeError
+from cafe.errors import CafeError, counted
 
 from .. import completion
 from .. import options as opt
@@ -37,8 +37,15 @@ def list_(runs: opt.RunsHome = Path("runs"), as_json: opt.Json = False) -> None:
 
     Example: cafe runs ls
     """
-    from cafe.results.run_folders import list_runs
+    from cafe.datasets.text_files import quote_some
+    from cafe.results.run_folders import list_runs, list_unfinished
 
+    if left := list_unfinished(runs):
+        note(
+            f"cafe: {counted(len(left), 'folder')} of an unfinished grid or comparison in '{runs}' "
+            f"({quote_some(path.name for path in left)}): the same command goes on, by "
+            "the same versions of cafe and PyTorch; else remove the folder."
+        )
     folders, rows = list_runs(runs), list[dict[str, Any]]()
     for folder in folders:
         try:
