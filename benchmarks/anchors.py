@@ -14,7 +14,6 @@ are caches of `cafe extract --pre-projection`, at 1 to 16 shots.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -25,7 +24,7 @@ from statistics import mean
 
 import torch
 from auto import Measured, table
-from cells import CELLS, ROOT, draw_sets, percent_right
+from cells import CELLS, draw_sets, make_parser, percent_right
 from grid import machine, read_features
 
 from cafe import FeatureCache
@@ -111,13 +110,8 @@ def by_shots(cells: dict[str, dict[str, Measured]]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
+    parser = make_parser(__doc__, seeds=3)
     parser.add_argument("--cache", type=Path, nargs="+")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     if given.cache is None and not given.features.is_dir():
         sys.exit(f"no feature files in {given.features}; say where with --features DIR.")

@@ -14,7 +14,6 @@ above every other method, that no cell of either is below zero-shot by more than
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -23,7 +22,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from cells import CELLS, ROOT, draw_sets, percent_right
+from cells import CELLS, draw_sets, make_parser, percent_right
 from grid import machine, read_features
 
 from cafe.features.tensors import Features, TrainingSet
@@ -162,14 +161,9 @@ def table(cells: dict[str, dict[str, Measured]]) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=9)
+    parser = make_parser(__doc__, seeds=9)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
     about = {"seeds": seeds, "machine": machine(torch.device("cpu"))}

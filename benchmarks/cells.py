@@ -1,7 +1,8 @@
-"""What the benchmarks of few-shot heads share: files and shot counts, draws, and accuracy."""
+"""What the benchmarks of few-shot heads share: options, files and shot counts, draws, accuracy."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,30 @@ CELLS = {
     "imagenet-food.ViT-B-32": (1, 2, 4),
 }
 """File of features -> shots per class."""
+
+
+def make_parser(
+    words: str | None, *, seeds: int | None = None, is_written: bool = False
+) -> argparse.ArgumentParser:
+    """The options that most of these take, of which a script may say more.
+
+    Parameters
+    ----------
+    words : str
+        What `--help` says.
+    seeds : int, optional
+        The default of `--seeds`; None does without.
+    is_written : bool
+        Whether `--output` must be given.
+    """
+    parser = argparse.ArgumentParser(
+        description=words, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("-o", "--output", type=Path, required=is_written)
+    return parser
 
 
 def draw_sets(

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import ROOT
+from cells import make_parser
 from grid import machine
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -215,15 +215,11 @@ def tables(rows: list[dict[str, Any]], recalls: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--one", choices=HEADS, help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     if given.one:
         base = torch.load(given.base, weights_only=False)  # of the process that started this one

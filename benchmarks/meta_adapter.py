@@ -17,7 +17,6 @@ Writes FILE.json and FILE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from cells import ROOT, draw_sets, percent_right
+from cells import draw_sets, make_parser, percent_right
 from grid import machine, read_features
 
 from cafe.features.tensors import ClassText, Features, TrainingSet
@@ -166,13 +165,7 @@ def check(cells: dict[str, dict[str, list[float]]]) -> None:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args()
+    given = make_parser(__doc__, seeds=3).parse_args()
     about = {"seeds": list(range(given.seeds)), "machine": machine(torch.device("cpu"))}
     record = {**about, **measure(given.features, range(given.seeds))}
     words = "\n\n".join(

@@ -16,7 +16,6 @@ FILE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, ROOT, percent_right
+from cells import CELLS, make_parser, percent_right
 from grid import machine, read_features
 
 from cafe.curation.next_images import WITH_ANSWERS, next_images
@@ -114,13 +113,8 @@ def table(rows: Rows) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = make_parser(__doc__, seeds=5)
     parser.add_argument("--method", default="auto", help="the head that is scored")
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     pools = {"equal classes": False, "long tail": True}
     found = {

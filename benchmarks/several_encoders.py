@@ -10,7 +10,6 @@ inside the shots. Prints every figure with its seeds, and writes FILE.json and F
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import ROOT
+from cells import make_parser
 from grid import machine
 
 import cafe
@@ -78,13 +77,7 @@ def table(rows: dict[str, Row]) -> str:
 
 def main() -> None:
     """Measure, print and write after every row."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args()
+    given = make_parser(__doc__, seeds=3).parse_args()
     about: dict[str, Any] = {"seeds": given.seeds, "machine": machine(torch.device("cpu"))}
     tables: dict[str, dict[str, Row]] = {"encoders": {}, "without text": {}}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ FILE.json has.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from statistics import mean
 
 import torch
 from auto import Choice, Measured, measure_cell, table
-from cells import CELLS, ROOT, draw_sets
+from cells import CELLS, draw_sets, make_parser
 from grid import machine, read_features
 
 CHOICES = {
@@ -57,13 +56,8 @@ def read(output: Path, seeds: list[int]) -> dict[str, dict[str, Measured]]:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = make_parser(__doc__, seeds=3, is_written=True)
     parser.add_argument("--cell", action="append")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
     seeds = list(range(given.seeds))
     every = [f"{name} {shots}" for name, counts in CELLS.items() for shots in counts]

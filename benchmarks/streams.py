@@ -13,7 +13,6 @@ Asserts that a state kept in the middle of a stream changes nothing. Writes FILE
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from cells import CELLS, ROOT
+from cells import CELLS, make_parser
 from grid import machine, read_features
 from torch import Tensor
 
@@ -131,13 +130,8 @@ def table(files: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = make_parser(__doc__, seeds=3)
     parser.add_argument("--shots", type=int, default=4)
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     files = measure(given.features, given.seeds, given.shots)
     print(table(files))

@@ -8,7 +8,6 @@ and what the weighting gains. Writes FILE.json and FILE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from cells import ROOT, draw_sets, percent_right
+from cells import draw_sets, make_parser, percent_right
 from grid import machine, read_features
 
 from cafe.methods.base import Context
@@ -63,13 +62,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args()
+    given = make_parser(__doc__, seeds=3).parse_args()
     if not given.features.is_dir():
         sys.exit(f"no feature files in {given.features}; say where with --features DIR.")
     rows = measure(given.features, range(given.seeds))

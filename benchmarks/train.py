@@ -17,7 +17,6 @@ FILE.md; run again with the same FILE, it goes on there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cells import make_parser
 from grid import machine
 from torch import Tensor
 
@@ -39,7 +39,6 @@ from cafe.store import FeatureCache
 from cafe.study.fit_on_all import DEFAULT_METHODS, fit_on_all
 from cafe.study.score_head import score_head
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = {  # splits of plain images, and images of a draw
     "caltech101-66.ViT-B-32.openai": (("val", "test"), 264),
 }
@@ -194,14 +193,10 @@ def write(output: Path, found: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
+    parser = make_parser(__doc__)
     parser.add_argument("--eurosat", type=Path, help="cache of EuroSAT under nano")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
     if given.output and given.output.with_suffix(".json").is_file():

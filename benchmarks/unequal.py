@@ -9,7 +9,6 @@ Writes FILE.json and FILE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from auto import Choice, measure_cell
-from cells import CELLS, ROOT
+from cells import CELLS, make_parser
 from grid import machine, read_features
 from torch import Tensor
 
@@ -71,13 +70,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args()
+    given = make_parser(__doc__, seeds=5).parse_args()
     found = measure(given.features, list(range(given.seeds)))
     print(table(found))
     if given.output:

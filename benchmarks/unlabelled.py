@@ -19,7 +19,6 @@ and regime more than 1 point below `auto` without a pool. Writes FILE.json and F
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, ROOT
+from cells import CELLS, ROOT, make_parser
 from grid import machine, read_features
 from numpy.typing import NDArray
 
@@ -207,14 +206,9 @@ def table(cells: dict[str, Cell], regime: str) -> str:
 
 def main() -> None:
     """Measure, print, write, assert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared/data/features")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = make_parser(__doc__, seeds=5)
     parser.add_argument("--files", nargs="*", default=list(CELLS))
     parser.add_argument("--journal", type=Path)
-    parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     about = f"one run of code {code_version()}; {machine(torch.device('cpu'))}"
     seeds = list(range(given.seeds))
