@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.features.tensors import ClassText, Features, PreProjection, StoredRows, TrainingSet
+from cafe.features.stored_rows import PreProjection, StoredRows
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Validation
 from cafe.methods.prompt_learning.prompts import TextTower
 

@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Recipe
 from cafe.errors import InputError
-from cafe.features.tensors import Features, StoredRows, TrainingSet
+from cafe.features.stored_rows import StoredRows
+from cafe.features.tensors import Features, TrainingSet
 from cafe.methods.base import Context, Validation
 from cafe.methods.head import predict
 from cafe.methods.vt_clip import PARTS, VtClip, VtClipHead, guided_cosines

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.features.tensors import LARGE, ClassText, Features, PreProjection, StoredRows
+from cafe.features.stored_rows import PreProjection, StoredRows
+from cafe.features.tensors import LARGE, ClassText, Features
 from cafe.store import FeatureCache, Header, SplitArrays
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cafe.datasets.text_files import distinct_names
 from cafe.encoders.encoder import Encoder
@@ -22,10 +18,11 @@ from cafe.errors import InputError, counted
 from cafe.extract.encode import LoaderOptions
 from cafe.extract.encode_images import EncodedImages, OnError, encode_images, stack_rows
 from cafe.extract.image_sources import Images, list_images
-from cafe.features.pool import INDUCTIVE, Pool
+from cafe.features.pool import Pool
 from cafe.features.splits import Shots as ShotCount
 from cafe.inference.adapt_to_pool import Shots
 from cafe.inference.adaptation import Adaptation
+from cafe.inference.answers import Answers
 from cafe.inference.cached_images import CachedImages
 from cafe.inference.head_encoders import (
     join_encoded,
@@ -33,8 +30,8 @@ from cafe.inference.head_encoders import (
     record_of_head,
     records_of_head,
 )
-from cafe.inference.neighbours import Neighbour, NeighbourIndex
-from cafe.inference.prediction import ClassScore, Prediction, class_scores
+from cafe.inference.neighbours import NeighbourIndex
+from cafe.inference.prediction import Prediction
 from cafe.progress import Progress
 from cafe.results.runs import HeadSelector, find_head
 from cafe.results.saved_head import SavedHead, load_head
@@ -112,6 +109,10 @@ class Predictor(ReprMixin):
     @property
     def _encoders(self) -> tuple[Encoder, ...]:
         return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
+
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self.saved, self.neighbours, self.adaptation)
 
     def _options(
         self, batch_size: int | None, workers: int | None, progress: Progress | None
@@ -232,7 +233,7 @@ class Predictor(ReprMixin):
         batches = self._encode(images, options)
         how = (top, unknown_below, explain)
         if pool is None or pool == "none":
-            found = (self._classify(batch, *how) for batch in batches)
+            found = (self._answers.predictions(batch, *how) for batch in batches)
             return self._kept(chain.from_iterable(found))
         if self.adaptation is not None:
             raise InputError("an adaptation and a pool are two ways to adapt; give one.")
@@ -251,9 +252,9 @@ class Predictor(ReprMixin):
     ) -> Iterator[Prediction]:
         """Classify by the head as it is adapted to a pool; None are the images themselves."""
         saved, batches = shots.adapt_to(batches, pool, note)
-        predictor = replace(self, saved=saved)
+        answers = replace(self._answers, saved=saved)
         for batch in batches:
-            yield from predictor._classify(batch, *how)
+            yield from answers.predictions(batch, *how)
 
     def predict_proba(
         self,
@@ -285,7 +286,8 @@ class Predictor(ReprMixin):
         """
         options = self._options(batch_size, workers, progress)
         batches = self._encode(images, options)
-        return stack_rows(self._kept(batches), self._probabilities, len(self.classes_), on_error)
+        probabilities, classes = self._answers.probabilities, len(self.classes_)
+        return stack_rows(self._kept(batches), probabilities, classes, on_error)
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -294,61 +296,5 @@ class Predictor(ReprMixin):
 
     def _kept(self, items: Iterable[T]) -> Iterator[T]:
         """The same items; what adaptation learns meanwhile is kept."""
-        with self.adaptation.kept() if self.adaptation is not None else nullcontext():
+        with self._answers.keeping():
             yield from items
-
-    def _probabilities(self, x: Tensor, views: Tensor | None = None) -> Tensor:
-        """Calibrated probabilities of inputs, adapted where that is wanted. (N, C)"""
-        if self.adaptation is None:
-            return self.saved.probabilities(x)
-        features = self.saved.head.features_of(x)  # (N, D)
-        if views is not None and self.adaptation.takes_views:
-            features = views  # (N, V, D)
-        logits = self.adaptation(features, self.saved.head(x))
-        return torch.softmax(logits / (self.saved.temperature or 1.0), dim=-1)
-
-    def _classify(
-        self, batch: EncodedImages, top: int, unknown_below: float, explain: bool
-    ) -> list[Prediction]:
-        x, saved = batch.inputs, self.saved
-        told = partial(_told, saved.about.get("learning", INDUCTIVE))
-        best: list[tuple[ClassScore, ...]] = []
-        if len(x):
-            scores = None if self.adaptation is not None else saved.scores(x)
-            p = self._probabilities(x, batch.views)
-            best = class_scores(p, saved.class_names, top, scores)
-        features = saved.head.features_of(x)  # what neighbours and zero-shot CLIP compare
-        adapted = [None] * len(x) if self.adaptation is None else self.adaptation.about(len(x))
-        explained = self._explanations(features, explain)
-        make = partial(Prediction, unknown_below=unknown_below)
-        rows, adaptations = zip(best, *explained, strict=True), iter(adapted)
-        return [
-            Prediction(name, reason=reason)
-            if reason
-            else make(name, *next(rows), **told(next(adaptations)))
-            for name, reason in zip(batch.names, batch.reasons, strict=True)
-        ]
-
-    def _explanations(
-        self, x: Tensor, explain: bool
-    ) -> tuple[Iterable[ClassScore | None], Iterable[tuple[Neighbour, ...]]]:
-        text, neighbours = self.saved.zero_shot, self.neighbours
-        zero_shot: Iterable[ClassScore | None] = [None] * len(x)
-        if explain and text is not None:
-            # zero-shot CLIP as a head, so that its scores follow the same rule
-            plain = SavedHead(text, self.saved.about, text)
-            probabilities = torch.softmax(text.logits(x), dim=-1)  # (n, C), not calibrated
-            best = class_scores(probabilities, plain.class_names, 1, plain.scores(x))
-            zero_shot = [first for (first,) in best]
-        if not explain or neighbours is None:
-            return zero_shot, [()] * len(x)
-        return zero_shot, neighbours.nearest(x)
-
-
-def _told(learning: str, adapted: dict[str, Any] | None) -> dict[str, Any]:
-    """What an answer owes to images without labels: those of a stream, or what its head saw."""
-    if adapted is not None and "images_seen" in adapted:
-        seen = counted(adapted["images_seen"], "image")
-        head = "" if learning == INDUCTIVE else f"; its head is {learning}"
-        learning = f"transductive: sees {seen} of a stream without their labels{head}"
-    return {"learning": learning, "adapted": adapted}

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from cafe.engine import Architecture, Batch, Run, shared_product
 from cafe.engine.architecture import Tensors
-from cafe.features.tensors import ClassText, Features, PreProjection, TrainingSet
+from cafe.features.stored_rows import PreProjection
+from cafe.features.tensors import ClassText, Features, TrainingSet
 from cafe.methods.base import Job
 from cafe.methods.head import Head
 from cafe.methods.rla import Rla
