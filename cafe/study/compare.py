@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,45 +160,60 @@ def compare(
     settings = resolve_settings(compared, common, special)
     plans = []
     for source in sources:  # every refusal comes before the first fit
-        task = load_task(source)
         own = {**(needs(source) if needs is not None else {}), **settings}
         own |= pool_settings(source, pool, compared)
         trained = [name for name in compared if name not in BASELINES]
         own |= self_training(source, trained, self_train, self_train_rounds)
+        task = load_task(source)
         plans.append(make_plan(task, compared, shots, seeds, validation, own, DEFAULT_SHOTS))
         meta_notes(source, own)  # refuses a meta file that is not for these features
     check_runs_folder(runs)
-    context = Context(resolve_device(device), precision)
-    products = context.products
+    products = Context(resolve_device(device), precision).products
+    context = Context(resolve_device(device), products)  # the same on every machine
     study = compare_base_to_new if base_to_new else compare_one
     skipped = left_out(names) if base_to_new else None
     skipped = {**no_text, **(skipped or {})} or skipped
-    context = replace(context, precision=products)  # the same on every machine
     about = {"base_to_new": base_to_new, "precision": products, "meta": meta and str(meta)}
     done = Finished(None if runs is None or meta else Path(runs), sources, plans, about)
-    found = {place: record for place, c in enumerate(sources) if (record := done.find(c))}
-    if found:
-        (note or log.info)(f"{counted(len(found), 'cache', 'were')} compared earlier.")
-    todo = [place for place in range(len(sources)) if place not in found]
+
+    def keep(source: FeatureCache, record: Record) -> Record:
+        record = replace(record, command=command, left_out=skipped, precision=products)
+        record = record if runs is None else save_run(record, Path(runs))
+        done.add(source, record)
+        if note is not None:
+            for text in few_class_notes(record.results):
+                note(text if len(sources) == 1 else f"{cache_name(source.path)}: {text}")
+        return record
+
     compare_all = compare_on_ray if engine == "ray" else _one_by_one
-    work = [sources[place] for place in todo], [plans[place] for place in todo]
-    with contextlib.closing(compare_all(study, *work, context, progress)) as each:
-        for number, record in each:
-            record = replace(record, command=command, left_out=skipped, precision=products)
-            record = record if runs is None else save_run(record, Path(runs))
-            done.add(sources[todo[number]], record)
-            found[todo[number]] = record
-            if note is not None:
-                for text in few_class_notes(record.results):
-                    name = cache_name(sources[todo[number]].path)
-                    note(text if len(sources) == 1 else f"{name}: {text}")
-    records = [found[place] for place in sorted(found)]
+    work = partial(compare_all, study, context=context, progress=progress)
+    records = _records(sources, plans, done, work, keep, note or log.info)
     if len(records) == 1:
         return Comparison(records[0], records)
     mean = average_record(records)
     mean = mean if runs is None else save_run(mean, Path(runs))
     done.discard()
     return Comparison(mean, records)
+
+
+def _records(
+    sources: Sequence[FeatureCache],
+    plans: Sequence[StudyPlan],
+    done: Finished,
+    work: Callable[..., Generator[tuple[int, Record], None, None]],
+    keep: Callable[[FeatureCache, Record], Record],
+    note: Callable[[str], None],
+) -> list[Record]:
+    """The record of each cache: of an interrupted comparison, or made and kept now."""
+    found = {place: record for place, c in enumerate(sources) if (record := done.find(c))}
+    if found:
+        note(f"{counted(len(found), 'cache', 'were')} compared earlier.")
+    todo = [place for place in range(len(sources)) if place not in found]
+    rest = [sources[place] for place in todo], [plans[place] for place in todo]
+    with contextlib.closing(work(*rest)) as each:
+        for number, record in each:
+            found[todo[number]] = keep(sources[todo[number]], record)
+    return [found[place] for place in range(len(sources))]
 
 
 def _each(
