@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from cafe.curation.suggestions import (
     Suggestion,
-    append_suggestions,
     read_suggestions,
     write_suggestions,
 )
-from cafe.errors import BusyError, InputError
-from cafe.store.files import lock_file
+from cafe.errors import InputError
 
 HEADER = "id,problem,current,proposed,confidence\n"
 
@@ -112,15 +110,3 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         read_suggestions(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="cannot write"):
         write_suggestions(tmp_path / "absent" / "s.csv", [])
-
-
-def test_rows_are_added_to_those_there(tmp_path: Path) -> None:
-    path = tmp_path / "s.csv"
-    rows = [Suggestion(f"{n}.png", "correction", "a", "b", 1.0) for n in range(3)]
-    append_suggestions(path, rows[:1])
-    append_suggestions(path, rows[1:])
-    assert read_suggestions(path) == rows
-    before = path.read_bytes()
-    with lock_file(path), pytest.raises(BusyError):
-        append_suggestions(path, rows)
-    assert path.read_bytes() == before

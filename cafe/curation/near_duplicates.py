@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,14 +218,3 @@ def group(pairs: Iterable[Pair], count: int) -> list[list[int]]:
     for row in range(count):
         groups[top(row)].append(row)
     return [rows for rows in groups.values() if len(rows) > 1]
-
-
-def leaks(groups: Sequence[Sequence[int]], splits: Sequence[str]) -> list[int]:
-    """Test images of which a copy is in another split."""
-    return [
-        row
-        for rows in groups
-        if any(splits[row] != "test" for row in rows)
-        for row in rows
-        if splits[row] == "test"
-    ]

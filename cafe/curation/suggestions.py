@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cafe.errors import InputError, escape_bytes, is_utf8, raise_as, unescape_bytes
-from cafe.store.files import lock_file, write_text
+from cafe.store.files import write_text
 
 _LIKE_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -93,25 +93,6 @@ def suggestions_text(suggestions: Iterable[Suggestion]) -> str:
         texts = (escape_bytes(row.id), row.problem, row.current, row.proposed)
         writer.writerow([*map(_as_cell, texts), f"{row.confidence:.4f}"])
     return stream.getvalue()
-
-
-def append_suggestions(path: Path | str, suggestions: Sequence[Suggestion]) -> None:
-    """Add suggestions to a file, made if need be: all of them are in it and on disk, or none.
-
-    Raises
-    ------
-    BusyError
-        If another process or thread writes the file at this moment.
-    InputError
-        If what is there is no file of suggestions, or it cannot be written.
-    """
-    path = Path(path)
-    with (
-        raise_as(InputError, f"cannot write '{path}'", "choose another file"),
-        lock_file(path.absolute()),
-    ):
-        before = read_suggestions(path) if path.exists() else []
-        write_suggestions(path, [*before, *suggestions])
 
 
 def read_suggestions(path: Path | str) -> list[Suggestion]:

@@ -15,9 +15,6 @@ import numpy as np
 from cafe.datasets.boxes.boxes import Boxes
 from cafe.errors import InputError, how_to_install
 
-MOST_DETECTIONS = 100
-"""Of one image, that COCO looks at."""
-
 
 @dataclass(frozen=True)
 class AveragePrecision:

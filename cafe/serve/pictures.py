@@ -20,9 +20,6 @@ from cafe.errors import CafeError, unescape_bytes
 from cafe.features.task import boxes_by_id
 from cafe.serve.gallery import UNLABELLED, Gallery
 
-EDGES = (144, 640)
-"""Longest sides of the pictures that a page may ask for, in pixels."""
-
 _LISTED = re.compile(r"(?:manifest|split file) (.+?)(?:, which has no splits; .*)?$", re.DOTALL)
 _LOOKED_FOR = 100  # images, of which one is enough: the first may have been moved
 _KEPT = 32 << 20  # bytes of pictures in memory: about 6,000 small ones

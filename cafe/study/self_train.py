@@ -129,15 +129,6 @@ def describe_self_training(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def recorded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values."""
-    training: SelfTraining | None = settings.get(SETTING)
-    if training is None:
-        return dict(settings)
-    about = {"most": training.most, "rounds": training.rounds, "candidates": len(training.pool)}
-    return {**settings, SETTING: about}
-
-
 def what_happened(results: Sequence[Result]) -> list[str]:
     """What self-training did, a line for each result that it was tried for."""
     lines = []
