@@ -48,7 +48,7 @@ app = typer.Typer(
     add_completion=True,
 )
 cache_app = typer.Typer(
-    help="List, show, check, remove, prune, export, import and merge feature caches.",
+    help="List, show, check, import, export, merge and remove caches.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -165,7 +165,7 @@ def prune(
     ] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Remove what killed commands left in the cache folder; what is in use stays.
+    """Remove what killed commands left in the cache folder. What is in use stays.
 
     Example: cafe cache prune
     """
@@ -186,7 +186,7 @@ def export(
     replace: opt.Replace = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Write a cache as a NumPy archive or as safetensors, for other programs.
+    """Write a cache as a NumPy archive or as safetensors.
 
     Example: cafe cache export digits/nano.glyphs digits.npz
     """
@@ -211,7 +211,7 @@ def merge(
     replace: opt.Replace = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Join caches that one encoder made of different images of the same classes.
+    """Join caches of different images of the same classes. One encoder made them.
 
     Example: cafe cache merge all/ViT-B-32.openai north/ViT-B-32.openai south/ViT-B-32.openai
     """

@@ -71,7 +71,7 @@ def import_(
     replace: opt.Replace = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Make a cache from features that were computed elsewhere; nothing in them is unpickled.
+    """Make a cache from features that were computed elsewhere. Nothing in them is unpickled.
 
     Example: cafe cache import caches/dtd dtd/RN50.openai --text texts.pt
     """

@@ -43,7 +43,7 @@ def verify(
     cache: opt.CacheHome = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Recompute a cache's checksums and check all that is in it; exit code 1 if anything is wrong.
+    """Recompute a cache's checksums and check what is in it. Exit code 1 if anything is wrong.
 
     Example: cafe cache verify digits/nano.glyphs --sample 20
     """

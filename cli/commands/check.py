@@ -64,7 +64,7 @@ def check(
     device: opt.Device = "auto",
     as_json: opt.Json = False,
 ) -> None:
-    """Find wrong labels, copies, leaks into the test split, outliers and poor class texts.
+    """Find wrong labels, copies and outliers. Also leaks into the test split and poor class texts.
 
     It writes suggestions.csv: delete the rows that you do not agree with, then 'cafe relabel'.
 

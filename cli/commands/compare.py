@@ -75,7 +75,7 @@ def compare(
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Compare methods over shot counts on the same images and seeds of one or several caches.
+    """Compare methods, or encoders, on the same images and seeds. Shot counts make a curve.
 
     The name of a dataset means each encoder's cache of it: the encoders stand side by side.
     Without --method it takes all of them, without --shots 1, 2, 4, 8 and 16 images per class, as

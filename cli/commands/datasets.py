@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def datasets(data_root: opt.DataRoot = None, as_json: opt.Json = False) -> None:
-    """List the datasets that cafe knows by name, and which are present.
+    """List the datasets that cafe knows, and which are present.
 
     Example: cafe datasets --data-root ~/data
     """

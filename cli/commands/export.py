@@ -45,7 +45,7 @@ def export(
     pretrained: opt.LocalWeights = None,
     cache: opt.CacheHome = None,
 ) -> None:
-    """Write a saved head for use elsewhere, compared with the original, and a model card beside it.
+    """Write a saved head for use elsewhere, with a model card. It is compared with the original.
 
     RUN is the folder of a run, a folder of runs (the newest counts), or a head's file. Without
     --output the file is DATASET.METHOD.SUFFIX.

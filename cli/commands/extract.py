@@ -90,7 +90,7 @@ def extract(
     engine: opt.Engine = "local",
     as_json: opt.Json = False,
 ) -> None:
-    """Encode a dataset once with a frozen CLIP and store the features.
+    """Encode a dataset once, by a frozen CLIP, into a cache.
 
     Example: cafe extract eurosat --data-root ~/data --model ViT-B-32
     """

@@ -90,7 +90,7 @@ def fit(
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Fit CLIP-Adapter, by default on 16 images per class, beside zero-shot CLIP and class means.
+    """Fit a head on a few images per class. By default CLIP-Adapter on 16, beside two baselines.
 
     Example: cafe fit digits/nano.glyphs --ratio 0.2 --shots 16
     """

@@ -63,7 +63,7 @@ def grid(
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Train a grid of CLIP-Adapters side by side, choose on validation and test the chosen once.
+    """Train a grid of CLIP-Adapters side by side. The one that validation chooses is tested once.
 
     Example: cafe grid digits/nano.glyphs --ratio 0.1:0.9:0.1 --bottleneck D/2,D/4 --shots 1,4,16
     """

@@ -33,7 +33,7 @@ def meta_train(
     model: opt.ModelFilter = None,
     device: opt.Device = "auto",
 ) -> None:
-    """Train Meta-Adapter's weights once, on all training images of caches, for use on any others.
+    """Train Meta-Adapter once, for use on other caches. It takes all training images.
 
     Example: cafe meta-train digits/nano.glyphs -o meta.safetensors
     """

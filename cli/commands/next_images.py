@@ -75,7 +75,7 @@ def next_(
     workers: opt.Workers = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Say which images to label next: those that a head would learn most from.
+    """Say which images to label next. A head would learn most from them.
 
     -o FILE.csv is a table to fill in: correct the column 'proposed', which has the head's answer.
 

@@ -35,7 +35,7 @@ def relabel(
     yes: Yes = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Give images the classes that you kept in suggestions.csv, and write a file that undoes it.
+    """Apply the suggestions that you kept. A file that undoes it is written beside them.
 
     A list (CSV, TSV, JSONL, split JSON) is edited. In a folder of classes images are moved, with
     --yes only.

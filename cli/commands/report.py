@@ -44,7 +44,7 @@ def report(
     method: Method = None,
     runs: opt.RunsHome = Path("runs"),
 ) -> None:
-    """Write runs as one HTML page that works offline: the best method first, and what it confuses.
+    """Write runs as one HTML page that works offline. It names the best method and its confusions.
 
     Example: cafe report -o report.html
     """

@@ -111,7 +111,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def show(run: Run = None, runs: opt.RunsHome = Path("runs"), as_json: opt.Json = False) -> None:
-    """Show what a run measured, under which protocol, and the command that makes it again.
+    """Show what a run measured, and how to make it again. Its protocol is said too.
 
     Example: cafe runs show
     """
@@ -139,7 +139,7 @@ def remove(
     yes: opt.Yes = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Remove runs, with their heads; a folder that holds anything else is kept.
+    """Remove runs, with their heads. A folder that holds anything else is kept.
 
     Example: cafe runs rm 20260131-120000-digits-nano --yes
     """

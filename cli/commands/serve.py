@@ -39,7 +39,7 @@ def serve(
     cache: opt.CacheHome = None,
     device: opt.Device = "auto",
 ) -> None:
-    """Open a model as a web page: look at images, correct labels, train again.
+    """Open a model as a web page. Look at images, correct labels, train again.
 
     Programs send images to /predict; /openapi.json describes it. Ctrl-C ends the server.
 

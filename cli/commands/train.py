@@ -89,7 +89,7 @@ def train(
     verbose: opt.Verbose = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Make a model of labelled images: fitted on all of them, with an estimate of its accuracy.
+    """Make a model of labelled images. It is fitted on all of them, and its accuracy is estimated.
 
     Again after images were added, it does the new work and says what changed.
 
