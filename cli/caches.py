@@ -74,7 +74,8 @@ def named_beside(
 
     if name is None or name in ("none", "self", "test"):
         return name
-    if encoder and Path(name).is_dir() and not caches_of(cache_folder(root), Path(name).name):
+    is_folder = name != "" and Path(name).is_dir()
+    if encoder and is_folder and not caches_of(cache_folder(root), Path(name).name):
         words = ["cafe", "extract", name, "--model", encoder["model"]]
         words += ["--pretrained", encoder["pretrained"]]
         words += [] if root is None else ["--cache", str(root)]

@@ -26,7 +26,7 @@ def find_pool(pool: PoolLike, folder: Path | str | None) -> PoolLike:
     """
     if not isinstance(pool, str | Path):
         return pool
-    if Path(pool).is_dir() and not caches_of(cache_folder(folder), str(pool)):
+    if pool != "" and Path(pool).is_dir() and not caches_of(cache_folder(folder), str(pool)):
         return Path(pool)
     return FeatureCache.open(pool, cache_folder=folder)
 

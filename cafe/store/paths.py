@@ -134,7 +134,7 @@ def _find_cache(root: Path, cache: str, model: str | None) -> Path:
         raise InputError(f"'{cache}' means {len(short)} caches in '{root}'; name one: {names}.")
     if os.path.lexists(path) and (is_whole or not path.is_dir()):
         raise no_cache(path)
-    if Path(cache).is_dir() and not cache.endswith(".h5"):
+    if cache and Path(cache).is_dir() and not cache.endswith(".h5"):
         raise CacheNotFoundError(f"'{cache}' is a folder and no cache; {_of_folder(root, cache)}.")
     is_name = cache.count("/") <= 1 and not cache.endswith(".h5")
     caches = list_caches(root) if is_name else []
