@@ -263,6 +263,8 @@ def test_training_encodes_a_pool_that_is_a_folder(
         cafe.train("photos", model="nano", pool="nothing", device="cpu")
     assert not Path("cache").exists()  # it is refused before the work
     options = {"method": "lda-prior-pooled", "model": "nano", "device": "cpu"}
+    with pytest.raises(InputError, match="has the name of the dataset"):
+        cafe.train("photos", pool="./photos", **options)
     made = cafe.train("photos", pool="more", **options)
     assert made.record.learning == describe_pool(5, 0, 10, "judged")
     assert FeatureCache.open("cache/more/nano.glyphs.h5").counts == {"train": 5}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cafe.datasets.dataset import Dataset, check_labelled
+from cafe.datasets.load import short_name
+from cafe.errors import InputError
 from cafe.extract.extractor import Extractor
 from cafe.inference.model_words import unreadable
 from cafe.progress import Progress
@@ -68,6 +70,11 @@ class Encoding:
         if not isinstance(pool, str | Path):
             return pool
         extractor, names = self.extractor, cache.header
+        if short_name(Path(pool)) == names.dataset:
+            raise InputError(
+                f"the pool '{pool}' has the name of the dataset, whose cache it would replace; "
+                "rename the folder, or name the dataset otherwise with name=."
+            )
         if extractor.model is None:
             extractor = replace(extractor, model=names.model, pretrained=names.pretrained)
         how = {name: self.how[name] for name in ("cache", "on_error")}
