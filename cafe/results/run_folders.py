@@ -30,12 +30,12 @@ def list_runs(runs: Path) -> list[Path]:
 
 
 def list_unfinished(runs: Path) -> list[Path]:
-    """Folders of grids and comparisons that go on, or were interrupted, oldest first.
+    """Folders of grids and comparisons that go on, or were interrupted.
 
     The same command goes on with one, by the same versions of cafe and PyTorch.
     """
-    found = [path for kind in ("grid", "compare") for path in runs.glob(f".{kind}-*")]
-    return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    found = (path for kind in ("grid", "compare") for path in runs.glob(f".{kind}-*"))
+    return sorted(filter(Path.is_dir, found))
 
 
 def _age(run: Path) -> tuple[float, str]:
