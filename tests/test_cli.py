@@ -248,6 +248,17 @@ def test_help_has_one_sentence_and_an_example(run: Run, words: list[str]) -> Non
     assert f"Example: cafe {' '.join(words)}" in answer.out
 
 
+@pytest.mark.parametrize("words", [[], ["cache"], ["runs"]], ids=len)
+def test_the_sentences_of_commands_are_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = run(*words, "--help").out.partition("Commands:\n")[2].split("\n\n")[0]
+    lines = commands.splitlines()
+    assert lines
+    assert all(re.fullmatch(r"  [a-z-]+ +[A-Z].*[^.]\.", line) for line in lines)
+
+
 def test_every_command_is_tested_for_help() -> None:
     groups = {group.name: group.typer_instance for group in app.registered_groups}
     named = [[command.name] for command in app.registered_commands]
