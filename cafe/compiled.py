@@ -15,8 +15,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cafe.devices import user_cache_folder
-
 # sums may be reordered, for vectors; NaN keeps its meaning, so that what diverges shows
 FLAGS = (
     "-std=c++17",
@@ -25,6 +23,15 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
     *("-fopenmp-simd", "-shared", "-fPIC"),  # of OpenMP its vectors, not its threads
 )
+
+
+def user_cache_folder() -> Path:
+    """What cafe keeps for a user between commands: `$XDG_CACHE_HOME/cafe` or `~/.cache/cafe`.
+
+    A relative `XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "cafe"
 
 
 def load_library(source: Path, *, build: bool = True) -> ctypes.CDLL | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Literal, cast, get_args
 
 import torch
 
+from cafe.compiled import user_cache_folder
 from cafe.errors import DeviceError, InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -172,15 +172,6 @@ def _kept_speedup() -> float:
             # not in one step: a torn file is read as an empty one
             file.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     return kept[name]
-
-
-def user_cache_folder() -> Path:
-    """What cafe keeps for a user between commands: `$XDG_CACHE_HOME/cafe` or `~/.cache/cafe`.
-
-    A relative `XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "cafe"
 
 
 def _read_numbers(file: Path) -> dict[str, float]:

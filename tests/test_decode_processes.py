@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from warnings import warn_explicit
 
@@ -13,11 +14,12 @@ import torch
 from making import make_dataset
 from stand_in_cuda import some_cuda
 
-from cafe.encoders.encoder import load_encoder
+from cafe.datasets.dataset import Dataset
+from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.errors import CafeError, DatasetError
 from cafe.extract import pipeline
-from cafe.extract.blocks import ExtractOptions
-from cafe.extract.decode import DecodedImage, map_ahead
+from cafe.extract.blocks import ExtractOptions, PlannedBlock, plan_blocks, read_blocks
+from cafe.extract.decode import DecodedImage, decode_path, decode_piece, map_ahead
 from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
 from cafe.extract.extract import extract
 from cafe.store import FeatureCache
@@ -88,6 +90,25 @@ def test_odd_files_are_as_quiet_as_in_threads(capfd: pytest.CaptureFixture[str])
     errors = capfd.readouterr().err
     assert "from others" in errors
     assert "from PIL" not in errors
+
+
+def test_they_load_little(tmp_path: Path, tiny_folder: Path) -> None:
+    data = make_dataset(tmp_path, {"train": 2})
+    encoder = load_encoder(str(tiny_folder), device="cpu", precision="fp32").decoding("scaled")
+    (batch,) = read_blocks(data.without_items(), encoder, plan(data, encoder), ExtractOptions())
+    file = partial(decode_path, tmp_path / data.splits["train"][0].id, encoder.preprocess)
+    pool = decoding_processes(1)
+    assert pool is not None
+    found, _ = pool.submit(decode_piece, ([*batch, file], True)).result()
+    assert [image.reason for image in found] == [""] * 3
+    loaded = pool.submit(eval, "sorted(__import__('sys').modules)").result()
+    pool.shutdown()
+    assert "PIL" in loaded
+    assert not {"torch", "torchvision", "open_clip", "h5py"} & set(loaded)
+
+
+def plan(data: Dataset, encoder: Encoder) -> list[PlannedBlock]:
+    return plan_blocks(data, encoder, ExtractOptions())
 
 
 def end_itself(_: int) -> None:

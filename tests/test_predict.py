@@ -133,7 +133,7 @@ def test_images_are_read_as_answers_are_taken(
         read.append(source)
         return DecodedImage(None, "counted")
 
-    monkeypatch.setattr(encode_images, "decode_source", count)
+    monkeypatch.setattr(encode_images, "decode_path", count)
     answers = predictor.predict(["photo.png"] * 1000, batch_size=2, workers=2)
     assert next(answers).reason == "counted"
     assert len(read) < 20

@@ -49,6 +49,11 @@ class Side(NamedTuple):
     start: float = 0.0
     end: float | None = None
 
+    @property
+    def part(self) -> tuple[float, float]:
+        """Where what is resized starts and ends."""
+        return self.start, self.length if self.end is None else self.end
+
 
 class Taps(NamedTuple):
     """Which pixels make each pixel that is kept, by weights in fixed point. (kept, taps)"""
@@ -102,7 +107,7 @@ def taps_of(side: Side, kernel: str) -> Taps:
     kernel : {"bilinear", "bicubic"}
     """
     weigh, support = _KERNELS[kernel]
-    start, end = np.float32(side.start), np.float32(side.length if side.end is None else side.end)
+    start, end = map(np.float32, side.part)
     scale = float(end - start) / side.resized
     stretch = max(scale, 1.0)
     reach = support * stretch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import random
@@ -10,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,52 +179,48 @@ class Preprocess:
     config : mapping
         open_clip's preprocess configuration: size, mean, std, interpolation, resize_mode,
         fill_color. `crop_pct`, the share of the resized side that is kept, is of timm's models.
-
-    Attributes
-    ----------
     decode : {"exact", "scaled"}
-        How image files are decoded; see `decoding`.
+        How image files are decoded.
     """
 
-    decode: Decode = "exact"
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        open_clip = import_open_clip()
-        from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
-
-        self.config = dict(config)
-        if "crop_pct" in config:
-            steps = timm_steps(self.config)
-        else:
-            transform = open_clip.transform.image_transform_v2(
-                open_clip.transform.PreprocessCfg(**config), is_train=False
-            )
-            steps = list(transform.transforms)
-        tensor_at = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
-        self._geometry = Compose(steps[:tensor_at])
-        self._crop = Compose(steps[1:tensor_at])
+    def __init__(self, config: Mapping[str, Any], decode: Decode = "exact") -> None:
+        self.config, self.decode = dict(config), decode
         size = config["size"]
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         # timm resizes to more than it crops
         share = config.get("crop_pct", 1.0)
         self._target = math.floor(self.size[0] / share), math.floor(self.size[1] / share)
-        # an augmented crop has chosen its content: resize all of it, crop no more
-        bilinear = config["interpolation"] == "bilinear"
-        mode = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
-        self._squash = Resize(self.size, mode)
-        self._squash_kernel = "bilinear" if bilinear else "bicubic"
         self._mode: str = config.get("resize_mode") or "shortest"
+        # an augmented crop has chosen its content: all of it is resized, and no more cropped
+        self._crop_kernel = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
         # open_clip resizes the shorter side to an oblong by its own default
         is_oblong = self._mode == "shortest" and self.size[0] != self.size[1]
-        self._kernel = "bilinear" if bilinear and not is_oblong else "bicubic"
+        self._kernel = "bicubic" if is_oblong else self._crop_kernel
         is_known = config["interpolation"] in ("bilinear", "bicubic")
         self._is_resize_and_crop = is_known and self._mode in ("shortest", "squash")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Small to send, and loads no library where it arrives."""
+        return Preprocess, (self.config, self.decode)
+
+    @cached_property
+    def _steps(self) -> list[Any]:
+        """open_clip's or timm's own transforms of an image, up to its 8-bit pixels."""
+        open_clip = import_open_clip()
+        from torchvision.transforms import ToTensor
+
+        if "crop_pct" in self.config:
+            steps = timm_steps(self.config)
+        else:
+            transform = open_clip.transform.image_transform_v2(
+                open_clip.transform.PreprocessCfg(**self.config), is_train=False
+            )
+            steps = list(transform.transforms)
+        return steps[: next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))]
+
     def decoding(self, decode: Decode) -> Preprocess:
         """The preprocess for image files that are decoded in this way."""
-        other = copy.copy(self)
-        other.decode = decode
-        return other
+        return Preprocess(self.config, decode)
 
     def scale(self, image: Image.Image, augmentation: Augmentation | None = None) -> int:
         """Into how many the sides of an opened file are divided while it is decoded: 1, 2, 4 or 8.
@@ -243,17 +239,19 @@ class Preprocess:
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one decoded image. (S, S, 3) uint8"""
         scaled: Scaled | None = image.info.get(SCALED)
+        sides = self._sides(image.size, scaled)
+        if scaled is None and self._mode == "shortest" and _is_large(*sides):
+            return crop_resize(image, *sides, self._kernel)
         if self._is_resize_and_crop:
-            sides = self._sides(image.size, scaled)
-            if (quick := quick_resize(image, *sides, self._kernel)) is not None:
-                return quick
+            return _resize_and_crop(image, *sides, self._kernel)
+        steps = self._steps
         if scaled is not None:
             resample = Image.Resampling[self._kernel.upper()]
-            resized = image.resize(self._resized(*scaled.size), resample, scaled.box)
-            return np.asarray(self._crop(resized))
-        if self._mode == "shortest" and math.prod(self._resized(*image.size)) > _MOST_RESIZED:
-            return crop_resize(image, *self._sides(image.size), self._kernel)
-        return np.asarray(self._geometry(image))
+            image = image.resize(self._resized(*scaled.size), resample, scaled.box)
+            steps = steps[1:]
+        for step in steps:
+            image = step(image)
+        return np.asarray(image)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height to which an image is resized before it is cropped."""
@@ -268,8 +266,8 @@ class Preprocess:
         return round(width / ratio), round(height / ratio)
 
     def _sides(self, size: tuple[int, int], scaled: Scaled | None = None) -> tuple[Side, Side]:
-        """How each side of an image is resized and cropped; not in mode "longest", which pads."""
-        box = (0.0, 0.0, *size) if scaled is None else scaled.box
+        """How each side of an image is resized and cropped; mode "longest" pads instead."""
+        box = (0, 0, *size) if scaled is None else scaled.box
         h, w = self.size
         wide, high = self._resized(*(size if scaled is None else scaled.size))
         left, top = round((wide - w) / 2), round((high - h) / 2)  # as torchvision's CenterCrop
@@ -282,6 +280,22 @@ class Preprocess:
         """Resize one augmented crop to the encoder's input. (S, S, 3) uint8"""
         (height, width), (w, h) = self.size, crop.size
         sides = Side(w, width, 0, width), Side(h, height, 0, height)
-        if (quick := quick_resize(crop, *sides, self._squash_kernel)) is not None:
-            return quick
-        return np.asarray(self._squash(crop))
+        return _resize_and_crop(crop, *sides, self._crop_kernel)
+
+
+def _is_large(width: Side, height: Side) -> bool:
+    return width.resized * height.resized > _MOST_RESIZED
+
+
+def _resize_and_crop(
+    image: Image.Image, width: Side, height: Side, kernel: str
+) -> NDArray[np.uint8]:
+    quick = quick_resize(image, width, height, kernel)
+    if quick is not None:
+        return quick
+    (left, right), (top, bottom) = width.part, height.part
+    size, box = (width.resized, height.resized), (left, top, right, bottom)
+    resized = image.resize(size, Image.Resampling[kernel.upper()], box)
+    ends = width.first + width.kept, height.first + height.kept
+    crop = resized.crop((width.first, height.first, *ends))
+    return np.asarray(crop if crop.mode == "RGB" else crop.convert("RGB"))

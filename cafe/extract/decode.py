@@ -9,10 +9,12 @@ times as many images.
 from __future__ import annotations
 
 import collections
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.datasets.dataset import Dataset, Item
-from cafe.datasets.open_image import STATE, FileState
+from cafe.datasets.open_image import STATE, FileState, open_image
+from cafe.datasets.open_url import is_url, open_url
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
 from cafe.errors import DatasetError, ImageError
 
@@ -180,6 +183,23 @@ def decode_item_for(
             "it, or go on without it with on_error='skip'."
         )
     return [image._replace(reason=reason, state=state) for image in images]
+
+
+def decode_path(path: str | os.PathLike[str], preprocess: Preprocess) -> DecodedImage:
+    """Decode a file or a URL."""
+    if is_url(path):
+        return decode_image(lambda: open_url(str(path)), preprocess)
+    return decode_image(lambda: open_image(Path(path)), preprocess)
+
+
+Piece = tuple[Sequence[ImageReader], bool]
+"""What reads some images of a batch, and whether they are the last of it."""
+
+
+def decode_piece(piece: Piece) -> tuple[list[DecodedImage], bool]:
+    """Decode some images of a batch; called in a thread or in another process."""
+    readers, is_last = piece
+    return [read() for read in readers], is_last
 
 
 def map_ahead(

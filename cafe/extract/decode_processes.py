@@ -1,4 +1,4 @@
-"""Processes that decode images; imports no more than they need to start."""
+"""Processes that decode images; they load neither PyTorch nor open_clip, and start in a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from cafe.compat import import_torchvision
 from cafe.errors import CafeError
 from cafe.progress import log
 
@@ -37,7 +36,6 @@ def decoding_processes(count: int) -> Executor | None:
 def _begin(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that reads the images
-    import_torchvision()  # before images' steps are unpickled: see there
     from cafe.encoders.preprocess import ignore_warnings_of_pillow
 
     ignore_warnings_of_pillow()

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,12 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from cafe.datasets.open_image import open_image
-from cafe.datasets.open_url import is_url, open_url
 from cafe.encoders.encoder import Encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
 from cafe.encoders.quick_resize import build_quick_resize
 from cafe.errors import ImageError, InputError, escape_bytes
-from cafe.extract.decode import DecodedImage, decode_image
+from cafe.extract.decode import DecodedImage, decode_image, decode_path
 from cafe.extract.encode import EncodedBatch, LoaderOptions, encode_batch
 from cafe.extract.image_sources import Images, ImageSource, list_images, to_image
 from cafe.extract.pipeline import decode_and_encode, decoder_threads, worth_processes
@@ -124,13 +122,15 @@ def encode_images(
         A batch.
     """
     size = options.batch_size or (_CUDA_BATCH if encoder.device.type == "cuda" else _BATCH)
+    are_files = all(isinstance(source, str | os.PathLike) for source in sources)
+    # in a process that decodes, the function for files loads little
+    decode: Callable[..., DecodedImage] = decode_path if are_files else decode_source
     readers = (
-        [partial(decode_source, source, encoder.preprocess) for source in sources[start:][:size]]
+        [partial(decode, source, encoder.preprocess) for source in sources[start:][:size]]
         for start in range(0, len(sources), size)
     )
     threads = options.workers or decoder_threads()
     build_quick_resize(len(sources))
-    are_files = all(isinstance(source, str | os.PathLike) for source in sources)
     # all cores encode a batch together: a few images shall not wait for one core
     batches = decode_and_encode(
         encoder,
@@ -163,9 +163,7 @@ def decode_source(source: ImageSource, preprocess: Preprocess) -> DecodedImage:
         return decode_image(lambda: open_image(source), preprocess)
     if not isinstance(source, str | os.PathLike):
         return decode_image(lambda: nullcontext(to_image(source)), preprocess)
-    if is_url(source):
-        return decode_image(lambda: open_url(str(source)), preprocess)
-    return decode_image(lambda: open_image(Path(source)), preprocess)
+    return decode_path(source, preprocess)
 
 
 def read_pixels(encoder: Encoder, sources: Sequence[ImageSource]) -> Tensor:

@@ -17,14 +17,14 @@ from itertools import cycle
 import torch
 
 from cafe.encoders.encoder import Encoder
-from cafe.extract.decode import DecodedImage, ImageReader, map_ahead
+from cafe.extract.decode import DecodedImage, ImageReader, Piece, decode_piece, map_ahead
 from cafe.extract.decode_processes import decoding_processes, naming_lost_processes
 from cafe.extract.encode import EncodedBatch, encode_batch
 
 _PIECE = 16  # images that a thread decodes at a time, so that one batch occupies several threads
 _MOST_DECODERS = 16
 _FEW_THREADS = 4  # wait little for the interpreter's lock
-_MANY_IMAGES = 8192
+_MANY_IMAGES = 4096
 _CUDA_STREAMS = 2  # one copies and is waited for while the other computes
 
 
@@ -34,7 +34,7 @@ def decoder_threads() -> int:
 
 
 def worth_processes(device: torch.device, threads: int, images: int) -> bool:
-    """Whether so many images are read faster in processes, which take seconds to start.
+    """Whether so many images are read faster in processes, which take a second to start.
 
     A CPU encodes fewer images than its threads decode.
     """
@@ -134,23 +134,14 @@ def decode_ahead(
     pool = decoding_processes(threads) if in_processes else None
     images: list[DecodedImage] = []
     with naming_lost_processes():
-        for decoded, is_last in map_ahead(_decode, _pieces(batches), threads, waiting, pool):
+        for decoded, is_last in map_ahead(decode_piece, _pieces(batches), threads, waiting, pool):
             images += decoded
             if is_last:
                 yield images
                 images = []
 
 
-def _decode(piece: _Piece) -> tuple[list[DecodedImage], bool]:
-    readers, is_last = piece
-    return [read() for read in readers], is_last
-
-
-_Piece = tuple[Sequence[ImageReader], bool]
-"""Some images of a batch, and whether they are the last of it."""
-
-
-def _pieces(batches: Iterable[Sequence[ImageReader]]) -> Iterator[_Piece]:
+def _pieces(batches: Iterable[Sequence[ImageReader]]) -> Iterator[Piece]:
     for batch in batches:
         for start in range(0, len(batch), _PIECE):
             yield batch[start : start + _PIECE], start + _PIECE >= len(batch)
