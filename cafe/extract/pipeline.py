@@ -24,7 +24,7 @@ from cafe.extract.encode import EncodedBatch, encode_batch
 _PIECE = 16  # images that a thread decodes at a time, so that one batch occupies several threads
 _MOST_DECODERS = 16
 _FEW_THREADS = 4  # wait little for the interpreter's lock
-_MANY_IMAGES = 4096
+_MANY_IMAGES = 5000  # more than a block: what encodes block by block would start them for each
 _CUDA_STREAMS = 2  # one copies and is waited for while the other computes
 
 
