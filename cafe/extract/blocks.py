@@ -32,7 +32,7 @@ ItemDecoder = Callable[..., DecodedImage]
 
 _BATCH_PIXELS = 16 * 224 * 224  # a core is no faster with larger batches
 _BATCH_TOKENS = 1600  # of vision transformers: more leave a core's cache (benchmarks/forward.py)
-_CUDA_FACTOR = 32  # a GPU is idle with the batch of a core
+_CUDA_FACTOR, _CUDA_FACTOR_OF_TOKENS = 16, 32  # a GPU is idle with the batch of a core
 _LARGEST_BATCH = 512
 
 
@@ -105,11 +105,12 @@ def plan_blocks(dataset: Dataset, encoder: Encoder, options: ExtractOptions) -> 
 
 def _default_batch_size(encoder: Encoder, views: int) -> int:
     height, width = encoder.preprocess.size
-    factor = _CUDA_FACTOR if encoder.device.type == "cuda" else 1
-    images = _BATCH_PIXELS // (height * width)
+    images, factor = _BATCH_PIXELS // (height * width), _CUDA_FACTOR
     if (tokens := encoder.tokens) is not None:
-        images = _BATCH_TOKENS // tokens
-    return max(1, min(images * factor, _LARGEST_BATCH) // views)
+        images, factor = _BATCH_TOKENS // tokens, _CUDA_FACTOR_OF_TOKENS
+    if encoder.device.type == "cuda":
+        images *= factor
+    return max(1, min(images, _LARGEST_BATCH) // views)
 
 
 def unfinished(
