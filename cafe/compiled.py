@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 # sums may be reordered, for vectors; NaN keeps its meaning, so that what diverges shows
@@ -34,13 +35,15 @@ def user_cache_folder() -> Path:
     return (home if home.is_absolute() else Path("~/.cache").expanduser()) / "cafe"
 
 
-def load_library(source: Path, *, build: bool = True) -> ctypes.CDLL | None:
+def load_library(source: Path, *included: Path, build: bool = True) -> ctypes.CDLL | None:
     """Load what was built of a source file; a call of its functions lets other threads run.
 
     Parameters
     ----------
     source : Path
         A C++ file.
+    *included : Path
+        Files of ours that it includes.
     build : bool
         Whether to build it where that was not done yet.
 
@@ -53,7 +56,7 @@ def load_library(source: Path, *, build: bool = True) -> ctypes.CDLL | None:
     if os.environ.get("CAFE_KERNELS") == "0" or compiler is None:
         return None
     try:
-        library, command = _library(source, compiler)
+        library, command = _library(source, included, compiler)
         if not library.is_file():
             if not build:
                 return None
@@ -63,11 +66,12 @@ def load_library(source: Path, *, build: bool = True) -> ctypes.CDLL | None:
         return None
 
 
-def _library(source: Path, compiler: str) -> tuple[Path, list[str]]:
+def _library(source: Path, included: Sequence[Path], compiler: str) -> tuple[Path, list[str]]:
     """Where the library of a source lies on this machine, and what makes it."""
     wide = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
     command = [compiler, *FLAGS, *wide, str(source), "-o"]
-    known = [source.read_text(encoding="utf-8"), _instructions(), *command]
+    texts = [file.read_text(encoding="utf-8") for file in (source, *included)]
+    known = [*texts, _instructions(), *command]
     digest = hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
     return user_cache_folder() / f"{source.stem}-{digest}.so", command
 

@@ -43,11 +43,18 @@ def fresh() -> Iterator[None]:
 
 
 def gradients(
-    architecture: VisualAdapter, dtype: torch.dtype, work: Workspace, kind: torch.dtype
+    architecture: VisualAdapter,
+    dtype: torch.dtype,
+    work: Workspace,
+    kind: torch.dtype,
+    *,
+    rows: int = 37,
+    width: int = 70,
+    classes: int = 21,
 ) -> Tensor:
     """The gradients of one problem in one vector; in float64 autograd's."""
     torch.manual_seed(0)
-    streams, runs, rows, width, classes = 2, 3, 37, 70, 21  # no multiples of a vector's length
+    streams, runs = 2, 3  # and other numbers are no multiples of a vector's length
     x = torch.nn.functional.normalize(torch.randn(streams, rows, width), dim=-1).to(dtype)
     w = torch.nn.functional.normalize(0.5 + torch.randn(classes, width), dim=-1).to(dtype)
     shape = streams, runs, architecture.bottleneck, width
@@ -71,6 +78,30 @@ def test_gradients_are_as_exact_as_without(
     without = gradients(architecture, torch.float32, Workspace(CPU, product), torch.float32)
     fused = gradients(architecture, torch.float32, Workspace(CPU, product, kernels), product)
     assert 0 < (fused - exact).norm() < 1.5 * (without - exact).norm()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("final_relu", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "width", "bottleneck", "classes"),
+    [(37, 96, 8, 21), (100, 64, 40, 70), (1, 32, 1, 1), (64, 32, 33, 2)],
+)
+def test_gradients_by_tiles_are_as_exact_as_without(
+    kernels: Kernels, rows: int, width: int, bottleneck: int, classes: int, final_relu: bool
+) -> None:
+    if not kernels.tiles:
+        pytest.skip("no processor that multiplies tiles")
+    architecture = VisualAdapter(bottleneck, final_relu=final_relu)
+    low, wide, counted = torch.bfloat16, torch.float64, Counted(kernels)
+    shape = {"rows": rows, "width": width, "classes": classes}
+    exact = gradients(architecture, wide, Workspace(CPU, wide), wide, **shape)
+    without = gradients(architecture, torch.float32, Workspace(CPU, low), torch.float32, **shape)
+    other = torch.randn(64, 64).to(low)
+    before = other @ other  # torch multiplies tiles too, of a shape of its own
+    fused = gradients(architecture, torch.float32, Workspace(CPU, low, counted), low, **shape)
+    assert counted.calls == ["pack_classes", "visual_gradients"]
+    assert (fused - exact).norm() <= 1.5 * (without - exact).norm()
+    assert torch.equal(other @ other, before)
 
 
 @pytest.mark.parametrize("product", LOW)
@@ -102,6 +133,17 @@ def test_what_diverges_shows(kernels: Kernels) -> None:
     numbers = 1.0, 0.9, 0.999, 1e-3, 1.0, 1e-8
     kernels("adamw", torch.float32, *values, values[0], count, *numbers)
     assert values[0].isnan().nonzero().tolist() == [[7]]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("width", [32, 70])
+def test_gradients_of_what_diverged_show(kernels: Kernels, width: int) -> None:
+    architecture, low = VisualAdapter(8), torch.bfloat16
+    whole = gradients(architecture, torch.float32, Workspace(CPU, low, kernels), low, width=width)
+    assert whole.isfinite().all()
+    work = Workspace(CPU, low, kernels)
+    work.mirrors["up"] = torch.full((2, 3, 8, width), torch.nan, dtype=low)
+    assert gradients(architecture, torch.float32, work, low, width=width).isnan().any()
 
 
 def fit(precision: str) -> list[Trained]:

@@ -5,6 +5,8 @@
 //
 // R = S * M runs of S streams, B images of a stream, D numbers of an image, C classes.
 
+#pragma once
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -136,16 +138,16 @@ template <typename T>
 void adamw(float *weight, const T *__restrict gradient, float *mean, float *square,
            T *__restrict low, long count, float shrink, float beta1, float beta2, float step_size,
            float correction, float eps) {
+#pragma omp simd
     for (long i = 0; i < count; ++i) {
         const float g = load(gradient[i]);
         const float m = mean[i] + (1.0f - beta1) * (g - mean[i]);
         const float v = beta2 * square[i] + (1.0f - beta2) * g * g;
         mean[i] = m;
         square[i] = v;
-        weight[i] = shrink * weight[i] - step_size * m / (std::sqrt(v) * correction + eps);
-    }
-    if (sizeof(T) != sizeof(float)) {
-        for (long i = 0; i < count; ++i) store(low[i], weight[i]);
+        const float w = shrink * weight[i] - step_size * m / (std::sqrt(v) * correction + eps);
+        weight[i] = w;
+        if (sizeof(T) != sizeof(float)) store(low[i], w);
     }
 }
 

@@ -1,4 +1,4 @@
-"""Fused passes of a training step on a CPU, from `kernels.cpp`; see `cafe.compiled`."""
+"""Fused passes of a training step on a CPU, in C++; see `cafe.compiled`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from torch import Tensor
 
 from cafe.compiled import load_library
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("visual.cpp")
+INCLUDED = SOURCE.with_name("tiles.h"), SOURCE.with_name("kernels.cpp")
 
 
 class Kernels:
-    """The functions of `kernels.cpp`.
+    """The functions of `kernels.cpp` and `visual.cpp`.
 
     Parameters
     ----------
     library : ctypes.CDLL
         What was built; a call lets other Python threads run.
+
+    Attributes
+    ----------
+    tiles : bool
+        Whether the processor and the system let this process multiply tiles (AMX).
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self.tiles = bool(library.has_tiles())
 
     def __call__(self, name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
         """Call a function for a type of products; tensors lie in one piece on the CPU."""
@@ -43,5 +50,5 @@ def _as_c(argument: Tensor | float) -> ctypes.c_void_p | ctypes.c_long | ctypes.
 @lru_cache(maxsize=1)
 def load_kernels() -> Kernels | None:
     """The kernels; None where they cannot be built."""
-    library = load_library(SOURCE)
+    library = load_library(SOURCE, *INCLUDED)
     return None if library is None else Kernels(library)

@@ -69,6 +69,8 @@ def visual_gradients(
     along : Tensor or None
         Where to write `sum df . x`, which is -a times the gradient of a. (S, M, 1, 1)
     """
+    if _by_tiles(params, batch, grads, work, ratio, final_relu):
+        return
     saved = _forward(params, batch, work, ratio, final_relu)
     if work.kernels is None:
         blended = _blend(saved, work)
@@ -79,6 +81,39 @@ def visual_gradients(
     _weight_gradients(saved, d_adapted, grads, work)
 
 
+def _by_tiles(
+    params: Tensors, batch: Batch, grads: Tensors, work: Workspace, ratio: Tensor, final_relu: bool
+) -> bool:
+    """The whole in one call, run by run, if this processor and shape allow; else False.
+
+    One thread takes it: where a step is worth several, torch's products in all of them are faster.
+    """
+    kernels, low = work.kernels, work.product
+    streams, runs, hidden_width, width = params["down"].shape
+    if kernels is None or not kernels.tiles or low != torch.bfloat16 or width % 32:
+        return False
+    if torch.get_num_threads() > 1:
+        return False
+    rows, classes = batch.y.shape[1], len(batch.weights)
+
+    def packed() -> Tensor:
+        out = torch.empty(2, -(-classes // 32) * 32, width, dtype=low)
+        kernels("pack_classes", low, _class_weights(batch, low), *out, classes, width)
+        return out
+
+    x = work.cast("x", batch.rows["x"])
+    weights = (work.cast(name, params[name]) for name in ("down", "up"))
+    given = x, *work.once("packed", packed), *weights, ratio, batch.y, grads["down"], grads["up"]
+    shape = streams, runs, rows, width, hidden_width, classes
+    kernels("visual_gradients", low, *given, batch.scale, *shape, int(final_relu))
+    return True
+
+
+def _class_weights(batch: Batch, low: torch.dtype) -> Tensor:
+    """Class weights less their mean, in the type of products. (C, D)"""
+    return (batch.weights - batch.weights.mean(0)).to(low)
+
+
 def _forward(
     params: Tensors, batch: Batch, work: Workspace, ratio: Tensor, final_relu: bool
 ) -> _Forward:
@@ -86,7 +121,7 @@ def _forward(
     streams, runs, hidden_width, width = params["down"].shape
     rows, count = batch.y.shape[1], streams * runs
     x = work.cast("x", batch.rows["x"])  # (S, B, D)
-    w = work.once("w", lambda: (batch.weights - batch.weights.mean(0)).to(low))  # (C, D)
+    w = work.once("w", lambda: _class_weights(batch, low))  # (C, D)
     down = work.cast("down", params["down"]).view(count, hidden_width, width)
     up = work.cast("up", params["up"]).view(count, hidden_width, width)
 
