@@ -84,7 +84,7 @@ def test_gradients_are_as_exact_as_without(
 @pytest.mark.parametrize("final_relu", [True, False])
 @pytest.mark.parametrize(
     ("rows", "width", "bottleneck", "classes"),
-    [(37, 96, 8, 21), (100, 64, 40, 70), (1, 32, 1, 1), (64, 32, 33, 2)],
+    [(37, 96, 8, 21), (100, 64, 40, 70), (1, 32, 1, 1), (64, 32, 33, 2), (270, 32, 8, 300)],
 )
 def test_gradients_by_tiles_are_as_exact_as_without(
     kernels: Kernels, rows: int, width: int, bottleneck: int, classes: int, final_relu: bool

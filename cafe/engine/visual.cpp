@@ -1,6 +1,6 @@
 // The gradients of a visual adapter in bfloat16 on processors that multiply tiles, in one call.
 //
-// Runs are taken one by one, and images 64 at a time, so that matrices stay in a core's cache from
+// Runs are taken one by one, and some images at a time, so that matrices stay in a core's cache from
 // product to product; what follows a product is done on its sums as they leave the tiles. Formulas
 // and names are those of `cafe/methods/clip_adapter/gradients.py` and of `kernels.cpp`.
 
@@ -11,9 +11,6 @@
 #include "tiles.h"
 
 namespace {
-
-// Images at a time: with fewer, the weights of 1,000 classes are read too often.
-constexpr long PART = 64;
 
 // What to do with sums in the end: put them into a matrix, 0 where they are less than `least`.
 inline auto into(bfloat16 *out, long pitch, __m512 least = _mm512_set1_ps(-INFINITY)) {
@@ -85,15 +82,16 @@ void visual_gradients_bfloat16(const bfloat16 *x, const bfloat16 *for_logits,
     const Configured configured;
     const long rows = padded(images), units = pitch(inner), scores = pitch(classes);
     const long wide = pitch(width), weights = padded(inner) * width;
+    const long part = classes > 256 ? 256 : 32;  // images at a time: all read the class weights
     bfloat16 *x_rows = room(0, rows * width), *x_columns = room(1, rows * width);
     bfloat16 *down_by_width = room(2, weights), *up_by_width = room(3, weights);
     bfloat16 *up_by_unit = room(4, weights), *gradient = room(5, rows * width);
     bfloat16 *hidden = room(6, rows * units), *d_hidden = room(7, rows * units);
-    bfloat16 *across = room(8, rows * padded(inner)), *errors = room(9, PART * scores);
-    bfloat16 *d_adapted = room(10, PART * wide), *blend = room(11, PART * wide);
-    float *products = floats(12, PART * scores), *pull = floats(13, PART);
-    __m512 *squares = reinterpret_cast<__m512 *>(room(14, PART * BLOCK));
-    auto *on = reinterpret_cast<std::uint32_t *>(room(15, PART * width / LINES));  // where A > 0
+    bfloat16 *across = room(8, rows * padded(inner)), *errors = room(9, part * scores);
+    bfloat16 *d_adapted = room(10, part * wide), *blend = room(11, part * wide);
+    float *products = floats(12, part * scores), *pull = floats(13, part);
+    __m512 *squares = reinterpret_cast<__m512 *>(room(14, part * BLOCK));
+    auto *on = reinterpret_cast<std::uint32_t *>(room(15, part * width / LINES));  // where A > 0
     const __m512 zero = _mm512_setzero_ps(), least = relu ? zero : _mm512_set1_ps(-INFINITY);
 
     for (long run = 0; run < streams * runs; ++run) {
@@ -106,8 +104,8 @@ void visual_gradients_bfloat16(const bfloat16 *x, const bfloat16 *for_logits,
         pack<true, true>(down_by_width, down, width, inner, width);
         pack<true, false>(up_by_unit, up, width, width, inner);
         pack<true, true>(up_by_width, up, width, inner, width);
-        for (long start = 0; start < images; start += PART) {
-            const long count = std::min(PART, images - start);
+        for (long start = 0; start < images; start += part) {
+            const long count = std::min(part, images - start);
             const Left own = packed(x_rows + start * width, width);
             bfloat16 *h = hidden + start * units, *d_h = d_hidden + start * units;
             multiply(own, down_by_width, count, inner, width, into(h, units, zero));
