@@ -39,8 +39,7 @@ _MOST_STEPS = 60
 _CLOSE = 1e-10  # relative
 
 _BLOCK = (1 << 15) - 1
-"""Logits that are widened to float64 at a time: within a core's cache, and fewer than torch splits
-among its threads, whose waiting for each other takes longer than the work."""
+"""Logits that are widened to float64 at a time: within a core's cache."""
 
 
 def cautious_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -145,6 +144,7 @@ def most_judged(classes: int) -> int:
     return max(1, min(ENOUGH, LOGITS // classes))
 
 
+@torch_threads(1)  # torch splits the softmax of a few rows, and its threads wait for each other
 def fit_temperature(
     pairs: Sequence[tuple[Tensor, Tensor]], source: Literal["validation", "out-of-fold", "test"]
 ) -> Calibration:
