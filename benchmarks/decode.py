@@ -34,6 +34,7 @@ import cafe
 from cafe.encoders.decoding import Decode
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.encoders.preprocess import Preprocess, quiet_pillow
+from cafe.encoders.quick_resize import WORTH, build_quick_resize
 from cafe.extract.encode_images import decode_source
 
 WAYS: tuple[Decode, Decode] = ("exact", "scaled")
@@ -210,6 +211,7 @@ def main() -> None:
         folder = Path(name)
         paths = {contrast: write_photographs(folder, contrast) for contrast in CONTRASTS}
         encoder = load_encoder("ViT-B-32", "none", device="cpu", precision="fp32")
+        build_quick_resize(WORTH)  # as an extraction does
         record["made-up"] = {contrast: times(encoder, paths[contrast]) for contrast in CONTRASTS}
         print(json.dumps(record, indent=1), flush=True)
         enlarge(given.photographs, folder / "photographs")

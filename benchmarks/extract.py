@@ -1,6 +1,6 @@
 """Extraction against the bare forward pass, the decoder alone, and a plain loop.
 
-    python benchmarks/extract.py FOLDER [--model ViT-B-32] [--precision fp32] [--limit 960]
+    python benchmarks/extract.py FOLDER [--model ViT-B-32] [--precision fp32] [--limit 1024]
 
 All are measured in turn, in the same process, twice over; the ratios are of the best rounds,
 so that a busy machine disturbs them less; processor milliseconds an image suffer least. FOLDER is
@@ -34,6 +34,7 @@ from torch.utils.data import Dataset as TorchDataset
 from cafe.datasets import Dataset, Item, load_dataset
 from cafe.devices import product_rate, torch_threads
 from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.quick_resize import build_quick_resize
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.decode import DecodedImage, decode_item, map_ahead
 from cafe.extract.extract import extract
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--pretrained", default="none")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--limit", type=int, default=960)
+    parser.add_argument("--limit", type=int, default=1024)
     args = parser.parse_args()
     found = load_dataset(args.dataset)
     everything = tuple(item for items in found.splits.values() for item in items)
@@ -165,6 +166,7 @@ def main() -> None:
     dataset = replace(found, splits={"train": chosen})
     pretrained = None if args.model == "nano" else args.pretrained
     encoder = load_encoder(args.model, pretrained, precision=args.precision)
+    build_quick_resize(args.limit)
     plain = load_encoder(args.model, pretrained, precision="fp32")
     bound = images_at_matmul_rate(encoder, plain)
     rates, busy = measure(dataset, encoder, plain, os.cpu_count() or 1)
