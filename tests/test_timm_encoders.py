@@ -10,8 +10,11 @@ from making import draw_image
 from safetensors.torch import save_file
 
 from cafe.compat import import_timm
-from cafe.encoders import timm_models
+from cafe.encoders import preprocess as preprocess_module
+from cafe.encoders import quick_resize, timm_models
 from cafe.encoders.encoder import Encoder, load_encoder
+from cafe.encoders.preprocess import Preprocess
+from cafe.encoders.timm_steps import timm_steps
 from cafe.encoders.weights import encoder_names
 from cafe.errors import InputError, UnknownNameError, WeightsError
 
@@ -32,6 +35,24 @@ def test_an_image_is_prepared_as_timm_prepares_it(size: tuple[int, int]) -> None
     torch.testing.assert_close(encoder.standardized(pixels)[0], expected, atol=1e-5, rtol=0)
     with torch.inference_mode():
         torch.testing.assert_close(encoder.encode_pixels(pixels), trunk(expected[None]))
+
+
+@pytest.mark.parametrize("way", ["built", "plain", "cropped first"])
+def test_an_oblong_is_prepared_as_timm_prepares_it(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**untrained().preprocess.config, "size": (40, 30), "interpolation": "bilinear"}
+    image = draw_image(3, (200, 170))
+    expected = image
+    for step in timm_steps(config)[:2]:  # resize, crop
+        expected = step(expected)
+    if way == "built":
+        quick_resize.build_quick_resize(quick_resize.WORTH)
+    else:
+        monkeypatch.setattr(quick_resize, "_library", lambda: None)
+    if way == "cropped first":
+        monkeypatch.setattr(preprocess_module, "_MOST_RESIZED", 0)
+    assert np.array_equal(Preprocess(config).pixels(image), np.asarray(expected))
 
 
 def test_untrained_weights_are_the_same_every_time() -> None:

@@ -193,9 +193,10 @@ class Preprocess:
         self._mode: str = config.get("resize_mode") or "shortest"
         # an augmented crop has chosen its content: all of it is resized, and no more cropped
         self._crop_kernel = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-        # open_clip resizes the shorter side to an oblong by its own default
+        # open_clip resizes the shorter side to an oblong by its own default, timm does not
         is_oblong = self._mode == "shortest" and self.size[0] != self.size[1]
-        self._kernel = "bicubic" if is_oblong else self._crop_kernel
+        by_default = is_oblong and "crop_pct" not in config
+        self._kernel = "bicubic" if by_default else self._crop_kernel
         is_known = config["interpolation"] in ("bilinear", "bicubic")
         self._is_resize_and_crop = is_known and self._mode in ("shortest", "squash")
 
