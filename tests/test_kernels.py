@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cafe import compiled
+from cafe.compiled import load_library
 from cafe.devices import torch_threads
 from cafe.engine import Run, Trained, Workspace, train
 from cafe.engine import trainer as trainer_module
@@ -260,3 +261,23 @@ def test_they_are_built_once(
     load_kernels.cache_clear()
     monkeypatch.setattr(compiled.subprocess, "run", None)  # a second build would fail
     assert load_kernels() is not None
+
+
+@pytest.mark.usefixtures("fresh", "kernels")
+@pytest.mark.parametrize("writable", [False, True])
+def test_what_is_damaged_is_built_anew_and_what_others_may_write_is_not_loaded(
+    writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.cpp").write_text('extern "C" int one() { return 1; }\n')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "half.cpp"
+    assert load_library(source) is not None
+    (library,) = tmp_path.rglob("*.so")
+    whole = library.read_bytes()
+    library.unlink()  # it is loaded: what is in it must not change
+    library.write_bytes(whole[: len(whole) // 2])  # to load it would end the program
+    assert load_library(source, build=False) is None
+    if writable:
+        library.parent.chmod(0o775)
+    assert (load_library(source) is None) == writable
+    assert (library.read_bytes() == whole) == (not writable)
