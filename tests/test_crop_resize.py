@@ -123,6 +123,10 @@ def test_what_it_cannot_do_is_left_to_pillow() -> None:
     assert quick_resize(noise(50, 50), side, side, "bicubic") is not None
     large = Side(2100, 24, 0, 24)
     assert quick_resize(noise(2100, 2100), large, large, "bicubic") is None  # would be copied
+    squash = Preprocess({**CONFIG, "resize_mode": "squash"})
+    known = quick_module._windows.cache_info().currsize
+    assert squash.pixels(noise(1 << 15, 20)).shape == (24, 24, 3)  # its weights would be kept
+    assert quick_module._windows.cache_info().currsize == known
     padded = Preprocess({**CONFIG, "resize_mode": "longest"})
     assert padded.pixels(noise(20, 90)).shape == (24, 24, 3)
 

@@ -26,6 +26,7 @@ SOURCE = Path(__file__).with_name("resize.cpp")
 WORTH = 1000
 """Images from which the second that a compiler takes is worth it."""
 
+_LONGEST = 1 << 14  # pixels of a side; 64 bytes of weights for each, kept for many images
 _GROUP = 4  # taps that `resize_columns` takes at a time
 
 
@@ -79,10 +80,13 @@ def quick_resize(
     -------
     ndarray or None
         (height.kept, width.kept, 3). None where nothing was built, the image is narrower than the
-        kernel, its mode is not RGB, Pillow lends no pixels, or may resize the height first.
+        kernel or a side is very long, its mode is not RGB, Pillow lends no pixels, or may resize
+        the height first.
     """
     library = _library()
-    if library is None or image.mode != "RGB" or not _columns_come_first(width, height):
+    if library is None or image.mode != "RGB" or max(image.size) > _LONGEST:
+        return None
+    if not _columns_come_first(width, height):
         return None
     return _resize(library, image, width, height, kernel)
 
@@ -99,11 +103,12 @@ def _columns_come_first(width: Side, height: Side) -> bool:
 def _resize(
     library: ctypes.CDLL, image: Image.Image, width: Side, height: Side, kernel: str
 ) -> NDArray[np.uint8] | None:
-    across, down = _windows(width, kernel, _GROUP), _windows(height, kernel, 1)
-    lent = _lent_pixels(image)
-    if across is None or down is None or lent is None:
+    if (lent := _lent_pixels(image)) is None:
         return None
     address, owner = lent
+    across, down = _windows(width, kernel, _GROUP), _windows(height, kernel, 1)
+    if across is None or down is None:
+        return None
     top, bottom = int(down.first[0]), int(down.first[-1]) + down.weights.shape[1]
     wide = np.empty(4 * image.width, np.int32)
     between = np.empty((bottom - top, width.kept, 4), np.uint8)
