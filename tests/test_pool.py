@@ -268,6 +268,14 @@ def test_training_encodes_a_pool_that_is_a_folder(
     made = cafe.train("photos", pool="more", **options)
     assert made.record.learning == describe_pool(5, 0, 10, "judged")
     assert FeatureCache.open("cache/more/nano.glyphs.h5").counts == {"train": 5}
+    draw_image(100).save("more/new.png")
+    made = cafe.train("photos", pool="more", **options)
+    assert made.record.learning == describe_pool(6, 0, 10, "judged")  # it has grown
+    elsewhere = Path("elsewhere/more")
+    elsewhere.mkdir(parents=True)
+    draw_image(101).save(elsewhere / "other.png")
+    with pytest.raises(CacheMismatchError, match=r"images 0 are among .*\. Rename the folder"):
+        cafe.train("photos", pool=elsewhere, **options)
     (tmp_path / "other").mkdir()
     answer = call(monkeypatch, capsys, "fit", "photos", "--pool", "./other")
     assert answer.code == 2

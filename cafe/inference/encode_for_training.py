@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cafe.datasets.dataset import Dataset, check_labelled
+from cafe.datasets.dataset import Dataset, are_unlabelled, check_labelled
 from cafe.datasets.load import short_name
-from cafe.errors import InputError
+from cafe.errors import CacheMismatchError, InputError
 from cafe.extract.extractor import Extractor
 from cafe.inference.model_words import unreadable
 from cafe.progress import Progress
@@ -19,7 +19,10 @@ from cafe.study.pool import PoolLike
 
 
 def find_pool(pool: PoolLike, folder: Path | str | None) -> PoolLike:
-    """Open the cache that a pool names; a folder of images that is none yet stays its path.
+    """Open the cache that a pool names; a folder of images stays its path.
+
+    Of labelled images in a folder that have a cache already, the cache is meant. Images without
+    labels are brought up to date.
 
     Raises
     ------
@@ -28,8 +31,10 @@ def find_pool(pool: PoolLike, folder: Path | str | None) -> PoolLike:
     """
     if not isinstance(pool, str | Path):
         return pool
-    if pool != "" and Path(pool).is_dir() and not caches_of(cache_folder(folder), str(pool)):
-        return Path(pool)
+    if pool != "" and Path(pool).is_dir():
+        made = map(FeatureCache.open, caches_of(cache_folder(folder), str(pool)))
+        if all(are_unlabelled(cache.header.class_names) for cache in made):
+            return Path(pool)
     return FeatureCache.open(pool, cache_folder=folder)
 
 
@@ -78,7 +83,14 @@ class Encoding:
         if extractor.model is None:
             extractor = replace(extractor, model=names.model, pretrained=names.pretrained)
         how = {name: self.how[name] for name in ("cache", "on_error")}
-        return self._extract(extractor, pool, how)
+        try:
+            return self._extract(extractor, pool, how)
+        except CacheMismatchError as error:
+            why = str(error).rsplit(". ", 1)[0].removesuffix(".")  # then comes advice on a dataset
+            raise CacheMismatchError(
+                f"{why}. Rename the folder '{pool}', or encode it with 'cafe extract' under a name "
+                "of its own and give that with pool=."
+            ) from error
 
     def _extract(
         self, extractor: Extractor, source: Dataset | Path | str, how: Mapping[str, Any]

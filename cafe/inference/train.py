@@ -100,7 +100,7 @@ def train(
         As of `Extractor`.
     pool : Pool, FeatureCache, Path or str, optional
         Images without labels, as of `cafe.fit`, but not "test": that split is trained on too. A
-        folder of images that has no cache yet is encoded, as the dataset is.
+        folder of images without labels is encoded, as the dataset is.
     command : str
         The command that asked for it, for the record.
     progress : callable, optional
