@@ -41,11 +41,14 @@ _CUDA = {
     "is_current_stream_capturing": lambda: False,
     "synchronize": lambda *_: None,
     "empty_cache": lambda: None,
-    "Stream": lambda *_: _Stream(),
-    "default_stream": lambda *_: _Stream(),
+    "device": lambda _: nullcontext(),
+    "Stream": lambda device: _Stream(device),
+    "default_stream": lambda *_: _Stream.default,
+    "current_stream": lambda *_: _Stream.current,
+    "set_stream": lambda stream: _Stream.set(stream),
     "stream": lambda _: nullcontext(),
     "CUDAGraph": lambda: StandInGraph(),
-    "graph": lambda graph, **_: StandInGraph.capture(graph),
+    "graph": lambda graph, **how: StandInGraph.capture(graph, **how),
     "_lazy_init": lambda: None,
 }
 _MAY_MIX = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
@@ -57,8 +60,21 @@ _ONE_HOT = torch.nn.functional.one_hot
 
 
 class _Stream:
+    default: ClassVar[_Stream]
+    current: ClassVar[_Stream]
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @classmethod
+    def set(cls, stream: _Stream) -> None:
+        cls.current = stream
+
     def wait_stream(self, other: _Stream) -> None:
         """There is nothing to wait for: the stand-in computes at once."""
+
+
+_Stream.default = _Stream.current = _Stream(DEVICE)
 
 
 class DeviceError(RuntimeError):
@@ -90,10 +106,14 @@ class StandInGraph:
 
     @classmethod
     @contextmanager
-    def capture(cls, graph: StandInGraph, **_: Any) -> Iterator[None]:
-        cls._capturing = graph
+    def capture(cls, graph: StandInGraph, *, stream: _Stream, **_: Any) -> Iterator[None]:
+        if stream.device != DEVICE:
+            raise AssertionError(f"what is asked of {DEVICE} is not captured on {stream.device}")
+        before, cls._capturing = _Stream.current, graph
+        _Stream.current = stream
         try:
             yield
+            _Stream.current = before  # PyTorch too does this only where all went well
         finally:
             cls._capturing = None
 

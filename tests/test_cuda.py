@@ -166,6 +166,7 @@ def test_replayed_steps_give_the_weights_of_plain_ones(
     runs = [Run(kind, 0, 0, recipe, {"ratio": 0.3}) for kind in kinds]
     replayed, plain = train(runs, [train_set], device=cuda, precision="fp32")
     assert len(replays) == 2 * (recipe.epochs - 3)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()  # a capture failed in between
     (on_cpu,) = train(runs[:1], [train_set], device=CPU, precision="fp32")
     for key, value in plain.tensors.items():
         torch.testing.assert_close(replayed.tensors[key], value, atol=1e-6, rtol=1e-5)

@@ -6,9 +6,11 @@ of it at once.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
@@ -16,6 +18,9 @@ from cafe.engine.architecture import Batch
 
 _PLAIN_STEPS = 3
 """Steps of a shape before one is captured: they allocate what all steps share, and pick kernels."""
+
+_ONE = threading.Lock()
+"""PyTorch captures one graph at a time in a process."""
 
 
 class ReplayedStep:
@@ -53,12 +58,21 @@ class ReplayedStep:
     def _capture(self, batch: Batch) -> None:
         rows = {name: value.clone() for name, value in batch.rows.items()}
         own = replace(batch, rows=rows, y=batch.y.clone())
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # other threads may go on asking for what a capture forbids, as an encoder's do
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._step(own)
-        except RuntimeError:
-            self._can_capture = False
-        else:
-            self._captured[batch.y.shape] = graph, own
+        graph, device = torch.cuda.CUDAGraph(), batch.y.device
+        with _ONE, torch.cuda.device(device):
+            before, stream = torch.cuda.current_stream(), _stream(device)
+            try:
+                # other threads may go on asking for what a capture forbids, as an encoder's do
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self._step(own)
+            except RuntimeError:
+                torch.cuda.set_stream(before)  # where its end fails too, PyTorch leaves the other
+                self._can_capture = False
+            else:
+                self._captured[batch.y.shape] = graph, own
+
+
+@lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for captures on a GPU; PyTorch's own is on the GPU that was first used."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
