@@ -85,9 +85,10 @@ def named_beside(
     return open_cache(name, root, None, None)
 
 
-def encoder_names(cache: FeatureCache) -> dict[str, str]:
-    """The encoder of a cache, as options name it."""
-    return {"model": cache.header.model, "pretrained": cache.header.pretrained}
+def encoder_names(*caches: FeatureCache) -> dict[str, str]:
+    """The encoder of caches, as options name it; nothing where there are several."""
+    encoders = {(cache.header.model, cache.header.pretrained) for cache in caches}
+    return dict(zip(("model", "pretrained"), *encoders, strict=True)) if len(encoders) == 1 else {}
 
 
 def refuse_present(path: Path, *, replace: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from cafe.results.leaderboard import leaderboard
 from cafe.results.result import by_learning
 from cafe.store import Block, FeatureCache
 from cafe.store.write import write_cache
+from cli.caches import encoder_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -280,6 +282,17 @@ def test_training_encodes_a_pool_that_is_a_folder(
     answer = call(monkeypatch, capsys, "fit", "photos", "--pool", "./other")
     assert answer.code == 2
     assert "first: cafe extract ./other --model nano --pretrained glyphs\n" in answer.err
+
+
+def test_no_encoder_is_named_where_there_are_several() -> None:
+    encoders = [("nano", "glyphs"), ("RN50", "openai")]
+    caches: list[Any] = [
+        SimpleNamespace(header=SimpleNamespace(model=model, pretrained=weights))
+        for model, weights in encoders
+    ]
+    assert encoder_names(caches[0]) == {"model": "nano", "pretrained": "glyphs"}
+    assert encoder_names(caches[1], caches[1]) == {"model": "RN50", "pretrained": "openai"}
+    assert encoder_names(*caches) == {}
 
 
 def test_a_pool_of_the_very_images_that_are_asked_is_transductive() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ def _of_folder(root: Path, folder: str) -> str:
     made = caches_of(root, Path(folder).resolve().name)
     if made:
         return f"name its cache, {' or '.join(map(cache_name, made))}"
-    return f"'cafe extract {folder}' makes one of its images"
+    return f"'{shlex.join(['cafe', 'extract', folder])}' makes one of its images"
 
 
 def caches_of(root: Path, name: str) -> list[Path]:

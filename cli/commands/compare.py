@@ -104,7 +104,7 @@ def compare(
     arguments |= {"self_train": self_train, "self_train_rounds": self_train_rounds}
     features = open_caches(caches, cache, dataset, model, each=True)
     arguments |= without_none(
-        pool=named_beside(pool, cache, encoder_names(features[0])),
+        pool=named_beside(pool, cache, encoder_names(*features)),
         class_balance=read_class_balance(class_balance),
         prompts_weighting=prompts_weighting,
         loss=loss,

@@ -110,7 +110,7 @@ def fit(
         lr=lr,
         weight_decay=weight_decay,
         batch_size=batch_size,
-        pool=named_beside(pool, cache, encoder_names(features[0])),
+        pool=named_beside(pool, cache, encoder_names(*features)),
         counterfactual=counterfactual,
         balance=balance,
         class_specific=class_specific,

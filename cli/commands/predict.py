@@ -119,7 +119,8 @@ def predict(
         given = {"--adapt": adapt != "none", "--state": state, "--split": split, "--pool": pool}
         _refuse_beside_boxes({**given, "--explain": explain, "--format": format_ != "table"})
     adaptation = open_adaptation(saved, adapt, file, cache, state)
-    unlabelled = named_beside(pool, cache, saved.about["encoder"])
+    is_of_several = "encoders" in saved.about["cache_key"]
+    unlabelled = named_beside(pool, cache, None if is_of_several else saved.about["encoder"])
     shots_of_head = None if pool in (None, "none") else Shots.find(saved, file, cache)
     note_choice(chosen)
     note_calibration(saved)
