@@ -20,6 +20,7 @@ from cafe.encoders import quick_resize as quick_module
 from cafe.encoders.crop_resize import Side, crop_resize
 from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
 from cafe.encoders.quick_resize import WORTH, build_quick_resize, quick_resize
+from cafe.errors import ImageError
 
 CONFIG: dict[str, Any] = {
     "size": 24,
@@ -193,3 +194,14 @@ def test_usual_images_go_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
     preprocess = Preprocess({**CONFIG, "size": 224})
     for size in ((640, 427), (4000, 30), (30, 9000), (12_000, 9_000)):
         assert preprocess.pixels(draw_image(1, size)).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("size", [(600_000, 1), (1, 600_000)])
+def test_a_side_that_would_take_gigabytes_is_refused_where_it_is_squashed(
+    size: tuple[int, int],
+) -> None:
+    image = Image.new("RGB", size)
+    squash = Preprocess({**CONFIG, "resize_mode": "squash"})
+    with pytest.raises(ImageError, match="take too much memory to squash into 24 x 24"):
+        squash.pixels(image)
+    assert Preprocess(CONFIG).pixels(image).shape == (24, 24, 3)

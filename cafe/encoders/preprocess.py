@@ -21,7 +21,7 @@ from cafe.encoders.decoding import SCALED, TIMES, Decode, Scaled, scale_file, sm
 from cafe.encoders.quick_resize import quick_resize
 from cafe.encoders.timm_steps import timm_steps
 from cafe.encoders.to_rgb import to_rgb
-from cafe.errors import InputError
+from cafe.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ _LEAST_SHARE = math.sqrt(CROP_SCALE[0] * CROP_RATIO[0])  # of the shorter side, 
 
 _MOST_PIXELS = 1 << 27  # 134 million, 400 MB as RGB; a larger image may be an attack
 _MOST_RESIZED = 1 << 24  # pixels of a resized image; of a larger one only the crop is computed
+_LONGEST = 1 << 19  # a side; Pillow may take 2 KB for each pixel of a longer one to squash it
 _ORIENTATION = 274  # the EXIF tag
 _COLOURS = ("RGB", "RGBA", "LA", "CMYK")
 """Modes in which Pillow keeps 8 bits of 16."""
@@ -291,6 +292,11 @@ def _is_large(width: Side, height: Side) -> bool:
 def _resize_and_crop(
     image: Image.Image, width: Side, height: Side, kernel: str
 ) -> NDArray[np.uint8]:
+    if max(image.size) > _LONGEST:
+        raise ImageError(
+            f"{image.width} x {image.height} pixels take too much memory to squash into "
+            f"{width.resized} x {height.resized}; a side may have {_LONGEST:,}"
+        )
     quick = quick_resize(image, width, height, kernel)
     if quick is not None:
         return quick
