@@ -44,7 +44,7 @@ def list_(runs: opt.RunsHome = Path("runs"), as_json: opt.Json = False) -> None:
         note(
             f"cafe: {counted(len(left), 'folder')} of an unfinished grid or comparison in '{runs}' "
             f"({quote_some(path.name for path in left)}): the same command goes on, by "
-            "the same versions of cafe and PyTorch; else remove the folder."
+            "the same versions of cafe and PyTorch. Remove none that a command is working on."
         )
     folders, rows = list_runs(runs), list[dict[str, Any]]()
     for folder in folders:
