@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from making import TINY, make_block, make_dataset, make_header
 
 from cafe.datasets.dataset import Dataset
 from cafe.encoders.encoder import Encoder, load_encoder
 from cafe.store import write_cache
+
+settings.register_profile("cafe", deadline=None)  # a busy machine is no failure
+settings.load_profile("cafe")
 
 
 @pytest.fixture(scope="session", autouse=True)

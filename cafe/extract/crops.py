@@ -47,7 +47,7 @@ class _Whole(Preprocess):
     """Keeps all pixels of an image, upright."""
 
     def __init__(self) -> None:
-        self.size = (0, 0)
+        self.size, self.decode = (0, 0), "exact"
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(image)
