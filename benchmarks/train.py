@@ -1,9 +1,9 @@
 """Measure what `cafe train` promises: its estimate beside the accuracy on images it never saw.
 
-    python benchmarks/train.py [--features DIR] [--eurosat CACHE] [--draws 20]
+    python benchmarks/train.py [--features DIR] [--eurosat CACHE] [--draws 60]
         [--first 0] [-o FILE]
 
-From each set of real features 20 small training sets are drawn, images as they come. Each is
+From each set of real features 60 small training sets are drawn, images as they come. Each is
 trained on as `cafe train` does, without any label but its own; then the estimate stands beside the
 accuracy on all other images of the set. Other methods are fitted on the same draws with their
 defaults, so that the default of `cafe train` can be judged. EuroSAT is seen by `nano`
@@ -195,7 +195,7 @@ def main() -> None:
     """Measure, print, write, assert."""
     parser = make_parser(__doc__)
     parser.add_argument("--eurosat", type=Path, help="cache of EuroSAT under nano")
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
     given = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
