@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cafe.datasets.dataset import Dataset
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.extract.extract import cache_key
 from cafe.store import FORMAT, FeatureCache
 

@@ -17,8 +17,9 @@ from PIL import Image
 from cafe.compat import import_open_clip
 from cafe.encoders import preprocess as module
 from cafe.encoders import quick_resize as quick_module
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.crop_resize import Side, crop_resize
-from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
+from cafe.encoders.preprocess import Preprocess, upright_rgb
 from cafe.encoders.quick_resize import WORTH, build_quick_resize, quick_resize
 from cafe.errors import ImageError
 

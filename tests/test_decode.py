@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cafe.datasets.dataset import Dataset, Item
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.errors import DatasetError
 from cafe.extract.decode import _Room, decode_item, map_ahead
 

@@ -18,9 +18,10 @@ from test_preprocess import CONFIG
 
 import cafe
 from cafe.datasets.open_image import open_image
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.decoding import DECODING, Decode, decode_of
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation, Preprocess, quiet_pillow, upright_rgb
+from cafe.encoders.preprocess import Preprocess, quiet_pillow, upright_rgb
 from cafe.errors import CacheMismatchError, InputError
 from cafe.extract.encode_images import decode_source
 from cafe.store.merge import merge_caches

@@ -9,8 +9,8 @@ import torch
 
 from cafe.datasets.dataset import Dataset, Item
 from cafe.devices import torch_threads
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.extract import pipeline
 from cafe.extract.blocks import ExtractOptions, plan_blocks
 from cafe.extract.decode import DecodedImage, ImageReader, decode_item

@@ -16,8 +16,8 @@ from making import draw_image
 
 from cafe.datasets import load_dataset
 from cafe.datasets.prompts import fill
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CacheMismatchError
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.dataset_diff import Changes, cached_splits

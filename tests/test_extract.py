@@ -16,8 +16,8 @@ from PIL import Image
 
 import cafe.extract.blocks as blocks_module
 from cafe.datasets.dataset import Dataset
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.errors import (
     BusyError,
     CacheError,

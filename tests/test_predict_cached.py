@@ -14,8 +14,8 @@ from making import make_dataset
 
 import cafe
 from cafe.datasets.prompts import fill
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.errors import CacheMismatchError, InputError
 from cafe.extract.blocks import ExtractOptions
 from cafe.extract.extract import extract

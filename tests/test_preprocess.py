@@ -12,8 +12,9 @@ from making import draw_image
 from PIL import Image
 
 from cafe.compat import import_open_clip
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation, Preprocess, quiet_pillow, upright_rgb
+from cafe.encoders.preprocess import Preprocess, quiet_pillow, upright_rgb
 
 CONFIG: dict[str, Any] = {
     "size": 24,

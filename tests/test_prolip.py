@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy, normalize
 import cafe
 from cafe.datasets.dataset import Dataset
 from cafe.datasets.prompts import fill
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.projection import PreProjectionTower, encode_both, projection_of
 from cafe.engine import Recipe
 from cafe.errors import CacheFormatError, CacheMismatchError, InputError

@@ -21,8 +21,8 @@ import cafe
 from cafe import errors
 from cafe.cluster import _join, workers_for
 from cafe.datasets.dataset import Dataset, Item
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.errors import (
     CacheMismatchError,
     CafeError,

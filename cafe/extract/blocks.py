@@ -12,8 +12,9 @@ import torch
 
 from cafe.datasets.dataset import SPLITS, Dataset, Item
 from cafe.devices import torch_threads
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation, quiet_pillow
+from cafe.encoders.preprocess import quiet_pillow
 from cafe.encoders.quick_resize import build_quick_resize
 from cafe.errors import CafeError, InputError
 from cafe.extract.crops import CropDecoder

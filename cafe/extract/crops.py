@@ -15,7 +15,8 @@ from PIL import Image
 
 from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset, Item
-from cafe.encoders.preprocess import Augmentation, Preprocess
+from cafe.encoders.augmentation import Augmentation
+from cafe.encoders.preprocess import Preprocess
 from cafe.errors import DatasetError
 from cafe.extract.decode import DecodedImage, decode_item_for
 from cafe.store import BOX, Block

@@ -24,7 +24,8 @@ from PIL import Image
 from cafe.datasets.dataset import Dataset, Item
 from cafe.datasets.open_image import STATE, FileState, open_image
 from cafe.datasets.open_url import is_url, open_url
-from cafe.encoders.preprocess import Augmentation, Preprocess, upright_rgb
+from cafe.encoders.augmentation import Augmentation
+from cafe.encoders.preprocess import Preprocess, upright_rgb
 from cafe.errors import DatasetError, ImageError
 
 A = TypeVar("A")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from cafe.datasets.dataset import Dataset
 from cafe.devices import resolve_device
+from cafe.encoders.augmentation import Augmentation
 from cafe.encoders.decoding import Decode, decode_of
 from cafe.encoders.encoder import Encoder
-from cafe.encoders.preprocess import Augmentation
 from cafe.encoders.projection import projection_of
 from cafe.encoders.spatial import grid_of
 from cafe.errors import CacheError, counted

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from cafe.cluster import Engine, check_engine
 from cafe.datasets.boxes.dataset import BoxDataset
 from cafe.datasets.dataset import Dataset
+from cafe.encoders.augmentation import Augmentation, check_view_splits
 from cafe.encoders.decoding import Decode, check_decode
 from cafe.encoders.encoder import Encoder, load_encoder
-from cafe.encoders.preprocess import Augmentation, check_view_splits
 from cafe.encoders.weights import DEFAULT_MODEL, NANO, TIMM, encoder_names
 from cafe.errors import InputError
 from cafe.extract.blocks import ExtractOptions, encode_blocks

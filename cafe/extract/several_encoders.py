@@ -13,7 +13,8 @@ import torch
 
 from cafe.datasets.dataset import Dataset, Item
 from cafe.devices import torch_threads
-from cafe.encoders.preprocess import Augmentation, Preprocess, quiet_pillow
+from cafe.encoders.augmentation import Augmentation
+from cafe.encoders.preprocess import Preprocess, quiet_pillow
 from cafe.errors import InputError
 from cafe.extract.blocks import (
     ExtractOptions,
