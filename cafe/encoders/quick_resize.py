@@ -1,7 +1,7 @@
-"""The pixels of Pillow's resize and a crop, in a third of the time: in C++, where it was built.
+"""The pixels of Pillow's resize and a crop, in less time: in C++, where it was built.
 
 Pillow computes one number at a time; the compiler of the user's machine makes vectors of
-`resize.cpp`. Of a usual photograph resizing takes half of the time of its decoding.
+`resize.cpp`.
 """
 
 from __future__ import annotations
